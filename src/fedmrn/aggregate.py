@@ -1,0 +1,196 @@
+"""The streaming fold: a weighted mean of frames in O(d) memory, the same to the bit in any order and any tree.
+
+Each contribution times its integer weight is rounded once to fixed point (a 64-bit integer in units of 2^-e), and
+integers add associatively. The exponent e of a group is fixed at the start of the round from the largest value, the
+largest weight and the number of clients, so that the sum cannot overflow.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from math import frexp, ldexp
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.codecs import CHUNK, Reader, codec_from
+from fedmrn.errors import (
+    ConfigError,
+    DuplicateFrameError,
+    EmptyRoundError,
+    LimitError,
+    WrongKeyError,
+    WrongKindError,
+    WrongLayoutError,
+    WrongMethodError,
+    WrongParametersError,
+    WrongRoundError,
+)
+from fedmrn.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Section
+from fedmrn.layout import Group, Layout
+
+_PARALLEL_FROM = 1 << 20
+
+
+@nb.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _fold(values, factor, total):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    for i in range(values.size):
+        total[i] += np.int64(np.rint(np.float64(values[i]) * factor))
+
+
+class Aggregator:
+    """The partial sum of one round's updates.
+
+    Args:
+        layout: of the model.
+        templates: the sections that every update must have, in order (from the broadcast).
+        method: id of the method.
+        round: number of the round.
+        max_clients: how many frames can be folded at most, all merged aggregators together.
+        weighted: whether a frame counts by its weight, or each frame alike.
+        limits: what is accepted; max_weight and max_value also fix the resolution of the sum.
+        threads: worker threads for models above a million elements; the result does not depend on it.
+
+    Raises:
+        ConfigError: if a template names no group of the layout, or max_clients or threads is below 1.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        templates: Sequence[Section],
+        *,
+        method: int,
+        round: int,
+        max_clients: int,
+        weighted: bool = True,
+        limits: Limits = DEFAULT_LIMITS,
+        threads: int = 1,
+    ) -> None:
+        if max_clients < 1 or threads < 1:
+            raise ConfigError("an aggregator needs max_clients and threads of at least 1")
+        self.layout, self.templates = layout, tuple(t.template for t in templates)
+        self.method, self.round, self.weighted = method, round, weighted
+        self.max_clients, self.limits, self.threads = max_clients, limits, threads
+        self._codecs = {t.group: codec_from(t.codec, t.params) for t in self.templates}
+        for t in self.templates:
+            span = layout.span(t.group)
+            if t.count != span.stop - span.start:
+                raise ConfigError(
+                    f"a template has {t.count} elements of group {t.group.name.lower()}, not the layout's"
+                )
+        capacity = max_clients * (limits.max_weight if weighted else 1)
+        self._exponents = {
+            group: 62 - frexp(codec.bound(limits.max_value))[1] - capacity.bit_length()
+            for group, codec in self._codecs.items()
+        }
+        self._sum = np.zeros(layout.size, np.int64)
+        self._keys: set[int] = set()
+        self.total_weight = 0
+
+    @property
+    def count(self) -> int:
+        """The number of frames folded so far."""
+        return len(self._keys)
+
+    def add(self, frame: Frame, noise_key: int) -> None:
+        """Fold one update; all or nothing.
+
+        Args:
+            frame: as parsed.
+            noise_key: the key that this client was sent.
+
+        Raises:
+            FrameError: one subclass for each cause; the sum is then as it was before.
+        """
+        readers = self._check(frame, noise_key)
+        weight = frame.weight if self.weighted else 1
+        for group, reader in readers:
+            self._fold_group(group, reader, ldexp(weight, self._exponents[group]))
+        self._keys.add(noise_key)
+        self.total_weight += weight
+
+    def _check(self, frame: Frame, noise_key: int) -> list[tuple[Group, Reader]]:
+        if frame.kind is not Kind.UPDATE:
+            raise WrongKindError("an update was expected, got a broadcast")
+        if frame.method != self.method:
+            raise WrongMethodError(f"the round's method is {self.method}, the frame's is {frame.method}")
+        if frame.round != self.round:
+            raise WrongRoundError(f"the frame is of round {frame.round}, this is round {self.round}")
+        if frame.layout_digest != self.layout.digest:
+            raise WrongLayoutError("the frame was made for a model with other tensors")
+        if frame.noise_key != noise_key:
+            raise WrongKeyError("the frame repeats another noise key than the one this client was sent")
+        if noise_key in self._keys:
+            raise DuplicateFrameError("a frame with this noise key was folded already")
+        if not 1 <= frame.weight <= self.limits.max_weight:
+            raise LimitError(f"weight {frame.weight} is not in 1..{self.limits.max_weight}")
+        if self.count >= self.max_clients:
+            raise LimitError(f"the round was planned for {self.max_clients} clients, and as many were folded")
+        if tuple(s.template for s in frame.sections) != self.templates:
+            raise WrongParametersError("the sections are not those that the broadcast asked for")
+        limit = self.limits.max_value
+        return [
+            (s.group, self._codecs[s.group].open(s.body, s.count, noise_key, limit)) for s in frame.sections
+        ]
+
+    def _fold_group(self, group: Group, reader: Reader, factor: float) -> None:
+        total = self._sum[self.layout.span(group)]
+
+        def work(first: int, last: int) -> None:
+            values = np.empty(CHUNK, np.float32)
+            for start in range(first, last, CHUNK):
+                part = values[: min(CHUNK, last - start)]
+                reader.read(start, part)
+                _fold(part, factor, total[start : start + part.size])
+
+        if self.threads == 1 or total.size < _PARALLEL_FROM:
+            work(0, total.size)
+            return
+        step = -(-total.size // (self.threads * CHUNK)) * CHUNK
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(work, range(0, total.size, step), [*range(step, total.size, step), total.size]))
+
+    def merge(self, other: "Aggregator") -> None:
+        """Add another partial sum of the same round; all or nothing.
+
+        Raises:
+            ConfigError: if it was set up for another round, model, method or limit.
+            DuplicateFrameError: if both folded the same client.
+            LimitError: if together they hold more than max_clients frames.
+        """
+        if self._plan() != other._plan():
+            raise ConfigError("only aggregators of the same round, model, method and limits can be merged")
+        if self._keys & other._keys:
+            raise DuplicateFrameError("both aggregators folded a frame with the same noise key")
+        if self.count + other.count > self.max_clients:
+            raise LimitError(
+                f"together more than the {self.max_clients} clients that the round was planned for"
+            )
+        self._sum += other._sum
+        self._keys |= other._keys
+        self.total_weight += other.total_weight
+
+    def _plan(self) -> tuple[object, ...]:
+        return (
+            self.layout.digest,
+            self.templates,
+            self.method,
+            self.round,
+            self.weighted,
+            tuple(self._exponents.items()),
+        )
+
+    def finish(self) -> NDArray[np.float32]:
+        """Return the weighted mean of the updates, float32, shape (layout.size,).
+
+        Raises:
+            EmptyRoundError: if no frame was folded.
+        """
+        if not self.total_weight:
+            raise EmptyRoundError(f"round {self.round}: no update was folded, so there is no mean")
+        mean = np.zeros(self.layout.size, np.float32)
+        for group, exponent in self._exponents.items():
+            span = self.layout.span(group)
+            mean[span] = self._sum[span] * (ldexp(1.0, -exponent) / self.total_weight)
+        return mean

@@ -1,0 +1,26 @@
+"""Codecs: one file each, and the registry by which a section finds its own."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Reader
+from fedmrn.codecs.masked_noise import MaskedNoise
+from fedmrn.codecs.raw import Raw
+from fedmrn.errors import UnknownCodecError
+
+CODECS: Mapping[int, type[Codec]] = MappingProxyType({c.id: c for c in (Raw, MaskedNoise)})
+
+
+def codec_from(codec: int, params: bytes) -> Codec:
+    """Return the codec that a section names.
+
+    Raises:
+        UnknownCodecError: if the id is not in the registry.
+        MalformedFrameError: if the parameters are not of that codec.
+    """
+    if codec not in CODECS:
+        raise UnknownCodecError(f"codec {codec} is not known to this version of the library")
+    return CODECS[codec].from_params(params)
+
+
+__all__ = ["CHUNK", "CODECS", "Codec", "EncodeKeys", "MaskedNoise", "Raw", "Reader", "codec_from"]

@@ -1,0 +1,111 @@
+"""MaskedNoise: one bit an element over noise that the server makes anew (FedMRN; Li et al. 2024, section 3).
+
+A one-bit quantiser with codebook {0, n_i} (binary) or {-n_i, +n_i} (signed), where n is the noise of the frame's key.
+Encoding is stochastic masking: unbiased wherever u lies between the two codewords.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.bits import check_padding, pack_bits, packed_size
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
+from fedmrn.errors import ConfigError, MalformedFrameError
+from fedmrn.masking import MaskType, draw_mask
+from fedmrn.noise import Law, NoiseSpec
+from fedmrn.rng import Purpose, Stream, domain
+
+_PARAMS = struct.Struct("<BBf")
+
+
+@nb.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _apply_bits(noise, bits, signed):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    whole = noise.size // 8
+    for byte in range(whole):
+        b = bits[byte]
+        for k in range(8):
+            n = noise[8 * byte + k]
+            lower = -n if signed else np.float32(0.0)
+            noise[8 * byte + k] = n if b >> np.uint8(k) & np.uint8(1) else lower
+    for i in range(8 * whole, noise.size):
+        if not bits[i >> 3] >> np.uint8(i & 7) & np.uint8(1):
+            noise[i] = -noise[i] if signed else np.float32(0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _MaskReader:
+    spec: NoiseSpec
+    signed: bool
+    key: int
+    bits: NDArray[np.uint8]
+
+    def read(self, start: int, out: NDArray[np.float32]) -> None:
+        self.spec.fill(self.key, start, out)
+        _apply_bits(out, self.bits[start >> 3 :], self.signed)
+
+
+@dataclass(frozen=True)
+class MaskedNoise(Codec):
+    """One bit an element.
+
+    Attributes:
+        noise: law and scale.
+        mask: binary or signed.
+        stochastic: whether encoding samples (True) or takes the nearer codeword (an ablation). It does not travel:
+            the server cannot tell, and need not.
+    """
+
+    id: ClassVar[int] = 1
+    name: ClassVar[str] = "masked-noise"
+    noise: NoiseSpec
+    mask: MaskType
+    stochastic: bool = True
+
+    def params(self) -> bytes:
+        """Return 6 bytes: law, mask type, scale as float32."""
+        return _PARAMS.pack(self.noise.law, self.mask, self.noise.scale)
+
+    @classmethod
+    def from_params(cls, params: bytes) -> Self:
+        """Return the codec with these 6 bytes of parameters."""
+        try:
+            law, mask, scale = _PARAMS.unpack(params)
+            return cls(NoiseSpec(Law(law), scale), MaskType(mask))
+        except (struct.error, ValueError, ConfigError) as error:
+            raise MalformedFrameError(f"codec masked-noise cannot have parameters {params.hex()}") from error
+
+    def bound(self, max_value: float) -> float:
+        """Return the largest magnitude of the noise."""
+        return self.noise.bound
+
+    def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
+        """Sample a fresh mask of the update u and pack it."""
+        check_finite(vector)
+        stream = Stream(keys.sampling, domain(Purpose.FINAL_MASK))
+        mask = np.empty(vector.size, np.bool_)
+        for start in range(0, vector.size, CHUNK):
+            u = vector[start : start + CHUNK]
+            noise = self.noise.chunk(keys.noise, start, start + u.size)
+            mask[start : start + u.size] = draw_mask(
+                u, noise, stream, start, self.mask, stochastic=self.stochastic
+            )
+        return pack_bits(mask)
+
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _MaskReader:
+        """Check the length and the padding.
+
+        Raises:
+            MalformedFrameError: the body is not ceil(count / 8) bytes.
+            PaddingError: an unused bit is set.
+        """
+        if len(body) != packed_size(count):
+            raise MalformedFrameError(
+                f"a mask of {count} elements takes {packed_size(count)} bytes, the section has {len(body)}"
+            )
+        check_padding(body, count)
+        signed = self.mask is MaskType.SIGNED
+        return _MaskReader(self.noise, signed, noise_key, np.frombuffer(body, np.uint8))

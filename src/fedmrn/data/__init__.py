@@ -1,0 +1,22 @@
+"""Data sets, how their images are shared among clients, augmentation, and a picture of a partition."""
+
+from fedmrn.data.augment import augment
+from fedmrn.data.catalogue import DATASETS
+from fedmrn.data.partition import PartitionSpec, partition
+from fedmrn.data.plots import plot_partition
+from fedmrn.data.records import Arrays, RemoteFile, Source
+from fedmrn.data.sources import Dataset, load, load_source
+
+__all__ = [
+    "DATASETS",
+    "Arrays",
+    "Dataset",
+    "PartitionSpec",
+    "RemoteFile",
+    "Source",
+    "augment",
+    "load",
+    "load_source",
+    "partition",
+    "plot_partition",
+]

@@ -1,0 +1,105 @@
+"""CIFAR-10 and CIFAR-100 in their "python version": pickled batches in a tar archive in gzip.
+
+Nothing is written to disk. The archive is read once from front to back; only members whose exact names are
+wanted are read, and both their sizes and the inflated size of the whole archive are bounded.
+
+Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009, and the page of the data
+    sets.
+"""
+
+import gzip
+import io
+import math
+import tarfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedmrn.data.pickles import read_batch
+from fedmrn.data.records import Arrays, Source
+from fedmrn.errors import DataError
+
+# A batch holds a file name and a label for each image, 34 bytes in the published files; the rest is slack.
+_EXTRA_PER_IMAGE = 256
+_EXTRA = 1 << 16
+
+
+class _Bounded(gzip.GzipFile):
+    """A gzip stream that stops an archive which inflates to more than it should."""
+
+    def __init__(self, blob: bytes, limit: int) -> None:
+        super().__init__(fileobj=io.BytesIO(blob))
+        self._left = limit
+
+    def read(self, size: int | None = -1) -> bytes:
+        room = self._left + 1
+        data = super().read(room if size is None or size < 0 else min(size, room))
+        self._left -= len(data)
+        if self._left < 0:
+            raise tarfile.ReadError("it inflates to more than such an archive holds")
+        return data
+
+
+def read_members(blob: bytes, names: Sequence[str], limit: int, where: str) -> dict[str, bytes]:
+    """Return the named regular files of a tar.gz archive, none of them larger than `limit` bytes.
+
+    Raises:
+        DataError: if the archive is damaged or too large, or if a member is missing, repeated, too large, or
+            not a regular file.
+    """
+    found: dict[str, bytes] = {}
+    total = 2 * len(names) * limit
+    try:
+        # "r|" reads forwards only, so that the bound counts each inflated byte once.
+        with tarfile.open(fileobj=_Bounded(blob, total), mode="r|") as archive:
+            for member in archive:
+                if member.name not in names:
+                    continue
+                regular = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
+                stream = archive.extractfile(member) if regular and member.size <= limit else None
+                if stream is None or member.name in found:
+                    raise tarfile.ReadError(f"its member {member.name} is repeated, too large or not a file")
+                found[member.name] = stream.read(limit)
+    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
+        raise DataError(f"{where} is not a sound archive: {error}; delete it and get it anew") from error
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise DataError(f"{where} lacks {', '.join(missing)}; delete it and get it anew")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class CifarReader:
+    """Reads one CIFAR archive: the names of its batches and the key of its labels."""
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    label_key: bytes
+
+    def __call__(self, source: Source, blobs: Sequence[bytes]) -> Arrays:
+        """Return the arrays of `source`, whose only file is `blobs[0]`.
+
+        Raises:
+            DataError: if the archive or a batch is not what it should be.
+        """
+        (blob,), (file,) = blobs, source.files
+        where = f"{source.name}: {file.name}"
+        pixels = math.prod(source.shape)
+        rows = {name: source.train // len(self.train) for name in self.train}
+        rows |= {name: source.test // len(self.test) for name in self.test}
+        limit = max(rows.values()) * (pixels + _EXTRA_PER_IMAGE) + _EXTRA
+        members = read_members(blob, tuple(rows), limit, where)
+        batches = {
+            name: read_batch(members.pop(name), (count, pixels), self.label_key, f"{where}: {name}")
+            for name, count in rows.items()
+        }
+        train_x, test_x = (
+            np.concatenate([batches[name][0] for name in names]).reshape(-1, *source.shape)
+            for names in (self.train, self.test)
+        )
+        train_y, test_y = (
+            np.concatenate([batches[name][1] for name in names]) for names in (self.train, self.test)
+        )
+        return Arrays(train_x, train_y, test_x, test_y)

@@ -1,0 +1,82 @@
+"""Find the files of a data set, fetch those that are absent, and let only the published bytes through."""
+
+from hashlib import md5
+from pathlib import Path
+
+from fedmrn.data.records import RemoteFile, Source
+from fedmrn.errors import DataError
+
+_TIMEOUT_SECONDS = 30
+
+
+def read_files(source: Source, data_dir: Path, *, download: bool) -> tuple[bytes, ...]:
+    """Return the bytes of every file of a source, in its order, each with its published size and MD5.
+
+    A file is looked for in `data_dir/<name of the data set>/`, then in `data_dir` itself. An absent one is
+    downloaded from its source to the former, with a progress bar, if `download` is true.
+
+    Raises:
+        DataError: if a file is absent and not downloaded, or damaged, or unreadable.
+    """
+    folder = data_dir / source.name
+    missing = [file for file in source.files if _find(file, folder) is None]
+    if missing and not download:
+        raise DataError(f"{source.name}: not in {folder}: {_wanted(missing, folder)}, or allow downloads")
+    for i, file in enumerate(missing):
+        try:
+            _fetch(file, folder)
+        except (OSError, ValueError) as error:  # the network's errors are all of the first kind
+            what = " ".join(str(error).split())
+            raise DataError(
+                f"{source.name}: download failed: {_wanted(missing[i:], folder)} ({what})"
+            ) from error
+    return tuple(_read(source, file, folder) for file in source.files)
+
+
+def _find(file: RemoteFile, folder: Path) -> Path | None:
+    candidates = (folder / file.name, folder.parent / file.name)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _wanted(missing: list[RemoteFile], folder: Path) -> str:
+    where = ", ".join(f"{file.name} (from {file.url})" for file in missing)
+    return f"put {where} into {folder}"
+
+
+def _fetch(file: RemoteFile, folder: Path) -> None:
+    import pooch  # noqa: PLC0415 - needed by downloads only
+
+    folder.mkdir(parents=True, exist_ok=True)
+    downloader = pooch.HTTPDownloader(progressbar=True, timeout=_TIMEOUT_SECONDS)
+    # pooch downloads to a temporary name, checks the MD5, and only then renames.
+    pooch.retrieve(file.url, f"md5:{file.md5}", fname=file.name, path=folder, downloader=downloader)
+
+
+def _read(source: Source, file: RemoteFile, folder: Path) -> bytes:
+    path = _find(file, folder)
+    if path is None:
+        raise DataError(f"{source.name}: {_wanted([file], folder)}: the file has just disappeared")
+    try:
+        size = path.stat().st_size
+        # The bytes that are checked are the bytes that are parsed; a wrong size is refused before reading
+        # them.
+        blob = path.read_bytes() if size == file.size else b""
+    except OSError as error:
+        raise DataError(
+            f"{source.name}: {path} cannot be read: {error.strerror}; check its permissions"
+        ) from error
+    if size != file.size:
+        raise _damaged(source, path, f"expected {file.size} bytes, found {size}", folder)
+    found = md5(
+        blob, usedforsecurity=False
+    ).hexdigest()  # against damage; it is the digest that authors publish
+    if found != file.md5:
+        raise _damaged(source, path, f"expected MD5 {file.md5}, found {found}", folder)
+    return blob
+
+
+def _damaged(source: Source, path: Path, what: str, folder: Path) -> DataError:
+    cure = "delete it or download it anew"
+    if path.parent != folder:  # mnist and fashion-mnist use the same file names
+        cure = f"delete it, or, if it is another data set's, put the right one into {folder}"
+    return DataError(f"{source.name}: {path} is damaged: {what}; {cure}")

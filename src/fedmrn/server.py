@@ -1,0 +1,120 @@
+"""The server: what it sends, which updates it takes, and how a mean becomes the next state."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.aggregate import Aggregator
+from fedmrn.errors import ConfigError, DuplicateFrameError, UnknownClientError
+from fedmrn.frame import DEFAULT_LIMITS, Frame, Kind, Limits
+from fedmrn.layout import Layout
+from fedmrn.rng import derive_key
+from fedmrn.scheme import Scheme
+from fedmrn.update import state_sections, templates
+
+
+class Round:
+    """One round: hands each client its broadcast, takes updates one at a time, refuses what does not belong."""
+
+    def __init__(self, server: "Server", number: int, clients: Iterable[int | str]) -> None:
+        self.number = number
+        self._server = server
+        self._keys = {c: derive_key(server.secret, "noise", number, c) for c in clients}
+        if not self._keys:
+            raise ConfigError("a round needs at least one client")
+        self._done: set[int | str] = set()
+        self._state = state_sections(server.layout, server.state)
+        self._templates = templates(server.layout, server.scheme.codecs)
+        self.aggregator = Aggregator(
+            server.layout,
+            self._templates,
+            method=server.scheme.method,
+            round=number,
+            max_clients=len(self._keys),
+            weighted=server.scheme.weighted,
+            limits=server.limits,
+            threads=server.threads,
+        )
+
+    def broadcast(self, client: int | str) -> bytes:
+        """Return the bytes of this client's broadcast.
+
+        Raises:
+            UnknownClientError: if the client is not in this round.
+        """
+        server = self._server
+        sections = self._templates + self._state
+        key = self._key(client)
+        return Frame(
+            Kind.BROADCAST, server.scheme.method, self.number, key, server.layout.digest, 0, sections
+        ).to_bytes()
+
+    def add(self, client: int | str, data: bytes | memoryview) -> Frame:
+        """Check and fold a client's update; return the frame as parsed.
+
+        Raises:
+            UnknownClientError, DuplicateFrameError: this client was not asked, or answered already.
+            FrameError: one subclass for each cause; nothing has changed then.
+        """
+        key = self._key(client)
+        if client in self._done:
+            raise DuplicateFrameError(f"client {client} answered already in round {self.number}")
+        frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=self._server.limits)
+        self.aggregator.add(frame, key)
+        self._done.add(client)
+        return frame
+
+    def _key(self, client: int | str) -> int:
+        if client not in self._keys:
+            raise UnknownClientError(f"client {client} was not asked in round {self.number}")
+        return self._keys[client]
+
+    def finish(self) -> NDArray[np.float32]:
+        """Move the server's state by the mean of what was folded, and return it.
+
+        Raises:
+            EmptyRoundError: if nothing was folded; the state stays.
+        """
+        server = self._server
+        server.state = server.scheme.rule.step(server.state, self.aggregator.finish())
+        return server.state
+
+
+class Server:
+    """The server's side of a federation; needs no training framework.
+
+    Args:
+        layout: of the model.
+        scheme: codecs and server rule.
+        state: the initial model, float32, shape (layout.size,).
+        secret: 16 to 64 bytes that only the server knows; noise keys are derived from it.
+        limits: what is accepted from clients.
+        threads: for the fold of models above a million elements.
+
+    Raises:
+        ConfigError: if the state is not of the layout's shape, or the secret has another length.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        scheme: Scheme,
+        state: NDArray[np.float32],
+        secret: bytes,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        threads: int = 1,
+    ) -> None:
+        if state.shape != (layout.size,) or state.dtype != np.float32:
+            raise ConfigError(
+                f"the state must be float32 of shape ({layout.size},), got {state.dtype} {state.shape}"
+            )
+        if not 16 <= len(secret) <= 64:
+            raise ConfigError(f"the server's secret must have 16 to 64 bytes, got {len(secret)}")
+        self.layout, self.scheme, self.state = layout, scheme, state
+        self.secret, self.limits, self.threads = secret, limits, threads
+
+    def begin(self, round: int, clients: Iterable[int | str]) -> Round:
+        """Start a round (its number from 1) with these clients."""
+        return Round(self, round, clients)

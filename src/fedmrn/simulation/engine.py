@@ -1,0 +1,184 @@
+"""The in-process engine: every broadcast and every update goes through its bytes.
+
+A round is a pure function of (seed, round, state): a run that was stopped goes on to the identical result.
+In a simulation the clients' sampling keys come from the run's seed, so that it can be repeated; that is not private.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedmrn.errors import ConfigError
+from fedmrn.frame import Frame
+from fedmrn.rng import Purpose, Stream, derive_key, domain
+from fedmrn.scheme import Scheme
+from fedmrn.server import Server
+from fedmrn.torch import LocalData, LocalRule, ModelLayout, evaluate, train_client
+from fedmrn.torch.train import Augment
+
+RuleFactory = Callable[[nn.Module, torch.optim.Optimizer, bytes, int, int], LocalRule]
+"""(model, optimiser, broadcast, steps, sampling key) -> local rule."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Everything that a simulated federation consists of.
+
+    Attributes:
+        scheme: what server and clients agree on.
+        rule: makes a client's local rule.
+        train_x, train_y: all training samples.
+        parts: for each client, the indices of its samples (int64).
+        test_x, test_y: what the global model is evaluated on.
+        rounds: how many.
+        clients_per_round: sampled without replacement.
+        local_epochs, batch_size, lr: of local SGD.
+        by_batches: weight clients by batches instead of samples (the published code).
+        seed: of everything random.
+        augment: of training batches.
+    """
+
+    scheme: Scheme
+    rule: RuleFactory
+    train_x: Tensor
+    train_y: Tensor
+    parts: Sequence[NDArray[np.int64]]
+    test_x: Tensor
+    test_y: Tensor
+    rounds: int
+    clients_per_round: int
+    local_epochs: int
+    batch_size: int
+    lr: float
+    seed: int
+    by_batches: bool = False
+    augment: Augment | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.clients_per_round <= len(self.parts):
+            raise ConfigError(
+                f"clients_per_round is {self.clients_per_round}, but there are {len(self.parts)} clients: "
+                f"choose 1 to {len(self.parts)}"
+            )
+
+    def sampled(self, round: int) -> list[int]:
+        """Return the clients of a round, in increasing order."""
+        stream = Stream(derive_key(self.seed, "clients"), domain(Purpose.CLIENTS, round))
+        return sorted(stream.permutation(len(self.parts))[: self.clients_per_round].tolist())
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What came of a round.
+
+    Attributes:
+        round: its number, from 1.
+        accuracy, loss: of the new global model on the test samples.
+        train_loss: mean over clients of their last local epoch.
+        up, down: bytes by part of the frames, all clients together.
+        bits_per_parameter: 8 * bytes of all update frames / (clients * trainable parameters).
+        clients: who took part.
+        seconds: wall time, evaluation included.
+        state: the new global model, float32, shape (d,).
+    """
+
+    round: int
+    accuracy: float
+    loss: float
+    train_loss: float
+    up: dict[str, int]
+    down: dict[str, int]
+    bits_per_parameter: float
+    clients: list[int]
+    seconds: float
+    state: NDArray[np.float32] = field(repr=False)
+
+
+def secret_of(seed: int) -> bytes:
+    """Return the server's secret in a simulation: 16 bytes made from the seed."""
+    return b"".join(derive_key(seed, "secret", half).to_bytes(8, "little") for half in range(2))
+
+
+def simulate(
+    federation: Federation,
+    model: nn.Module,
+    state: NDArray[np.float32],
+    *,
+    first: int = 1,
+    on_client: Callable[[int], None] = lambda _: None,
+) -> Iterator[RoundResult]:
+    """Run rounds first..rounds, yielding each result.
+
+    Args:
+        federation: the setting.
+        model: the architecture; its values are overwritten.
+        state: of the global model before round `first`.
+        first: the first round to run.
+        on_client: called after each client of a round with its place in the round, from 1.
+
+    Raises:
+        FrameError, UsageError, EncodeError: as the parts do.
+    """
+    view = ModelLayout.of(model)
+    server = Server(view.layout, federation.scheme, state, secret_of(federation.seed))
+    for number in range(first, federation.rounds + 1):
+        started = time.perf_counter()
+        clients = federation.sampled(number)
+        round_ = server.begin(number, clients)
+        up: Counter[str] = Counter()
+        down: Counter[str] = Counter()
+        losses = []
+        for place, client in enumerate(clients, 1):
+            broadcast = round_.broadcast(client)
+            update, loss = _client(federation, model, broadcast, number, client)
+            up.update(round_.add(client, update).account())
+            down.update(Frame.from_bytes(broadcast).account())
+            losses.append(loss)
+            on_client(place)
+        new = round_.finish()
+        view.write(new)
+        accuracy, loss = evaluate(model, federation.test_x, federation.test_y)
+        bits = 8 * up.total() / (len(clients) * view.layout.trainable)
+        yield RoundResult(
+            number,
+            accuracy,
+            loss,
+            sum(losses) / len(losses),
+            dict(up),
+            dict(down),
+            bits,
+            clients,
+            time.perf_counter() - started,
+            new,
+        )
+
+
+def _client(
+    federation: Federation, model: nn.Module, broadcast: bytes, number: int, client: int
+) -> tuple[bytes, float]:
+    """One client's round: what it uploads, and its loss."""
+
+    def key(label: str) -> int:
+        return derive_key(federation.seed, label, number, client)
+
+    mine = torch.from_numpy(federation.parts[client])
+    data = LocalData(
+        federation.train_x[mine],
+        federation.train_y[mine],
+        federation.local_epochs,
+        federation.batch_size,
+        key("order"),
+        federation.augment,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key("framework") >> 1)  # dropout and the like
+        optimizer = torch.optim.SGD(model.parameters(), lr=federation.lr)
+        rule = federation.rule(model, optimizer, broadcast, data.steps, key("sampling"))
+        frame, loss = train_client(model, rule, data, weight=data.batches if federation.by_batches else None)
+    return frame.to_bytes(), loss

@@ -1,0 +1,57 @@
+"""Clients in PyTorch: flat parameters, local rules as optimiser wrappers, the training loop, evaluation."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedmrn.errors import WrongMethodError
+from fedmrn.frame import Frame
+from fedmrn.scheme import METHODS
+from fedmrn.torch.flat import ModelLayout, default_choice
+from fedmrn.torch.local import LocalRule, MaskedNoise
+from fedmrn.torch.train import LocalData, evaluate, train, train_client
+
+RULES: dict[str, type[LocalRule]] = {"plain": LocalRule, "masked-noise": MaskedNoise}
+
+
+def attach(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    broadcast: Frame | bytes,
+    *,
+    steps: int,
+    **options: Any,
+) -> LocalRule:
+    """Return the optimiser wrapper of the method that the broadcast names; see `fedmrn.torch.local`.
+
+    Args:
+        model: any module; it is set to the broadcast's state.
+        optimizer: over this model's parameters.
+        broadcast: what the server sent.
+        steps: the number of local steps that will follow.
+        **options: of the method's local rule, such as `progressive=False`.
+
+    Raises:
+        WrongMethodError: the broadcast names a method that this version does not know.
+        UsageError, FrameError: as the local rule.
+    """
+    frame = broadcast if isinstance(broadcast, Frame) else Frame.from_bytes(broadcast)
+    for method in METHODS.values():
+        if method.id == frame.method:
+            return RULES[method.local](model, optimizer, frame, steps=steps, **options)
+    raise WrongMethodError(f"the broadcast is of method {frame.method}, which this version does not know")
+
+
+__all__ = [
+    "RULES",
+    "LocalData",
+    "LocalRule",
+    "MaskedNoise",
+    "ModelLayout",
+    "attach",
+    "default_choice",
+    "evaluate",
+    "train",
+    "train_client",
+]

@@ -1,0 +1,132 @@
+"""A model's parameters and statistics as one flat vector, without editing the model.
+
+What is masked is an explicit rule: every trained parameter is CODED, except those of normalisation layers, which are
+DENSE. Persistent floating-point buffers (running statistics) are STATS. A parameter that does not require a gradient
+is frozen and not sent; integer buffers (`num_batches_tracked`) are not sent. `describe` names every one of them.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedmrn.errors import UnsupportedModelError, WrongLayoutError
+from fedmrn.layout import Group, Layout, TensorSpec
+
+NORMALISATION = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.LocalResponseNorm,
+)
+
+Choose = Callable[[str, nn.Module, nn.Parameter], Group]
+"""(name, the module that owns it, the parameter) -> CODED or DENSE."""
+
+
+def default_choice(name: str, owner: nn.Module, parameter: nn.Parameter) -> Group:
+    """Return DENSE for the parameters of normalisation layers, CODED for all others (biases, embeddings, ...)."""
+    return Group.DENSE if isinstance(owner, NORMALISATION) else Group.CODED
+
+
+@dataclass(frozen=True)
+class ModelLayout:
+    """The layout of a module, and what is left out of it.
+
+    Attributes:
+        layout: the flat vector.
+        tensors: the module's own tensors in flat order; a tied parameter appears once.
+        frozen: names of parameters that do not require a gradient.
+        counters: names of buffers that are not floats.
+    """
+
+    layout: Layout
+    tensors: tuple[Tensor, ...]
+    frozen: tuple[str, ...]
+    counters: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, choose: Choose = default_choice) -> "ModelLayout":
+        """Return the layout of a model.
+
+        Raises:
+            UnsupportedModelError: a tensor is not float32 on the CPU, or nothing is trained.
+        """
+        found: list[tuple[TensorSpec, Tensor]] = []
+        frozen, counters = [], []
+        for name, owner, tensor in _tensors(model):
+            shape = tuple(tensor.shape)
+            if isinstance(tensor, nn.Parameter):
+                if tensor.requires_grad:
+                    found.append((TensorSpec(name, shape, choose(name, owner, tensor)), tensor))
+                else:
+                    frozen.append(name)
+            elif tensor.is_floating_point():
+                found.append((TensorSpec(name, shape, Group.STATS), tensor))
+            else:
+                counters.append(name)
+        if not any(spec.group is Group.CODED for spec, _ in found):
+            raise UnsupportedModelError("the model has no trained parameter to compress")
+        for spec, tensor in found:
+            if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+                raise UnsupportedModelError(
+                    f"tensor {spec.name} is {tensor.dtype} on {tensor.device}; fedmrn trains float32 on the CPU: "
+                    "call model.float().cpu() first"
+                )
+        layout = Layout.of(spec for spec, _ in found)
+        by_name = {spec.name: tensor for spec, tensor in found}
+        return cls(layout, tuple(by_name[t.name] for t in layout.tensors), tuple(frozen), tuple(counters))
+
+    @torch.no_grad()
+    def read(self) -> NDArray[np.float32]:
+        """Return the model's values, float32, shape (layout.size,)."""
+        flat = torch.empty(self.layout.size)
+        for tensor, where in zip(self.tensors, self.layout.slices.values(), strict=True):
+            flat[where] = tensor.detach().reshape(-1)
+        return flat.numpy()
+
+    @torch.no_grad()
+    def write(self, vector: NDArray[np.float32]) -> None:
+        """Set the model's values from a float32 vector of shape (layout.size,).
+
+        Raises:
+            WrongLayoutError: if the vector has another shape.
+        """
+        if vector.shape != (self.layout.size,):
+            raise WrongLayoutError(f"the model has {self.layout.size} values, the vector {vector.shape}")
+        flat = torch.from_numpy(np.ascontiguousarray(vector))
+        for tensor, where in zip(self.tensors, self.layout.slices.values(), strict=True):
+            tensor.copy_(flat[where].view(tensor.shape))
+
+    def describe(self) -> str:
+        """Return a few lines that say how many values are coded, dense, averaged and left out, by name."""
+        lines = []
+        for group in Group:
+            mine = [t for t in self.layout.tensors if t.group is group]
+            names = "" if group is Group.CODED else ": " + (", ".join(t.name for t in mine) or "none")
+            lines.append(
+                f"{group.name.lower()}: {sum(t.size for t in mine):,} values in {len(mine)} tensors{names}"
+            )
+        lines.append(f"frozen, not sent: {', '.join(self.frozen) or 'none'}")
+        lines.append(f"counters, not sent: {', '.join(self.counters) or 'none'}")
+        return "\n".join(lines)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """Every parameter and persistent buffer once, with the module that owns it."""
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        dot = f"{prefix}." if prefix else ""
+        buffers = ((n, b) for n, b in module.named_buffers(recurse=False) if _is_persistent(module, n))
+        for name, tensor in (*module.named_parameters(recurse=False), *buffers):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield dot + name, module, tensor
+
+
+def _is_persistent(module: nn.Module, name: str) -> bool:
+    return name not in module._non_persistent_buffers_set

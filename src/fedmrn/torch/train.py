@@ -1,0 +1,119 @@
+"""THE training loop and evaluation: every method's clients run this code."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedmrn.errors import ConfigError
+from fedmrn.frame import Frame
+from fedmrn.rng import Purpose, Stream, domain
+from fedmrn.torch.local import LocalRule
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Augment = Callable[[Tensor, Stream, int], Tensor]
+"""(batch, randomness, index of its first element in the epoch) -> batch."""
+
+
+@dataclass(frozen=True)
+class LocalData:
+    """A client's samples and how it goes through them.
+
+    Attributes:
+        x: inputs, the first axis being samples.
+        y: targets.
+        epochs: E, local epochs.
+        batch_size: B; the last batch of an epoch may be smaller.
+        key: 64-bit key of the order of samples and of augmentation.
+        augment: applied to each batch.
+
+    Raises:
+        ConfigError: without samples, or with fewer than one epoch or one sample a batch.
+    """
+
+    x: Tensor
+    y: Tensor
+    epochs: int
+    batch_size: int
+    key: int
+    augment: Augment | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.x) < 1 or self.epochs < 1 or self.batch_size < 1:
+            raise ConfigError("a client needs at least one sample, one local epoch and one sample a batch")
+
+    @property
+    def batches(self) -> int:
+        """Batches an epoch."""
+        return -(-len(self.x) // self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """S = E * batches."""
+        return self.epochs * self.batches
+
+
+def train(model: nn.Module, rule: LocalRule, data: LocalData, loss: Loss = F.cross_entropy) -> float:
+    """Train one client for data.steps steps; return the mean loss of its last epoch.
+
+    The same model, broadcast, data and keys give the same result, but for the arithmetic of the framework itself,
+    which may depend on its number of threads.
+    """
+    model.train()
+    total = 0.0
+    for epoch in range(data.epochs):
+        order = torch.from_numpy(Stream(data.key, domain(Purpose.SHUFFLE, epoch)).permutation(len(data.x)))
+        changes = Stream(data.key, domain(Purpose.AUGMENT, epoch))
+        total = 0.0
+        for start in range(0, len(order), data.batch_size):
+            chosen = order[start : start + data.batch_size]
+            x, y = data.x[chosen], data.y[chosen]
+            if data.augment is not None:
+                x = data.augment(x, changes, start)
+            rule.zero_grad()
+            value = loss(model(channels_last(x)), y)
+            value.backward()  # type: ignore[no-untyped-call]
+            rule.step()
+            total += value.item() * len(y)
+    return total / len(data.x)
+
+
+def train_client(
+    model: nn.Module,
+    rule: LocalRule,
+    data: LocalData,
+    *,
+    weight: int | None = None,
+    loss: Loss = F.cross_entropy,
+) -> tuple[Frame, float]:
+    """Train, and return the update frame (weight: by default the number of samples) and the last epoch's mean loss."""
+    mean = train(model, rule, data, loss)
+    return rule.finish(weight=weight or len(data.x)), mean
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1000, loss: Loss = F.cross_entropy
+) -> tuple[float, float]:
+    """Return (accuracy in [0, 1], mean loss) of a classifier over all of x, in evaluation mode."""
+    model.eval()
+    right, total = 0, 0.0
+    for start in range(0, len(x), batch_size):
+        out = model(channels_last(x[start : start + batch_size]))
+        target = y[start : start + batch_size]
+        right += int((out.argmax(1) == target).sum())
+        total += float(loss(out, target)) * len(target)
+    return right / len(x), total / len(x)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Return a batch of images with its channels last in memory (faster convolutions on a CPU); others as they are.
+
+    The strides are set outright: for one channel torch takes either layout for the other and would copy nothing.
+    """
+    if x.dim() != 4:
+        return x
+    n, c, h, w = x.shape
+    return x.contiguous(memory_format=torch.channels_last).as_strided(x.shape, (c * h * w, 1, c * w, c))

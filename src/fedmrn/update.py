@@ -1,0 +1,106 @@
+"""From vectors to frames and back, for both sides: the broadcast's state, and a client's update."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.codecs import Codec, EncodeKeys, Raw, codec_from
+from fedmrn.errors import EncodeError, MalformedFrameError, WrongKindError, WrongLayoutError
+from fedmrn.frame import Frame, Kind, Role, Section
+from fedmrn.layout import Group, Layout
+
+_RAW = Raw()
+_NO_KEYS = EncodeKeys(0, 0)
+
+
+def _parts(layout: Layout) -> list[tuple[Group, slice]]:
+    spans = [(group, layout.span(group)) for group in Group]
+    return [(group, span) for group, span in spans if span.stop > span.start]
+
+
+def templates(layout: Layout, codecs: Mapping[Group, Codec]) -> tuple[Section, ...]:
+    """Return what an update of this model must look like: a template for each group that has elements."""
+    return tuple(
+        Section(codecs[g].id, Role.TEMPLATE, g, s.stop - s.start, codecs[g].params())
+        for g, s in _parts(layout)
+    )
+
+
+def state_sections(layout: Layout, state: NDArray[np.float32]) -> tuple[Section, ...]:
+    """Return the model's state as raw sections.
+
+    Raises:
+        EncodeError: if the state is not finite.
+    """
+    return tuple(
+        Section(_RAW.id, Role.STATE, g, s.stop - s.start, _RAW.params(), _RAW.encode(state[s], _NO_KEYS))
+        for g, s in _parts(layout)
+    )
+
+
+def read_state(frame: Frame, layout: Layout) -> NDArray[np.float32]:
+    """Return the state that a broadcast carries, float32, shape (layout.size,).
+
+    Raises:
+        WrongKindError: the frame is an update.
+        WrongLayoutError: it is for a model with other tensors.
+        FrameError: a section is missing, of another length, or does not decode.
+    """
+    if frame.kind is not Kind.BROADCAST:
+        raise WrongKindError("a broadcast was expected, got an update")
+    if frame.layout_digest != layout.digest:
+        raise WrongLayoutError("the broadcast is for a model with other tensors than this one")
+    state = np.empty(layout.size, np.float32)
+    for group, span in _parts(layout):
+        section = frame.select(Role.STATE, group)
+        if section is None or section.count != span.stop - span.start:
+            raise MalformedFrameError(f"the broadcast lacks the state of group {group.name.lower()}")
+        codec = codec_from(section.codec, section.params)
+        state[span] = codec.decode(section.body, section.count, frame.noise_key)
+    return state
+
+
+def encode_update(
+    broadcast: Frame,
+    layout: Layout,
+    vector: NDArray[np.float32],
+    *,
+    weight: int,
+    sampling_key: int,
+    codecs: Mapping[Group, Codec] | None = None,
+) -> Frame:
+    """Return the update frame that a broadcast asked for.
+
+    Args:
+        broadcast: what the server sent.
+        layout: of the model.
+        vector: the update relative to the broadcast state, float32, shape (layout.size,).
+        weight: of this client in the mean, a positive integer (samples or batches).
+        sampling_key: the client's own 64-bit key, fresh for each round.
+        codecs: used in place of the templates' where given; must have the same parameters.
+
+    Raises:
+        EncodeError: the vector is not finite or not of the layout's size, or the weight is not positive.
+        FrameError: a template cannot be met.
+    """
+    if vector.shape != (layout.size,):
+        raise EncodeError(f"the update has shape {vector.shape}, the layout needs ({layout.size},)")
+    if weight < 1:
+        raise EncodeError(f"a client's weight is a positive integer, got {weight}")
+    asked: Sequence[Section] = [s for s in broadcast.sections if s.role is Role.TEMPLATE]
+    keys = EncodeKeys(broadcast.noise_key, sampling_key)
+    sections = []
+    for t in asked:
+        codec = (codecs or {}).get(t.group) or codec_from(t.codec, t.params)
+        body = codec.encode(vector[layout.span(t.group)], keys)
+        sections.append(Section(t.codec, Role.UPDATE, t.group, t.count, t.params, body))
+    return Frame(
+        Kind.UPDATE,
+        broadcast.method,
+        broadcast.round,
+        broadcast.noise_key,
+        layout.digest,
+        weight,
+        tuple(sections),
+    )
