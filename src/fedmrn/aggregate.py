@@ -32,7 +32,7 @@ from fedmrn.layout import Group, Layout
 _PARALLEL_FROM = 1 << 20
 
 
-@nb.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@nb.njit(cache=True, nogil=True)
 def _fold(values, factor, total):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     for i in range(values.size):
         total[i] += np.int64(np.rint(np.float64(values[i]) * factor))
@@ -130,9 +130,7 @@ class Aggregator:
         if tuple(s.template for s in frame.sections) != self.templates:
             raise WrongParametersError("the sections are not those that the broadcast asked for")
         limit = self.limits.max_value
-        return [
-            (s.group, self._codecs[s.group].open(s.body, s.count, noise_key, limit)) for s in frame.sections
-        ]
+        return [(s.group, self._codecs[s.group].open(s.body, s.count, noise_key, limit)) for s in frame.sections]
 
     def _fold_group(self, group: Group, reader: Reader, factor: float) -> None:
         total = self._sum[self.layout.span(group)]
@@ -164,9 +162,7 @@ class Aggregator:
         if self._keys & other._keys:
             raise DuplicateFrameError("both aggregators folded a frame with the same noise key")
         if self.count + other.count > self.max_clients:
-            raise LimitError(
-                f"together more than the {self.max_clients} clients that the round was planned for"
-            )
+            raise LimitError(f"together more than the {self.max_clients} clients that the round was planned for")
         self._sum += other._sum
         self._keys |= other._keys
         self.total_weight += other.total_weight
@@ -178,7 +174,8 @@ class Aggregator:
             self.method,
             self.round,
             self.weighted,
-            tuple(self._exponents.items()),
+            self.max_clients,
+            self.limits,
         )
 
     def finish(self) -> NDArray[np.float32]:

@@ -10,10 +10,12 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from math import inf
 
 from fedmrn.errors import (
     BadMagicError,
     ChecksumError,
+    ConfigError,
     LimitError,
     MalformedFrameError,
     TrailingBytesError,
@@ -60,12 +62,19 @@ class Limits:
         max_sections: sections in a frame.
         max_weight: weight of one client (samples or batches).
         max_value: magnitude of a dense value; also fixes the resolution of the sum.
+
+    Raises:
+        ConfigError: unless all are positive and max_value is finite.
     """
 
     max_bytes: int = 1 << 32
     max_sections: int = 64
     max_weight: int = 1 << 20
     max_value: float = float(1 << 16)
+
+    def __post_init__(self) -> None:
+        if min(self.max_bytes, self.max_sections, self.max_weight) < 1 or not 0 < self.max_value < inf:
+            raise ConfigError(f"limits are positive and finite, got {self}")
 
 
 DEFAULT_LIMITS = Limits()
@@ -157,42 +166,20 @@ class Frame:
             LimitError, MalformedFrameError, WrongKindError: each for its cause (subclasses of FrameError).
         """
         view = memoryview(data).cast("B")
-        if len(view) < len(MAGIC) or view[:4] != MAGIC:
-            if MAGIC.startswith(bytes(view[:4])):
-                raise TruncatedFrameError(f"{len(view)} bytes are too few for a frame")
-            raise BadMagicError("these bytes are not a fedmrn frame: they do not start with FMRN")
-        if len(view) < HEADER_SIZE:
-            raise TruncatedFrameError(f"{len(view)} bytes are too few for a frame's header")
-        _, version, kind_id, method, total, round_, n, key, digest, weight = _HEADER.unpack_from(view)
-        if version != VERSION:
-            raise UnsupportedVersionError(f"frame version {version}; this library reads version {VERSION}")
-        if total > limits.max_bytes:
-            raise LimitError(f"the frame declares {total} bytes; at most {limits.max_bytes} are accepted")
-        if len(view) < total:
-            raise TruncatedFrameError(f"the frame declares {total} bytes, {len(view)} came")
-        if len(view) > total:
-            raise TrailingBytesError(f"{len(view) - total} bytes follow the frame")
-        if total < HEADER_SIZE + CHECKSUM_SIZE:
-            raise MalformedFrameError(f"the frame declares {total} bytes, fewer than its own header")
-        end = total - CHECKSUM_SIZE
-        if zlib.crc32(view[:end]) != _CRC.unpack_from(view, end)[0]:
-            raise ChecksumError("the frame's checksum does not match: it was damaged on the way")
+        _check_envelope(view, limits)
+        _, _, kind_id, method, total, round_, n, key, digest, weight = _HEADER.unpack_from(view)
         if kind_id not in _ROLES:
             raise MalformedFrameError(f"frame kind {kind_id} does not exist")
         found = Kind(kind_id)
         if kind is not None and found is not kind:
-            raise WrongKindError(
-                f"a frame of kind {kind.name.lower()} was expected, got {found.name.lower()}"
-            )
+            raise WrongKindError(f"a frame of kind {kind.name.lower()} was expected, got {found.name.lower()}")
         if n > limits.max_sections:
             raise LimitError(f"the frame declares {n} sections; at most {limits.max_sections} are accepted")
         if weight > limits.max_weight:
             raise LimitError(f"weight {weight} is above the cap of {limits.max_weight}")
         if (weight == 0) is (found is Kind.UPDATE):
-            raise MalformedFrameError(
-                f"weight {weight} is not possible in a frame of kind {found.name.lower()}"
-            )
-        sections = tuple(_sections(view[HEADER_SIZE:end], n, found))
+            raise MalformedFrameError(f"weight {weight} is not possible in a frame of kind {found.name.lower()}")
+        sections = tuple(_sections(view[HEADER_SIZE : total - CHECKSUM_SIZE], n, found))
         return cls(found, method, round_, key, digest, weight, sections)
 
     def account(self) -> dict[str, int]:
@@ -211,6 +198,30 @@ class Frame:
         return next((s for s in self.sections if s.role is role and s.group is group), None)
 
 
+def _check_envelope(view: memoryview, limits: Limits) -> None:
+    """Check magic, version, length and checksum: what can be checked without knowing what a frame says."""
+    if len(view) < len(MAGIC) or view[:4] != MAGIC:
+        if MAGIC.startswith(bytes(view[:4])):
+            raise TruncatedFrameError(f"{len(view)} bytes are too few for a frame")
+        raise BadMagicError("these bytes are not a fedmrn frame: they do not start with FMRN")
+    if len(view) < HEADER_SIZE:
+        raise TruncatedFrameError(f"{len(view)} bytes are too few for a frame's header")
+    _, version, _, _, total, *_ = _HEADER.unpack_from(view)
+    if version != VERSION:
+        raise UnsupportedVersionError(f"frame version {version}; this library reads version {VERSION}")
+    if total > limits.max_bytes:
+        raise LimitError(f"the frame declares {total} bytes; at most {limits.max_bytes} are accepted")
+    if len(view) < total:
+        raise TruncatedFrameError(f"the frame declares {total} bytes, {len(view)} came")
+    if len(view) > total:
+        raise TrailingBytesError(f"{len(view) - total} bytes follow the frame")
+    if total < HEADER_SIZE + CHECKSUM_SIZE:
+        raise MalformedFrameError(f"the frame declares {total} bytes, fewer than its own header")
+    end = total - CHECKSUM_SIZE
+    if zlib.crc32(view[:end]) != _CRC.unpack_from(view, end)[0]:
+        raise ChecksumError("the frame's checksum does not match: it was damaged on the way")
+
+
 def _sections(view: memoryview, n: int, kind: Kind) -> Iterator[Section]:
     at, seen = 0, set()
     for i in range(n):
@@ -221,9 +232,7 @@ def _sections(view: memoryview, n: int, kind: Kind) -> Iterator[Section]:
         if len(view) - at < n_params + n_body:
             raise MalformedFrameError(f"section {i} declares more bytes than the frame has left")
         if role not in _ROLES[kind] or group not in iter(Group):
-            raise MalformedFrameError(
-                f"section {i} has role {role} and group {group}, which this kind does not"
-            )
+            raise MalformedFrameError(f"section {i} has role {role} and group {group}, which this kind does not")
         if (role, group) in seen:
             raise MalformedFrameError(f"section {i} repeats the role and group of an earlier one")
         if role == Role.TEMPLATE and n_body:

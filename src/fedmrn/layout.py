@@ -69,7 +69,7 @@ class Layout:
     @cached_property
     def trainable(self) -> int:
         """The number of trained elements (CODED and DENSE): what bits per parameter are counted against."""
-        return self.span(Group.DENSE).stop
+        return sum(t.size for t in self.tensors if t.group is not Group.STATS)
 
     @cached_property
     def slices(self) -> dict[str, slice]:

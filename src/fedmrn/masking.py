@@ -35,7 +35,7 @@ class MaskType(IntEnum):
     SIGNED = 1
 
 
-@nb.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+@nb.njit(cache=True, nogil=True, inline="always")
 def _probability(u, n, signed):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     p = u / n
     if signed:
@@ -43,7 +43,7 @@ def _probability(u, n, signed):  # type: ignore[no-untyped-def]  # pragma: no co
     return min(max(p, _ZERO), _ONE)
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@nb.njit(cache=True, nogil=True, error_model="numpy")
 def _draw(u, n, key, dom, start, signed, stochastic, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     words = np.empty(BLOCK, np.uint32)
     done = 0
@@ -61,7 +61,7 @@ def _draw(u, n, key, dom, start, signed, stochastic, out):  # type: ignore[no-un
         done += take
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@nb.njit(cache=True, nogil=True, error_model="numpy")
 def _progress(u, n, base, q, key, dom, signed, stochastic, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     words = np.empty(BLOCK, np.uint32)
     for first in range(0, out.size, BLOCK):

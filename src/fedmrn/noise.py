@@ -51,7 +51,7 @@ def gaussian_table() -> NDArray[np.float32]:
     return np.frombuffer(data, "<f4").astype(np.float32)
 
 
-@nb.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@nb.njit(cache=True, nogil=True)
 def _fill_noise(law, scale, table, key, start, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     words = np.empty(BLOCK, np.uint32)
     unit = scale * np.float32(2.0**-24)
@@ -91,9 +91,7 @@ class NoiseSpec:
 
     def __post_init__(self) -> None:
         if not _SMALLEST <= self.scale <= _LARGEST:
-            raise ConfigError(
-                f"noise scale {self.scale!r} is not usable: choose a positive number such as 0.01"
-            )
+            raise ConfigError(f"noise scale {self.scale!r} is not usable: choose a positive number such as 0.01")
         object.__setattr__(self, "scale", float(np.float32(self.scale)))
         object.__setattr__(self, "law", Law(self.law))
 

@@ -50,7 +50,7 @@ def domain(purpose: Purpose, index: int = 0) -> int:
     return (int(purpose) << 32) | (index & 0xFFFFFFFF)
 
 
-@nb.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@nb.njit(cache=True, nogil=True)
 def philox_block(key, dom, block, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Fill out[0:1024] with one block of words. Words live in 64-bit lanes; only their low half counts."""
     first = np.uint64(block) * np.uint64(PLANE)
@@ -79,7 +79,7 @@ def philox_block(key, dom, block, out):  # type: ignore[no-untyped-def]  # pragm
         out[3 * PLANE + j] = np.uint32(c3)
 
 
-@nb.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@nb.njit(cache=True, nogil=True)
 def _fill_words(key, dom, start, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     words = np.empty(BLOCK, np.uint32)
     done = 0

@@ -97,7 +97,8 @@ class Method:
         Raises:
             ConfigError: if the noise options are unusable.
         """
-        noise = noise or NoiseOptions(scale=self.scale or NoiseOptions.scale)
+        if noise is None:
+            noise = NoiseOptions() if self.scale is None else NoiseOptions(scale=self.scale)
         return Scheme(self.id, {Group.CODED: self.codec(noise), Group.DENSE: Raw(), Group.STATS: Raw()})
 
 

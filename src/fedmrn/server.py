@@ -107,9 +107,7 @@ class Server:
         threads: int = 1,
     ) -> None:
         if state.shape != (layout.size,) or state.dtype != np.float32:
-            raise ConfigError(
-                f"the state must be float32 of shape ({layout.size},), got {state.dtype} {state.shape}"
-            )
+            raise ConfigError(f"the state must be float32 of shape ({layout.size},), got {state.dtype} {state.shape}")
         if not 16 <= len(secret) <= 64:
             raise ConfigError(f"the server's secret must have 16 to 64 bytes, got {len(secret)}")
         self.layout, self.scheme, self.state = layout, scheme, state

@@ -22,8 +22,7 @@ def _parts(layout: Layout) -> list[tuple[Group, slice]]:
 def templates(layout: Layout, codecs: Mapping[Group, Codec]) -> tuple[Section, ...]:
     """Return what an update of this model must look like: a template for each group that has elements."""
     return tuple(
-        Section(codecs[g].id, Role.TEMPLATE, g, s.stop - s.start, codecs[g].params())
-        for g, s in _parts(layout)
+        Section(codecs[g].id, Role.TEMPLATE, g, s.stop - s.start, codecs[g].params()) for g, s in _parts(layout)
     )
 
 
@@ -39,6 +38,13 @@ def state_sections(layout: Layout, state: NDArray[np.float32]) -> tuple[Section,
     )
 
 
+def _check_broadcast(frame: Frame, layout: Layout) -> None:
+    if frame.kind is not Kind.BROADCAST:
+        raise WrongKindError("a broadcast was expected, got an update")
+    if frame.layout_digest != layout.digest:
+        raise WrongLayoutError("the broadcast is for a model with other tensors than this one")
+
+
 def read_state(frame: Frame, layout: Layout) -> NDArray[np.float32]:
     """Return the state that a broadcast carries, float32, shape (layout.size,).
 
@@ -47,10 +53,7 @@ def read_state(frame: Frame, layout: Layout) -> NDArray[np.float32]:
         WrongLayoutError: it is for a model with other tensors.
         FrameError: a section is missing, of another length, or does not decode.
     """
-    if frame.kind is not Kind.BROADCAST:
-        raise WrongKindError("a broadcast was expected, got an update")
-    if frame.layout_digest != layout.digest:
-        raise WrongLayoutError("the broadcast is for a model with other tensors than this one")
+    _check_broadcast(frame, layout)
     state = np.empty(layout.size, np.float32)
     for group, span in _parts(layout):
         section = frame.select(Role.STATE, group)
@@ -81,9 +84,13 @@ def encode_update(
         codecs: used in place of the templates' where given; must have the same parameters.
 
     Raises:
-        EncodeError: the vector is not finite or not of the layout's size, or the weight is not positive.
+        EncodeError: the vector is not finite or not of the layout's size, the weight is not positive, or a codec
+            has other parameters than its template.
+        WrongKindError: the frame is an update.
+        WrongLayoutError: it is for a model with other tensors.
         FrameError: a template cannot be met.
     """
+    _check_broadcast(broadcast, layout)
     if vector.shape != (layout.size,):
         raise EncodeError(f"the update has shape {vector.shape}, the layout needs ({layout.size},)")
     if weight < 1:
@@ -92,8 +99,13 @@ def encode_update(
     keys = EncodeKeys(broadcast.noise_key, sampling_key)
     sections = []
     for t in asked:
+        span, group = layout.span(t.group), t.group.name.lower()
+        if t.count != span.stop - span.start:
+            raise MalformedFrameError(f"the broadcast asks for {t.count} elements of group {group}")
         codec = (codecs or {}).get(t.group) or codec_from(t.codec, t.params)
-        body = codec.encode(vector[layout.span(t.group)], keys)
+        if (codec.id, codec.params()) != (t.codec, t.params):
+            raise EncodeError(f"the codec for group {group} is not the one that the broadcast asked for")
+        body = codec.encode(vector[span], keys)
         sections.append(Section(t.codec, Role.UPDATE, t.group, t.count, t.params, body))
     return Frame(
         Kind.UPDATE,

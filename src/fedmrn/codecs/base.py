@@ -99,9 +99,7 @@ def check_finite(vector: NDArray[np.float32]) -> None:
         EncodeError: says how many elements are not finite and where the first is.
     """
     if vector.dtype != np.float32 or vector.ndim != 1:
-        raise EncodeError(
-            f"a vector to encode is float32 of one dimension, got {vector.dtype} {vector.shape}"
-        )
+        raise EncodeError(f"a vector to encode is float32 of one dimension, got {vector.dtype} {vector.shape}")
     bad = np.flatnonzero(~np.isfinite(vector))
     if bad.size:
         raise EncodeError(

@@ -22,7 +22,7 @@ from fedmrn.rng import Purpose, Stream, domain
 _PARAMS = struct.Struct("<BBf")
 
 
-@nb.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@nb.njit(cache=True, nogil=True)
 def _apply_bits(noise, bits, signed):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     whole = noise.size // 8
     for byte in range(whole):
@@ -90,9 +90,7 @@ class MaskedNoise(Codec):
         for start in range(0, vector.size, CHUNK):
             u = vector[start : start + CHUNK]
             noise = self.noise.chunk(keys.noise, start, start + u.size)
-            mask[start : start + u.size] = draw_mask(
-                u, noise, stream, start, self.mask, stochastic=self.stochastic
-            )
+            mask[start : start + u.size] = draw_mask(u, noise, stream, start, self.mask, stochastic=self.stochastic)
         return pack_bits(mask)
 
     def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _MaskReader:

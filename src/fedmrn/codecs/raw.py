@@ -55,17 +55,11 @@ class Raw(Codec):
         """
         view = memoryview(body)
         if len(view) != 4 * count:
-            raise MalformedFrameError(
-                f"{count} raw values take {4 * count} bytes, the section has {len(view)}"
-            )
+            raise MalformedFrameError(f"{count} raw values take {4 * count} bytes, the section has {len(view)}")
         for start in range(0, count, CHUNK):
             values = np.abs(np.frombuffer(view, "<f4", min(CHUNK, count - start), 4 * start))
             if not np.isfinite(values).all():
-                raise NonFiniteError(
-                    f"a dense section holds NaN or infinity within elements {start}..{start + CHUNK}"
-                )
+                raise NonFiniteError(f"a dense section holds NaN or infinity within elements {start}..{start + CHUNK}")
             if (values > max_value).any():
-                raise BoundError(
-                    f"a dense value has magnitude {values.max():g}; at most {max_value:g} is accepted"
-                )
+                raise BoundError(f"a dense value has magnitude {values.max():g}; at most {max_value:g} is accepted")
         return _RawReader(view)

@@ -27,9 +27,7 @@ def offsets(
     return pick // 2 // places, pick // 2 % places, pick % 2 == 1
 
 
-def augment(
-    batch: Tensor, stream: Stream, start: int, *, fill: Tensor | float = 0.0, padding: int = PADDING
-) -> Tensor:
+def augment(batch: Tensor, stream: Stream, start: int, *, fill: Tensor | float = 0.0, padding: int = PADDING) -> Tensor:
     """Pad each image on all sides, cut a window of the old size at a random place, and flip half of them.
 
     Source: the setting of the published CIFAR experiments (padding 4, flip with probability 1/2).
@@ -49,17 +47,13 @@ def augment(
         ValueError: if the batch is not of four dimensions, or `start` or `padding` is negative.
     """
     if batch.ndim != 4 or padding < 0:
-        raise ValueError(
-            f"augment needs images (n, c, h, w) and padding >= 0, got {tuple(batch.shape)}, {padding}"
-        )
+        raise ValueError(f"augment needs images (n, c, h, w) and padding >= 0, got {tuple(batch.shape)}, {padding}")
     count, channels, height, width = batch.shape
     top, left, flip = offsets(stream.words(start, start + count), padding)
     column = np.arange(width)
     columns = left[:, None] + np.where(flip[:, None], column[::-1], column)
     rows = top[:, None] + np.arange(height)
-    pixels = (rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]).reshape(
-        count, 1, height * width
-    )
+    pixels = (rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]).reshape(count, 1, height * width)
 
     padded = batch.new_empty(count, channels, height + 2 * padding, width + 2 * padding)
     padded[:] = torch.as_tensor(fill, dtype=batch.dtype, device=batch.device)

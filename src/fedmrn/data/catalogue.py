@@ -127,9 +127,7 @@ _ROWS = (
         mean_test=_CIFAR100_MEAN,
         std_test=_CIFAR100_STD,
         augment=True,
-        read=CifarReader(
-            train=("cifar-100-python/train",), test=("cifar-100-python/test",), label_key=b"fine_labels"
-        ),
+        read=CifarReader(train=("cifar-100-python/train",), test=("cifar-100-python/test",), label_key=b"fine_labels"),
     ),
     Source(
         name="svhn",

@@ -50,10 +50,11 @@ def read_members(blob: bytes, names: Sequence[str], limit: int, where: str) -> d
             not a regular file.
     """
     found: dict[str, bytes] = {}
-    total = 2 * len(names) * limit
+    total = 2 * len(names) * limit + _EXTRA
     try:
         # "r|" reads forwards only, so that the bound counts each inflated byte once.
-        with tarfile.open(fileobj=_Bounded(blob, total), mode="r|") as archive:
+        inflated = _Bounded(blob, total)
+        with tarfile.open(fileobj=inflated, mode="r|") as archive:
             for member in archive:
                 if member.name not in names:
                     continue
@@ -62,6 +63,8 @@ def read_members(blob: bytes, names: Sequence[str], limit: int, where: str) -> d
                 if stream is None or member.name in found:
                     raise tarfile.ReadError(f"its member {member.name} is repeated, too large or not a file")
                 found[member.name] = stream.read(limit)
+        while inflated.read(_EXTRA):  # gzip's checksum is behind the end of the archive
+            pass
     except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
         raise DataError(f"{where} is not a sound archive: {error}; delete it and get it anew") from error
     missing = [name for name in names if name not in found]
@@ -99,7 +102,5 @@ class CifarReader:
             np.concatenate([batches[name][0] for name in names]).reshape(-1, *source.shape)
             for names in (self.train, self.test)
         )
-        train_y, test_y = (
-            np.concatenate([batches[name][1] for name in names]) for names in (self.train, self.test)
-        )
+        train_y, test_y = (np.concatenate([batches[name][1] for name in names]) for names in (self.train, self.test))
         return Arrays(train_x, train_y, test_x, test_y)

@@ -27,9 +27,7 @@ def read_files(source: Source, data_dir: Path, *, download: bool) -> tuple[bytes
             _fetch(file, folder)
         except (OSError, ValueError) as error:  # the network's errors are all of the first kind
             what = " ".join(str(error).split())
-            raise DataError(
-                f"{source.name}: download failed: {_wanted(missing[i:], folder)} ({what})"
-            ) from error
+            raise DataError(f"{source.name}: download failed: {_wanted(missing[i:], folder)} ({what})") from error
     return tuple(_read(source, file, folder) for file in source.files)
 
 
@@ -53,23 +51,17 @@ def _fetch(file: RemoteFile, folder: Path) -> None:
 
 
 def _read(source: Source, file: RemoteFile, folder: Path) -> bytes:
-    path = _find(file, folder)
-    if path is None:
-        raise DataError(f"{source.name}: {_wanted([file], folder)}: the file has just disappeared")
+    path = _find(file, folder) or folder / file.name
     try:
         size = path.stat().st_size
         # The bytes that are checked are the bytes that are parsed; a wrong size is refused before reading
         # them.
         blob = path.read_bytes() if size == file.size else b""
     except OSError as error:
-        raise DataError(
-            f"{source.name}: {path} cannot be read: {error.strerror}; check its permissions"
-        ) from error
+        raise DataError(f"{source.name}: {path} cannot be read: {error.strerror}; check its permissions") from error
     if size != file.size:
         raise _damaged(source, path, f"expected {file.size} bytes, found {size}", folder)
-    found = md5(
-        blob, usedforsecurity=False
-    ).hexdigest()  # against damage; it is the digest that authors publish
+    found = md5(blob, usedforsecurity=False).hexdigest()  # against damage; it is the digest that authors publish
     if found != file.md5:
         raise _damaged(source, path, f"expected MD5 {file.md5}, found {found}", folder)
     return blob

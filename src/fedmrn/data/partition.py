@@ -51,22 +51,16 @@ class PartitionSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
-            raise ConfigError(
-                f"partition: unknown kind {self.kind!r}; choose one of {', '.join(get_args(Kind))}"
-            )
+            raise ConfigError(f"partition: unknown kind {self.kind!r}; choose one of {', '.join(get_args(Kind))}")
         if not (self.alpha > 0 and math.isfinite(self.alpha)):
             raise ConfigError(f"partition: alpha is {self.alpha}; give a finite number above 0, such as 0.3")
         if self.min_size < 1:
             raise ConfigError(f"partition: min_size is {self.min_size}; give a whole number from 1 on")
         if not 0 < self.share <= 1:
-            raise ConfigError(
-                f"partition: share is {self.share}; give a fraction above 0 and at most 1, such as 0.3"
-            )
+            raise ConfigError(f"partition: share is {self.share}; give a fraction above 0 and at most 1, such as 0.3")
 
 
-def partition(
-    labels: NDArray[np.integer], spec: PartitionSpec, clients: int, seed: int
-) -> tuple[Indices, ...]:
+def partition(labels: NDArray[np.integer], spec: PartitionSpec, clients: int, seed: int) -> tuple[Indices, ...]:
     """Share the images among clients: every index from 0 to n-1 is in exactly one part, and no part is empty.
 
     Args:
@@ -83,9 +77,7 @@ def partition(
             labels that nobody would hold, or proportions too uneven for `min_size`.
     """
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ConfigError(
-            f"partition: labels are {labels.dtype} of shape {labels.shape}; give integers of shape (n,)"
-        )
+        raise ConfigError(f"partition: labels are {labels.dtype} of shape {labels.shape}; give integers of shape (n,)")
     if clients < 1 or seed < 0:
         raise ConfigError(
             f"partition: clients is {clients} and seed {seed}; give at least 1 client and a seed from 0 on"
@@ -132,21 +124,18 @@ def _dirichlet(members: Sequence[Indices], spec: PartitionSpec, clients: int, se
     )
 
 
-def _dirichlet_sizes(
-    rng: np.random.Generator, counts: Sequence[int], alpha: float, clients: int
-) -> Indices | None:
-    """Return each client's number of images of each class, (classes, clients), or None for a void draw."""
+def _dirichlet_sizes(rng: np.random.Generator, counts: Sequence[int], alpha: float, clients: int) -> Indices | None:
+    """Return the number of images by class and client, (classes, clients); None is a void draw."""
     sizes = np.zeros((len(counts), clients), np.int64)
     held = np.zeros(clients, np.int64)
     for label, count in enumerate(counts):
         proportions = rng.dirichlet(np.full(clients, alpha))
-        proportions[held >= sum(counts) / clients] = (
-            0  # who has an average share or more gets none of later classes
-        )
-        whole = proportions.sum()
-        if not whole > 0:  # a tiny alpha gives one client everything, and that client was full
+        proportions[held >= sum(counts) / clients] = 0  # who has an average share or more gets none of later classes
+        upto = np.cumsum(proportions)
+        if not upto[-1] > 0:  # a tiny alpha gives one client everything, and that client was full
             return None
-        cuts = (np.cumsum(proportions / whole) * count).astype(np.int64)[:-1]
+        # Divided by its own last element, the sum ends at exactly 1: rounding leaves no image to a full client.
+        cuts = (upto / upto[-1] * count).astype(np.int64)[:-1]
         sizes[label] = np.diff(cuts, prepend=0, append=count)
         held += sizes[label]
     return sizes

@@ -59,9 +59,7 @@ class _Restricted(pickle.Unpickler):
         try:
             return _ALLOWED[module_name, global_name]
         except KeyError:
-            raise pickle.UnpicklingError(
-                f"it asks for {module_name}.{global_name}, which no data needs"
-            ) from None
+            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, which no data needs") from None
 
 
 def read_batch(
@@ -89,17 +87,13 @@ def read_batch(
         batch: Any = _Restricted(stream, encoding="bytes").load()
     except Exception as error:  # a damaged pickle can fail in any way at all
         what = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"{where} is not a CIFAR batch: {what}; delete the archive and get it anew"
-        ) from error
+        raise DataError(f"{where} is not a CIFAR batch: {what}; delete the archive and get it anew") from error
     array = batch.get(b"data") if isinstance(batch, dict) else None
     labels = batch.get(label_key) if isinstance(batch, dict) else None
     if stream.read(1) or not isinstance(array, _Array) or not isinstance(labels, list):
         raise DataError(f"{where} is not a CIFAR batch; delete the archive and get it anew")
     if array.shape != shape or len(array.raw) != math.prod(shape):
-        raise DataError(
-            f"{where} has an array of shape {array.shape}, expected {shape}; get the archive anew"
-        )
+        raise DataError(f"{where} has an array of shape {array.shape}, expected {shape}; get the archive anew")
     if len(labels) != shape[0] or not all(type(label) is int and 0 <= label < 256 for label in labels):
         raise DataError(f"{where} does not hold {shape[0]} labels; delete the archive and get it anew")
     # A pickled array may lie in column order, so reshape in its own order before making it C order.

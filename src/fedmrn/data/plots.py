@@ -20,9 +20,7 @@ _SOFT = "#8a8a8a"
 _BAR = "#7f9fb8"
 
 
-def plot_partition(
-    labels: NDArray[np.integer], parts: Sequence[NDArray[np.int64]], path: Path, title: str
-) -> None:
+def plot_partition(labels: NDArray[np.integer], parts: Sequence[NDArray[np.int64]], path: Path, title: str) -> None:
     """Draw a partition to a PNG file: stacked bars for up to 30 clients and 20 classes, else a heat map.
 
     Bars stay in the clients' order. Rows of the heat map are ordered by the label that a client holds most
@@ -86,10 +84,8 @@ def _heat_map(held: NDArray[np.int64]) -> Figure:
     # White means none; one image must already differ from it, and a square root keeps small holdings visible.
     colours = ListedColormap(mpl.colormaps["GnBu"](np.linspace(0.22, 1, 256))).with_extremes(bad="white")
     cells = np.ma.masked_equal(held[order], 0)
-    image = axes.imshow(
-        cells, aspect="auto", interpolation="nearest", cmap=colours, norm=PowerNorm(0.5, 0, held.max())
-    )
-    axes.set(xlabel="label", ylabel="clients, by the label that they hold most of", yticks=[])
+    image = axes.imshow(cells, aspect="auto", interpolation="nearest", cmap=colours, norm=PowerNorm(0.5, 0, held.max()))
+    axes.set(xlabel="label", ylabel="clients, by main label", yticks=[])
     axes.xaxis.set_major_locator(MaxNLocator(min(classes, 20), integer=True))
     side.barh(range(clients), held.sum(1)[order], height=1.0, color=_BAR)
     mean = held.sum() / clients
@@ -98,9 +94,7 @@ def _heat_map(held: NDArray[np.int64]) -> Figure:
     side.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     for each in (axes, side):
         _bare(each)
-    bar = figure.colorbar(
-        image, ax=[axes, side], aspect=45, pad=0.02, label="images of a label (white: none)"
-    )
+    bar = figure.colorbar(image, ax=[axes, side], aspect=45, pad=0.02, label="images of a label (white: none)")
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=_INK, labelsize=8, length=0)
     return figure

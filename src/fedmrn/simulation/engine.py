@@ -86,6 +86,7 @@ class RoundResult:
         clients: who took part.
         seconds: wall time, evaluation included.
         state: the new global model, float32, shape (d,).
+        sample: the update frame of the last client.
     """
 
     round: int
@@ -98,6 +99,7 @@ class RoundResult:
     clients: list[int]
     seconds: float
     state: NDArray[np.float32] = field(repr=False)
+    sample: bytes = field(repr=False)
 
 
 def secret_of(seed: int) -> bytes:
@@ -133,7 +135,8 @@ def simulate(
         round_ = server.begin(number, clients)
         up: Counter[str] = Counter()
         down: Counter[str] = Counter()
-        losses = []
+        losses: list[float] = []
+        update = b""
         for place, client in enumerate(clients, 1):
             broadcast = round_.broadcast(client)
             update, loss = _client(federation, model, broadcast, number, client)
@@ -156,6 +159,7 @@ def simulate(
             clients,
             time.perf_counter() - started,
             new,
+            update,
         )
 
 

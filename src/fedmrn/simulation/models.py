@@ -42,15 +42,11 @@ def build_model(
     stages = MODELS[name]
     side = size >> len(stages)
     if side < 1:
-        raise ConfigError(
-            f"model {name} needs images of at least {1 << len(stages)} pixels a side, these have {size}"
-        )
+        raise ConfigError(f"model {name} needs images of at least {1 << len(stages)} pixels a side, these have {size}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_key(seed, "model") >> 1)
         layers = _stages(channels, stages)
-        model = nn.Sequential(
-            *layers, nn.Flatten(), nn.Linear(stages[-1][-1] * side * side, classes, bias=False)
-        )
+        model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(stages[-1][-1] * side * side, classes, bias=False))
         if init_std is not None:
             for module in model.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):

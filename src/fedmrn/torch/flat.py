@@ -108,9 +108,7 @@ class ModelLayout:
         for group in Group:
             mine = [t for t in self.layout.tensors if t.group is group]
             names = "" if group is Group.CODED else ": " + (", ".join(t.name for t in mine) or "none")
-            lines.append(
-                f"{group.name.lower()}: {sum(t.size for t in mine):,} values in {len(mine)} tensors{names}"
-            )
+            lines.append(f"{group.name.lower()}: {sum(t.size for t in mine):,} values in {len(mine)} tensors{names}")
         lines.append(f"frozen, not sent: {', '.join(self.frozen) or 'none'}")
         lines.append(f"counters, not sent: {', '.join(self.counters) or 'none'}")
         return "\n".join(lines)

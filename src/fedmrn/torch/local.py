@@ -163,7 +163,9 @@ class LocalRule(torch.optim.Optimizer):
 
 
 class MaskedNoise(LocalRule):
-    """Train through the mask (FedMRN; Li et al. 2024, Algorithm 1): PSM forward, straight-through backward, SM at the end.
+    """Train through the mask (FedMRN; Li et al. 2024, Algorithm 1): PSM forward, straight-through backward.
+
+    What is handed over is a fresh sample of the mask (SM), not the last one trained with.
 
     Args:
         progressive: q = tau / S (PM); otherwise every element is masked at every step (ablation "no PM").
@@ -188,9 +190,7 @@ class MaskedNoise(LocalRule):
         self._base = self._state[:size]
         self._u = torch.zeros(size)
         self._weights = torch.from_numpy(self._base.copy())
-        specs = zip(
-            self.view.tensors, self.view.layout.tensors, self.view.layout.slices.values(), strict=True
-        )
+        specs = zip(self.view.tensors, self.view.layout.tensors, self.view.layout.slices.values(), strict=True)
         self._coded = [(t, where) for t, spec, where in specs if spec.group is Group.CODED]
         _check_optimizer(self.inner, [t for t, _ in self._coded])
         for tensor, where in self._coded:
@@ -243,5 +243,5 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, coded: Iterable[Tensor]) 
     for group in optimizer.param_groups:
         if group.get("weight_decay") and any(id(p) in mine for p in group["params"]):
             raise UnsupportedModelError(
-                "weight decay would shrink the update, not the weights: set weight_decay=0 and put an L2 term in the loss"
+                "weight decay would shrink the update, not the weights: set it to 0 and put an L2 term in the loss"
             )

@@ -115,5 +115,5 @@ def channels_last(x: Tensor) -> Tensor:
     """
     if x.dim() != 4:
         return x
-    n, c, h, w = x.shape
+    _, c, h, w = x.shape
     return x.contiguous(memory_format=torch.channels_last).as_strided(x.shape, (c * h * w, 1, c * w, c))

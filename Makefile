@@ -1,0 +1,40 @@
+# Two commands: `make run` and `make test`. Each sets up what it needs in .venv and says what it does.
+PYTHON ?= python3
+# A build of torch of your own choice: make TORCH=torch==2.9.0
+TORCH  ?= torch==2.13.0
+VENV   := .venv
+BIN    := $(VENV)/bin
+SEEDS  ?= 1-3
+
+.PHONY: help run test check format install clean
+help:            ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(VENV)/.installed: pyproject.toml
+	@echo "Setting up $(VENV) (once; about a minute) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[cli,dev]"
+	@touch $@
+
+install: $(VENV)/.installed  ## Set up the virtual environment
+
+run: install     ## FedAvg and FedMRN side by side on digits: a table, and plots in runs/digits
+	$(BIN)/fedmrn compare digits --seeds $(SEEDS) --resume
+
+check: install   ## Formatting, lint, types, import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check      ## Everything that CI checks
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+format: install  ## Rewrite the sources in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:           ## Remove what was built; results in runs/ stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,235 @@
+"""The commands. Heavy libraries are imported when a command needs them, so that --help is quick."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from fedmrn.errors import ConfigError, FedmrnError, FrameError, RunError, UsageError
+
+if TYPE_CHECKING:
+    from fedmrn.experiments.config import Experiment, Setting
+    from fedmrn.experiments.runner import Record
+    from fedmrn.experiments.summary import Summary
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Federated learning at one bit per parameter: real frames, every byte counted.\n\n"
+    "Start with `fedmrn compare digits`: FedAvg and FedMRN side by side, in a minute or two, nothing to download.",
+)
+out = Console()
+err = Console(stderr=True)
+
+Preset = Annotated[str, typer.Argument(help="A preset (see `fedmrn presets`) or a TOML file of your own.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting: train.rounds=5, data.alpha=0.1, method.fedmrn.lr=0.05.",
+    ),
+]
+DataDir = Annotated[
+    Path,
+    typer.Option(
+        envvar="FEDMRN_DATA",
+        help="Where data files lie, or are downloaded to; see `fedmrn datasets`.",
+        show_default=True,
+    ),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with runs that are there; finished ones are not run again.")
+]
+_DATA = Path("data")
+
+
+@app.command()
+def run(
+    preset: Preset,
+    method: Annotated[str, typer.Option(help="Which method; see `fedmrn methods`.")] = "fedmrn",
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 1,
+    set_: Changes = None,
+    data_dir: DataDir = _DATA,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the run. [default: runs/PRESET/METHOD-seedN]", show_default=False),
+    ] = None,
+    resume: Resume = False,
+) -> None:
+    """Run one method with one seed.
+
+    Example: `fedmrn run fmnist-iid --method fedmrn --seed 1 --set train.rounds=20 --data-dir data`
+    """
+    from fedmrn.experiments.config import load_setting
+    from fedmrn.experiments.runner import run_name
+    from fedmrn.experiments.summary import summarise
+
+    setting = load_setting(preset, set_ or [])
+    experiment = setting.experiment(method, seed)
+    folder = out_dir or Path("runs") / setting.name / run_name(experiment)
+    records = _run_all(setting, [(experiment, folder)], data_dir, resume)[0]
+    _write_report(folder, setting, {method: [records]}, [summarise(method, [records])])
+
+
+@app.command()
+def compare(
+    preset: Preset = "digits",
+    methods: Annotated[str, typer.Option(help="Names with commas between, or `all`.")] = "fedavg,fedmrn,fedmrn-s",
+    seeds: Annotated[str, typer.Option(help="Seeds, such as 1 or 1,2,5 or 1-3.")] = "1",
+    set_: Changes = None,
+    data_dir: DataDir = _DATA,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the runs. [default: runs/PRESET]", show_default=False),
+    ] = None,
+    resume: Resume = False,
+) -> None:
+    """Run several methods on one setting; end in a table and two plots.
+
+    Example: `fedmrn compare digits --seeds 1-3`
+    """
+    from fedmrn.experiments.config import load_setting
+    from fedmrn.experiments.runner import run_name
+    from fedmrn.experiments.summary import summarise
+    from fedmrn.scheme import METHODS
+
+    setting = load_setting(preset, set_ or [])
+    names = list(METHODS) if methods == "all" else _names(methods)
+    chosen = _seeds(seeds)
+    folder = out_dir or Path("runs") / setting.name
+    plan = [setting.experiment(name, seed) for name in names for seed in chosen]
+    results = _run_all(setting, [(e, folder / run_name(e)) for e in plan], data_dir, resume)
+    runs = {name: [records for e, records in zip(plan, results, strict=True) if e.method == name] for name in names}
+    _write_report(folder, setting, runs, [summarise(name, found) for name, found in runs.items()])
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A frame, such as runs/digits/fedmrn-seed1/last-update.bin.")],
+) -> None:
+    """Print a frame for a person: header, sections, bytes."""
+    from fedmrn.cli.show import show_frame
+    from fedmrn.frame import Frame
+
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror}") from error
+    show_frame(out, Frame.from_bytes(data), len(data))
+
+
+@app.command()
+def methods() -> None:
+    """List the methods that can be compared."""
+    from fedmrn.cli.show import show_table
+    from fedmrn.scheme import METHODS
+
+    rows = [(m.name, m.summary, str(m.id)) for m in METHODS.values()]
+    show_table(out, ("method", "what it sends", "id on the wire"), rows)
+
+
+@app.command()
+def datasets(data_dir: DataDir = _DATA) -> None:
+    """List the data sets, and which are here already."""
+    from fedmrn.cli.show import show_table
+    from fedmrn.data import DATASETS
+
+    rows = []
+    for s in DATASETS.values():
+        here = all((data_dir / s.name / f.name).exists() or (data_dir / f.name).exists() for f in s.files)
+        size = f"{s.download_bytes / 1e6:.0f} MB" if s.files else "-"
+        state = "ships with a dependency" if not s.files else "here" if here else f"not in {data_dir}"
+        rows.append((s.name, s.description, f"{s.train:,} + {s.test:,}", size, state))
+    show_table(out, ("data set", "what it is", "train + test", "download", "state"), rows)
+
+
+@app.command()
+def presets() -> None:
+    """List the presets."""
+    from fedmrn.cli.show import show_table
+    from fedmrn.experiments.config import presets as all_presets
+
+    show_table(out, ("preset", "what it is"), list(all_presets().items()))
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names or len(set(names)) != len(names):
+        raise ConfigError(f"--methods {text!r}: give each method once, with commas between, such as fedavg,fedmrn")
+    return names
+
+
+def _seeds(text: str) -> list[int]:
+    seeds: list[int] = []
+    try:
+        for part in text.split(","):
+            first, dash, last = part.partition("-")
+            seeds += range(int(first), int(last) + 1) if dash else [int(first)]
+    except ValueError:
+        seeds = []
+    if not seeds or len(set(seeds)) != len(seeds) or len(seeds) > 1000:
+        raise ConfigError(f"--seeds {text!r}: give whole numbers such as 1 or 1,2,5 or 1-3, each once")
+    return seeds
+
+
+def _run_all(
+    setting: "Setting", plan: "list[tuple[Experiment, Path]]", data_dir: Path, resume: bool
+) -> "list[list[Record]]":
+    from fedmrn.cli.progress import Bars
+    from fedmrn.experiments.runner import run as run_experiment
+
+    results = []
+    with Bars(out, len(plan)) as bars:
+        bars.note(f"{setting.name}: {setting.description}")
+        for experiment, folder in plan:
+            try:
+                records = run_experiment(experiment, folder, data_dir=data_dir, resume=resume, progress=bars)
+            except KeyboardInterrupt:
+                err.print(
+                    f"\nstopped; every whole round is in {folder}. The same command with --resume goes on from there."
+                )
+                raise typer.Exit(130) from None
+            results.append(records)
+    return results
+
+
+def _write_report(
+    folder: Path, setting: "Setting", runs: "dict[str, list[list[Record]]]", rows: "list[Summary]"
+) -> None:
+    from fedmrn.cli.show import show_comparison
+    from fedmrn.experiments.plots import plot_bytes, plot_rounds
+    from fedmrn.experiments.runner import write_atomic
+    from fedmrn.experiments.summary import as_dicts, markdown
+
+    data, train = setting.data, setting.train
+    clients = f"{train.clients_per_round} of {data.clients} clients a round"
+    title = f"{data.name}, {data.partition}, {clients}, {train.rounds} rounds"
+    write_atomic(folder / "summary.json", json.dumps(as_dicts(rows), indent=1).encode())
+    write_atomic(folder / "summary.md", markdown(rows).encode())
+    plot_rounds(runs, folder / "accuracy-rounds.png", title)
+    plot_bytes(runs, folder / "accuracy-bytes.png", title)
+    show_comparison(out, rows, title)
+    out.print(f"plots and tables: {folder}/accuracy-rounds.png, accuracy-bytes.png, summary.md", soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; a mistake of the caller's ends in one line and exit code 2."""
+    try:
+        app()
+    except (UsageError, FrameError) as error:
+        kind = f"{type(error).__name__}: " if isinstance(error, FrameError) else ""
+        err.print(f"error: {kind}{error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except FedmrnError as error:
+        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

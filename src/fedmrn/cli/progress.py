@@ -1,0 +1,97 @@
+"""Progress on the screen: bars on a terminal, a line a round elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from fedmrn.experiments.config import Experiment
+from fedmrn.experiments.runner import Record
+
+
+class Bars:
+    """A context manager that shows how far one or several runs are.
+
+    Args:
+        console: where to show it.
+        runs: how many runs there will be.
+    """
+
+    def __init__(self, console: Console, runs: int) -> None:
+        self._console, self._runs = console, runs
+        self._run = 0
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._label = ""
+        self._rounds = self._clients = 1
+        self._uploaded = 0
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def note(self, text: str) -> None:
+        """Say what is being done before the first run."""
+        self._console.print(text, style="dim")
+
+    def start(self, experiment: Experiment, done: int) -> None:
+        """A run starts or goes on."""
+        self._run += 1
+        self._uploaded = 0
+        self._rounds, self._clients = experiment.train.rounds, experiment.train.clients_per_round
+        place = f"[{self._run}/{self._runs}] " if self._runs > 1 else ""
+        self._label = f"{place}{experiment.method} seed {experiment.seed}"
+        if self._task is not None:
+            self._bars.update(self._task, visible=self._console.is_terminal)
+        self._task = self._bars.add_task(
+            self._escape(self._label),
+            total=self._rounds * self._clients,
+            completed=done * self._clients,
+            unit="clients",
+        )
+        if done and not self._console.is_terminal:
+            self._console.print(f"{self._label}: {done} of {self._rounds} rounds were done before", markup=False)
+
+    def client(self, place: int) -> None:
+        """A client has answered."""
+        if self._task is not None:
+            self._bars.advance(self._task)
+
+    def round(self, record: Record) -> None:
+        """A round is done."""
+        self._uploaded += record["up"]["total"]
+        text = f"accuracy {record['accuracy']:.2%}, up {self._uploaded / 1e6:.2f} MB"
+        if self._task is not None:
+            self._bars.update(self._task, description=self._escape(f"{self._label}: {text}"))
+        if not self._console.is_terminal:
+            stamp = time.strftime("%H:%M:%S")
+            line = f"{stamp} {self._label} round {record['round']}/{self._rounds}: {text}"
+            self._console.print(line, markup=False, highlight=False)
+
+    @staticmethod
+    def _escape(text: str) -> str:
+        return text.replace("[", r"\[")

@@ -1,0 +1,81 @@
+"""Tables on the screen: the comparison, and a frame for a person."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from fedmrn.bits import unpack_bits
+from fedmrn.codecs import CODECS, MaskedNoise, codec_from
+from fedmrn.experiments.summary import HEADER, Summary, cells, reference_of
+from fedmrn.frame import Frame, Role, Section
+from fedmrn.scheme import METHODS
+
+
+def show_table(
+    console: Console,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str = "",
+    figures: bool = False,
+) -> None:
+    """Print a table; with `figures`, all columns but the first are aligned to the right."""
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if figures and i else "left", no_wrap=i == 0)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def show_comparison(console: Console, rows: Sequence[Summary], title: str) -> None:
+    """Print the comparison of methods."""
+    reference = reference_of(rows)
+    show_table(console, HEADER, [cells(row, reference) for row in rows], title, figures=True)
+
+
+def show_frame(console: Console, frame: Frame, size: int) -> None:
+    """Print a frame: what it says of itself, and its sections."""
+    name = next((m.name for m in METHODS.values() if m.id == frame.method), "unknown method")
+    account = frame.account()
+    facts = {
+        "kind": frame.kind.name.lower(),
+        "method": f"{frame.method} ({name})",
+        "round": str(frame.round),
+        "noise key": f"{frame.noise_key:016x}",
+        "layout digest": frame.layout_digest.hex(),
+        "weight": str(frame.weight),
+        "length": f"{size:,} bytes: " + ", ".join(f"{part} {n:,}" for part, n in account.items()),
+        "checksum": "correct",
+    }
+    for key, value in facts.items():
+        console.print(f"{key:>14}  {value}", highlight=False, markup=False, soft_wrap=True)
+    rows = [_section_row(frame, s) for s in frame.sections]
+    show_table(console, ("section", "codec", "elements", "bytes", "bits/element", "content"), rows)
+
+
+def _section_row(frame: Frame, s: Section) -> tuple[str, ...]:
+    codec = codec_from(s.codec, s.params)
+    bits = f"{8 * s.size / s.count:.3f}" if s.count else "-"
+    label = f"{s.group.name.lower()} {s.role.name.lower()}"
+    if s.role is Role.TEMPLATE:
+        content = "to be sent like this"
+    elif isinstance(codec, MaskedNoise):
+        codec.open(s.body, s.count, frame.noise_key, float("inf"))
+        content = f"{unpack_bits(s.body, s.count).mean():.1%} ones"
+    else:
+        values = codec.decode(s.body, s.count, frame.noise_key)
+        content = f"mean {np.mean(values):.3g}, largest magnitude {np.abs(values).max(initial=0):.3g}"
+    name = CODECS[s.codec].name
+    if isinstance(codec, MaskedNoise):
+        name += f" ({codec.mask.name.lower()}, {codec.noise.law.name.lower()} {codec.noise.scale:.6g})"
+    return label, name, f"{s.count:,}", f"{s.size:,}", bits, content

@@ -1,0 +1,232 @@
+"""Configuration: TOML -> frozen dataclasses, with every mistake named.
+
+A *preset* (or a file of your own) describes a setting and the options of each method in it. Choosing one method and a
+seed makes an `Experiment`, which is what runs, and what a run folder keeps as `config.toml`.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fedmrn.errors import ConfigError
+from fedmrn.scheme import METHODS, NoiseOptions, method
+from fedmrn.text import nearest
+
+T = TypeVar("T")
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DataConfig:
+    """The data set and who holds what of it."""
+
+    name: str = "digits"
+    partition: Literal["iid", "dirichlet", "labels"] = "iid"
+    clients: Annotated[int, Field(ge=1)] = 10
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.3
+    min_size: Annotated[int, Field(ge=1)] = 10
+    share: Annotated[float, Field(gt=0, le=1)] = 0.3
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ModelConfig:
+    """The model; init_std 0 means the framework's default initial weights."""
+
+    name: str = "cnn-digits"
+    init_std: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TrainConfig:
+    """Rounds and local training."""
+
+    rounds: Annotated[int, Field(ge=1)] = 20
+    clients_per_round: Annotated[int, Field(ge=1)] = 10
+    local_epochs: Annotated[int, Field(ge=1)] = 1
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    weight_by: Literal["samples", "batches"] = "samples"
+    threads: Annotated[int, Field(ge=0)] = 0  # of the framework; 0: as many as there are cores
+
+
+@dataclass(frozen=True, config=_STRICT)
+class MethodConfig:
+    """A method's options; those on noise and masks matter to masked-noise methods only."""
+
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    noise: str = "uniform"
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
+    progressive: bool = True
+    stochastic: bool = True
+    post_training: bool = False
+
+    def noise_options(self) -> NoiseOptions:
+        """Return law and scale as the scheme takes them."""
+        return NoiseOptions(self.noise, self.scale)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Experiment:
+    """One method, one seed, one setting: what a run folder holds the results of."""
+
+    preset: str
+    method: str
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)]
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig
+    options: MethodConfig
+
+    def __post_init__(self) -> None:
+        method(self.method)
+        self.options.noise_options().spec()
+        if self.train.clients_per_round > self.data.clients:
+            raise ConfigError(
+                f"train.clients_per_round is {self.train.clients_per_round}, but data.clients is {self.data.clients}: "
+                "lower the first or raise the second"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, as written to `config.toml`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str) -> Self:
+        """Return the experiment that `as_dict` wrote.
+
+        Raises:
+            ConfigError: naming the key and the place.
+        """
+        return _validate(cls, values, where)
+
+    def with_seed(self, seed: int) -> "Experiment":
+        """Return the same experiment with another seed."""
+        return replace(self, seed=seed)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Setting:
+    """A preset: a setting, and under `method` the options for all methods and, by name, for each."""
+
+    name: str
+    description: str = ""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    method: dict[str, Any] = Field(default_factory=dict)
+
+    def experiment(self, name: str, seed: int) -> Experiment:
+        """Return the experiment of one method.
+
+        Raises:
+            ConfigError: for an unknown method or a wrong option of it.
+        """
+        scale = method(name).scale
+        own = self.method.get(name, {})
+        common = {k: v for k, v in self.method.items() if not isinstance(v, dict)}
+        values = {**({} if scale is None else {"scale": scale}), **common, **own}
+        options = _validate(MethodConfig, values, f"{self.name}: method.{name}")
+        return Experiment(self.name, name, seed, self.data, self.model, self.train, options)
+
+
+def presets() -> dict[str, str]:
+    """Return the names of the presets that ship with the package, and what each is."""
+    folder = files("fedmrn.experiments") / "presets"
+    found = {}
+    for entry in folder.iterdir():
+        if entry.name.endswith(".toml"):
+            found[entry.name.removesuffix(".toml")] = tomllib.loads(entry.read_text("utf-8"))["description"]
+    return dict(sorted(found.items()))
+
+
+def load_setting(source: str, changes: Iterable[str] = ()) -> Setting:
+    """Read a preset by name, or a TOML file by path, and apply `key=value` changes.
+
+    Args:
+        source: a preset's name, or a path that ends in .toml.
+        changes: such as "train.rounds=5", "data.partition=dirichlet" or "method.fedmrn.lr=0.05". Values are TOML; a
+            bare word is a string.
+
+    Raises:
+        ConfigError: says which key or value is wrong and what would be right.
+    """
+    known = presets()
+    if source.endswith(".toml"):
+        path = Path(source)
+        if not path.is_file():
+            raise ConfigError(f"there is no configuration file {source}")
+        text, name = path.read_text("utf-8"), path.stem
+    elif source in known:
+        text = (files("fedmrn.experiments") / "presets" / f"{source}.toml").read_text("utf-8")
+        name = source
+    else:
+        raise ConfigError(
+            f"preset {source!r} does not exist{nearest(source, known)} (a file of your own must end in .toml)"
+        )
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}") from error
+    for change in changes:
+        _apply(values, change)
+    if isinstance(values.get("method"), dict):
+        for key, value in values["method"].items():
+            choices = METHODS if isinstance(value, dict) else _fields(MethodConfig)
+            if key not in choices:
+                raise ConfigError(f"{name}: method.{key} does not exist{nearest(key, choices)}")
+    return _validate(Setting, {"name": name, **values}, name)
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise ConfigError(f"--set {change!r} is not of the form key=value, such as train.rounds=5")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    if len(path) == 1:
+        sections = [s for s in ("data", "model", "train") if path[0] in _fields(Setting.__annotations__[s])]
+        hint = f"; did you mean {sections[0]}.{path[0]}?" if sections else ""
+        if path[0] in _fields(MethodConfig):
+            hint = f"; did you mean method.{path[0]}?"
+        raise ConfigError(f"--set {change!r}: the key needs its section{hint or ', such as train.rounds=5'}")
+    table = values
+    for part in path[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {change!r}: {part} is a value, not a section")
+    table[path[-1]] = value
+
+
+def _fields(kind: Any) -> list[str]:
+    return list(kind.__dataclass_fields__)
+
+
+def _validate(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{where}: {_explain(kind, first)}") from error
+
+
+def _explain(kind: Any, error: Any) -> str:
+    path = [str(p) for p in error["loc"]]
+    key = ".".join(path)
+    if error["type"] == "unexpected_keyword_argument":
+        for part in path[:-1]:
+            kind = kind.__dataclass_fields__[part].type
+        close = get_close_matches(path[-1], _fields(kind), n=1, cutoff=0.5)
+        prefix = "".join(f"{p}." for p in path[:-1])
+        options = f"did you mean {prefix}{close[0]}?" if close else f"keys here: {', '.join(_fields(kind))}"
+        return f"unknown key {key}; {options}"
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{key} = {error['input']!r}: {message}" if error["type"] != "missing" else f"{key} is missing"

@@ -1,0 +1,104 @@
+"""Plots of accuracy: against rounds, and against uploaded bytes."""
+
+import io
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from fedmrn.experiments.runner import Record, write_atomic
+from fedmrn.experiments.summary import Runs
+
+COLOURS = ("#4c566a", "#d1495b", "#2a7fba", "#e09f3e", "#4f9d69", "#8e5ea2", "#7a5c45", "#17a2a2")
+_INK = "#2e3440"
+
+
+def plot_rounds(runs: Runs, path: Path, title: str) -> None:
+    """Draw accuracy against rounds: the mean over seeds, and a band from the lowest to the highest seed."""
+    figure, axes = _figure(title)
+    for (name, seeds), colour in zip(runs.items(), _cycle(len(runs)), strict=True):
+        _curve(axes, np.arange(1, len(seeds[0]) + 1), seeds, name, colour)
+    axes.set_xlabel("round")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _finish(figure, axes, runs, path)
+
+
+def plot_bytes(runs: Runs, path: Path, title: str) -> None:
+    """Draw accuracy against the bytes that all clients together have uploaded so far, on a logarithmic axis."""
+    figure, axes = _figure(title)
+    for (name, seeds), colour in zip(runs.items(), _cycle(len(runs)), strict=True):
+        uploaded = np.mean([list(accumulate(r["up"]["total"] for r in records)) for records in seeds], axis=0)
+        _curve(axes, uploaded, seeds, name, colour)
+    axes.set_xscale("log")
+    axes.set_xlabel("uploaded so far, all clients (measured frame lengths)")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    _finish(figure, axes, runs, path)
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def _figure(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, 4.6), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=11, color=_INK)
+    axes.set_ylabel("test accuracy of the global model")
+    return figure, axes
+
+
+def _curve(
+    axes: Axes,
+    x: np.typing.NDArray[np.floating | np.integer],
+    seeds: Sequence[Sequence[Record]],
+    name: str,
+    colour: str,
+) -> None:
+    values = np.array([[r["accuracy"] for r in records] for records in seeds])
+    last = values[:, -1].mean()
+    axes.plot(
+        x,
+        values.mean(axis=0),
+        color=colour,
+        linewidth=2,
+        label=f"{name}  {last:.1%}",
+        marker="o",
+        markersize=3,
+    )
+    if len(seeds) > 1:
+        axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+
+
+def _finish(figure: Figure, axes: Axes, runs: Runs, path: Path) -> None:
+    every = np.concatenate([[r["accuracy"] for r in records] for seeds in runs.values() for records in seeds])
+    # The first rounds are low and few; the comparison is at the top.
+    low = float(np.quantile(every, 0.05))
+    top = float(every.max())
+    margin = max(0.005, 0.12 * (top - low))
+    axes.set_ylim(max(0.0, low - margin), min(1.0, top + margin))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1%}"))
+    axes.grid(visible=True, color="#e5e9f0", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    seeds = max(len(s) for s in runs.values())
+    legend = axes.legend(
+        frameon=False,
+        loc="lower right",
+        title="after the last round" + (f", {seeds} seeds" if seeds > 1 else ""),
+    )
+    legend.get_title().set_fontsize(9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_atomic(path, buffer.getvalue())
+
+
+def _size(value: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{value / size:g} {unit}"
+    return f"{value:g} B"

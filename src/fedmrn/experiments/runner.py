@@ -1,0 +1,275 @@
+"""The runner: an experiment -> a run folder, resumable at any round.
+
+config.toml        the resolved experiment
+rounds.jsonl       one JSON line a round
+checkpoint.bin     the global model after the last whole round: a broadcast frame, checksum and all
+last-update.bin    one client's frame of the last round, for `fedmrn inspect`
+partition.png      who holds what
+"""
+
+import json
+import os
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tomli_w
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedmrn.data import Dataset, PartitionSpec, augment, load, partition, plot_partition
+from fedmrn.errors import ConfigError, FrameError, RunError
+from fedmrn.experiments.config import Experiment
+from fedmrn.frame import Frame, Kind
+from fedmrn.layout import Layout
+from fedmrn.rng import Stream
+from fedmrn.scheme import method
+from fedmrn.simulation.engine import Federation, RoundResult, simulate
+from fedmrn.simulation.models import build_model
+from fedmrn.torch import LocalRule, ModelLayout, attach
+from fedmrn.update import read_state, state_sections
+
+Record = dict[str, Any]
+"""A line of rounds.jsonl."""
+
+
+class Progress(Protocol):
+    """Who is told how far a run is."""
+
+    def start(self, experiment: Experiment, done: int) -> None:
+        """A run starts, or goes on after `done` rounds."""
+
+    def client(self, place: int) -> None:
+        """The place-th client of the current round has answered."""
+
+    def round(self, record: Record) -> None:
+        """A round is complete and on disk."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment with its data and model built."""
+
+    experiment: Experiment
+    dataset: Dataset
+    federation: Federation
+    model: nn.Module
+
+
+def run_name(experiment: Experiment) -> str:
+    """Return the folder's name: method and seed."""
+    return f"{experiment.method}-seed{experiment.seed}"
+
+
+def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
+    """Load the data, share it out, build the model.
+
+    Raises:
+        UsageError: data that is missing or damaged, a setting that does not fit it.
+    """
+    data, options = experiment.data, experiment.options
+    row = method(experiment.method)
+    if row.local == "plain" and (options.post_training or not (options.progressive and options.stochastic)):
+        raise ConfigError(f"method {row.name} learns no mask: leave progressive, stochastic and post_training alone")
+    dataset = load(data.name, data_dir)
+    spec = PartitionSpec(data.partition, data.alpha, data.min_size, data.share)
+    parts = partition(dataset.train_y.numpy(), spec, data.clients, experiment.seed)
+
+    def rule(
+        model: nn.Module, optimizer: torch.optim.Optimizer, broadcast: bytes, steps: int, sampling_key: int
+    ) -> LocalRule:
+        if options.post_training:
+            return LocalRule(model, optimizer, broadcast, steps=steps, sampling_key=sampling_key)
+        flags = {} if row.local == "plain" else _flags(experiment)
+        return attach(model, optimizer, broadcast, steps=steps, sampling_key=sampling_key, **flags)
+
+    black = dataset.black()
+
+    def change(batch: Tensor, stream: Stream, start: int) -> Tensor:
+        return augment(batch, stream, start, fill=black)
+
+    federation = Federation(
+        scheme=row.scheme(options.noise_options()),
+        rule=rule,
+        train_x=dataset.normalised_train(),
+        train_y=dataset.train_y,
+        parts=parts,
+        test_x=dataset.normalised_test(),
+        test_y=dataset.test_y,
+        rounds=experiment.train.rounds,
+        clients_per_round=experiment.train.clients_per_round,
+        local_epochs=experiment.train.local_epochs,
+        batch_size=experiment.train.batch_size,
+        lr=options.lr,
+        seed=experiment.seed,
+        by_batches=experiment.train.weight_by == "batches",
+        augment=change if dataset.augment else None,
+    )
+    model = build_model(
+        experiment.model.name,
+        channels=dataset.train_x.shape[1],
+        size=dataset.train_x.shape[2],
+        classes=dataset.classes,
+        seed=experiment.seed,
+        init_std=experiment.model.init_std or None,
+    )
+    return Prepared(experiment, dataset, federation, model)
+
+
+def _flags(experiment: Experiment) -> dict[str, bool]:
+    return {"progressive": experiment.options.progressive, "stochastic": experiment.options.stochastic}
+
+
+def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, progress: Progress) -> list[Record]:
+    """Run an experiment to its end and return its records; a stopped run keeps every whole round.
+
+    Raises:
+        RunError: the folder is in use by another configuration, or holds a run and `resume` is not set.
+        UsageError: as `prepare`.
+    """
+    _claim(folder, experiment, resume)
+    records = read_records(folder)
+    if len(records) >= experiment.train.rounds and (folder / "checkpoint.bin").exists():
+        progress.start(experiment, len(records))
+        return records[: experiment.train.rounds]
+    prepared = prepare(experiment, data_dir)
+    layout = ModelLayout.of(prepared.model).layout
+    done, state = _restore(folder, layout)
+    if state is None:
+        state = ModelLayout.of(prepared.model).read()
+        plot_partition(
+            prepared.dataset.train_y.numpy(),
+            prepared.federation.parts,
+            folder / "partition.png",
+            f"{experiment.data.name}, {experiment.data.partition}, {experiment.data.clients} clients: who holds what",
+        )
+    records = records[:done]
+    write_atomic(folder / "rounds.jsonl", "".join(json.dumps(r) + "\n" for r in records).encode())
+    progress.start(experiment, done)
+    with _threads(experiment.train.threads), (folder / "rounds.jsonl").open("a", encoding="utf-8") as log:
+        for result in simulate(prepared.federation, prepared.model, state, first=done + 1, on_client=progress.client):
+            record = to_record(result)
+            log.write(json.dumps(record) + "\n")
+            log.flush()
+            os.fsync(log.fileno())
+            write_atomic(folder / "last-update.bin", result.sample)
+            write_atomic(folder / "checkpoint.bin", _checkpoint(layout, experiment, result.round, result.state))
+            records.append(record)
+            progress.round(record)
+    return records
+
+
+def to_record(result: RoundResult) -> Record:
+    """Return a round as plain values: everything but `seconds` is a function of the configuration and the seed."""
+    return {
+        "round": result.round,
+        "accuracy": result.accuracy,
+        "loss": result.loss,
+        "train_loss": result.train_loss,
+        "up": {**result.up, "total": sum(result.up.values())},
+        "down": {**result.down, "total": sum(result.down.values())},
+        "bits_per_parameter": result.bits_per_parameter,
+        "clients": result.clients,
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def read_records(folder: Path) -> list[Record]:
+    """Return the whole lines of rounds.jsonl, as far as they count up from round 1."""
+    path = folder / "rounds.jsonl"
+    records: list[Record] = []
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if not isinstance(record, dict) or record.get("round") != len(records) + 1:
+            break
+        records.append(record)
+    return records
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """Return the experiment of a run folder.
+
+    Raises:
+        RunError: the folder holds no run, or its configuration cannot be read.
+    """
+    path = folder / "config.toml"
+    try:
+        return Experiment.from_dict(tomllib.loads(path.read_text("utf-8")), str(path))
+    except (OSError, tomllib.TOMLDecodeError, ConfigError) as error:
+        raise RunError(f"{folder} is not a run folder that can be read: {error}") from error
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace a file at once or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _claim(folder: Path, experiment: Experiment, resume: bool) -> None:
+    config = folder / "config.toml"
+    if not config.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(config, tomli_w.dumps(experiment.as_dict()).encode())
+        return
+    found = read_experiment(folder)
+    if not resume:
+        raise RunError(
+            f"{folder} holds a run already ({len(read_records(folder))} of {found.train.rounds} rounds): "
+            "add --resume to go on with it, or --out FOLDER to start another"
+        )
+    if found != experiment:
+        raise RunError(
+            f"{folder} holds another configuration: {_difference(found.as_dict(), experiment.as_dict())}; "
+            "use the same, or --out FOLDER for a new run"
+        )
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+    parts = []
+    for key, value in old.items():
+        if isinstance(value, dict):
+            parts.append(_difference(value, new[key], f"{prefix}{key}."))
+        elif value != new[key]:
+            parts.append(f"{prefix}{key} is {value!r} there and {new[key]!r} here")
+    return ", ".join(p for p in parts if p)
+
+
+def _checkpoint(layout: Layout, experiment: Experiment, round_: int, state: NDArray[np.float32]) -> bytes:
+    sections = state_sections(layout, state)
+    return Frame(Kind.BROADCAST, method(experiment.method).id, round_, 0, layout.digest, 0, sections).to_bytes()
+
+
+def _restore(folder: Path, layout: Layout) -> tuple[int, NDArray[np.float32] | None]:
+    path = folder / "checkpoint.bin"
+    if not path.exists():
+        return 0, None
+    try:
+        frame = Frame.from_bytes(path.read_bytes(), kind=Kind.BROADCAST)
+        state = read_state(frame, layout)
+    except FrameError as error:
+        raise RunError(f"{path} is damaged ({error}); delete it to start this run from round 1") from error
+    if len(read_records(folder)) < frame.round:
+        raise RunError(f"{folder / 'rounds.jsonl'} lost rounds before {frame.round}; delete {path} to start anew")
+    return frame.round, state
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,98 @@
+"""What came of runs, in numbers: one row a method, over its seeds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+
+from fedmrn.experiments.runner import Record
+
+Runs = Mapping[str, Sequence[Sequence[Record]]]
+"""Method -> the records of each of its seeds."""
+
+LAST = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A method's row; accuracies in [0, 1], bytes and seconds as means over seeds.
+
+    Attributes:
+        method: its name.
+        seeds: how many runs.
+        rounds: of each run.
+        final, final_std: accuracy after the last round, mean and standard deviation over seeds (0 for one seed).
+        best: mean over seeds of the best round. It looks at the test set; quote `final`.
+        last_ten: mean accuracy of the last ten rounds.
+        up_bytes, down_bytes: of a whole run, all clients: the lengths of all frames.
+        bits_per_parameter: uplink bits a trainable parameter a client, everything included.
+        round_seconds: a round, evaluation included.
+    """
+
+    method: str
+    seeds: int
+    rounds: int
+    final: float
+    final_std: float
+    best: float
+    last_ten: float
+    up_bytes: float
+    down_bytes: float
+    bits_per_parameter: float
+    round_seconds: float
+
+
+def summarise(method: str, runs: Sequence[Sequence[Record]]) -> Summary:
+    """Return the row of a method from the records of its runs (at least one, each with at least one round)."""
+    finals = [records[-1]["accuracy"] for records in runs]
+    return Summary(
+        method=method,
+        seeds=len(runs),
+        rounds=len(runs[0]),
+        final=fmean(finals),
+        final_std=stdev(finals) if len(finals) > 1 else 0.0,
+        best=fmean(max(r["accuracy"] for r in records) for records in runs),
+        last_ten=fmean(fmean(r["accuracy"] for r in records[-LAST:]) for records in runs),
+        up_bytes=fmean(sum(r["up"]["total"] for r in records) for records in runs),
+        down_bytes=fmean(sum(r["down"]["total"] for r in records) for records in runs),
+        bits_per_parameter=fmean(fmean(r["bits_per_parameter"] for r in records) for records in runs),
+        round_seconds=fmean(fmean(r["seconds"] for r in records) for records in runs),
+    )
+
+
+HEADER = ("method", "final %", "best", "last 10", "up MB", "saved", "bits/par", "down MB", "s/round")
+"""`saved` is FedAvg's uplink divided by the method's; `bits/par` uplink bits a parameter, headers included."""
+
+
+def cells(row: Summary, reference: Summary | None) -> tuple[str, ...]:
+    """Return a row as text, in the order of `HEADER`; `reference` is what its uplink is compared with."""
+    factor = f"{reference.up_bytes / row.up_bytes:.1f}x" if reference else "-"
+    spread = f" ± {100 * row.final_std:.2f}" if row.seeds > 1 else ""
+    return (
+        row.method,
+        f"{100 * row.final:.2f}{spread}",
+        f"{100 * row.best:.2f}",
+        f"{100 * row.last_ten:.2f}",
+        f"{row.up_bytes / 1e6:.2f}",
+        factor,
+        f"{row.bits_per_parameter:.3f}",
+        f"{row.down_bytes / 1e6:.2f}",
+        f"{row.round_seconds:.2f}",
+    )
+
+
+def reference_of(rows: Sequence[Summary]) -> Summary | None:
+    """Return FedAvg's row, which uplinks are compared with, or None if it did not run."""
+    return next((row for row in rows if row.method == "fedavg"), None)
+
+
+def markdown(rows: Sequence[Summary]) -> str:
+    """Return the table as Markdown."""
+    reference = reference_of(rows)
+    lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
+    lines += ["| " + " | ".join(cells(row, reference)) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def as_dicts(rows: Sequence[Summary]) -> list[dict[str, object]]:
+    """Return the rows as plain values."""
+    return [asdict(row) for row in rows]

@@ -1,0 +1,142 @@
+"""docs/wire-format.md: its examples decode as it says, with the library and with the reader made from it alone."""
+
+import json
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import oracle
+from fedmrn import errors, frame, noise
+from fedmrn.bits import pack_bits
+from fedmrn.codecs import CODECS, MaskedNoise, codec_from
+from fedmrn.frame import Frame, Kind, Limits, Role, Section
+from fedmrn.layout import Group, Layout, TensorSpec
+from fedmrn.masking import MaskType
+from fedmrn.noise import Law
+from fedmrn.rng import Purpose, derive_key, domain
+from fedmrn.scheme import METHODS
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
+
+
+def _examples() -> dict[str, tuple[bytes, dict[str, Any]]]:
+    found = {}
+    for part in re.split(r"^### ", DOCUMENT, flags=re.MULTILINE)[1:]:
+        dump = re.search(r"^```hex\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
+        values = re.search(r"^```json\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
+        if dump and values:
+            data = "".join(line.split("#")[0] for line in dump[1].splitlines())
+            found[part.split()[0]] = (bytes.fromhex(data), json.loads(values[1]))
+    return found
+
+
+EXAMPLES = _examples()
+
+
+def test_the_document_has_its_examples() -> None:
+    assert list(EXAMPLES) == ["9.1", "9.2", "9.3"]
+    assert DOCUMENT.count("```hex") == DOCUMENT.count("```json") == len(EXAMPLES)
+    seen = {(d["kind"], s["parameters"][:4]) for _, d in EXAMPLES.values() for s in d["sections"]}
+    assert {(1, "0000"), (1, "0101"), (1, ""), (2, "0000"), (2, "")} <= seen
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_independent_reader_agrees(name: str) -> None:
+    data, expected = EXAMPLES[name]
+    found = oracle.read_frame(data)
+    for field in ("kind", "method", "total", "round", "weight"):
+        assert found[field] == expected[field], field
+    assert found["noise_key"] == int(expected["noise_key"], 16)
+    assert found["layout"].hex() == expected["layout_digest"]
+    assert oracle.layout_digest([tuple(t) for t in expected["layout"]]) == found["layout"]
+    assert len(found["sections"]) == len(expected["sections"])
+    for got, want in zip(found["sections"], expected["sections"], strict=True):
+        for field in ("codec", "role", "group", "elements"):
+            assert got[field] == want[field], field
+        assert got["params"].hex() == want["parameters"]
+        assert got.get("values") == want.get("values")
+        if "noise" in want:
+            law, signed, scale = struct.unpack("<BBf", got["params"])
+            for i, (n, bit) in enumerate(zip(want["noise"], want["bits"], strict=True)):
+                assert n == oracle.noise(law, scale, found["noise_key"], i)
+                assert want["values"][i] == (n if bit == "1" else -n if signed else 0.0)
+    assert oracle.write_frame(found) == data
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_library_agrees(name: str) -> None:
+    data, expected = EXAMPLES[name]
+    found = Frame.from_bytes(data)
+    assert (int(found.kind), found.method, found.round) == tuple(expected[f] for f in ("kind", "method", "round"))
+    assert (found.weight, len(data)) == (expected["weight"], expected["total"])
+    assert found.noise_key == int(expected["noise_key"], 16)
+    layout = Layout(tuple(TensorSpec(n, tuple(shape), Group(g)) for n, shape, g in expected["layout"]))
+    assert found.layout_digest == layout.digest == bytes.fromhex(expected["layout_digest"])
+    rebuilt = []
+    for got, want in zip(found.sections, expected["sections"], strict=True):
+        assert (got.codec, int(got.role), int(got.group), got.count) == tuple(
+            want[f] for f in ("codec", "role", "group", "elements")
+        )
+        codec = codec_from(got.codec, got.params)
+        assert codec.params() == got.params == bytes.fromhex(want["parameters"])
+        body = b""
+        if "values" in want:
+            values = codec.decode(got.body, got.count, found.noise_key)
+            assert values.tolist() == want["values"]
+            body = values.astype("<f4").tobytes()
+        if isinstance(codec, MaskedNoise) and "values" in want:
+            n = codec.noise.chunk(found.noise_key, 0, got.count)
+            assert n.tolist() == want["noise"]
+            body = pack_bits(values == n)
+        rebuilt.append(Section(got.codec, got.role, got.group, got.count, got.params, body))
+    again = Frame(found.kind, found.method, found.round, found.noise_key, layout.digest, found.weight, tuple(rebuilt))
+    assert again.to_bytes() == found.to_bytes() == data
+
+
+def test_the_dumps_show_every_layout_of_masks() -> None:
+    """An example whose last mask byte were zero would not show where the bits of that byte lie."""
+    for name in ("9.1", "9.2"):
+        bits = EXAMPLES[name][1]["sections"][0]["bits"]
+        assert len(bits) % 8
+        assert "1" in bits[8:]
+        assert bits != bits[::-1]
+
+
+def test_constants_of_the_document() -> None:
+    assert f"header ({frame.HEADER_SIZE} bytes)" in DOCUMENT
+    assert f"checksum ({frame.CHECKSUM_SIZE} bytes)" in DOCUMENT
+    assert f"| {frame.SECTION_SIZE} | p | bytes | parameters |" in DOCUMENT
+    assert DOCUMENT.count(noise.GAUSSIAN_SHA256) == 1
+    assert (int(Kind.UPDATE), int(Kind.BROADCAST)) == (1, 2)
+    assert [r.name.lower() for r in Role] == ["update", "state", "template"]
+    assert "0 coded, 1 dense, 2 statistics" in DOCUMENT
+    assert [int(g) for g in (Group.CODED, Group.DENSE, Group.STATS)] == [0, 1, 2]
+    assert ", ".join(f"{int(law)} {law.name.lower()}" for law in Law) in DOCUMENT
+    assert ", ".join(f"{int(mask)} {mask.name.lower()}" for mask in MaskType) in DOCUMENT
+    for name in ("fedavg", "fedmrn", "fedmrn-s"):
+        assert re.search(rf"\b{METHODS[name].id} {name}\b", DOCUMENT), name
+    assert f"0x{domain(Purpose.NOISE):016x}" in DOCUMENT
+    assert domain(Purpose.NOISE) == oracle.NOISE_DOMAIN
+    assert {i: c.name for i, c in CODECS.items()}.items() >= {0: "raw", 1: "masked-noise"}.items()
+    limits = Limits()
+    assert (limits.max_bytes, limits.max_sections, limits.max_weight, limits.max_value) == (2**32, 64, 2**20, 2**16)
+    assert "total 2^32 bytes, 64 sections, weight 2^20, magnitude of a raw value 2^16" in DOCUMENT
+
+
+def test_noise_key_of_the_document() -> None:
+    secret = bytes.fromhex(re.search(r"With the secret `([0-9a-f]+)`", DOCUMENT)[1])
+    message = bytes.fromhex(re.search(r"the message is\n`([0-9a-f]+)`", DOCUMENT)[1])
+    key = int(re.search(r"and the key 0x([0-9a-f]{16})", DOCUMENT)[1], 16)
+    assert message == b"s\5\0\0\0noise" + b"i\1\0\0\0" + b"3" + b"s\x08\0\0\0client-7"
+    assert derive_key(secret, "noise", 3, "client-7") == key
+    assert oracle.derived_key(secret, "noise", 3, "client-7") == key == int(EXAMPLES["9.1"][1]["noise_key"], 16)
+
+
+def test_every_frame_error_is_in_the_document() -> None:
+    named = {e.__name__ for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.FrameError)}
+    assert {n for n in named if n not in DOCUMENT} == set()
+    for name in re.findall(r"\b[A-Z]\w+Error\b", DOCUMENT):
+        assert name in named
