@@ -68,11 +68,12 @@ def run(
     Example: `fedmrn run fmnist-iid --method fedmrn --seed 1 --set train.rounds=20 --data-dir data`
     """
     from fedmrn.experiments.config import load_setting
-    from fedmrn.experiments.runner import run_name
-    from fedmrn.experiments.summary import summarise
 
     setting = load_setting(preset, set_ or [])
     experiment = setting.experiment(method, seed)
+    from fedmrn.experiments.runner import run_name  # a wrong setting is told before the heavy imports
+    from fedmrn.experiments.summary import summarise
+
     folder = out_dir or Path("runs") / setting.name / run_name(experiment)
     records = _run_all(setting, [(experiment, folder)], data_dir, resume)[0]
     _write_report(folder, setting, {method: [records]}, [summarise(method, [records])])
@@ -96,15 +97,16 @@ def compare(
     Example: `fedmrn compare digits --seeds 1-3`
     """
     from fedmrn.experiments.config import load_setting
-    from fedmrn.experiments.runner import run_name
-    from fedmrn.experiments.summary import summarise
     from fedmrn.scheme import METHODS
 
     setting = load_setting(preset, set_ or [])
     names = list(METHODS) if methods == "all" else _names(methods)
     chosen = _seeds(seeds)
-    folder = out_dir or Path("runs") / setting.name
     plan = [setting.experiment(name, seed) for name in names for seed in chosen]
+    from fedmrn.experiments.runner import run_name
+    from fedmrn.experiments.summary import summarise
+
+    folder = out_dir or Path("runs") / setting.name
     results = _run_all(setting, [(e, folder / run_name(e)) for e in plan], data_dir, resume)
     runs = {name: [records for e, records in zip(plan, results, strict=True) if e.method == name] for name in names}
     _write_report(folder, setting, runs, [summarise(name, found) for name, found in runs.items()])
@@ -184,10 +186,12 @@ def _run_all(
 ) -> "list[list[Record]]":
     from fedmrn.cli.progress import Bars
     from fedmrn.experiments.runner import run as run_experiment
+    from fedmrn.warmup import warm_up
 
+    out.print(f"{setting.name}: {setting.description}", style="dim", soft_wrap=True)
     results = []
     with Bars(out, len(plan)) as bars:
-        bars.note(f"{setting.name}: {setting.description}")
+        bars.prepare("compiling the kernels (once for an installation)", warm_up)
         for experiment, folder in plan:
             try:
                 records = run_experiment(experiment, folder, data_dir=data_dir, resume=resume, progress=bars)

@@ -1,6 +1,7 @@
 """Progress on the screen: bars on a terminal, a line a round elsewhere."""
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -54,9 +55,17 @@ class Bars:
     ) -> None:
         self._bars.stop()
 
-    def note(self, text: str) -> None:
-        """Say what is being done before the first run."""
-        self._console.print(text, style="dim")
+    def prepare(self, text: str, work: Callable[[], None]) -> None:
+        """Do something that may take seconds, and say what it is meanwhile."""
+        if self._console.is_terminal:
+            task = self._bars.add_task(text, total=None, unit="")
+            work()
+            self._bars.remove_task(task)
+        else:
+            started = time.perf_counter()
+            work()
+            if time.perf_counter() - started > 2:
+                self._console.print(f"{text}: {time.perf_counter() - started:.0f} s", markup=False, highlight=False)
 
     def start(self, experiment: Experiment, done: int) -> None:
         """A run starts or goes on."""

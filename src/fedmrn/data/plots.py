@@ -1,7 +1,6 @@
 """A picture of a partition: who holds what."""
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -109,11 +108,11 @@ def _bare(axes: Axes) -> None:
 
 def _write(figure: Figure, path: Path) -> None:
     """Write next to the target and rename, so that a reader never sees half a picture."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # mkstemp would hide the picture from others
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with temporary.open("wb") as stream:
             figure.savefig(stream, format="png", dpi=150)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

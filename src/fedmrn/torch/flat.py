@@ -98,7 +98,7 @@ class ModelLayout:
         """
         if vector.shape != (self.layout.size,):
             raise WrongLayoutError(f"the model has {self.layout.size} values, the vector {vector.shape}")
-        flat = torch.from_numpy(np.ascontiguousarray(vector))
+        flat = torch.from_numpy(np.require(vector, requirements=("C", "W")))  # torch warns of read-only arrays
         for tensor, where in zip(self.tensors, self.layout.slices.values(), strict=True):
             tensor.copy_(flat[where].view(tensor.shape))
 

@@ -9,9 +9,10 @@ While attached, the coded parameters are views of one flat buffer. For masked no
 each forward; the ordinary backward leaves dL/dw there, which *is* the straight-through gradient for u. `step` lets the
 inner optimiser move u and draws the next masked weights. After `finish` the model is an ordinary model again.
 
-Supported: any element-wise torch optimiser (SGD with or without momentum, Adam, ...), learning-rate schedulers and
-gradient clipping between `backward` and `step`. Refused: weight decay on coded parameters (it would shrink u, not the
-weights; put an L2 term into the loss), closures, and gradient scaling with a non-unit scale (float32 needs none).
+Supported: any element-wise torch optimiser (SGD with or without momentum, Adam, ...), learning-rate schedulers,
+gradient clipping between `backward` and `step`, and `torch.amp.GradScaler` (it unscales the gradients through this
+wrapper; a step that it skips is not taken). Refused: weight decay on coded parameters (it would shrink u, not the
+weights; put an L2 term into the loss), and closures.
 """
 
 import warnings
@@ -216,8 +217,7 @@ class MaskedNoise(LocalRule):
         self._weights.copy_(self._u)
         self.inner.step()
         self._u.copy_(self._weights)
-        if self.taken < self.steps:
-            self._draw()
+        self._draw()  # after the last step too: the model is never left at u, whatever is done before `finish`
 
     def _codecs(self) -> dict[Group, Codec]:
         return {Group.CODED: self._codec}

@@ -90,7 +90,7 @@ def train_client(
 ) -> tuple[Frame, float]:
     """Train, and return the update frame (weight: by default the number of samples) and the last epoch's mean loss."""
     mean = train(model, rule, data, loss)
-    return rule.finish(weight=weight or len(data.x)), mean
+    return rule.finish(weight=len(data.x) if weight is None else weight), mean
 
 
 @torch.no_grad()

@@ -109,7 +109,7 @@ def test_rounds_of_one_client_lower_the_loss(specimen: Specimen, name: str) -> N
     view = ModelLayout.of(model)
     with torch.no_grad():
         before = float(F.cross_entropy(model.train()(x), y))
-    for number in range(1, 13):
+    for number in range(1, 21):
         round_ = server.begin(number, ["a"])
         round_.add("a", train(model, round_.broadcast("a"), x, y, specimen.lr).to_bytes())
         round_.finish()

@@ -142,7 +142,7 @@ class Specimen:
     coded: int
     dense: int = 0
     stats: int = 0
-    lr: float = 0.3
+    lr: float = 1.0
 
     def data(self, n: int = 24) -> tuple[Tensor, Tensor]:
         x = self.x(n)
@@ -194,7 +194,7 @@ def _weight_norm() -> nn.Module:
 ZOO: Mapping[str, Specimen] = MappingProxyType(
     {
         "mlp": Specimen(_mlp, _vectors(6), _by_mean, 4),
-        "lstm": Specimen(Recurrent, _tokens, _by_last, 1 + 8 + 2, lr=3.0),
+        "lstm": Specimen(Recurrent, _tokens, _by_last, 1 + 8 + 2, lr=5.0),
         "gru": Specimen(Gated, _vectors(5, 4), _by_mean, 8 + 2),
         "attention": Specimen(Attention, _vectors(5, 4), _by_mean, 4 + 2),
         "transformer": Specimen(Transformer, _tokens, _by_last, 2 + 4 + 4 + 2, dense=4),
@@ -202,7 +202,7 @@ ZOO: Mapping[str, Specimen] = MappingProxyType(
         "shared": Specimen(Shared, _vectors(6), _by_mean, 4),
         "norms": Specimen(_norms, _vectors(2, 4, 4), _by_mean, 6, dense=6, stats=2),
         "nested": Specimen(Nested, _vectors(2, 4, 4), _by_mean, 2 * 5 + 2 + 2, dense=2 * 4 + 2, stats=4),
-        "frozen": Specimen(PartlyFrozen, _vectors(6), _by_mean, 4, lr=1.0),
+        "frozen": Specimen(PartlyFrozen, _vectors(6), _by_mean, 4),
         "weight norm": Specimen(_weight_norm, _vectors(6), _by_mean, 5),
     }
 )

@@ -1,0 +1,247 @@
+"""What every codec promises. A new codec joins by being in the registry, and adds examples of itself to `EXAMPLES`.
+
+The law of the values (unbiased, sign, top-k, ...) is each codec's own and tested elsewhere; here is what the fold needs.
+"""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fedmrn.codecs import CHUNK, CODECS, Codec, EncodeKeys, MaskedNoise, Raw, codec_from
+from fedmrn.errors import EncodeError, FrameError, MalformedFrameError
+from fedmrn.layout import Group
+from fedmrn.masking import MaskType
+from fedmrn.noise import Law, NoiseSpec
+from fedmrn.rng import Stream
+from fedmrn.scheme import METHODS
+
+F32 = NDArray[np.float32]
+EXAMPLES: dict[str, Codec] = {
+    "raw": Raw(),
+    **{
+        f"masked-noise {law.name.lower()} {mask.name.lower()} {scale:g}": MaskedNoise(NoiseSpec(law, scale), mask)
+        for law in Law
+        for mask in MaskType
+        for scale in (0.01, 2.0**-80, 2.0**80)
+    },
+    "masked-noise without sampling": MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY, stochastic=False),
+    **{f"method {m.name}": m.scheme().codecs[Group.CODED] for m in METHODS.values()},
+}
+SIZES = [1, 2, 31, 33, 8191, CHUNK + 1]
+KEYS = EncodeKeys(noise=0xDEADBEEF00000001, sampling=42)
+LIMIT = 65536.0
+
+each_codec = pytest.mark.parametrize("codec", EXAMPLES.values(), ids=EXAMPLES.keys())
+each_size = pytest.mark.parametrize("size", SIZES)
+
+
+def _vector(size: int, spread: float = 0.02) -> F32:
+    return ((Stream(size, 0).uniform(0, size) - np.float32(0.5)) * np.float32(spread)).astype(np.float32)
+
+
+def _decode(codec: Codec, body: bytes, size: int, key: int = KEYS.noise) -> F32:
+    return codec.decode(body, size, key, LIMIT)
+
+
+def test_every_codec_has_an_example() -> None:
+    assert {type(c) for c in EXAMPLES.values()} == set(CODECS.values())
+
+
+def test_the_registry() -> None:
+    for number, codec in CODECS.items():
+        assert codec.id == number
+        assert 0 <= number <= 255
+        assert codec.name
+    assert len({c.name for c in CODECS.values()}) == len(CODECS)
+
+
+@each_codec
+def test_parameters_travel(codec: Codec) -> None:
+    params = codec.params()
+    assert isinstance(params, bytes)
+    assert len(params) <= 255
+    assert params == codec.params()
+    found = codec_from(codec.id, params)
+    assert type(found) is type(codec)
+    assert found.params() == params
+    body = codec.encode(_vector(33), KEYS)
+    assert np.array_equal(_decode(found, body, 33), _decode(codec, body, 33))
+    assert found.bound(LIMIT) == codec.bound(LIMIT)
+
+
+@each_codec
+def test_parameters_of_another_length_are_refused(codec: Codec) -> None:
+    params = codec.params()
+    for wrong in [params[:k] for k in range(len(params))] + [params + b"\0", params + params + b"\1", bytes(255)]:
+        with pytest.raises(MalformedFrameError):
+            codec_from(codec.id, wrong)
+
+
+@each_codec
+def test_any_parameters_are_accepted_canonically_or_refused(codec: Codec) -> None:
+    """Each byte of the parameters set to each value: an accepted one is written again just so."""
+    params = codec.params()
+    refused = 0
+    for at in range(len(params)):
+        for value in range(256):
+            changed = params[:at] + bytes([value]) + params[at + 1 :]
+            try:
+                found = codec_from(codec.id, changed)
+            except MalformedFrameError:
+                refused += 1
+            else:
+                assert found.params() == changed
+    assert refused or not params
+
+
+@each_codec
+@each_size
+def test_every_encoding_is_accepted_and_within_the_bound(codec: Codec, size: int) -> None:
+    for vector in (_vector(size), _vector(size, 1000.0), np.zeros(size, np.float32)):
+        kept = vector.copy()
+        body = codec.encode(vector, KEYS)
+        assert isinstance(body, bytes)
+        assert np.array_equal(vector, kept), "encoding changed its input"
+        values = _decode(codec, body, size)
+        assert values.dtype == np.float32
+        assert values.shape == (size,)
+        assert np.isfinite(values).all()
+        assert np.abs(values).max() <= codec.bound(LIMIT)
+
+
+@each_codec
+@each_size
+def test_decoding_is_a_function_of_the_bytes(codec: Codec, size: int) -> None:
+    body = codec.encode(_vector(size), KEYS)
+    values = _decode(codec, body, size)
+    assert values.tobytes() == _decode(codec, body, size).tobytes()
+    assert values.tobytes() == _decode(codec, memoryview(bytearray(body)), size).tobytes()  # type: ignore[arg-type]
+    assert body == codec.encode(_vector(size), KEYS)
+
+
+@each_codec
+@each_size
+def test_a_decoded_vector_is_a_fixed_point(codec: Codec, size: int) -> None:
+    """What was decoded encodes to the same bytes whatever the sampling key: a codeword is its own nearest."""
+    body = codec.encode(_vector(size), KEYS)
+    values = _decode(codec, body, size)
+    assert codec.encode(values, EncodeKeys(KEYS.noise, 7)) == body
+
+
+@each_codec
+@each_size
+def test_every_other_length_is_refused(codec: Codec, size: int) -> None:
+    """Every truncation of the body (of a large one: around the ends and the pieces), and some bytes more."""
+    body = codec.encode(_vector(size), KEYS)
+    lengths = set(range(len(body))) if len(body) < 300 else {0, 1, len(body) // 2, len(body) - 2, len(body) - 1}
+    for length in lengths:
+        with pytest.raises(FrameError):
+            codec.open(body[:length], size, KEYS.noise, LIMIT)
+    for extra in (b"\0", b"\xff", body):
+        with pytest.raises(FrameError):
+            codec.open(body + extra, size, KEYS.noise, LIMIT)
+
+
+@each_codec
+@pytest.mark.parametrize("count", [0, 1 << 31, 1 << 61, 1 << 62, 1 << 63, (1 << 64) - 1])
+def test_a_body_of_another_count_is_refused_without_allocating(codec: Codec, count: int) -> None:
+    body = codec.encode(_vector(33), KEYS)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FrameError):
+            codec.open(body, count, KEYS.noise, LIMIT)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 10
+    finally:
+        tracemalloc.stop()
+
+
+@each_codec
+@each_size
+def test_pieces_equal_the_whole(codec: Codec, size: int) -> None:
+    """Read from any multiple of CHUNK, in any order, any length: the same values as in one go."""
+    size += 2 * CHUNK
+    body = codec.encode(_vector(size), KEYS)
+    whole = _decode(codec, body, size)
+    reader = codec.open(body, size, KEYS.noise, LIMIT)
+    for start in reversed(range(0, size, CHUNK)):
+        for length in (1, 7, 1000, CHUNK, size - start):
+            out = np.full(min(length, size - start), np.nan, np.float32)
+            reader.read(start, out)
+            assert out.tobytes() == whole[start : start + out.size].tobytes()
+
+
+@each_codec
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_vector_that_is_not_finite_is_refused(codec: Codec, value: float) -> None:
+    for at in (0, 16, 32):
+        vector = _vector(33)
+        vector[at] = value
+        with pytest.raises(EncodeError, match=f"1 of 33 .* the first at {at}"):
+            codec.encode(vector, KEYS)
+
+
+@each_codec
+def test_a_vector_of_another_type_or_shape_is_refused(codec: Codec) -> None:
+    for vector in (np.zeros(8), np.zeros((2, 4), np.float32), np.zeros(8, np.int32), np.float32(0)):
+        with pytest.raises(EncodeError, match="float32 of one dimension"):
+            codec.encode(np.asarray(vector), KEYS)
+
+
+@each_codec
+def test_strided_vectors_are_encoded_by_value(codec: Codec) -> None:
+    wide = _vector(66)
+    assert codec.encode(wide[::2], KEYS) == codec.encode(wide[::2].copy(), KEYS)
+
+
+@each_codec
+def test_the_extremes_of_float32_encode(codec: Codec) -> None:
+    largest = np.finfo(np.float32).max
+    vector = np.array([largest, -largest, 1e-45, -1e-45, 0.0, -0.0], np.float32)
+    body = codec.encode(vector, KEYS)
+    values = codec.decode(body, vector.size, KEYS.noise)
+    assert np.isfinite(values).all()
+
+
+# --- the exact lengths, and what only one codec promises --------------------------------------------------------------
+
+
+@each_size
+def test_lengths(size: int) -> None:
+    for codec in EXAMPLES.values():
+        expected = 4 * size if isinstance(codec, Raw) else -(-size // 8)
+        assert len(codec.encode(_vector(size), KEYS)) == expected
+
+
+@each_size
+def test_raw_is_exact(size: int) -> None:
+    vector = _vector(size)
+    body = Raw().encode(vector, KEYS)
+    assert body == vector.astype("<f4").tobytes()
+    assert _decode(Raw(), body, size).tobytes() == vector.tobytes()
+
+
+@each_size
+@pytest.mark.parametrize("mask", MaskType)
+@pytest.mark.parametrize("law", Law)
+def test_masked_noise_decodes_to_its_codewords(law: Law, mask: MaskType, size: int) -> None:
+    codec = MaskedNoise(NoiseSpec(law, 0.01), mask)
+    n = codec.noise.chunk(KEYS.noise, 0, size)
+    lower = -n if mask is MaskType.SIGNED else np.zeros_like(n)
+    vector = _vector(size)
+    body = codec.encode(vector, KEYS)
+    values = _decode(codec, body, size)
+    upper = np.unpackbits(np.frombuffer(body, np.uint8), count=size, bitorder="little") == 1
+    assert np.array_equal(values, np.where(upper, n, lower))
+    other = _decode(codec, body, size, KEYS.noise ^ 1)
+    assert law is Law.BERNOULLI or not np.array_equal(np.abs(other[upper]), np.abs(values[upper])) or not upper.any()
+    assert codec.encode(n, KEYS) == np.packbits(np.ones(size, bool), bitorder="little").tobytes()
+    assert codec.encode(lower, KEYS) == bytes(len(body))
+
+
+def test_sampling_and_noise_keys_both_matter() -> None:
+    vector = _vector(1000)
+    codec = EXAMPLES["masked-noise uniform binary 0.01"]
+    keys = [KEYS, EncodeKeys(KEYS.noise, 43), EncodeKeys(KEYS.noise + 1, 42)]
+    assert len({codec.encode(vector, k) for k in keys}) == 3

@@ -1,0 +1,12 @@
+"""How the end-to-end tests call the command line."""
+
+import subprocess
+from collections.abc import Callable
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+QUICK = ("train.rounds=2", "train.local_epochs=1", "data.clients=4", "train.clients_per_round=2", "train.threads=1")
+
+
+def changes(*extra: str) -> list[str]:
+    """Options that make a run on digits take a second."""
+    return [word for change in (*QUICK, *extra) for word in ("--set", change)]

@@ -1,0 +1,48 @@
+"""A small federation for the tests of the core: a layout with all three groups, and one round of it."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.frame import DEFAULT_LIMITS, Frame, Limits
+from fedmrn.layout import Group, Layout, TensorSpec
+from fedmrn.rng import Stream
+from fedmrn.scheme import method
+from fedmrn.server import Round, Server
+from fedmrn.update import encode_update
+
+LAYOUT = Layout.of(
+    [
+        TensorSpec("a.weight", (3, 4), Group.CODED),
+        TensorSpec("norm.weight", (5,), Group.DENSE),
+        TensorSpec("a.bias", (9,), Group.CODED),
+        TensorSpec("norm.mean", (3,), Group.STATS),
+    ]
+)
+SECRET = b"sixteen bytes or"
+CLIENTS = ("ann", "bob", "cyd")
+
+
+def noisy(size: int, key: int, spread: float = 0.01) -> NDArray[np.float32]:
+    """A float32 vector, uniform in [-spread, spread), a pure function of its arguments."""
+    return ((Stream(key, 1 << 63).uniform(0, size) - np.float32(0.5)) * np.float32(2 * spread)).astype(np.float32)
+
+
+def begin(
+    name: str = "fedmrn",
+    layout: Layout = LAYOUT,
+    *,
+    number: int = 1,
+    clients: tuple[str, ...] = CLIENTS,
+    limits: Limits = DEFAULT_LIMITS,
+    threads: int = 1,
+) -> Round:
+    """A fresh server's round."""
+    state = noisy(layout.size, 1, 1.0)
+    return Server(layout, method(name).scheme(), state, SECRET, limits=limits, threads=threads).begin(number, clients)
+
+
+def update(round_: Round, client: str, layout: Layout = LAYOUT, *, weight: int = 10, seed: int = 5) -> bytes:
+    """A valid update of a client."""
+    broadcast = Frame.from_bytes(round_.broadcast(client))
+    vector = noisy(layout.size, seed)
+    return encode_update(broadcast, layout, vector, weight=weight, sampling_key=seed).to_bytes()

@@ -1,0 +1,203 @@
+"""One's own loop and the ready-made one, the data of a client, evaluation."""
+
+import numpy as np
+import pytest
+import torch
+from federating import batch, broadcast_of, values
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedmrn.errors import ConfigError, EncodeError
+from fedmrn.frame import Frame
+from fedmrn.rng import Purpose, Stream, domain
+from fedmrn.torch import LocalData, LocalRule, attach, evaluate, train, train_client
+from fedmrn.torch.train import channels_last
+
+METHODS = ("fedavg", "fedmrn", "fedmrn-s")
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(8)
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)
+    )
+
+
+def images(n: int = 11) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(9)
+    return batch(n, 2, 4, 4)
+
+
+def attached(model: nn.Module, name: str, steps: int, lr: float = 0.1) -> LocalRule:
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    return attach(model, optimizer, broadcast_of(model, name), steps=steps, sampling_key=21)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_ones_own_loop_and_the_ready_made_one_give_the_same_bytes(name: str) -> None:
+    x, y = images()
+    data = LocalData(x, y, epochs=2, batch_size=4, key=77)
+    model = net()
+    ready, loss = train_client(model, attached(model, name, data.steps), data)
+    held = values(model.state_dict())
+
+    model = net()
+    opt = attached(model, name, 6)
+    model.train()
+    for epoch in range(2):
+        order = torch.from_numpy(Stream(77, domain(Purpose.SHUFFLE, epoch)).permutation(11))
+        epoch_loss = 0.0
+        for chosen in order.split(4):
+            opt.zero_grad()
+            value = F.cross_entropy(model(channels_last(x[chosen])), y[chosen])
+            value.backward()
+            opt.step()
+            epoch_loss += value.item() * len(chosen) / 11
+    frame = opt.finish(weight=11)
+    assert frame.to_bytes() == ready.to_bytes()
+    assert loss == pytest.approx(epoch_loss, rel=1e-12)
+    own = values(model.state_dict())
+    assert all(np.array_equal(held[k], own[k]) for k in held)
+
+
+def test_the_frame_depends_on_every_key_and_on_the_order_of_samples() -> None:
+    x, y = images()
+
+    def run(key: int = 77, sampling: int = 21, name: str = "fedmrn") -> bytes:
+        model, data = net(), LocalData(x, y, 2, 4, key)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        rule = attach(model, optimizer, broadcast_of(model, name), steps=data.steps, sampling_key=sampling)
+        return train_client(model, rule, data)[0].to_bytes()
+
+    assert run() == run()
+    assert len({run(), run(key=78), run(sampling=22), run(name="fedmrn-s")}) == 4
+
+
+def test_each_epoch_goes_through_every_sample_once_in_another_order() -> None:
+    seen: list[Tensor] = []
+
+    def note(x: Tensor, stream: Stream, start: int) -> Tensor:
+        assert start == sum(len(s) for s in seen) % 11
+        assert stream == Stream(5, domain(Purpose.AUGMENT, sum(len(s) for s in seen) // 11))
+        seen.append(x[:, 0, 0, 0].clone())
+        return x
+
+    x, y = images()
+    model, data = net(), LocalData(x, y, 3, 4, 5, note)
+    train(model, attached(model, "fedmrn", data.steps), data)
+    assert [len(s) for s in seen] == [4, 4, 3] * 3
+    epochs = torch.cat(seen).view(3, 11)
+    assert all(torch.equal(e.sort().values, x[:, 0, 0, 0].sort().values) for e in epochs)
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_what_augment_returns_is_what_is_trained_on() -> None:
+    x, y = images()
+    frames = []
+    for augment in (None, lambda x, stream, start: x * 2, lambda x, stream, start: x):
+        model, data = net(), LocalData(x, y, 1, 4, 5, augment)
+        frames.append(train_client(model, attached(model, "fedavg", data.steps), data)[0].to_bytes())
+    assert frames[0] == frames[2]
+    assert frames[0] != frames[1]
+
+
+def test_a_loss_of_ones_own() -> None:
+    x, y = images()
+    calls = []
+
+    def loss(out: Tensor, target: Tensor) -> Tensor:
+        calls.append(len(target))
+        return (out[torch.arange(len(target)), target] - 1).square().mean()
+
+    model, data = net(), LocalData(x, y, 1, 4, 5)
+    frame, mean = train_client(model, attached(model, "fedmrn", data.steps), data, loss=loss)
+    assert calls == [4, 4, 3]
+    assert frame.weight == 11
+    assert mean > 0
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(None, 11), (1, 1), (3, 3)])
+def test_the_weight_is_the_number_of_samples_or_what_one_says(weight: int | None, expected: int) -> None:
+    x, y = images()
+    model, data = net(), LocalData(x, y, 1, 4, 5)
+    frame, _ = train_client(model, attached(model, "fedmrn", data.steps), data, weight=weight)
+    assert Frame.from_bytes(frame.to_bytes()).weight == expected
+
+
+def test_a_weight_of_zero_is_refused_not_replaced() -> None:
+    x, y = images()
+    model, data = net(), LocalData(x, y, 1, 4, 5)
+    with pytest.raises(EncodeError, match="positive integer"):
+        train_client(model, attached(model, "fedmrn", data.steps), data, weight=0)
+
+
+@pytest.mark.parametrize(
+    ("samples", "epochs", "size", "batches", "steps"),
+    [(11, 2, 4, 3, 6), (12, 2, 4, 3, 6), (1, 1, 64, 1, 1), (5, 3, 1, 5, 15)],
+)
+def test_the_steps_of_a_client(samples: int, epochs: int, size: int, batches: int, steps: int) -> None:
+    data = LocalData(torch.zeros(samples, 2), torch.zeros(samples), epochs, size, 0)
+    assert (data.batches, data.steps) == (batches, steps)
+
+
+@pytest.mark.parametrize(("samples", "epochs", "size"), [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, -1, 1)])
+def test_a_client_without_samples_epochs_or_batches_is_refused(samples: int, epochs: int, size: int) -> None:
+    with pytest.raises(ConfigError, match="at least one sample, one local epoch and one sample a batch"):
+        LocalData(torch.zeros(samples, 2), torch.zeros(samples), epochs, size, 0)
+
+
+def test_training_leaves_the_callers_data_alone_and_trains_in_training_mode() -> None:
+    x, y = images()
+    kept = x.clone(), y.clone()
+    model, data = net(), LocalData(x, y, 1, 4, 5)
+    model.eval()
+    running = model[1].running_mean.clone()
+    train_client(model, attached(model, "fedmrn", data.steps), data)
+    assert torch.equal(x, kept[0])
+    assert torch.equal(y, kept[1])
+    assert not torch.equal(model[1].running_mean, running)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 1000])
+def test_evaluation_by_hand(batch_size: int) -> None:
+    x, y = images()
+    model = net()
+    before = values(model.state_dict())
+    accuracy, loss = evaluate(model, x, y, batch_size=batch_size)
+    model.eval()
+    with torch.no_grad():
+        out = model(x).double()
+    assert accuracy == int((out.argmax(1) == y).sum()) / 11
+    expected = -out.log_softmax(1)[torch.arange(11), y].mean().item()
+    # One convolution, one linear layer and one softmax in float32.
+    assert loss == pytest.approx(expected, rel=2.0**-18)
+    after = values(model.state_dict())
+    assert all(np.array_equal(before[k], after[k]) for k in before)
+
+
+def test_evaluation_weighs_a_ragged_last_batch_by_its_samples() -> None:
+    x, y = torch.eye(3), torch.tensor([0, 1, 0])
+    sizes: list[int] = []
+
+    def loss(out: Tensor, target: Tensor) -> Tensor:
+        sizes.append(len(target))
+        return (out.argmax(1) != target).float().mean()
+
+    accuracy, wrong = evaluate(nn.Identity(), x, y, batch_size=2, loss=loss)
+    assert sizes == [2, 1]
+    assert (accuracy, wrong) == (2 / 3, pytest.approx(1 / 3))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_dropout_follows_the_frameworks_seed(name: str) -> None:
+    x, y = batch(8)
+
+    def run(seed: int) -> bytes:
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+        data = LocalData(x, y, 2, 4, 5)
+        torch.manual_seed(seed)
+        return train_client(model, attached(model, name, data.steps), data)[0].to_bytes()
+
+    assert run(1) == run(1)
+    assert run(1) != run(2)
