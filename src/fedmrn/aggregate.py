@@ -79,9 +79,9 @@ class Aggregator:
                 raise ConfigError(
                     f"a template has {t.count} elements of group {t.group.name.lower()}, not the layout's"
                 )
-        capacity = max_clients * (limits.max_weight if weighted else 1)
+        self._capacity = min(max_clients * limits.max_weight, limits.max_total_weight) if weighted else max_clients
         self._exponents = {
-            group: 62 - frexp(codec.bound(limits.max_value))[1] - capacity.bit_length()
+            group: 62 - frexp(codec.bound(limits.max_value))[1] - self._capacity.bit_length()
             for group, codec in self._codecs.items()
         }
         self._sum = np.zeros(layout.size, np.int64)
@@ -125,12 +125,17 @@ class Aggregator:
             raise DuplicateFrameError("a frame with this noise key was folded already")
         if not 1 <= frame.weight <= self.limits.max_weight:
             raise LimitError(f"weight {frame.weight} is not in 1..{self.limits.max_weight}")
-        if self.count >= self.max_clients:
-            raise LimitError(f"the round was planned for {self.max_clients} clients, and as many were folded")
+        self._check_room(1, frame.weight if self.weighted else 1)
         if tuple(s.template for s in frame.sections) != self.templates:
             raise WrongParametersError("the sections are not those that the broadcast asked for")
         limit = self.limits.max_value
         return [(s.group, self._codecs[s.group].open(s.body, s.count, noise_key, limit)) for s in frame.sections]
+
+    def _check_room(self, clients: int, weight: int) -> None:
+        if self.count + clients > self.max_clients:
+            raise LimitError(f"the round was planned for {self.max_clients} clients, and as many were folded")
+        if self.total_weight + weight > self._capacity:
+            raise LimitError(f"weight {weight} more would take the round above its total of {self._capacity}")
 
     def _fold_group(self, group: Group, reader: Reader, factor: float) -> None:
         total = self._sum[self.layout.span(group)]
@@ -155,14 +160,13 @@ class Aggregator:
         Raises:
             ConfigError: if it was set up for another round, model, method or limit.
             DuplicateFrameError: if both folded the same client.
-            LimitError: if together they hold more than max_clients frames.
+            LimitError: if together they hold more than max_clients frames, or too much weight.
         """
         if self._plan() != other._plan():
             raise ConfigError("only aggregators of the same round, model, method and limits can be merged")
         if self._keys & other._keys:
             raise DuplicateFrameError("both aggregators folded a frame with the same noise key")
-        if self.count + other.count > self.max_clients:
-            raise LimitError(f"together more than the {self.max_clients} clients that the round was planned for")
+        self._check_room(other.count, other.total_weight)
         self._sum += other._sum
         self._keys |= other._keys
         self.total_weight += other.total_weight

@@ -61,7 +61,11 @@ class Limits:
         max_bytes: length of a whole frame.
         max_sections: sections in a frame.
         max_weight: weight of one client (samples or batches).
-        max_value: magnitude of a dense value; also fixes the resolution of the sum.
+        max_total_weight: weight of all clients of a round together.
+        max_value: magnitude of a dense value.
+
+    The last three fix the resolution of the sum: with 10 clients the defaults round a dense value times its weight to
+    multiples of 2^-21. Set max_weight to what your largest client can have.
 
     Raises:
         ConfigError: unless all are positive and max_value is finite.
@@ -70,6 +74,7 @@ class Limits:
     max_bytes: int = 1 << 32
     max_sections: int = 64
     max_weight: int = 1 << 20
+    max_total_weight: int = 1 << 24
     max_value: float = float(1 << 16)
 
     def __post_init__(self) -> None:

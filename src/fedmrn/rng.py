@@ -108,10 +108,10 @@ class Stream:
         """Return elements start..stop-1 as uint32, shape (stop - start,).
 
         Raises:
-            ValueError: unless 0 <= start <= stop.
+            ValueError: unless 0 <= start <= stop < 2^63.
         """
-        if not 0 <= start <= stop:
-            raise ValueError(f"a range of a stream needs 0 <= start <= stop, got {start}..{stop}")
+        if not 0 <= start <= stop < 1 << 63:
+            raise ValueError(f"a range of a stream needs 0 <= start <= stop < 2^63, got {start}..{stop}")
         out = np.empty(stop - start, np.uint32)
         _fill_words(np.uint64(self.key), np.uint64(self.domain), start, out)
         return out

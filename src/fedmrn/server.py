@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.aggregate import Aggregator
-from fedmrn.errors import ConfigError, DuplicateFrameError, UnknownClientError
+from fedmrn.errors import ConfigError, DuplicateFrameError, UnknownClientError, WrongRoundError
 from fedmrn.frame import DEFAULT_LIMITS, Frame, Kind, Limits
 from fedmrn.layout import Layout
 from fedmrn.rng import derive_key
@@ -23,6 +23,9 @@ class Round:
         self._keys = {c: derive_key(server.secret, "noise", number, c) for c in clients}
         if not self._keys:
             raise ConfigError("a round needs at least one client")
+        if not 1 <= number < 1 << 32:
+            raise ConfigError(f"rounds are numbered from 1 to 2^32 - 1, got {number}")
+        self._closed = False
         self._done: set[int | str] = set()
         self._state = state_sections(server.layout, server.state)
         self._templates = templates(server.layout, server.scheme.codecs)
@@ -55,9 +58,12 @@ class Round:
 
         Raises:
             UnknownClientError, DuplicateFrameError: this client was not asked, or answered already.
+            WrongRoundError: the round is finished.
             FrameError: one subclass for each cause; nothing has changed then.
         """
         key = self._key(client)
+        if self._closed:
+            raise WrongRoundError(f"round {self.number} is finished")
         if client in self._done:
             raise DuplicateFrameError(f"client {client} answered already in round {self.number}")
         frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=self._server.limits)
@@ -75,9 +81,13 @@ class Round:
 
         Raises:
             EmptyRoundError: if nothing was folded; the state stays.
+            WrongRoundError: if called twice.
         """
+        if self._closed:
+            raise WrongRoundError(f"round {self.number} is finished")
         server = self._server
         server.state = server.scheme.rule.step(server.state, self.aggregator.finish())
+        self._closed = True
         return server.state
 
 

@@ -1,6 +1,6 @@
 """What every codec promises. A new codec joins by being in the registry, and adds examples of itself to `EXAMPLES`.
 
-The law of the values (unbiased, sign, top-k, ...) is each codec's own and tested elsewhere; here is what the fold needs.
+The law of the values (unbiased, sign, top-k, ...) is each codec's own, tested elsewhere; here is what the fold needs.
 """
 
 import tracemalloc

@@ -72,7 +72,7 @@ def test_damaged_data_is_named(cli: Cli, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "train-images-idx3-ubyte.gz" in done.stderr
-    assert "MD5" in done.stderr
+    assert "is damaged" in done.stderr
 
 
 def test_a_folder_in_use_is_not_overwritten(cli: Cli, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_damaged_checkpoint_or_configuration_is_named(cli: Cli, tmp_path: Path
     (tmp_path / "r" / "config.toml").write_text("preset = ")
     done = cli("run", "digits", "--out", "r", "--resume", *changes())
     assert done.returncode == 2
-    assert "config.toml" in done.stderr or "cannot be read" in done.stderr
+    assert "config.toml cannot be read" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,8 @@ def test_constants_of_the_document() -> None:
     assert domain(Purpose.NOISE) == oracle.NOISE_DOMAIN
     assert {i: c.name for i, c in CODECS.items()}.items() >= {0: "raw", 1: "masked-noise"}.items()
     limits = Limits()
+    assert "total weight of a round 2^24" in DOCUMENT
+    assert limits.max_total_weight == 2**24
     assert (limits.max_bytes, limits.max_sections, limits.max_weight, limits.max_value) == (2**32, 64, 2**20, 2**16)
     assert "total 2^32 bytes, 64 sections, weight 2^20, magnitude of a raw value 2^16" in DOCUMENT
 

@@ -186,12 +186,10 @@ def _run_all(
 ) -> "list[list[Record]]":
     from fedmrn.cli.progress import Bars
     from fedmrn.experiments.runner import run as run_experiment
-    from fedmrn.warmup import warm_up
 
     out.print(f"{setting.name}: {setting.description}", style="dim", soft_wrap=True)
     results = []
     with Bars(out, len(plan)) as bars:
-        bars.prepare("compiling the kernels (once for an installation)", warm_up)
         for experiment, folder in plan:
             try:
                 records = run_experiment(experiment, folder, data_dir=data_dir, resume=resume, progress=bars)

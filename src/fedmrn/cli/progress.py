@@ -1,7 +1,8 @@
 """Progress on the screen: bars on a terminal, a line a round elsewhere."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -55,17 +56,18 @@ class Bars:
     ) -> None:
         self._bars.stop()
 
-    def prepare(self, text: str, work: Callable[[], None]) -> None:
-        """Do something that may take seconds, and say what it is meanwhile."""
-        if self._console.is_terminal:
-            task = self._bars.add_task(text, total=None, unit="")
-            work()
+    @contextmanager
+    def wait(self, text: str) -> Iterator[None]:
+        """Say what is being done while it takes its time."""
+        started = time.perf_counter()
+        task = self._bars.add_task(self._escape(text), total=None, unit="")
+        try:
+            yield
+        finally:
             self._bars.remove_task(task)
-        else:
-            started = time.perf_counter()
-            work()
-            if time.perf_counter() - started > 2:
-                self._console.print(f"{text}: {time.perf_counter() - started:.0f} s", markup=False, highlight=False)
+        seconds = time.perf_counter() - started
+        if seconds > 2 and not self._console.is_terminal:
+            self._console.print(f"{text}: {seconds:.0f} s", markup=False, highlight=False)
 
     def start(self, experiment: Experiment, done: int) -> None:
         """A run starts or goes on."""

@@ -45,6 +45,7 @@ def _fetch(file: RemoteFile, folder: Path) -> None:
     import pooch  # noqa: PLC0415 - needed by downloads only
 
     folder.mkdir(parents=True, exist_ok=True)
+    pooch.get_logger().setLevel("WARNING")  # the progress bar says the rest
     downloader = pooch.HTTPDownloader(progressbar=True, timeout=_TIMEOUT_SECONDS)
     # pooch downloads to a temporary name, checks the MD5, and only then renames.
     pooch.retrieve(file.url, f"md5:{file.md5}", fname=file.name, path=folder, downloader=downloader)

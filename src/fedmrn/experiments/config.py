@@ -150,7 +150,8 @@ def load_setting(source: str, changes: Iterable[str] = ()) -> Setting:
 
     Args:
         source: a preset's name, or a path that ends in .toml.
-        changes: such as "train.rounds=5", "data.partition=dirichlet" or "method.fedmrn.lr=0.05". Values are TOML; a
+        changes: such as "train.rounds=5", "data.partition=dirichlet", "method.fedmrn.lr=0.05" or, for
+            all methods, "method.lr=0.05". Values are TOML; a
             bare word is a string.
 
     Raises:
@@ -203,6 +204,10 @@ def _apply(values: dict[str, Any], change: str) -> None:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise ConfigError(f"--set {change!r}: {part} is a value, not a section")
+    if path[:-1] == ["method"]:  # for all methods: what the preset says for single ones gives way
+        for own in table.values():
+            if isinstance(own, dict):
+                own.pop(path[-1], None)
     table[path[-1]] = value
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ from fedmrn.simulation.engine import Federation, RoundResult, simulate
 from fedmrn.simulation.models import build_model
 from fedmrn.torch import LocalRule, ModelLayout, attach
 from fedmrn.update import read_state, state_sections
+from fedmrn.warmup import warm_up
 
 Record = dict[str, Any]
 """A line of rounds.jsonl."""
@@ -40,6 +41,9 @@ Record = dict[str, Any]
 
 class Progress(Protocol):
     """Who is told how far a run is."""
+
+    def wait(self, text: str) -> AbstractContextManager[None]:
+        """Something without a measure of its own is going on."""
 
     def start(self, experiment: Experiment, done: int) -> None:
         """A run starts, or goes on after `done` rounds."""
@@ -128,16 +132,23 @@ def _flags(experiment: Experiment) -> dict[str, bool]:
 def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, progress: Progress) -> list[Record]:
     """Run an experiment to its end and return its records; a stopped run keeps every whole round.
 
+    A wrong setting or missing data is found before the folder is made.
+
     Raises:
         RunError: the folder is in use by another configuration, or holds a run and `resume` is not set.
         UsageError: as `prepare`.
     """
-    _claim(folder, experiment, resume)
+    _check_folder(folder, experiment, resume)
     records = read_records(folder)
     if len(records) >= experiment.train.rounds and (folder / "checkpoint.bin").exists():
         progress.start(experiment, len(records))
         return records[: experiment.train.rounds]
-    prepared = prepare(experiment, data_dir)
+    with progress.wait(f"reading {experiment.data.name}"):
+        prepared = prepare(experiment, data_dir)
+    with progress.wait("preparing the kernels (compiled once for an installation)"):
+        warm_up()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "config.toml", tomli_w.dumps(experiment.as_dict()).encode())
     layout = ModelLayout.of(prepared.model).layout
     done, state = _restore(folder, layout)
     if state is None:
@@ -204,7 +215,7 @@ def read_experiment(folder: Path) -> Experiment:
     try:
         return Experiment.from_dict(tomllib.loads(path.read_text("utf-8")), str(path))
     except (OSError, tomllib.TOMLDecodeError, ConfigError) as error:
-        raise RunError(f"{folder} is not a run folder that can be read: {error}") from error
+        raise RunError(f"{path} cannot be read ({error}); mend it, or --out FOLDER for a new run") from error
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -217,11 +228,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def _claim(folder: Path, experiment: Experiment, resume: bool) -> None:
-    config = folder / "config.toml"
-    if not config.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(config, tomli_w.dumps(experiment.as_dict()).encode())
+def _check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
+    if not (folder / "config.toml").exists():
         return
     found = read_experiment(folder)
     if not resume:

@@ -128,6 +128,8 @@ def simulate(
         FrameError, UsageError, EncodeError: as the parts do.
     """
     view = ModelLayout.of(model)
+    # Counters are not sent: each client starts from those of the model as it was built.
+    counters = [(buffer, buffer.clone()) for name, buffer in model.named_buffers() if name in view.counters]
     server = Server(view.layout, federation.scheme, state, secret_of(federation.seed))
     for number in range(first, federation.rounds + 1):
         started = time.perf_counter()
@@ -139,6 +141,8 @@ def simulate(
         update = b""
         for place, client in enumerate(clients, 1):
             broadcast = round_.broadcast(client)
+            for buffer, initial in counters:
+                buffer.copy_(initial)
             update, loss = _client(federation, model, broadcast, number, client)
             up.update(round_.add(client, update).account())
             down.update(Frame.from_bytes(broadcast).account())

@@ -102,7 +102,9 @@ class LocalRule(torch.optim.Optimizer):
         self._step()
 
     def finish(self, *, weight: int) -> Frame:
-        """Return the update frame and give the model back, holding what was handed over.
+        """Return the update frame and give the model back.
+
+        After training through a mask it holds w + n * mask, as the server will see it; otherwise the trained weights.
 
         Args:
             weight: of this client in the mean (samples, or batches), a positive integer.
@@ -240,6 +242,12 @@ class MaskedNoise(LocalRule):
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, coded: Iterable[Tensor]) -> None:
     mine = {id(t) for t in coded}
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise UnsupportedModelError("LBFGS needs a closure and cannot train through a mask; use SGD or Adam")
+    if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
+        raise UnsupportedModelError(
+            "the optimiser holds none of this model's coded parameters; make it from this model"
+        )
     for group in optimizer.param_groups:
         if group.get("weight_decay") and any(id(p) in mine for p in group["params"]):
             raise UnsupportedModelError(

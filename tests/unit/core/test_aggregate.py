@@ -84,23 +84,23 @@ def test_the_mean_is_the_exact_one(codec: Codec, weighted: bool) -> None:
 
 def test_the_resolution_is_finer_than_float32_at_the_defaults() -> None:
     """A hundred clients of the largest weight: the noise's unit is below its own float32 rounding, a dense value's
-    is 2^-17 for one sample and 2^-37 for the mean of full weights."""
+    is 2^-20 for one sample and 2^-44 for the mean of the largest total weight."""
     fold = _aggregator(max_clients=100)
     assert ldexp(1.0, -fold._exponents[Group.CODED]) < 0.01 * 2.0**-24
-    assert fold._exponents[Group.DENSE] == 62 - 17 - 27
+    assert fold._exponents[Group.DENSE] == 62 - 17 - 25
 
 
 def test_one_frame_comes_back() -> None:
-    """With 50 clients planned, noise of 0.01 is folded in units of 2^-42 and dense values in units of 2^-19; a weight
-    of 2^20 makes that 2^-62 and 2^-39 of the mean. Half of it is below half the spacing of any float32 of this noise
-    (2^-54 at its smallest), so the noise comes back itself; a dense value within 2^-40 and its rounding to float32."""
+    """With 50 clients planned, noise of 0.01 is folded in units of 2^-43 and dense values in units of 2^-20; a weight
+    of 2^20 makes that 2^-63 and 2^-40 of the mean. Half of it is below half the spacing of any float32 of this noise
+    (2^-54 at its smallest), so the noise comes back itself; a dense value within 2^-41 and its rounding to float32."""
     frame = _frame(3, noisy(LAYOUT.size, 1), 1 << 20)
     fold = _folded([frame])
-    assert [fold._exponents[g] for g in Group] == [42, 19, 19]
+    assert [fold._exponents[g] for g in Group] == [43, 20, 20]
     found, sent = fold.finish(), _decoded(frame, MASKED)
     assert np.array_equal(found[:21], sent[:21])
     assert found[:21].any()
-    assert np.abs(found[21:].astype(np.float64) - sent[21:]).max() <= 2.0**-40 + 0.01 * 2.0**-24
+    assert np.abs(found[21:].astype(np.float64) - sent[21:]).max() <= 2.0**-41 + 0.01 * 2.0**-24
 
 
 @pytest.mark.parametrize("codec", [Raw(), MASKED], ids=["raw", "masked"])
@@ -152,7 +152,7 @@ def test_threads_above_a_million_elements() -> None:
 def test_the_extremes_do_not_overflow(max_clients: int, max_weight: int, max_value: float) -> None:
     """max_clients frames of the largest weight and value add up below 2^63: worked out for the whole round, and seen
     for the first few frames, whose sums are what exact integers give."""
-    limits = Limits(max_weight=max_weight, max_value=max_value)
+    limits = Limits(max_weight=max_weight, max_total_weight=max_clients * max_weight, max_value=max_value)
     layout = Layout.of([TensorSpec("w", (4,), Group.CODED), TensorSpec("b", (2,), Group.DENSE)])
     largest = float(np.nextafter(np.float32(max_value), np.float32(0)))
     values = np.array([0, 0, 0, 0, largest, -largest], np.float32)
@@ -176,7 +176,7 @@ def test_the_extremes_do_not_overflow(max_clients: int, max_weight: int, max_val
 
 def test_a_full_round_of_extremes() -> None:
     """As many frames as planned, each at the cap of weight and value: the mean is the value."""
-    limits = replace(DEFAULT_LIMITS, max_value=1.0)
+    limits = replace(DEFAULT_LIMITS, max_value=1.0, max_total_weight=127 << 20)
     layout = Layout.of([TensorSpec("b", (2,), Group.DENSE)])
     fold = _aggregator(layout=layout, max_clients=127, limits=limits)
     for k in range(127):
@@ -184,6 +184,26 @@ def test_a_full_round_of_extremes() -> None:
     assert fold.finish().tolist() == [1.0, -1.0]
     with pytest.raises(LimitError, match="planned for 127"):
         fold.add(_frame(127, np.zeros(2, np.float32), 1, layout=layout), 127)
+
+
+def test_the_total_weight_is_capped() -> None:
+    """A thousand clients at the cap of one would cost the resolution of the sum; the total has a cap of its own."""
+    layout = Layout.of([TensorSpec("b", (2,), Group.DENSE)])
+    limits = replace(DEFAULT_LIMITS, max_value=1.0, max_weight=5, max_total_weight=12)
+    ones = np.ones(2, np.float32)
+    fold, other = (_aggregator(layout=layout, max_clients=1000, limits=limits) for _ in range(2))
+    for k, weight in enumerate((5, 5, 2)):
+        fold.add(_frame(k, ones, weight, layout=layout), k)
+    before = fold._sum.tobytes()
+    with pytest.raises(LimitError, match="above its total of 12"):
+        fold.add(_frame(3, ones, 1, layout=layout), 3)
+    other.add(_frame(4, ones, 1, layout=layout), 4)
+    with pytest.raises(LimitError, match="above its total of 12"):
+        fold.merge(other)
+    assert (fold._sum.tobytes(), fold.total_weight, fold.count) == (before, 12, 3)
+    assert fold.finish().tolist() == [1.0, 1.0]
+    # The default keeps a unit of 2^-20 or better for values up to 2^16, however many clients there are.
+    assert _aggregator(layout=layout, max_clients=1 << 30)._exponents[Group.DENSE] == 20
 
 
 def test_nothing_folded() -> None:
@@ -251,7 +271,7 @@ def test_merging_is_all_or_nothing() -> None:
         fold.merge(fold)
     assert (fold._sum.tobytes(), fold._keys, fold.total_weight) == before
     small, rest = _folded(frames[:3], max_clients=5), _folded(frames[3:], max_clients=5)
-    with pytest.raises(LimitError, match="more than the 5 clients"):
+    with pytest.raises(LimitError, match="planned for 5 clients"):
         small.merge(rest)
     assert (small._sum.tobytes(), small._keys) == (_folded(frames[:3], max_clients=5)._sum.tobytes(), {0, 1, 2})
     fold.merge(full)

@@ -414,6 +414,11 @@ TEMPLATE, STATE = HEADER_SIZE, HEADER_SIZE + 3 * SECTION_SIZE + 6
             ("role unknown", _put(TEMPLATE + ROLE, "B", 3, BROADCAST), MalformedFrameError),
             ("two states of a group", _put(STATE + GROUP, "B", 1, BROADCAST), MalformedFrameError),
             ("template with a body", _put(TEMPLATE + N_BODY, "Q", 1, BROADCAST), MalformedFrameError),
+            (
+                "template with a body, consistent",
+                _sections(lambda s: [replace(s[0], body=b"\0\0\0"), *s[1:]], BROADCAST),
+                MalformedFrameError,
+            ),
             ("template of unknown codec", _put(TEMPLATE + CODEC, "B", 9, BROADCAST), UnknownCodecError),
             ("state of unknown codec", _put(STATE + CODEC, "B", 9, BROADCAST), UnknownCodecError),
             ("template for another count", _put(TEMPLATE + ELEMENTS, "Q", HUGE[0], BROADCAST), MalformedFrameError),

@@ -183,6 +183,24 @@ def test_the_uniforms_are_the_oracles() -> None:
     assert drawn.tolist() == [oracle.uniform(99, 3 << 32, i) < 0.5 for i in range(300)]
 
 
+def test_borders_belong_to_the_right_side() -> None:
+    """r = p gives the lower codeword, r = q the clipped u: only so do p = 0 and q = 0 mean never."""
+    stream = Stream(3, domain(Purpose.TRAIN_MASK))
+    r = stream.uniform(0, 3000)
+    n = NoiseSpec(Law.BERNOULLI, 1.0).chunk(5, 0, r.size)
+    above = r + np.float32(2.0**-24)
+    for p, expected in ((r, False), (above, True)):
+        assert (draw_mask(p * n, n, stream, 0, MaskType.BINARY) == expected).all()
+        out = np.empty_like(n)
+        progressive_weights(p * n, n, np.zeros_like(n), 1.0, stream, MaskType.BINARY, out)
+        assert np.array_equal(out, n if expected else 0 * n)
+    u = np.float32(0.5) * n
+    for i in range(50):
+        for q, clipped in ((r[i], True), (above[i], False)):
+            progressive_weights(u, n, np.zeros_like(n), float(q), stream, MaskType.SIGNED, out)
+            assert (out[i] == u[i]) == clipped
+
+
 @pytest.mark.parametrize("mask", MaskType)
 def test_q_of_one_is_stochastic_masking_and_q_of_zero_is_clipping(mask: MaskType) -> None:
     u, n, base, stream = _inputs(Law.GAUSSIAN, 5000)

@@ -12,6 +12,7 @@ from fedmrn.errors import (
     UnknownClientError,
     WrongKeyError,
     WrongKindError,
+    WrongRoundError,
 )
 from fedmrn.frame import Frame, Kind, Limits
 from fedmrn.rng import derive_key
@@ -133,3 +134,24 @@ def test_limits_reach_the_aggregator() -> None:
     assert round_.aggregator.limits == Limits(max_weight=5)
     assert round_.aggregator.threads == 2
     assert round_.aggregator.max_clients == 3
+
+
+def test_a_finished_round_is_over() -> None:
+    server = _server()
+    round_ = server.begin(1, ["ann", "bob"])
+    data = encode_update(
+        Frame.from_bytes(round_.broadcast("ann")), LAYOUT, noisy(LAYOUT.size, 2), weight=1, sampling_key=0
+    ).to_bytes()
+    round_.add("ann", data)
+    state = round_.finish().copy()
+    with pytest.raises(WrongRoundError, match="finished"):
+        round_.finish()
+    with pytest.raises(WrongRoundError, match="finished"):
+        round_.add("bob", data)
+    assert np.array_equal(server.state, state)
+
+
+@pytest.mark.parametrize("number", [0, -1, 1 << 32])
+def test_rounds_are_numbered_from_one_in_32_bits(number: int) -> None:
+    with pytest.raises(ConfigError, match="numbered from 1"):
+        _server().begin(number, ["ann"])

@@ -74,6 +74,20 @@ class TestRepeatable:
         rest = run(federation(name), whole[first - 2].state, first=first)
         assert records(rest) == records(whole[first - 1 :])
 
+    def test_a_cumulative_average_in_batch_norm_does_not_carry_over_between_clients(self) -> None:
+        """With momentum None the running mean depends on a counter that is not sent: each client starts at zero."""
+
+        def model() -> nn.Module:
+            built = small_model()
+            for module in built.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = None
+            return built
+
+        whole = list(simulate(federation(), model(), ModelLayout.of(model()).read()))
+        rest = list(simulate(federation(), model(), whole[0].state, first=2))
+        assert rest[-1].state.tobytes() == whole[-1].state.tobytes()
+
     def test_nothing_is_run_when_all_rounds_are_done(self) -> None:
         assert run(federation(), first=4) == []
 

@@ -359,3 +359,15 @@ class TestSteps:
             if rule.taken >= 2:
                 assert bool(((model.w == w + noise) | (model.w == w)).all())
         close(rule._u.numpy(), -0.01 * sum(g.double().numpy() for g in given))
+
+
+def test_an_optimiser_of_another_model_is_refused() -> None:
+    model, other = Pushed(SIZE), Pushed(SIZE)
+    with pytest.raises(UnsupportedModelError, match="make it from this model"):
+        masked(model, torch.optim.SGD(other.parameters(), lr=0.1))
+
+
+def test_lbfgs_is_refused_at_once() -> None:
+    model = Pushed(SIZE)
+    with pytest.raises(UnsupportedModelError, match="LBFGS"):
+        masked(model, torch.optim.LBFGS(model.parameters()))

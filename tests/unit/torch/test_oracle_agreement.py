@@ -15,6 +15,7 @@ spoil the steps that follow; there must be hardly any of them.
 import numpy as np
 import pytest
 import torch
+from dense_oracle import FLOATS, MASKED, STATISTICS, Oracle, SmallNet
 from federating import batch, broadcast_of, decoded, masks, values
 from torch.nn import functional as F
 
@@ -24,7 +25,6 @@ from fedmrn.frame import Frame, Role
 from fedmrn.layout import Group
 from fedmrn.rng import Purpose
 from fedmrn.torch import MaskedNoise, attach
-from oracle import FLOATS, MASKED, STATISTICS, Oracle, SmallNet
 
 KEY = 0x5EED
 LR, SCALE = 0.02, 0.05  # with these, u ends up within and outside of its interval alike
