@@ -42,6 +42,9 @@ def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
     up = {name: records(folder / f"{name}-seed1")[0]["up"] for name in rows}
     assert up["fedmrn"]["coded"] * 32 == up["fedavg"]["coded"]
     assert "| fedmrn |" in (folder / "summary.md").read_text()
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "http" not in page  # nothing is fetched: the page stands alone
 
 
 def test_bytes_are_those_of_a_real_frame(cli: Cli, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The commands. Heavy libraries are imported when a command needs them, so that --help is quick."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -13,8 +12,6 @@ from fedmrn.errors import ConfigError, FedmrnError, FrameError, RunError, UsageE
 
 if TYPE_CHECKING:
     from fedmrn.experiments.config import Experiment, Setting
-    from fedmrn.experiments.runner import Record
-    from fedmrn.experiments.summary import Summary
 
 app = typer.Typer(
     add_completion=False,
@@ -72,11 +69,10 @@ def run(
     setting = load_setting(preset, set_ or [])
     experiment = setting.experiment(method, seed)
     from fedmrn.experiments.runner import run_name  # a wrong setting is told before the heavy imports
-    from fedmrn.experiments.summary import summarise
 
     folder = out_dir or Path("runs") / setting.name / run_name(experiment)
-    records = _run_all(setting, [(experiment, folder)], data_dir, resume)[0]
-    _write_report(folder, setting, {method: [records]}, [summarise(method, [records])])
+    _run_all(setting, [(experiment, folder)], data_dir, resume)
+    _report(folder, [folder])
 
 
 @app.command()
@@ -104,12 +100,11 @@ def compare(
     chosen = _seeds(seeds)
     plan = [setting.experiment(name, seed) for name in names for seed in chosen]
     from fedmrn.experiments.runner import run_name
-    from fedmrn.experiments.summary import summarise
 
     folder = out_dir or Path("runs") / setting.name
-    results = _run_all(setting, [(e, folder / run_name(e)) for e in plan], data_dir, resume)
-    runs = {name: [records for e, records in zip(plan, results, strict=True) if e.method == name] for name in names}
-    _write_report(folder, setting, runs, [summarise(name, found) for name, found in runs.items()])
+    runs = [(e, folder / run_name(e)) for e in plan]
+    _run_all(setting, runs, data_dir, resume)
+    _report(folder, [path for _, path in runs])
 
 
 @app.command()
@@ -181,44 +176,30 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
-def _run_all(
-    setting: "Setting", plan: "list[tuple[Experiment, Path]]", data_dir: Path, resume: bool
-) -> "list[list[Record]]":
+def _run_all(setting: "Setting", plan: "list[tuple[Experiment, Path]]", data_dir: Path, resume: bool) -> None:
     from fedmrn.cli.progress import Bars
     from fedmrn.experiments.runner import run as run_experiment
 
     out.print(f"{setting.name}: {setting.description}", style="dim", soft_wrap=True)
-    results = []
     with Bars(out, len(plan)) as bars:
         for experiment, folder in plan:
             try:
-                records = run_experiment(experiment, folder, data_dir=data_dir, resume=resume, progress=bars)
+                run_experiment(experiment, folder, data_dir=data_dir, resume=resume, progress=bars)
             except KeyboardInterrupt:
                 err.print(
-                    f"\nstopped; every whole round is in {folder}. The same command with --resume goes on from there."
+                    f"\nstopped; every whole round is in {folder}. The same command with --resume goes on from there.",
+                    soft_wrap=True,
                 )
                 raise typer.Exit(130) from None
-            results.append(records)
-    return results
 
 
-def _write_report(
-    folder: Path, setting: "Setting", runs: "dict[str, list[list[Record]]]", rows: "list[Summary]"
-) -> None:
+def _report(folder: Path, runs: list[Path]) -> None:
     from fedmrn.cli.show import show_comparison
-    from fedmrn.experiments.plots import plot_bytes, plot_rounds
-    from fedmrn.experiments.runner import write_atomic
-    from fedmrn.experiments.summary import as_dicts, markdown
+    from fedmrn.experiments.report import write_report
 
-    data, train = setting.data, setting.train
-    clients = f"{train.clients_per_round} of {data.clients} clients a round"
-    title = f"{data.name}, {data.partition}, {clients}, {train.rounds} rounds"
-    write_atomic(folder / "summary.json", json.dumps(as_dicts(rows), indent=1).encode())
-    write_atomic(folder / "summary.md", markdown(rows).encode())
-    plot_rounds(runs, folder / "accuracy-rounds.png", title)
-    plot_bytes(runs, folder / "accuracy-bytes.png", title)
+    title, rows = write_report(folder, runs)
     show_comparison(out, rows, title)
-    out.print(f"plots and tables: {folder}/accuracy-rounds.png, accuracy-bytes.png, summary.md", soft_wrap=True)
+    out.print(f"{folder}/: report.html, accuracy-rounds.png, accuracy-bytes.png, summary.md", soft_wrap=True)
 
 
 def main() -> None:

@@ -1,0 +1,81 @@
+"""The report: tables, plots and one self-contained page, made from run folders alone."""
+
+import json
+from base64 import b64encode
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import tomli_w
+
+from fedmrn.errors import RunError
+from fedmrn.experiments.config import Experiment
+from fedmrn.experiments.plots import plot_bytes, plot_rounds
+from fedmrn.experiments.runner import Record, read_experiment, read_records, write_atomic
+from fedmrn.experiments.summary import HEADER, Summary, as_dicts, cells, markdown, reference_of, summarise
+
+_STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#2e3440}
+h1{font-size:1.4rem}img{max-width:100%}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid #d8dee9}
+th:first-child,td:first-child{text-align:left}
+pre{background:#f4f6f9;padding:.8rem;overflow:auto;font-size:.85rem}p{color:#4c566a}"""
+
+
+def write_report(folder: Path, runs: Sequence[Path]) -> tuple[str, list[Summary]]:
+    """Write summary.json, summary.md, two plots and report.html into `folder`; return the title and the rows.
+
+    Args:
+        folder: where to; may be one of the runs.
+        runs: run folders of one setting, at least one; methods appear in the order of their first run.
+
+    Raises:
+        RunError: a folder cannot be read, or holds no finished round.
+    """
+    experiments = [read_experiment(path) for path in runs]
+    grouped: dict[str, list[list[Record]]] = {}
+    for experiment, path in zip(experiments, runs, strict=True):
+        records = read_records(path)[: experiment.train.rounds]
+        if not records:
+            raise RunError(f"{path} holds no finished round yet; run it with --resume")
+        grouped.setdefault(experiment.method, []).append(records)
+    rows = [summarise(name, records) for name, records in grouped.items()]
+    title = _title(experiments[0])
+    write_atomic(folder / "summary.json", json.dumps(as_dicts(rows), indent=1).encode())
+    write_atomic(folder / "summary.md", markdown(rows).encode())
+    plot_rounds(grouped, folder / "accuracy-rounds.png", title)
+    plot_bytes(grouped, folder / "accuracy-bytes.png", title)
+    pictures = [folder / "accuracy-rounds.png", folder / "accuracy-bytes.png", runs[0] / "partition.png"]
+    write_atomic(folder / "report.html", _page(title, rows, experiments, pictures).encode())
+    return title, rows
+
+
+def _title(experiment: Experiment) -> str:
+    data, train = experiment.data, experiment.train
+    clients = f"{train.clients_per_round} of {data.clients} clients a round"
+    return f"{data.name}, {data.partition}, {clients}, {train.rounds} rounds"
+
+
+def _page(title: str, rows: Sequence[Summary], experiments: Sequence[Experiment], pictures: Sequence[Path]) -> str:
+    reference = reference_of(rows)
+    body = [f"<h1>{escape(title)}</h1>", _table(HEADER, [cells(row, reference) for row in rows])]
+    body.append(
+        "<p>Accuracies are of the global model on the test images, in percent: after the last round, of the best round, "
+        "and the mean of the last ten. Bytes are lengths of frames that were written, sent and parsed, with headers and "
+        "checksums.</p>"
+    )
+    for picture in pictures:
+        if picture.exists():
+            data = b64encode(picture.read_bytes()).decode()
+            body.append(f'<img alt="{escape(picture.stem)}" src="data:image/png;base64,{data}">')
+    for experiment in experiments:
+        name = f"{experiment.method}, seed {experiment.seed}"
+        config = escape(tomli_w.dumps(experiment.as_dict()))
+        body.append(f"<details><summary>{escape(name)}</summary><pre>{config}</pre></details>")
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{lines}</table>"
