@@ -59,9 +59,9 @@ def _page(title: str, rows: Sequence[Summary], experiments: Sequence[Experiment]
     reference = reference_of(rows)
     body = [f"<h1>{escape(title)}</h1>", _table(HEADER, [cells(row, reference) for row in rows])]
     body.append(
-        "<p>Accuracies are of the global model on the test images, in percent: after the last round, of the best round, "
-        "and the mean of the last ten. Bytes are lengths of frames that were written, sent and parsed, with headers and "
-        "checksums.</p>"
+        "<p>Accuracies are of the global model on the test images, in percent: after the last round, in the best, "
+        "and the mean of the last ten. Bytes are lengths of frames that were written, sent and parsed, headers and "
+        "checksums included.</p>"
     )
     for picture in pictures:
         if picture.exists():
