@@ -18,6 +18,7 @@ from fedmrn.errors import (
     ConfigError,
     DuplicateFrameError,
     EmptyRoundError,
+    FedmrnError,
     LimitError,
     WrongKeyError,
     WrongKindError,
@@ -86,6 +87,7 @@ class Aggregator:
         }
         self._sum = np.zeros(layout.size, np.int64)
         self._keys: set[int] = set()
+        self._torn = False
         self.total_weight = 0
 
     @property
@@ -94,7 +96,7 @@ class Aggregator:
         return len(self._keys)
 
     def add(self, frame: Frame, noise_key: int) -> None:
-        """Fold one update; all or nothing.
+        """Fold one update; all or nothing. One thread at a time: give each thread an aggregator, and merge them.
 
         Args:
             frame: as parsed.
@@ -105,12 +107,15 @@ class Aggregator:
         """
         readers = self._check(frame, noise_key)
         weight = frame.weight if self.weighted else 1
+        self._torn = True  # until the fold is through: an interrupt half-way must not leave a sum that looks whole
         for group, reader in readers:
             self._fold_group(group, reader, ldexp(weight, self._exponents[group]))
         self._keys.add(noise_key)
         self.total_weight += weight
+        self._torn = False
 
     def _check(self, frame: Frame, noise_key: int) -> list[tuple[Group, Reader]]:
+        self._check_whole()
         if frame.kind is not Kind.UPDATE:
             raise WrongKindError("an update was expected, got a broadcast")
         if frame.method != self.method:
@@ -130,6 +135,10 @@ class Aggregator:
             raise WrongParametersError("the sections are not those that the broadcast asked for")
         limit = self.limits.max_value
         return [(s.group, self._codecs[s.group].open(s.body, s.count, noise_key, limit)) for s in frame.sections]
+
+    def _check_whole(self) -> None:
+        if self._torn:
+            raise FedmrnError(f"round {self.round}: a fold was interrupted half-way; start the round again")
 
     def _check_room(self, clients: int, weight: int) -> None:
         if self.count + clients > self.max_clients:
@@ -162,6 +171,8 @@ class Aggregator:
             DuplicateFrameError: if both folded the same client.
             LimitError: if together they hold more than max_clients frames, or too much weight.
         """
+        self._check_whole()
+        other._check_whole()
         if self._plan() != other._plan():
             raise ConfigError("only aggregators of the same round, model, method and limits can be merged")
         if self._keys & other._keys:
@@ -187,7 +198,9 @@ class Aggregator:
 
         Raises:
             EmptyRoundError: if no frame was folded.
+            FedmrnError: if a fold was interrupted half-way.
         """
+        self._check_whole()
         if not self.total_weight:
             raise EmptyRoundError(f"round {self.round}: no update was folded, so there is no mean")
         mean = np.zeros(self.layout.size, np.float32)

@@ -78,7 +78,8 @@ class Limits:
     max_value: float = float(1 << 16)
 
     def __post_init__(self) -> None:
-        if min(self.max_bytes, self.max_sections, self.max_weight) < 1 or not 0 < self.max_value < inf:
+        whole = (self.max_bytes, self.max_sections, self.max_weight, self.max_total_weight)
+        if min(whole) < 1 or not 0 < self.max_value < inf:
             raise ConfigError(f"limits are positive and finite, got {self}")
 
 
@@ -152,8 +153,10 @@ class Frame:
                 s.params,
                 s.body,
             ]
-        data = b"".join(parts)
-        return data + _CRC.pack(zlib.crc32(data))
+        crc = 0
+        for part in parts:
+            crc = zlib.crc32(part, crc)
+        return b"".join([*parts, _CRC.pack(crc)])
 
     @classmethod
     def from_bytes(

@@ -93,8 +93,8 @@ def encode_update(
     _check_broadcast(broadcast, layout)
     if vector.shape != (layout.size,):
         raise EncodeError(f"the update has shape {vector.shape}, the layout needs ({layout.size},)")
-    if weight < 1:
-        raise EncodeError(f"a client's weight is a positive integer, got {weight}")
+    if not isinstance(weight, int | np.integer) or not 1 <= weight < 1 << 64:
+        raise EncodeError(f"a client's weight is a positive integer, got {weight!r}")
     asked: Sequence[Section] = [s for s in broadcast.sections if s.role is Role.TEMPLATE]
     keys = EncodeKeys(broadcast.noise_key, sampling_key)
     sections = []
@@ -113,6 +113,6 @@ def encode_update(
         broadcast.round,
         broadcast.noise_key,
         layout.digest,
-        weight,
+        int(weight),
         tuple(sections),
     )

@@ -27,7 +27,7 @@ def timeless(folder: Path) -> list[dict[str, object]]:
 def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
     done = cli("compare", "digits", "--seeds", "1-2", "--methods", "fedavg,fedmrn,fedmrn-s", *changes())
     assert done.returncode == 0, done.stderr
-    assert "bits/par" in done.stdout
+    assert "bpp" in done.stdout
     assert "round 2/2" in done.stdout
     folder = tmp_path / "runs" / "digits"
     for name in ("accuracy-rounds.png", "accuracy-bytes.png", "fedmrn-seed1/partition.png"):
@@ -87,6 +87,7 @@ def test_ctrl_c_keeps_whole_rounds_and_resume_gives_the_identical_result(cli: Cl
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") >= 2):
         time.sleep(0.02)
+    assert log.exists(), "no round was finished in two minutes"
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -110,12 +111,22 @@ def test_a_finished_run_is_not_run_again(cli: Cli, tmp_path: Path) -> None:
     assert (tmp_path / "r" / "rounds.jsonl").read_bytes() == before
 
 
+def test_a_round_whose_checkpoint_was_not_written_is_run_again(cli: Cli, tmp_path: Path) -> None:
+    assert cli("run", "digits", "--out", "r", *changes()).returncode == 0
+    whole, last = timeless(tmp_path / "r"), (tmp_path / "r" / "checkpoint.bin").read_bytes()
+    assert cli("run", "digits", "--out", "one", *changes("train.rounds=1")).returncode == 0
+    (tmp_path / "r" / "checkpoint.bin").write_bytes((tmp_path / "one" / "checkpoint.bin").read_bytes())
+    assert cli("run", "digits", "--out", "r", "--resume", *changes()).returncode == 0
+    assert timeless(tmp_path / "r") == whole
+    assert (tmp_path / "r" / "checkpoint.bin").read_bytes() == last
+
+
 def test_a_torn_line_is_dropped_on_resume(cli: Cli, tmp_path: Path) -> None:
     assert cli("run", "digits", "--out", "r", *changes()).returncode == 0
     log = tmp_path / "r" / "rounds.jsonl"
     whole = timeless(tmp_path / "r")
     (tmp_path / "r" / "checkpoint.bin").unlink()
-    log.write_text(log.read_text()[:-40])
+    log.write_bytes(log.read_bytes()[:-40] + b"\xff")
     assert cli("run", "digits", "--out", "r", "--resume", *changes()).returncode == 0
     assert timeless(tmp_path / "r") == whole
 
@@ -131,6 +142,12 @@ def test_other_noise_laws_and_ablations(cli: Cli, tmp_path: Path, law: str) -> N
 
 def test_post_training_masking(cli: Cli) -> None:
     assert cli("run", "digits", *changes("method.post_training=true")).returncode == 0
+
+
+def test_names_are_not_markup(cli: Cli, tmp_path: Path) -> None:
+    done = cli("run", "digits", "--out", "x[/y] [red]", *changes("train.rounds=1"))
+    assert done.returncode == 0, done.stderr
+    assert "x[/y] [red]/: report.html" in done.stdout
 
 
 @pytest.mark.parametrize("kind", ["dirichlet", "labels"])

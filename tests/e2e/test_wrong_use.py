@@ -1,9 +1,19 @@
 """Mistakes: one line that says what to do, and exit code 2."""
 
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command import Cli, changes
+
+from fedmrn.frame import HEADER_SIZE, Frame
+from fedmrn.layout import Group, Layout, TensorSpec
+from fedmrn.scheme import method
+from fedmrn.server import Server
+from fedmrn.update import encode_update
 
 
 @pytest.mark.parametrize(
@@ -12,8 +22,8 @@ from command import Cli, changes
         (["run", "digit"], ["'digit'", "did you mean 'digits'"]),
         (["run", "mine.toml"], ["there is no configuration file mine.toml"]),
         (["run", "digits", "--method", "fedmnr"], ["'fedmnr'", "did you mean 'fedmrn'"]),
-        (["run", "digits", "--set", "train.round=3"], ["unknown key train.round", "did you mean train.rounds"]),
-        (["run", "digits", "--set", "trian.rounds=3"], ["unknown key trian", "did you mean train"]),
+        (["run", "digits", "--set", "train.round=3"], ["unknown key train.round", "did you mean 'train.rounds'"]),
+        (["run", "digits", "--set", "trian.rounds=3"], ["unknown key trian", "did you mean 'train'"]),
         (["run", "digits", "--set", "rounds=3"], ["did you mean train.rounds"]),
         (["run", "digits", "--set", "lr=3"], ["did you mean method.lr"]),
         (["run", "digits", "--set", "method.rl=3"], ["method.rl", "did you mean 'lr'"]),
@@ -25,7 +35,7 @@ from command import Cli, changes
         (["run", "digits", "--set", "data.alpha=nan"], ["data.alpha"]),
         (["run", "digits", "--set", "method.fedmrn.scale=0"], ["scale", "greater than 0"]),
         (["run", "digits", "--set", "method.noise=unifrom"], ["'unifrom'", "did you mean 'uniform'"]),
-        (["run", "digits", "--set", "data.name=mnits"], ["mnits", "mnist"]),
+        (["run", "digits", "--set", "data.name=mnits"], ["'mnits'", "did you mean 'mnist'"]),
         (["run", "digits", "--set", "data.partition=ii"], ["data.partition", "'iid'"]),
         (["run", "digits", "--set", "model.name=cnn5"], ["cnn5", "did you mean 'cnn"]),
         (["run", "digits", "--set", "model.name=cnn4"], ["cnn4", "16 pixels", "8"]),
@@ -35,11 +45,23 @@ from command import Cli, changes
         (["compare", "digits", "--seeds", "one"], ["--seeds", "1,2,5"]),
         (["compare", "digits", "--seeds", "3-1"], ["--seeds"]),
         (["compare", "digits", "--methods", "fedavg,fedavg"], ["--methods", "once"]),
-        (["inspect", "nothing.bin"], ["nothing.bin", "No such file"]),
+        (["compare", "digits", "--seeds", "1-9999999999"], ["--seeds"]),
+        (["compare", "digits", "--seeds", "9223372036854775808"], ["seed", "9223372036854775808"]),
+        (["compare", "digits", "--set", "method.progressive=false"], ["fedavg learns no mask", "method.fedmrn"]),
+        (["run", "digits", "--set", "method.fedavg.lrr=3"], ["unknown key lrr", "did you mean 'lr'"]),
+        (["run", "digits", "--set", "train.rounds=true"], ["train.rounds", "valid integer"]),
+        (["run", "digits", "--set", "train.threads=1000000000000"], ["train.threads"]),
+        (["run", "digits", "--set", "data=5"], ["key needs its section"]),
+        (["run", "digits", "--set", "method.lr=0.1\nx=3"], ["key=value"]),
+        (["run", "digits", "--set", "method={post_training=true, progressive=false}"], ["needs its section"]),
+        (["run", "ablation.toml"], ["post_training masks once at the end"]),
+        (["inspect", "nothing.bin"], ["nothing.bin", "not a file"]),
+        (["inspect", "/dev/zero"], ["not a file"]),
     ],
     ids=lambda v: " ".join(v[1:])[:60] if isinstance(v, list) and len(v) > 1 else None,
 )  # fmt: skip
-def test_mistakes_end_in_one_line(cli: Cli, args: list[str], words: list[str]) -> None:
+def test_mistakes_end_in_one_line(cli: Cli, tmp_path: Path, args: list[str], words: list[str]) -> None:
+    (tmp_path / "ablation.toml").write_text("[method]\npost_training = true\nprogressive = false\n")
     done = cli(*args)
     assert done.returncode == 2, (done.stdout, done.stderr)
     lines = done.stderr.strip().splitlines()
@@ -103,20 +125,59 @@ def test_a_damaged_checkpoint_or_configuration_is_named(cli: Cli, tmp_path: Path
     assert "config.toml cannot be read" in done.stderr
 
 
+def test_an_output_that_cannot_be_written_is_named(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in ("file", "file/x"):
+        done = cli("run", "digits", "--out", out, *changes())
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ")
+        assert "file" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_configuration_that_is_no_text_is_named(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xff\xfe")
+    done = cli("run", "mine.toml")
+    assert done.returncode == 2
+    assert "mine.toml is not a text file" in done.stderr
+
+
+def sealed(data: bytes) -> bytes:
+    return data[:-4] + struct.pack("<I", zlib.crc32(data[:-4]))
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [
         (lambda d: d[:-1], "TruncatedFrameError"),
         (lambda d: d + b"x", "TrailingBytesError"),
         (lambda d: b"PNG!" + d[4:], "BadMagicError"),
-        (lambda d: d[:100] + bytes([d[100] ^ 1]) + d[101:], "ChecksumError"),
+        (lambda d: d[:70] + bytes([d[70] ^ 1]) + d[71:], "ChecksumError"),
+        (lambda d: sealed(d[:-8] + bytes.fromhex("0000c07f") + d[-4:]), "NonFiniteError"),
     ],
 )
-def test_inspect_names_what_is_wrong_with_a_frame(cli: Cli, tmp_path: Path, change: object, name: str) -> None:
-    assert cli("run", "digits", "--out", "r", *changes("train.rounds=1")).returncode == 0
-    bad = tmp_path / "bad.bin"
-    bad.write_bytes(change((tmp_path / "r" / "last-update.bin").read_bytes()))  # type: ignore[operator]
-    done = cli("inspect", str(bad))
+def test_inspect_names_what_is_wrong_with_a_frame(
+    cli: Cli, tmp_path: Path, change: Callable[[bytes], bytes], name: str
+) -> None:
+    (tmp_path / "bad.bin").write_bytes(change(_frame()))
+    done = cli("inspect", "bad.bin")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {name}: ")
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_inspect_shows_a_frame_with_a_codec_of_another_version(cli: Cli, tmp_path: Path) -> None:
+    data = bytearray(_frame())
+    data[HEADER_SIZE] = 250
+    (tmp_path / "new.bin").write_bytes(sealed(bytes(data)))
+    done = cli("inspect", "new.bin")
+    assert done.returncode == 0, done.stderr
+    assert "unknown codec 250" in done.stdout
+
+
+def _frame() -> bytes:
+    """A small update: four masked elements, and one float just before the checksum."""
+    layout = Layout.of([TensorSpec("w", (4,), Group.CODED), TensorSpec("b", (1,), Group.DENSE)])
+    server = Server(layout, method("fedmrn").scheme(), np.zeros(5, np.float32), bytes(16))
+    broadcast = Frame.from_bytes(server.begin(1, [0]).broadcast(0))
+    return encode_update(broadcast, layout, np.zeros(5, np.float32), weight=1, sampling_key=0).to_bytes()

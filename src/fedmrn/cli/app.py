@@ -1,6 +1,5 @@
 """The commands. Heavy libraries are imported when a command needs them, so that --help is quick."""
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from fedmrn.errors import ConfigError, FedmrnError, FrameError, RunError, UsageError
+from fedmrn.errors import ConfigError, FedmrnError, FrameError, LimitError, RunError, UsageError
 
 if TYPE_CHECKING:
     from fedmrn.experiments.config import Experiment, Setting
@@ -51,7 +50,7 @@ _DATA = Path("data")
 def run(
     preset: Preset,
     method: Annotated[str, typer.Option(help="Which method; see `fedmrn methods`.")] = "fedmrn",
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=(1 << 63) - 1, help="Of everything random.")] = 1,
     set_: Changes = None,
     data_dir: DataDir = _DATA,
     out_dir: Annotated[
@@ -113,13 +112,14 @@ def inspect(
 ) -> None:
     """Print a frame for a person: header, sections, bytes."""
     from fedmrn.cli.show import show_frame
-    from fedmrn.frame import Frame
+    from fedmrn.frame import DEFAULT_LIMITS, Frame
 
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise RunError(f"{file} cannot be read: {error.strerror}") from error
-    show_frame(out, Frame.from_bytes(data), len(data))
+    if not file.is_file():
+        raise RunError(f"{file} is not a file; give a frame such as runs/digits/fedmrn-seed1/last-update.bin")
+    size = file.stat().st_size
+    if size > DEFAULT_LIMITS.max_bytes:
+        raise LimitError(f"{file} has {size} bytes; at most {DEFAULT_LIMITS.max_bytes} are read")
+    show_frame(out, Frame.from_bytes(file.read_bytes()), size)
 
 
 @app.command()
@@ -143,8 +143,8 @@ def datasets(data_dir: DataDir = _DATA) -> None:
         here = all((data_dir / s.name / f.name).exists() or (data_dir / f.name).exists() for f in s.files)
         size = f"{s.download_bytes / 1e6:.0f} MB" if s.files else "-"
         state = "ships with a dependency" if not s.files else "here" if here else f"not in {data_dir}"
-        rows.append((s.name, s.description, f"{s.train:,} + {s.test:,}", size, state))
-    show_table(out, ("data set", "what it is", "train + test", "download", "state"), rows)
+        rows.append((s.name, s.description, f"{s.train:,} + {s.test:,}", s.licence, size, state))
+    show_table(out, ("data set", "what it is", "train + test", "licence", "download", "state"), rows)
 
 
 @app.command()
@@ -168,8 +168,9 @@ def _seeds(text: str) -> list[int]:
     try:
         for part in text.split(","):
             first, dash, last = part.partition("-")
-            seeds += range(int(first), int(last) + 1) if dash else [int(first)]
-    except ValueError:
+            numbers = range(int(first), int(last if dash else first) + 1)
+            seeds += numbers[:1001]
+    except (ValueError, OverflowError):
         seeds = []
     if not seeds or len(set(seeds)) != len(seeds) or len(seeds) > 1000:
         raise ConfigError(f"--seeds {text!r}: give whole numbers such as 1 or 1,2,5 or 1-3, each once")
@@ -180,16 +181,14 @@ def _run_all(setting: "Setting", plan: "list[tuple[Experiment, Path]]", data_dir
     from fedmrn.cli.progress import Bars
     from fedmrn.experiments.runner import run as run_experiment
 
-    out.print(f"{setting.name}: {setting.description}", style="dim", soft_wrap=True)
+    _say(out, f"{setting.name}: {setting.description}", style="dim")
     with Bars(out, len(plan)) as bars:
         for experiment, folder in plan:
             try:
                 run_experiment(experiment, folder, data_dir=data_dir, resume=resume, progress=bars)
             except KeyboardInterrupt:
-                err.print(
-                    f"\nstopped; every whole round is in {folder}. The same command with --resume goes on from there.",
-                    soft_wrap=True,
-                )
+                kept = f"every whole round is in {folder}" if (folder / "config.toml").exists() else "before round 1"
+                _say(err, f"stopped, {kept}; the same command with --resume goes on from there")
                 raise typer.Exit(130) from None
 
 
@@ -199,7 +198,12 @@ def _report(folder: Path, runs: list[Path]) -> None:
 
     title, rows = write_report(folder, runs)
     show_comparison(out, rows, title)
-    out.print(f"{folder}/: report.html, accuracy-rounds.png, accuracy-bytes.png, summary.md", soft_wrap=True)
+    _say(out, f"{folder}/: report.html, accuracy-rounds.png, accuracy-bytes.png, summary.md")
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a line as it is: names of files and settings are not markup, and are not broken."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -208,11 +212,11 @@ def main() -> None:
         app()
     except (UsageError, FrameError) as error:
         kind = f"{type(error).__name__}: " if isinstance(error, FrameError) else ""
-        err.print(f"error: {kind}{error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        _say(err, f"error: {kind}{error}", style="red")
+        sys.exit(2)
+    except OSError as error:
+        _say(err, f"error: {error.filename or 'output'}: {error.strerror or error}", style="red")
         sys.exit(2)
     except FedmrnError as error:
-        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say(err, f"error: {error}", style="red")
         sys.exit(1)

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedmrn.bits import unpack_bits
 from fedmrn.codecs import CODECS, MaskedNoise, codec_from
-from fedmrn.experiments.summary import HEADER, Summary, cells, reference_of
+from fedmrn.experiments.summary import HEADER, LEGEND, Summary, cells, reference_of
 from fedmrn.frame import Frame, Role, Section
 from fedmrn.scheme import METHODS
 
@@ -18,10 +19,13 @@ def show_table(
     console: Console,
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
+    *,
     title: str = "",
+    caption: str = "",
     figures: bool = False,
+    wrap: int = 1,
 ) -> None:
-    """Print a table; with `figures`, all columns but the first are aligned to the right."""
+    """Print a table; with `figures`, all columns but the first are aligned to the right, else column `wrap` may wrap."""
     table = Table(
         title=title or None,
         title_justify="left",
@@ -31,16 +35,16 @@ def show_table(
         collapse_padding=True,
     )
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if figures and i else "left", no_wrap=i == 0)
+        table.add_column(name, justify="right" if figures and i else "left", no_wrap=figures or i != wrap)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(escape(cell) for cell in row))
     console.print(table)
 
 
 def show_comparison(console: Console, rows: Sequence[Summary], title: str) -> None:
     """Print the comparison of methods."""
     reference = reference_of(rows)
-    show_table(console, HEADER, [cells(row, reference) for row in rows], title, figures=True)
+    show_table(console, HEADER, [cells(row, reference) for row in rows], title=title, caption=LEGEND, figures=True)
 
 
 def show_frame(console: Console, frame: Frame, size: int) -> None:
@@ -60,22 +64,30 @@ def show_frame(console: Console, frame: Frame, size: int) -> None:
     for key, value in facts.items():
         console.print(f"{key:>14}  {value}", highlight=False, markup=False, soft_wrap=True)
     rows = [_section_row(frame, s) for s in frame.sections]
-    show_table(console, ("section", "codec", "elements", "bytes", "bits/element", "content"), rows)
+    show_table(console, ("section", "codec", "elements", "bytes", "bits/element", "content"), rows, wrap=5)
 
 
 def _section_row(frame: Frame, s: Section) -> tuple[str, ...]:
-    codec = codec_from(s.codec, s.params)
     bits = f"{8 * s.size / s.count:.3f}" if s.count else "-"
     label = f"{s.group.name.lower()} {s.role.name.lower()}"
-    if s.role is Role.TEMPLATE:
-        content = "to be sent like this"
-    elif isinstance(codec, MaskedNoise):
-        codec.open(s.body, s.count, frame.noise_key, float("inf"))
-        content = f"{unpack_bits(s.body, s.count).mean():.1%} ones"
-    else:
-        values = codec.decode(s.body, s.count, frame.noise_key)
-        content = f"mean {np.mean(values):.3g}, largest magnitude {np.abs(values).max(initial=0):.3g}"
-    name = CODECS[s.codec].name
+    name, content = _content(frame, s)
+    return label, name, f"{s.count:,}", f"{s.size:,}", bits, content
+
+
+def _content(frame: Frame, s: Section) -> tuple[str, str]:
+    """The codec's name, and what the section holds; the body is checked before it is summed up."""
+    if s.codec not in CODECS:
+        return f"unknown codec {s.codec}", "-"
+    codec = codec_from(s.codec, s.params)
+    name = codec.name
     if isinstance(codec, MaskedNoise):
         name += f" ({codec.mask.name.lower()}, {codec.noise.law.name.lower()} {codec.noise.scale:.6g})"
-    return label, name, f"{s.count:,}", f"{s.size:,}", bits, content
+    if s.role is Role.TEMPLATE:
+        return name, "to be sent like this"
+    if isinstance(codec, MaskedNoise):
+        codec.open(s.body, s.count, frame.noise_key, float("inf"))
+        ones = int(unpack_bits(s.body, s.count).sum())
+        return name, f"{ones / max(1, s.count):.1%} ones"
+    values = codec.decode(s.body, s.count, frame.noise_key)
+    mean = values.sum(dtype=np.float64) / max(1, s.count)
+    return name, f"mean {mean:.3g}, largest magnitude {np.abs(values).max(initial=0):.3g}"

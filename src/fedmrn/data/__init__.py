@@ -5,7 +5,7 @@ from fedmrn.data.catalogue import DATASETS
 from fedmrn.data.partition import PartitionSpec, partition
 from fedmrn.data.plots import plot_partition
 from fedmrn.data.records import Arrays, RemoteFile, Source
-from fedmrn.data.sources import Dataset, load, load_source
+from fedmrn.data.sources import Dataset, find_source, load, load_source
 
 __all__ = [
     "DATASETS",
@@ -15,6 +15,7 @@ __all__ = [
     "RemoteFile",
     "Source",
     "augment",
+    "find_source",
     "load",
     "load_source",
     "partition",

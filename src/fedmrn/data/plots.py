@@ -1,6 +1,6 @@
 """A picture of a partition: who holds what."""
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from matplotlib.colors import ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+
+from fedmrn.files import write_atomic
 
 _FEW_CLIENTS = 30  # as many bars as one can still tell apart
 _FEW_CLASSES = 20  # as many colours as a legend can name
@@ -107,12 +109,6 @@ def _bare(axes: Axes) -> None:
 
 
 def _write(figure: Figure, path: Path) -> None:
-    """Write next to the target and rename, so that a reader never sees half a picture."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # mkstemp would hide the picture from others
-    try:
-        with temporary.open("wb") as stream:
-            figure.savefig(stream, format="png", dpi=150)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    write_atomic(path, buffer.getvalue())

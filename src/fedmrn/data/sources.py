@@ -1,7 +1,6 @@
 """A data set in memory, ready for training, and `load`, which gets one by name."""
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from fedmrn.data.catalogue import DATASETS
 from fedmrn.data.files import read_files
 from fedmrn.data.records import Arrays, Source
 from fedmrn.errors import ConfigError, DataError
+from fedmrn.text import nearest
 
 _UINT8_RANGE = 255
 
@@ -76,11 +76,18 @@ def load(name: str, data_dir: Path, *, download: bool = True) -> Dataset:
         ConfigError: if no data set has this name.
         DataError: if a file is missing and cannot be downloaded, is damaged, or holds something else.
     """
+    return load_source(find_source(name), data_dir, download=download)
+
+
+def find_source(name: str) -> Source:
+    """Return the row of the catalogue of this name.
+
+    Raises:
+        ConfigError: if no data set has this name.
+    """
     if name not in DATASETS:
-        near = get_close_matches(name, DATASETS, n=2)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ConfigError(f"unknown data set {name!r}; {hint}Known: {', '.join(DATASETS)}")
-    return load_source(DATASETS[name], data_dir, download=download)
+        raise ConfigError(f"data set {name!r} does not exist{nearest(name, DATASETS)}")
+    return DATASETS[name]
 
 
 def load_source(source: Source, data_dir: Path, *, download: bool = True) -> Dataset:

@@ -7,7 +7,6 @@ seed makes an `Experiment`, which is what runs, and what a run folder keeps as `
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -21,6 +20,10 @@ from fedmrn.text import nearest
 
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
+Count = Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+Name = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -29,10 +32,10 @@ class DataConfig:
 
     name: str = "digits"
     partition: Literal["iid", "dirichlet", "labels"] = "iid"
-    clients: Annotated[int, Field(ge=1)] = 10
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.3
-    min_size: Annotated[int, Field(ge=1)] = 10
-    share: Annotated[float, Field(gt=0, le=1)] = 0.3
+    clients: Count = 10
+    alpha: Positive = 0.3
+    min_size: Count = 10
+    share: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.3
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -40,31 +43,31 @@ class ModelConfig:
     """The model; init_std 0 means the framework's default initial weights."""
 
     name: str = "cnn-digits"
-    init_std: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    init_std: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 0.0
 
 
 @dataclass(frozen=True, config=_STRICT)
 class TrainConfig:
     """Rounds and local training."""
 
-    rounds: Annotated[int, Field(ge=1)] = 20
-    clients_per_round: Annotated[int, Field(ge=1)] = 10
-    local_epochs: Annotated[int, Field(ge=1)] = 1
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    rounds: Count = 20
+    clients_per_round: Count = 10
+    local_epochs: Count = 1
+    batch_size: Count = 32
     weight_by: Literal["samples", "batches"] = "samples"
-    threads: Annotated[int, Field(ge=0)] = 0  # of the framework; 0: as many as there are cores
+    threads: Annotated[int, Field(ge=0, le=1024, strict=True)] = 0  # of the framework; 0: its own default
 
 
 @dataclass(frozen=True, config=_STRICT)
 class MethodConfig:
     """A method's options; those on noise and masks matter to masked-noise methods only."""
 
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    lr: Positive = 0.1
     noise: str = "uniform"
-    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
-    progressive: bool = True
-    stochastic: bool = True
-    post_training: bool = False
+    scale: Positive = 0.01
+    progressive: Flag = True
+    stochastic: Flag = True
+    post_training: Flag = False
 
     def noise_options(self) -> NoiseOptions:
         """Return law and scale as the scheme takes them."""
@@ -77,15 +80,22 @@ class Experiment:
 
     preset: str
     method: str
-    seed: Annotated[int, Field(ge=0, lt=1 << 63)]
+    seed: Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
     data: DataConfig
     model: ModelConfig
     train: TrainConfig
     options: MethodConfig
 
     def __post_init__(self) -> None:
-        method(self.method)
-        self.options.noise_options().spec()
+        row, options = method(self.method), self.options
+        options.noise_options().spec()
+        if row.local == "plain" and options != replace(options, progressive=True, stochastic=True, post_training=False):
+            raise ConfigError(
+                f"method {row.name} learns no mask, so it takes no progressive, stochastic or post_training; "
+                "set them for one method: method.fedmrn.progressive=false"
+            )
+        if options.post_training and not (options.progressive and options.stochastic):
+            raise ConfigError("post_training masks once at the end: leave progressive and stochastic alone")
         if self.train.clients_per_round > self.data.clients:
             raise ConfigError(
                 f"train.clients_per_round is {self.train.clients_per_round}, but data.clients is {self.data.clients}: "
@@ -105,16 +115,12 @@ class Experiment:
         """
         return _validate(cls, values, where)
 
-    def with_seed(self, seed: int) -> "Experiment":
-        """Return the same experiment with another seed."""
-        return replace(self, seed=seed)
-
 
 @dataclass(frozen=True, config=_STRICT)
 class Setting:
     """A preset: a setting, and under `method` the options for all methods and, by name, for each."""
 
-    name: str
+    name: Name
     description: str = ""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -132,7 +138,8 @@ class Setting:
         common = {k: v for k, v in self.method.items() if not isinstance(v, dict)}
         values = {**({} if scale is None else {"scale": scale}), **common, **own}
         options = _validate(MethodConfig, values, f"{self.name}: method.{name}")
-        return Experiment(self.name, name, seed, self.data, self.model, self.train, options)
+        parts = {"data": self.data, "model": self.model, "train": self.train, "options": options}
+        return _validate(Experiment, {"preset": self.name, "method": name, "seed": seed, **parts}, self.name)
 
 
 def presets() -> dict[str, str]:
@@ -162,7 +169,10 @@ def load_setting(source: str, changes: Iterable[str] = ()) -> Setting:
         path = Path(source)
         if not path.is_file():
             raise ConfigError(f"there is no configuration file {source}")
-        text, name = path.read_text("utf-8"), path.stem
+        try:
+            text, name = path.read_text("utf-8"), path.stem
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{source} is not a text file in UTF-8") from error
     elif source in known:
         text = (files("fedmrn.experiments") / "presets" / f"{source}.toml").read_text("utf-8")
         name = source
@@ -181,13 +191,15 @@ def load_setting(source: str, changes: Iterable[str] = ()) -> Setting:
             choices = METHODS if isinstance(value, dict) else _fields(MethodConfig)
             if key not in choices:
                 raise ConfigError(f"{name}: method.{key} does not exist{nearest(key, choices)}")
+            if isinstance(value, dict):
+                _validate(MethodConfig, value, f"{name}: method.{key}")
     return _validate(Setting, {"name": name, **values}, name)
 
 
 def _apply(values: dict[str, Any], change: str) -> None:
     key, equals, text = change.partition("=")
     path = key.strip().split(".")
-    if not equals or not all(path):
+    if not equals or not all(path) or "\n" in change:
         raise ConfigError(f"--set {change!r} is not of the form key=value, such as train.rounds=5")
     try:
         value = tomllib.loads(f"v = {text}")["v"]
@@ -229,9 +241,6 @@ def _explain(kind: Any, error: Any) -> str:
     if error["type"] == "unexpected_keyword_argument":
         for part in path[:-1]:
             kind = kind.__dataclass_fields__[part].type
-        close = get_close_matches(path[-1], _fields(kind), n=1, cutoff=0.5)
-        prefix = "".join(f"{p}." for p in path[:-1])
-        options = f"did you mean {prefix}{close[0]}?" if close else f"keys here: {', '.join(_fields(kind))}"
-        return f"unknown key {key}; {options}"
+        return f"unknown key {key}{nearest(path[-1], _fields(kind), ''.join(f'{p}.' for p in path[:-1]))}"
     message = error["msg"][0].lower() + error["msg"][1:]
     return f"{key} = {error['input']!r}: {message}" if error["type"] != "missing" else f"{key} is missing"

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fedmrn.experiments.runner import Record, write_atomic
+from fedmrn.experiments.runner import Record
 from fedmrn.experiments.summary import Runs
+from fedmrn.files import write_atomic
 
 COLOURS = ("#4c566a", "#d1495b", "#2a7fba", "#e09f3e", "#4f9d69", "#8e5ea2", "#7a5c45", "#17a2a2")
 _INK = "#2e3440"

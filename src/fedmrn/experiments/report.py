@@ -11,8 +11,9 @@ import tomli_w
 from fedmrn.errors import RunError
 from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.plots import plot_bytes, plot_rounds
-from fedmrn.experiments.runner import Record, read_experiment, read_records, write_atomic
-from fedmrn.experiments.summary import HEADER, Summary, as_dicts, cells, markdown, reference_of, summarise
+from fedmrn.experiments.runner import Record, read_experiment, read_records
+from fedmrn.experiments.summary import HEADER, LEGEND, Summary, as_dicts, cells, markdown, reference_of, summarise
+from fedmrn.files import write_atomic
 
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#2e3440}
 h1{font-size:1.4rem}img{max-width:100%}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
@@ -61,7 +62,7 @@ def _page(title: str, rows: Sequence[Summary], experiments: Sequence[Experiment]
     body.append(
         "<p>Accuracies are of the global model on the test images, in percent: after the last round, in the best, "
         "and the mean of the last ten. Bytes are lengths of frames that were written, sent and parsed, headers and "
-        "checksums included.</p>"
+        f"checksums included. {escape(LEGEND)}</p>"
     )
     for picture in pictures:
         if picture.exists():

@@ -22,21 +22,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedmrn.data import Dataset, PartitionSpec, augment, load, partition, plot_partition
+from fedmrn.data import Dataset, PartitionSpec, augment, find_source, load_source, partition, plot_partition
 from fedmrn.errors import ConfigError, FrameError, RunError
 from fedmrn.experiments.config import Experiment
+from fedmrn.files import write_atomic
 from fedmrn.frame import Frame, Kind
 from fedmrn.layout import Layout
 from fedmrn.rng import Stream
 from fedmrn.scheme import method
 from fedmrn.simulation.engine import Federation, RoundResult, simulate
 from fedmrn.simulation.models import build_model
-from fedmrn.torch import LocalRule, ModelLayout, attach
+from fedmrn.torch import RULES, LocalRule, ModelLayout, attach
 from fedmrn.update import read_state, state_sections
 from fedmrn.warmup import warm_up
 
 Record = dict[str, Any]
 """A line of rounds.jsonl."""
+_KEYS = {"accuracy", "loss", "train_loss", "up", "down", "bits_per_parameter", "clients", "seconds"}
 
 
 class Progress(Protocol):
@@ -59,7 +61,6 @@ class Progress(Protocol):
 class Prepared:
     """An experiment with its data and model built."""
 
-    experiment: Experiment
     dataset: Dataset
     federation: Federation
     model: nn.Module
@@ -77,10 +78,16 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         UsageError: data that is missing or damaged, a setting that does not fit it.
     """
     data, options = experiment.data, experiment.options
-    row = method(experiment.method)
-    if row.local == "plain" and (options.post_training or not (options.progressive and options.stochastic)):
-        raise ConfigError(f"method {row.name} learns no mask: leave progressive, stochastic and post_training alone")
-    dataset = load(data.name, data_dir)
+    row, source = method(experiment.method), find_source(data.name)
+    model = build_model(
+        experiment.model.name,
+        channels=source.shape[0],
+        size=source.shape[1],
+        classes=source.classes,
+        seed=experiment.seed,
+        init_std=experiment.model.init_std or None,
+    )
+    dataset = load_source(source, data_dir)
     spec = PartitionSpec(data.partition, data.alpha, data.min_size, data.share)
     parts = partition(dataset.train_y.numpy(), spec, data.clients, experiment.seed)
 
@@ -89,7 +96,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
     ) -> LocalRule:
         if options.post_training:
             return LocalRule(model, optimizer, broadcast, steps=steps, sampling_key=sampling_key)
-        flags = {} if row.local == "plain" else _flags(experiment)
+        flags = {name: getattr(options, name) for name in RULES[row.local].options}
         return attach(model, optimizer, broadcast, steps=steps, sampling_key=sampling_key, **flags)
 
     black = dataset.black()
@@ -114,19 +121,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         by_batches=experiment.train.weight_by == "batches",
         augment=change if dataset.augment else None,
     )
-    model = build_model(
-        experiment.model.name,
-        channels=dataset.train_x.shape[1],
-        size=dataset.train_x.shape[2],
-        classes=dataset.classes,
-        seed=experiment.seed,
-        init_std=experiment.model.init_std or None,
-    )
-    return Prepared(experiment, dataset, federation, model)
-
-
-def _flags(experiment: Experiment) -> dict[str, bool]:
-    return {"progressive": experiment.options.progressive, "stochastic": experiment.options.stochastic}
+    return Prepared(dataset, federation, model)
 
 
 def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, progress: Progress) -> list[Record]:
@@ -140,7 +135,8 @@ def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, p
     """
     _check_folder(folder, experiment, resume)
     records = read_records(folder)
-    if len(records) >= experiment.train.rounds and (folder / "checkpoint.bin").exists():
+    saved = _checkpoint_frame(folder)
+    if saved is not None and min(saved.round, len(records)) >= experiment.train.rounds:
         progress.start(experiment, len(records))
         return records[: experiment.train.rounds]
     with progress.wait(f"reading {experiment.data.name}"):
@@ -150,7 +146,7 @@ def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, p
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "config.toml", tomli_w.dumps(experiment.as_dict()).encode())
     layout = ModelLayout.of(prepared.model).layout
-    done, state = _restore(folder, layout)
+    done, state = _restore(folder, saved, layout)
     if state is None:
         state = ModelLayout.of(prepared.model).read()
         plot_partition(
@@ -194,12 +190,12 @@ def read_records(folder: Path) -> list[Record]:
     """Return the whole lines of rounds.jsonl, as far as they count up from round 1."""
     path = folder / "rounds.jsonl"
     records: list[Record] = []
-    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
             break
-        if not isinstance(record, dict) or record.get("round") != len(records) + 1:
+        if not isinstance(record, dict) or record.get("round") != len(records) + 1 or not record.keys() >= _KEYS:
             break
         records.append(record)
     return records
@@ -214,18 +210,8 @@ def read_experiment(folder: Path) -> Experiment:
     path = folder / "config.toml"
     try:
         return Experiment.from_dict(tomllib.loads(path.read_text("utf-8")), str(path))
-    except (OSError, tomllib.TOMLDecodeError, ConfigError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ConfigError) as error:
         raise RunError(f"{path} cannot be read ({error}); mend it, or --out FOLDER for a new run") from error
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file at once or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
@@ -259,24 +245,32 @@ def _checkpoint(layout: Layout, experiment: Experiment, round_: int, state: NDAr
     return Frame(Kind.BROADCAST, method(experiment.method).id, round_, 0, layout.digest, 0, sections).to_bytes()
 
 
-def _restore(folder: Path, layout: Layout) -> tuple[int, NDArray[np.float32] | None]:
+def _checkpoint_frame(folder: Path) -> Frame | None:
     path = folder / "checkpoint.bin"
-    if not path.exists():
-        return 0, None
     try:
-        frame = Frame.from_bytes(path.read_bytes(), kind=Kind.BROADCAST)
-        state = read_state(frame, layout)
+        return Frame.from_bytes(path.read_bytes(), kind=Kind.BROADCAST) if path.exists() else None
     except FrameError as error:
         raise RunError(f"{path} is damaged ({error}); delete it to start this run from round 1") from error
-    if len(read_records(folder)) < frame.round:
-        raise RunError(f"{folder / 'rounds.jsonl'} lost rounds before {frame.round}; delete {path} to start anew")
-    return frame.round, state
+
+
+def _restore(folder: Path, saved: Frame | None, layout: Layout) -> tuple[int, NDArray[np.float32] | None]:
+    if saved is None:
+        return 0, None
+    try:
+        state = read_state(saved, layout)
+    except FrameError as error:
+        raise RunError(f"{folder / 'checkpoint.bin'} does not fit: {error}; delete it to start anew") from error
+    if len(read_records(folder)) < saved.round:
+        raise RunError(
+            f"{folder / 'rounds.jsonl'} lost rounds before {saved.round}; delete checkpoint.bin beside it to start anew"
+        )
+    return saved.round, state
 
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(count or os.cpu_count() or 1)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:

@@ -59,14 +59,16 @@ def summarise(method: str, runs: Sequence[Sequence[Record]]) -> Summary:
     )
 
 
-HEADER = ("method", "final %", "best", "last 10", "up MB", "saved", "bits/par", "down MB", "s/round")
-"""`saved` is FedAvg's uplink divided by the method's; `bits/par` uplink bits a parameter, headers included."""
+HEADER = ("method", "final %", "best", "last 10", "up MB", "saved", "bpp", "down MB", "sec")
+LEGEND = (
+    "saved: FedAvg's uplink over this one. bpp: uplink bits a parameter and client, headers included. sec: a round."
+)
 
 
 def cells(row: Summary, reference: Summary | None) -> tuple[str, ...]:
     """Return a row as text, in the order of `HEADER`; `reference` is what its uplink is compared with."""
     factor = f"{reference.up_bytes / row.up_bytes:.1f}x" if reference else "-"
-    spread = f" ± {100 * row.final_std:.2f}" if row.seeds > 1 else ""
+    spread = f"±{100 * row.final_std:.2f}" if row.seeds > 1 else ""
     return (
         row.method,
         f"{100 * row.final:.2f}{spread}",

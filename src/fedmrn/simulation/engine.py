@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedmrn.errors import ConfigError
-from fedmrn.frame import Frame
+from fedmrn.frame import Frame, Kind
 from fedmrn.rng import Purpose, Stream, derive_key, domain
 from fedmrn.scheme import Scheme
 from fedmrn.server import Server
 from fedmrn.torch import LocalData, LocalRule, ModelLayout, evaluate, train_client
-from fedmrn.torch.train import Augment
+from fedmrn.torch.train import Augment, channels_last
 
 RuleFactory = Callable[[nn.Module, torch.optim.Optimizer, bytes, int, int], LocalRule]
 """(model, optimiser, broadcast, steps, sampling key) -> local rule."""
@@ -29,6 +29,8 @@ RuleFactory = Callable[[nn.Module, torch.optim.Optimizer, bytes, int, int], Loca
 @dataclass(frozen=True)
 class Federation:
     """Everything that a simulated federation consists of.
+
+    The model takes batches of images with channels-last strides (it may not call `view` on them).
 
     Attributes:
         scheme: what server and clients agree on.
@@ -145,12 +147,12 @@ def simulate(
                 buffer.copy_(initial)
             update, loss = _client(federation, model, broadcast, number, client)
             up.update(round_.add(client, update).account())
-            down.update(Frame.from_bytes(broadcast).account())
+            down.update(Frame.from_bytes(broadcast, kind=Kind.BROADCAST).account())
             losses.append(loss)
             on_client(place)
         new = round_.finish()
         view.write(new)
-        accuracy, loss = evaluate(model, federation.test_x, federation.test_y)
+        accuracy, loss = evaluate(model, federation.test_x, federation.test_y, layout=channels_last)
         bits = 8 * up.total() / (len(clients) * view.layout.trainable)
         yield RoundResult(
             number,
@@ -183,6 +185,7 @@ def _client(
         federation.batch_size,
         key("order"),
         federation.augment,
+        channels_last=True,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key("framework") >> 1)  # dropout and the like

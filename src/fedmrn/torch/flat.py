@@ -7,6 +7,7 @@ is frozen and not sent; integer buffers (`num_batches_tracked`) are not sent. `d
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,7 +22,6 @@ NORMALISATION = (
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,
-    nn.LocalResponseNorm,
 )
 
 Choose = Callable[[str, nn.Module, nn.Parameter], Group]
@@ -54,7 +54,8 @@ class ModelLayout:
         """Return the layout of a model.
 
         Raises:
-            UnsupportedModelError: a tensor is not float32 on the CPU, or nothing is trained.
+            UnsupportedModelError: a tensor is not float32 on the CPU or shares memory with another, or none is
+                trained.
         """
         found: list[tuple[TensorSpec, Tensor]] = []
         frozen, counters = [], []
@@ -77,6 +78,7 @@ class ModelLayout:
                     f"tensor {spec.name} is {tensor.dtype} on {tensor.device}; fedmrn trains float32 on the CPU: "
                     "call model.float().cpu() first"
                 )
+        _refuse_overlap(found)
         layout = Layout.of(spec for spec, _ in found)
         by_name = {spec.name: tensor for spec, tensor in found}
         return cls(layout, tuple(by_name[t.name] for t in layout.tensors), tuple(frozen), tuple(counters))
@@ -124,6 +126,16 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
             if id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield dot + name, module, tensor
+
+
+def _refuse_overlap(found: list[tuple[TensorSpec, Tensor]]) -> None:
+    """Two parameters over the same memory would each be given a place of its own, and so be untied."""
+    places = sorted((t.data_ptr(), t.data_ptr() + t.numel() * t.element_size(), s.name) for s, t in found if t.numel())
+    for (_, end, name), (start, _, other) in pairwise(places):
+        if start < end:
+            raise UnsupportedModelError(
+                f"{name} and {other} share memory but are two parameters; tie them as one: a.weight = b.weight"
+            )
 
 
 def _is_persistent(module: nn.Module, name: str) -> bool:

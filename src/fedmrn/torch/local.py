@@ -9,7 +9,7 @@ While attached, the coded parameters are views of one flat buffer. For masked no
 each forward; the ordinary backward leaves dL/dw there, which *is* the straight-through gradient for u. `step` lets the
 inner optimiser move u and draws the next masked weights. After `finish` the model is an ordinary model again.
 
-Supported: any element-wise torch optimiser (SGD with or without momentum, Adam, ...), learning-rate schedulers,
+Supported: element-wise torch optimisers (SGD with or without momentum, Adam and its like), learning-rate schedulers,
 gradient clipping between `backward` and `step`, and `torch.amp.GradScaler` (it unscales the gradients through this
 wrapper; a step that it skips is not taken). Refused: weight decay on coded parameters (it would shrink u, not the
 weights; put an L2 term into the loss), and closures.
@@ -17,7 +17,7 @@ weights; put an L2 term into the loss), and closures.
 
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, Never
+from typing import Any, ClassVar, Never
 
 import numpy as np
 import torch
@@ -51,6 +51,9 @@ class LocalRule(torch.optim.Optimizer):
         UnsupportedModelError: a tensor, an optimiser or an option that cannot be trained this way.
         FrameError: the broadcast is damaged or is for another model.
     """
+
+    options: ClassVar[tuple[str, ...]] = ()
+    """Names of the rule's own settings, beyond those of every rule."""
 
     def __init__(
         self,
@@ -160,9 +163,16 @@ class LocalRule(torch.optim.Optimizer):
         """A client's local training is not saved half-way.
 
         Raises:
-            UnsupportedModelError: always.
+            UnsupportedModelError: always; so do `load_state_dict`, copying and pickling.
         """
-        raise UnsupportedModelError("local training is repeated from its broadcast, never saved half-way")
+        raise UnsupportedModelError("local training is repeated from its broadcast, never saved half-way or copied")
+
+    def load_state_dict(self, state_dict: object) -> Never:
+        """See `state_dict`."""
+        self.state_dict()
+
+    def __reduce_ex__(self, protocol: object) -> Never:
+        self.state_dict()
 
 
 class MaskedNoise(LocalRule):
@@ -175,8 +185,10 @@ class MaskedNoise(LocalRule):
         stochastic: sample masks (SM); otherwise take the nearer codeword (ablation "no SM").
         **options: as for `LocalRule`.
 
-    Memory beyond plain training: u, w and the noise, three float32 a coded parameter.
+    Memory beyond plain training: u, w and the noise, three float32 a coded parameter, and the broadcast's bytes.
     """
+
+    options: ClassVar[tuple[str, ...]] = ("progressive", "stochastic")
 
     def __init__(self, *args: Any, progressive: bool = True, stochastic: bool = True, **options: Any) -> None:
         self.progressive, self.stochastic = progressive, stochastic
@@ -242,6 +254,10 @@ class MaskedNoise(LocalRule):
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, coded: Iterable[Tensor]) -> None:
     mine = {id(t) for t in coded}
+    if isinstance(optimizer, torch.optim.ASGD):
+        raise UnsupportedModelError(
+            "ASGD decays what it moves, which is the update and not the weights; use SGD or Adam"
+        )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise UnsupportedModelError("LBFGS needs a closure and cannot train through a mask; use SGD or Adam")
     if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):

@@ -28,9 +28,11 @@ class LocalData:
         batch_size: B; the last batch of an epoch may be smaller.
         key: 64-bit key of the order of samples and of augmentation.
         augment: applied to each batch.
+        channels_last: give batches of images channels-last strides, which is faster on a CPU; for models that do not
+            call `view` on what they get.
 
     Raises:
-        ConfigError: without samples, or with fewer than one epoch or one sample a batch.
+        ConfigError: without samples, with another number of targets, or less than one epoch or one sample a batch.
     """
 
     x: Tensor
@@ -39,10 +41,13 @@ class LocalData:
     batch_size: int
     key: int
     augment: Augment | None = None
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         if len(self.x) < 1 or self.epochs < 1 or self.batch_size < 1:
             raise ConfigError("a client needs at least one sample, one local epoch and one sample a batch")
+        if len(self.x) != len(self.y):
+            raise ConfigError(f"a client has {len(self.x)} samples and {len(self.y)} targets")
 
     @property
     def batches(self) -> int:
@@ -73,7 +78,7 @@ def train(model: nn.Module, rule: LocalRule, data: LocalData, loss: Loss = F.cro
             if data.augment is not None:
                 x = data.augment(x, changes, start)
             rule.zero_grad()
-            value = loss(model(channels_last(x)), y)
+            value = loss(model(channels_last(x) if data.channels_last else x), y)
             value.backward()  # type: ignore[no-untyped-call]
             rule.step()
             total += value.item() * len(y)
@@ -95,13 +100,22 @@ def train_client(
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1000, loss: Loss = F.cross_entropy
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    batch_size: int = 1000,
+    loss: Loss = F.cross_entropy,
+    layout: Callable[[Tensor], Tensor] = lambda batch: batch,
 ) -> tuple[float, float]:
-    """Return (accuracy in [0, 1], mean loss) of a classifier over all of x, in evaluation mode."""
+    """Return (accuracy in [0, 1], mean loss) of a classifier over all of x, in evaluation mode.
+
+    `layout` is applied to each batch; `channels_last` for a convolutional model.
+    """
     model.eval()
     right, total = 0, 0.0
     for start in range(0, len(x), batch_size):
-        out = model(channels_last(x[start : start + batch_size]))
+        out = model(layout(x[start : start + batch_size]))
         target = y[start : start + batch_size]
         right += int((out.argmax(1) == target).sum())
         total += float(loss(out, target)) * len(target)

@@ -195,7 +195,7 @@ def test_a_missing_page_is_reported(tmp_path, server):
     ("name", "near"), [("cifar-10", "cifar10"), ("fashion_mnist", "fashion-mnist"), ("Digits", "digits")]
 )
 def test_unknown_names_suggest_the_nearest(tmp_path, name, near):
-    with pytest.raises(ConfigError, match=f"unknown data set '{name}'; did you mean {near}"):
+    with pytest.raises(ConfigError, match=f"data set '{name}' does not exist; did you mean '{near}'"):
         load(name, tmp_path)
 
 
