@@ -1,6 +1,6 @@
 """Schemes: which codec each tensor group uses and how the server moves; and the table of methods.
 
-A method is a scheme and the name of a local rule (`fedmrn.torch.rules`): what local training optimises.
+A method is a scheme and the name of a local rule (`fedmrn.torch.RULES`): what local training optimises.
 """
 
 from collections.abc import Callable, Mapping

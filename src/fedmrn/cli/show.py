@@ -23,19 +23,20 @@ def show_table(
     title: str = "",
     caption: str = "",
     figures: bool = False,
-    wrap: int = 1,
 ) -> None:
-    """Print a table; with `figures`, all columns but the first are aligned to the right, else column `wrap` may wrap."""
+    """Print a table; with `figures`, all columns but the first are aligned to the right, and none wraps."""
     table = Table(
-        title=title or None,
+        title=escape(title) or None,
         title_justify="left",
+        caption=escape(caption) or None,
+        caption_justify="left",
         header_style="bold",
         box=SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if figures and i else "left", no_wrap=figures or i != wrap)
+        table.add_column(name, justify="right" if figures and i else "left", no_wrap=figures or i == 0)
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     console.print(table)
@@ -64,7 +65,7 @@ def show_frame(console: Console, frame: Frame, size: int) -> None:
     for key, value in facts.items():
         console.print(f"{key:>14}  {value}", highlight=False, markup=False, soft_wrap=True)
     rows = [_section_row(frame, s) for s in frame.sections]
-    show_table(console, ("section", "codec", "elements", "bytes", "bits/element", "content"), rows, wrap=5)
+    show_table(console, ("section", "codec", "elements", "bytes", "bits/element", "content"), rows)
 
 
 def _section_row(frame: Frame, s: Section) -> tuple[str, ...]:
@@ -79,15 +80,13 @@ def _content(frame: Frame, s: Section) -> tuple[str, str]:
     if s.codec not in CODECS:
         return f"unknown codec {s.codec}", "-"
     codec = codec_from(s.codec, s.params)
-    name = codec.name
-    if isinstance(codec, MaskedNoise):
-        name += f" ({codec.mask.name.lower()}, {codec.noise.law.name.lower()} {codec.noise.scale:.6g})"
     if s.role is Role.TEMPLATE:
-        return name, "to be sent like this"
+        return codec.name, "to be sent like this"
     if isinstance(codec, MaskedNoise):
         codec.open(s.body, s.count, frame.noise_key, float("inf"))
         ones = int(unpack_bits(s.body, s.count).sum())
-        return name, f"{ones / max(1, s.count):.1%} ones"
+        kind = f"{codec.mask.name.lower()}, {codec.noise.law.name.lower()} {codec.noise.scale:.6g}"
+        return codec.name, f"{kind}; {ones / max(1, s.count):.1%} ones"
     values = codec.decode(s.body, s.count, frame.noise_key)
     mean = values.sum(dtype=np.float64) / max(1, s.count)
-    return name, f"mean {mean:.3g}, largest magnitude {np.abs(values).max(initial=0):.3g}"
+    return codec.name, f"mean {mean:.3g}, largest magnitude {np.abs(values).max(initial=0):.3g}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import fedmrn.aggregate
 from fedmrn.aggregate import Aggregator
 from fedmrn.codecs import CHUNK, Codec, EncodeKeys, MaskedNoise, Raw
-from fedmrn.errors import ConfigError, DuplicateFrameError, EmptyRoundError, LimitError
+from fedmrn.errors import ConfigError, DuplicateFrameError, EmptyRoundError, FedmrnError, LimitError
 from fedmrn.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Role, Section
 from fedmrn.layout import Group, Layout, TensorSpec
 from fedmrn.masking import MaskType
@@ -318,3 +318,24 @@ def test_memory_does_not_grow_with_clients() -> None:
     few, many = peak(10), peak(1000)
     assert 8 * size < few < 8 * size + (1 << 20)
     assert many - few < 200 * 990
+
+
+def test_a_fold_that_was_interrupted_is_not_taken_for_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = _frames(3)
+    fold = _folded(frames[:1])
+    with monkeypatch.context() as patch:
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(fedmrn.aggregate, "_fold", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fold.add(frames[1], frames[1].noise_key)
+    for attempt in (
+        lambda: fold.add(frames[1], frames[1].noise_key),
+        fold.finish,
+        lambda: fold.merge(_folded(frames[2:])),
+        lambda: _folded(frames[2:]).merge(fold),
+    ):
+        with pytest.raises(FedmrnError, match="interrupted half-way"):
+            attempt()

@@ -11,9 +11,9 @@ FASHION = np.tile(np.arange(10), 6000)  # as many labels of each class as Fashio
 
 @pytest.mark.parametrize("kind", ["iid", "dirichlet", "labels"])
 def test_sixty_thousand_labels_take_less_than_a_second(kind):
-    began = time.perf_counter()
+    began = time.process_time()
     parts = partition(FASHION, PartitionSpec(kind), 100, 1)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert sum(map(len, parts)) == 60_000
 
 

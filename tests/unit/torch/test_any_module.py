@@ -243,3 +243,13 @@ def test_a_rule_of_ones_own_decides_what_is_coded() -> None:
 def test_a_model_that_is_all_normalisation_has_nothing_to_compress() -> None:
     with pytest.raises(UnsupportedModelError, match="no trained parameter to compress"):
         ModelLayout.of(nn.Sequential(nn.LayerNorm(4), nn.BatchNorm1d(4)))
+
+
+def test_two_parameters_over_the_same_memory_are_refused() -> None:
+    """Each would be given a place of its own, and silently untied."""
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    model[1].weight.data = model[0].weight.data
+    with pytest.raises(UnsupportedModelError, match=r"0\.weight and 1\.weight share memory"):
+        ModelLayout.of(model)
+    model[1].weight = model[0].weight
+    assert len(ModelLayout.of(model).tensors) == 1

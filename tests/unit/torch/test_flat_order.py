@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from federating import MASKED, batch, broadcast_of, masks, server_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -170,6 +170,7 @@ class TestChannelsLast:
         x = torch.randn(shape)
         assert channels_last(x) is x
 
+    @settings(deadline=None)
     @given(
         shape=st.tuples(*(st.integers(1, 4) for _ in range(4))),
         view=st.sampled_from(["whole", "offset", "transposed", "strided", "narrow", "last", "expanded"]),

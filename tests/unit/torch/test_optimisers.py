@@ -4,6 +4,8 @@
 step rounds u and the optimiser's state a few times; ten units of 2^-24 of the largest |u| a step are ample.
 """
 
+import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -371,3 +373,20 @@ def test_lbfgs_is_refused_at_once() -> None:
     model = Pushed(SIZE)
     with pytest.raises(UnsupportedModelError, match="LBFGS"):
         masked(model, torch.optim.LBFGS(model.parameters()))
+
+
+def test_averaged_sgd_is_refused() -> None:
+    """Its lambd decays what it moves, which would be u."""
+    model = Pushed(SIZE)
+    with pytest.raises(UnsupportedModelError, match="ASGD"):
+        masked(model, torch.optim.ASGD(model.parameters()))
+
+
+def test_a_rule_is_not_copied_or_loaded_and_other_rules_go_on() -> None:
+    model = Pushed(SIZE)
+    rule = masked(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    for attempt in (copy.deepcopy, copy.copy, pickle.dumps, lambda r: r.load_state_dict({})):
+        with pytest.raises(UnsupportedModelError, match="never saved half-way"):
+            attempt(rule)
+    other = Pushed(SIZE)
+    push(other, masked(other, torch.optim.SGD(other.parameters(), lr=0.1)), gradients())

@@ -1,5 +1,7 @@
 """One's own loop and the ready-made one, the data of a client, evaluation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,6 @@ from fedmrn.errors import ConfigError, EncodeError
 from fedmrn.frame import Frame
 from fedmrn.rng import Purpose, Stream, domain
 from fedmrn.torch import LocalData, LocalRule, attach, evaluate, train, train_client
-from fedmrn.torch.train import channels_last
 
 METHODS = ("fedavg", "fedmrn", "fedmrn-s")
 
@@ -49,7 +50,7 @@ def test_ones_own_loop_and_the_ready_made_one_give_the_same_bytes(name: str) -> 
         epoch_loss = 0.0
         for chosen in order.split(4):
             opt.zero_grad()
-            value = F.cross_entropy(model(channels_last(x[chosen])), y[chosen])
+            value = F.cross_entropy(model(x[chosen]), y[chosen])
             value.backward()
             opt.step()
             epoch_loss += value.item() * len(chosen) / 11
@@ -201,3 +202,40 @@ def test_dropout_follows_the_frameworks_seed(name: str) -> None:
 
     assert run(1) == run(1)
     assert run(1) != run(2)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_model_that_calls_view_on_what_it_gets(name: str) -> None:
+    """Strides are the caller's: only `channels_last=True` changes them, and that is for models that allow it."""
+
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+            self.out = nn.Linear(64, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.view(len(x), -1).shape == (len(x), 48)
+            return self.out(self.conv(x).view(-1, 64))
+
+    model = Viewing()
+    data = LocalData(torch.randn(6, 3, 4, 4), torch.randint(0, 3, (6,)), epochs=1, batch_size=4, key=1)
+    train_client(model, attached(model, name, data.steps), data)
+    evaluate(model, data.x, data.y)
+    quick = replace(data, channels_last=True)
+    with pytest.raises(RuntimeError, match="view"):
+        train(model, attached(model, name, data.steps), quick)
+
+
+def test_samples_without_targets_are_refused() -> None:
+    with pytest.raises(ConfigError, match="6 samples and 5 targets"):
+        LocalData(torch.zeros(6, 2), torch.zeros(5), epochs=1, batch_size=2, key=0)
+
+
+@pytest.mark.parametrize("weight", [600.0, float("nan"), 0, -1, 1 << 64, True + 0.5, "6"])
+def test_a_weight_is_a_positive_integer(weight: object) -> None:
+    model = net()
+    rule = attached(model, "fedmrn", 1)
+    rule.step()
+    with pytest.raises(EncodeError, match="positive integer"):
+        rule.finish(weight=weight)  # type: ignore[arg-type]
