@@ -29,7 +29,7 @@ check: install   ## Formatting, lint, types, import layers
 	$(BIN)/lint-imports
 
 test: check      ## Everything that CI checks
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 format: install  ## Rewrite the sources in the project's format
 	$(BIN)/ruff format .
