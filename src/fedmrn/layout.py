@@ -85,6 +85,10 @@ class Layout:
         start = sum(t.size for t in self.tensors if t.group < group)
         return slice(start, start + sum(t.size for t in self.tensors if t.group == group))
 
+    def sizes(self, group: Group) -> tuple[int, ...]:
+        """The elements of each tensor of a group, in flat order; tensors without elements are left out."""
+        return tuple(t.size for t in self.tensors if t.group is group and t.size)
+
     @cached_property
     def digest(self) -> bytes:
         """16 bytes of BLAKE2b over every name, group and shape: equal only for equal layouts."""

@@ -43,6 +43,8 @@ class Purpose(IntEnum):
     SHUFFLE = 4
     AUGMENT = 5
     CLIENTS = 6
+    ROTATION = 7
+    QUANTISE = 8
 
 
 def domain(purpose: Purpose, index: int = 0) -> int:

@@ -96,7 +96,6 @@ def encode_update(
     if not isinstance(weight, int | np.integer) or not 1 <= weight < 1 << 64:
         raise EncodeError(f"a client's weight is a positive integer, got {weight!r}")
     asked: Sequence[Section] = [s for s in broadcast.sections if s.role is Role.TEMPLATE]
-    keys = EncodeKeys(broadcast.noise_key, sampling_key)
     sections = []
     for t in asked:
         span, group = layout.span(t.group), t.group.name.lower()
@@ -105,6 +104,7 @@ def encode_update(
         codec = (codecs or {}).get(t.group) or codec_from(t.codec, t.params)
         if (codec.id, codec.params()) != (t.codec, t.params):
             raise EncodeError(f"the codec for group {group} is not the one that the broadcast asked for")
+        keys = EncodeKeys(broadcast.noise_key, sampling_key, layout.sizes(t.group))
         body = codec.encode(vector[span], keys)
         sections.append(Section(t.codec, Role.UPDATE, t.group, t.count, t.params, body))
     return Frame(

@@ -12,15 +12,28 @@ from fedmrn.errors import EncodeError
 
 @dataclass(frozen=True, slots=True)
 class EncodeKeys:
-    """The two kinds of randomness, kept apart.
+    """The two kinds of randomness, kept apart, and where the tensors lie.
 
     Attributes:
         noise: the key that the server sent; the server makes the same randomness from it.
         sampling: the client's own key; it never leaves the client.
+        sizes: elements of each tensor in the vector, in order, for codecs with a scale a tensor; empty for one tensor.
     """
 
     noise: int
     sampling: int
+    sizes: tuple[int, ...] = ()
+
+    def segments(self, count: int) -> tuple[int, ...]:
+        """Return `sizes` for a vector of `count` elements; one segment where none are given.
+
+        Raises:
+            EncodeError: if the sizes do not add up to `count`.
+        """
+        sizes = self.sizes or (count,)
+        if sum(sizes) != count or min(sizes) < 0:
+            raise EncodeError(f"tensors of {sum(sizes)} elements in a vector of {count}")
+        return sizes
 
 
 class Reader(Protocol):
