@@ -1,9 +1,15 @@
-"""Packing of masks: one bit an element, least significant bit first, unused bits of the last byte zero."""
+"""Packing of bits and trits, least significant first; what the last byte does not use is zero.
+
+A mask is one bit an element. Trits (0, 1, 2) go five to a byte: the sum of trit k times 3^k, at most 242.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.errors import PaddingError
+from fedmrn.errors import MalformedFrameError, PaddingError
+
+_POWERS = np.array([1, 3, 9, 27, 81], np.uint8)
+_TRITS = (np.arange(243, dtype=np.uint8)[:, None] // _POWERS) % np.uint8(3)
 
 
 def packed_size(count: int) -> int:
@@ -38,3 +44,42 @@ def check_padding(data: bytes | memoryview, count: int) -> None:
         raise ValueError(f"{count} bits take {packed_size(count)} bytes, got {len(data)}")
     if count % 8 and data[-1] >> (count % 8):
         raise PaddingError("unused bits of the last mask byte are set")
+
+
+def trits_size(count: int) -> int:
+    """Return the bytes that `count` trits take."""
+    return (count + 4) // 5
+
+
+def pack_trits(trits: NDArray[np.uint8]) -> bytes:
+    """Pack trits 0, 1, 2 (other values are not looked for): element i is digit i % 5, base 3, of byte i // 5."""
+    columns = np.zeros((trits_size(trits.size), 5), np.uint8)
+    columns.reshape(-1)[: trits.size] = trits
+    packed = columns[:, 0].copy()
+    for k in range(1, 5):
+        packed += columns[:, k] * _POWERS[k]
+    return packed.tobytes()
+
+
+def unpack_trits(data: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.uint8]:
+    """Return trits start..stop-1 of bytes that passed `check_trits`, uint8, shape (stop - start,)."""
+    first = start // 5
+    digits: NDArray[np.uint8] = np.take(_TRITS, data[first : trits_size(stop)], axis=0).reshape(-1)
+    return digits[start - 5 * first : stop - 5 * first]
+
+
+def check_trits(data: bytes | memoryview, count: int) -> None:
+    """Refuse packed trits that are not canonical.
+
+    Raises:
+        ValueError: if `data` is not exactly trits_size(count) bytes.
+        MalformedFrameError: if a byte is above 242, which no five trits make.
+        PaddingError: if an unused trit is not zero.
+    """
+    if len(data) != trits_size(count):
+        raise ValueError(f"{count} trits take {trits_size(count)} bytes, got {len(data)}")
+    largest = int(np.frombuffer(data, np.uint8).max(initial=0))
+    if largest > 242:
+        raise MalformedFrameError(f"a byte of five trits is at most 242, got {largest}")
+    if count % 5 and data[-1] >= 3 ** (count % 5):
+        raise PaddingError("unused trits of the last byte are not zero")

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs import Codec, MaskedNoise, Raw
+from fedmrn.codecs import Codec, Levels, MaskedNoise, Raw, Rotated, Scale, Sign, SignRule, Sparse, Ternary
 from fedmrn.errors import ConfigError
 from fedmrn.layout import Group
 from fedmrn.masking import MaskType
@@ -119,6 +119,28 @@ _ROWS = (
         "masked-noise",
         lambda noise: MaskedNoise(noise.spec(), MaskType.SIGNED),
         0.005,
+    ),
+    Method(4, "signsgd", "signs, and the mean magnitude a tensor: one bit", "plain", lambda _: Sign()),
+    Method(
+        5,
+        "signsgd-stochastic",
+        "random signs of +-max|x| a tensor, unbiased: one bit",
+        "plain",
+        lambda _: Sign(SignRule.STOCHASTIC),
+    ),
+    Method(6, "topk", "the 3 % of largest magnitude, no error feedback", "plain", lambda _: Sparse(0.03)),
+    Method(7, "terngrad", "random {-s, 0, s}, s a tensor, clipped at 2.5 sigma", "plain", lambda _: Ternary()),
+    Method(8, "qsgd", "random rounding to 7 levels a sign, norms of 128: 4 bits", "plain", lambda _: Levels(7, 128)),
+    Method(9, "drive", "rotation and signs, unbiased (EDEN at 1 bit): one bit", "plain", lambda _: Rotated(1)),
+    Method(10, "drive-mse", "rotation and signs, least error: one bit", "plain", lambda _: Rotated(1, Scale.MSE)),
+    Method(11, "eden2", "rotation and 2-bit centroids, unbiased", "plain", lambda _: Rotated(2)),
+    Method(12, "eden4", "rotation and 4-bit centroids, unbiased", "plain", lambda _: Rotated(4)),
+    Method(
+        13,
+        "eden-half",
+        "EDEN below one bit: a random half of the elements, unbiased",
+        "plain",
+        lambda _: Rotated(1, keep=0.5),
     ),
 )
 METHODS: Mapping[str, Method] = MappingProxyType({m.name: m for m in _ROWS})

@@ -10,19 +10,22 @@ from fedmrn.frame import Frame
 from fedmrn.layout import Group, Layout, TensorSpec
 from fedmrn.masking import MaskType, progressive_weights
 from fedmrn.rng import Stream
-from fedmrn.scheme import METHODS
+from fedmrn.scheme import method
 from fedmrn.server import Server
 from fedmrn.update import encode_update
 
 
-def warm_up() -> None:
-    """Run every kernel once, through real frames."""
-    layout = Layout.of([TensorSpec("w", (9,), Group.CODED), TensorSpec("b", (1,), Group.DENSE)])
+def warm_up(name: str) -> None:
+    """Run every kernel of a method once, through real frames.
+
+    Raises:
+        ConfigError: the method does not exist.
+    """
+    layout = Layout.of([TensorSpec("w", (129,), Group.CODED), TensorSpec("b", (1,), Group.DENSE)])
     zeros = np.zeros(9, np.float32)
-    for method in METHODS.values():
-        server = Server(layout, method.scheme(), np.zeros(layout.size, np.float32), bytes(16))
-        round_ = server.begin(1, [0])
-        broadcast = Frame.from_bytes(round_.broadcast(0))
-        update = encode_update(broadcast, layout, server.state, weight=1, sampling_key=0)
-        round_.add(0, update.to_bytes())
+    server = Server(layout, method(name).scheme(), np.zeros(layout.size, np.float32), bytes(16))
+    round_ = server.begin(1, [0])
+    broadcast = Frame.from_bytes(round_.broadcast(0))
+    update = encode_update(broadcast, layout, server.state, weight=1, sampling_key=0)
+    round_.add(0, update.to_bytes())
     progressive_weights(zeros, zeros + 1, zeros, 0.5, Stream(0, 0), MaskType.BINARY, np.empty_like(zeros))

@@ -9,12 +9,28 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedmrn.codecs import CHUNK, CODECS, Codec, EncodeKeys, MaskedNoise, Raw, codec_from
+from fedmrn.codecs import (
+    CHUNK,
+    CODECS,
+    Codec,
+    EncodeKeys,
+    Levels,
+    MaskedNoise,
+    Raw,
+    Rotated,
+    Scale,
+    Sign,
+    SignRule,
+    Sparse,
+    Ternary,
+    codec_from,
+)
 from fedmrn.errors import EncodeError, FrameError, MalformedFrameError
 from fedmrn.layout import Group
 from fedmrn.masking import MaskType
 from fedmrn.noise import Law, NoiseSpec
 from fedmrn.rng import Stream
+from fedmrn.rotation import blocks
 from fedmrn.scheme import METHODS
 
 F32 = NDArray[np.float32]
@@ -27,11 +43,20 @@ EXAMPLES: dict[str, Codec] = {
         for scale in (0.01, 2.0**-80, 2.0**80)
     },
     "masked-noise without sampling": MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY, stochastic=False),
+    "sign stochastic": Sign(SignRule.STOCHASTIC),
+    "sparse 16 bits": Sparse(0.2, 16),
+    "sparse dense": Sparse(1.0),
+    "ternary without clipping": Ternary(0.0),
+    "levels 1": Levels(1, 100),
+    "levels 127": Levels(127),
+    "rotated least error 4": Rotated(4, Scale.MSE),
+    "rotated a tenth": Rotated(2, keep=0.1),
     **{f"method {m.name}": m.scheme().codecs[Group.CODED] for m in METHODS.values()},
 }
 SIZES = [1, 2, 31, 33, 8191, CHUNK + 1]
 KEYS = EncodeKeys(noise=0xDEADBEEF00000001, sampling=42)
 LIMIT = 65536.0
+SCALES = 4 + 8 + 4
 
 each_codec = pytest.mark.parametrize("codec", EXAMPLES.values(), ids=EXAMPLES.keys())
 each_size = pytest.mark.parametrize("size", SIZES)
@@ -124,7 +149,12 @@ def test_decoding_is_a_function_of_the_bytes(codec: Codec, size: int) -> None:
 @each_codec
 @each_size
 def test_a_decoded_vector_is_a_fixed_point(codec: Codec, size: int) -> None:
-    """What was decoded encodes to the same bytes whatever the sampling key: a codeword is its own nearest."""
+    """What was decoded encodes to the same bytes whatever the sampling key: a codeword is its own nearest.
+
+    Not so where a scale is computed from the vector (the decoded one has another norm), or elements are left out.
+    """
+    if isinstance(codec, Levels | Rotated):
+        pytest.skip("its scale depends on the whole vector")
     body = codec.encode(_vector(size), KEYS)
     values = _decode(codec, body, size)
     assert codec.encode(values, EncodeKeys(KEYS.noise, 7)) == body
@@ -139,7 +169,7 @@ def test_every_other_length_is_refused(codec: Codec, size: int) -> None:
     for length in lengths:
         with pytest.raises(FrameError):
             codec.open(body[:length], size, KEYS.noise, LIMIT)
-    for extra in (b"\0", b"\xff", body):
+    for extra in (b"\0", b"\xff", body or b"\1"):
         with pytest.raises(FrameError):
             codec.open(body + extra, size, KEYS.noise, LIMIT)
 
@@ -199,7 +229,11 @@ def test_strided_vectors_are_encoded_by_value(codec: Codec) -> None:
 def test_the_extremes_of_float32_encode(codec: Codec) -> None:
     largest = np.finfo(np.float32).max
     vector = np.array([largest, -largest, 1e-45, -1e-45, 0.0, -0.0], np.float32)
-    body = codec.encode(vector, KEYS)
+    try:
+        body = codec.encode(vector, KEYS)
+    except EncodeError:  # a norm or a scale above what float32 holds; never an infinity on the wire
+        assert not isinstance(codec, Raw | MaskedNoise)
+        return
     values = codec.decode(body, vector.size, KEYS.noise)
     assert np.isfinite(values).all()
 
@@ -209,8 +243,24 @@ def test_the_extremes_of_float32_encode(codec: Codec) -> None:
 
 @each_size
 def test_lengths(size: int) -> None:
+    """Worked out from docs/wire-format.md; the length of `sparse` depends on the values and has a test of its own."""
     for codec in EXAMPLES.values():
-        expected = 4 * size if isinstance(codec, Raw) else -(-size // 8)
+        match codec:
+            case Raw():
+                expected = 4 * size
+            case MaskedNoise():
+                expected = -(-size // 8)
+            case Sign():  # one tensor: how many, its size, its scale
+                expected = SCALES + -(-size // 8)
+            case Ternary():
+                expected = SCALES + -(-size // 5)
+            case Levels(levels, block):
+                expected = 4 * -(-size // block) + -(-size * (2 * levels).bit_length() // 8)
+            case Rotated(bits, _, keep) if keep == 1:
+                sizes = [b for _, b in blocks(size)]
+                expected = 4 * len(sizes) + -(-bits * sum(sizes) // 8) + 4 * (size - sum(sizes))
+            case _:
+                continue
         assert len(codec.encode(_vector(size), KEYS)) == expected
 
 

@@ -12,6 +12,7 @@ import pytest
 from command import Cli, changes
 
 from fedmrn.frame import Frame
+from fedmrn.scheme import METHODS
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -45,6 +46,18 @@ def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert "http" not in page  # nothing is fetched: the page stands alone
+
+
+def test_every_method_runs(cli: Cli, tmp_path: Path) -> None:
+    done = cli("compare", "digits", "--methods", "all", *changes())
+    assert done.returncode == 0, done.stderr
+    rows = {row["method"]: row for row in json.loads((tmp_path / "runs/digits/summary.json").read_text())}
+    assert rows.keys() == METHODS.keys()
+    for name, row in rows.items():
+        frame = Frame.from_bytes((tmp_path / f"runs/digits/{name}-seed1/last-update.bin").read_bytes())
+        assert frame.method == METHODS[name].id
+        assert (row["bits_per_parameter"] < 6) is (name != "fedavg")
+        assert row["final"] > 0.2  # two rounds of one epoch with half of the clients: twice what guessing gives
 
 
 def test_bytes_are_those_of_a_real_frame(cli: Cli, tmp_path: Path) -> None:

@@ -4,11 +4,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Reader
+from fedmrn.codecs.levels import Levels
 from fedmrn.codecs.masked_noise import MaskedNoise
 from fedmrn.codecs.raw import Raw
+from fedmrn.codecs.rotated import Rotated, Scale
+from fedmrn.codecs.sign import Sign, SignRule
+from fedmrn.codecs.sparse import Sparse
+from fedmrn.codecs.ternary import Ternary
 from fedmrn.errors import UnknownCodecError
 
-CODECS: Mapping[int, type[Codec]] = MappingProxyType({c.id: c for c in (Raw, MaskedNoise)})
+CODECS: Mapping[int, type[Codec]] = MappingProxyType(
+    {c.id: c for c in (Raw, MaskedNoise, Sign, Sparse, Ternary, Levels, Rotated)}
+)
 
 
 def codec_from(codec: int, params: bytes) -> Codec:
@@ -23,4 +30,20 @@ def codec_from(codec: int, params: bytes) -> Codec:
     return CODECS[codec].from_params(params)
 
 
-__all__ = ["CHUNK", "CODECS", "Codec", "EncodeKeys", "MaskedNoise", "Raw", "Reader", "codec_from"]
+__all__ = [
+    "CHUNK",
+    "CODECS",
+    "Codec",
+    "EncodeKeys",
+    "Levels",
+    "MaskedNoise",
+    "Raw",
+    "Reader",
+    "Rotated",
+    "Scale",
+    "Sign",
+    "SignRule",
+    "Sparse",
+    "Ternary",
+    "codec_from",
+]

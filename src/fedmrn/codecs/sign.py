@@ -1,0 +1,100 @@
+"""Sign: one bit an element and one scale a tensor.
+
+Two rules make the bits; a reader need not know which. Deterministic: the sign of x times the mean magnitude of its
+tensor, the least-squares scale of SignSGD (Bernstein et al., ICML 2018; scaled as in Karimireddy et al., ICML 2019).
+Stochastic: +b with probability (b + x) / 2b, b the largest magnitude of its tensor: unbiased (Jin et al.,
+arXiv 2002.10940).
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.bits import check_padding, pack_bits, packed_size
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
+from fedmrn.codecs.scales import F32, Scales, draws, largest_magnitude
+from fedmrn.errors import MalformedFrameError
+
+_SIGNS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") * np.float32(2) - np.float32(
+    1
+)
+
+
+class SignRule(IntEnum):
+    """How the bits are made. The numbers are part of the wire format."""
+
+    DETERMINISTIC = 0
+    STOCHASTIC = 1
+
+
+def _mean_magnitude(x: F32) -> float:
+    total = sum(float(np.abs(x[at : at + CHUNK]).sum(dtype=np.float64)) for at in range(0, x.size, CHUNK))
+    return total / x.size
+
+
+@dataclass(frozen=True, slots=True)
+class _SignReader:
+    scales: Scales
+    bits: NDArray[np.uint8]
+
+    def read(self, start: int, out: F32) -> None:
+        self.scales.spread(start, out)
+        signs = np.take(_SIGNS, self.bits[start >> 3 : (start + out.size + 7) >> 3], axis=0)
+        out *= signs.reshape(-1)[: out.size]
+
+
+@dataclass(frozen=True)
+class Sign(Codec):
+    """One bit an element and one scale a tensor.
+
+    Attributes:
+        rule: how the bits and the scales are made.
+    """
+
+    id: ClassVar[int] = 2
+    name: ClassVar[str] = "sign"
+    rule: SignRule = SignRule.DETERMINISTIC
+
+    def params(self) -> bytes:
+        """Return 1 byte: the rule."""
+        return bytes([self.rule])
+
+    @classmethod
+    def from_params(cls, params: bytes) -> Self:
+        """Return the codec with this byte of parameters."""
+        if len(params) != 1 or params[0] not in list(SignRule):
+            raise MalformedFrameError(f"codec sign cannot have parameters {params.hex()}")
+        return cls(SignRule(params[0]))
+
+    def bound(self, max_value: float) -> float:
+        """Return the receiver's limit: `open` checks every scale against it."""
+        return max_value
+
+    def encode(self, vector: F32, keys: EncodeKeys) -> bytes:
+        """Measure each tensor's scale and write a bit an element: 1 for +. Zero counts as +."""
+        check_finite(vector)
+        deterministic = self.rule is SignRule.DETERMINISTIC
+        scales = Scales.measure(vector, keys, _mean_magnitude if deterministic else largest_magnitude)
+        plus = np.empty(vector.size, np.bool_)
+        scale = np.empty(min(CHUNK, vector.size), np.float32)
+        for start in range(0, vector.size, CHUNK):
+            x = vector[start : start + CHUNK]
+            s = scale[: x.size]
+            scales.spread(start, s)
+            bits = x >= 0 if deterministic else (2 * draws(keys, start, start + x.size) - 1) * s < x
+            plus[start : start + x.size] = bits | (s == 0)
+        return scales.to_bytes() + pack_bits(plus)
+
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _SignReader:
+        """Check the table of scales, the length and the padding.
+
+        Raises:
+            MalformedFrameError, NonFiniteError, BoundError: as `Scales.split`.
+            PaddingError: an unused bit is set.
+        """
+        scales, bits = Scales.split(body, count, packed_size(count), max_value)
+        check_padding(bits, count)
+        return _SignReader(scales, np.frombuffer(bits, np.uint8))

@@ -1,0 +1,51 @@
+"""What each method sends for one vector, pinned: parameters, length, digests of the body and of what it decodes to.
+
+A change here is a change of the wire format or of a method's law: it needs a line in CHANGELOG.md.
+"""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from fedmrn.codecs import EncodeKeys, codec_from
+from fedmrn.layout import Group
+from fedmrn.rng import Stream
+from fedmrn.scheme import METHODS
+
+KEY = 0x0123456789ABCDEF
+PINNED = {
+    "fedavg": ("", 4000, "70ed7cef8f7fe545", "70ed7cef8f7fe545"),
+    "fedmrn": ("00000ad7233c", 125, "8b45d50c2809926f", "7483de19a5d2890a"),
+    "fedmrn-s": ("00010ad7a33b", 125, "738fd9a9b23279b9", "4de0be74df658df1"),
+    "signsgd": ("00", 153, "e86f6a965754331d", "799c169e85057b35"),
+    "signsgd-stochastic": ("01", 153, "b38975592c425a39", "69d3fd2246111f3a"),
+    "topk": ("8fc2f53c2004", 145, "30d382d5be57755c", "ab17b1e52ba70c48"),
+    "terngrad": ("00002040", 228, "40081c71e69584f0", "71940309a9342a24"),
+    "qsgd": ("8000000007", 532, "d54964aef032c1f6", "1f96dce86a61707d"),
+    "drive": ("01000000803f", 540, "dfbcb54075d84f06", "4311029be133ced4"),
+    "drive-mse": ("01010000803f", 540, "ea9866a10d2ac409", "243051deaeb553f3"),
+    "eden2": ("02000000803f", 652, "4e715204c3e39938", "b15bbb1ff6891b2d"),
+    "eden4": ("04000000803f", 876, "a65fb8d36a83f5eb", "741e33ccde5b0f0c"),
+    "eden-half": ("01000000003f", 504, "42371c35504f806b", "9581c97afa653250"),
+}
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def test_every_method_is_pinned() -> None:
+    assert PINNED.keys() == METHODS.keys()
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_the_bytes_of_a_method(name: str) -> None:
+    params, length, body_digest, value_digest = PINNED[name]
+    vector = (Stream(3, 0).uniform(0, 1000) - np.float32(0.5)) * np.float32(0.02)
+    codec = METHODS[name].scheme().codecs[Group.CODED]
+    assert codec.params().hex() == params
+    body = codec.encode(vector, EncodeKeys(KEY, 42, (700, 300)))
+    assert (len(body), digest(body)) == (length, body_digest)
+    values = codec_from(codec.id, codec.params()).decode(body, 1000, KEY)
+    assert digest(values.tobytes()) == value_digest
