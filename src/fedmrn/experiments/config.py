@@ -157,9 +157,8 @@ def load_setting(source: str, changes: Iterable[str] = ()) -> Setting:
 
     Args:
         source: a preset's name, or a path that ends in .toml.
-        changes: such as "train.rounds=5", "data.partition=dirichlet", "method.fedmrn.lr=0.05" or, for
-            all methods, "method.lr=0.05". Values are TOML; a
-            bare word is a string.
+        changes: such as "train.rounds=5", "data.partition=dirichlet", "method.fedmrn.lr=0.05" or, for all methods,
+            "method.lr=0.05". Values are TOML; a bare word is a string.
 
     Raises:
         ConfigError: says which key or value is wrong and what would be right.

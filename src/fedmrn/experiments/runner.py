@@ -92,7 +92,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
     parts = partition(dataset.train_y.numpy(), spec, data.clients, experiment.seed)
 
     def rule(
-        model: nn.Module, optimizer: torch.optim.Optimizer, broadcast: bytes, steps: int, sampling_key: int
+        model: nn.Module, optimizer: torch.optim.Optimizer, broadcast: Frame, steps: int, sampling_key: int
     ) -> LocalRule:
         if options.post_training:
             return LocalRule(model, optimizer, broadcast, steps=steps, sampling_key=sampling_key)
@@ -145,10 +145,11 @@ def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, p
         warm_up(experiment.method)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "config.toml", tomli_w.dumps(experiment.as_dict()).encode())
-    layout = ModelLayout.of(prepared.model).layout
-    done, state = _restore(folder, saved, layout)
+    view = ModelLayout.of(prepared.model)
+    layout = view.layout
+    done, state = _restore(folder, saved, len(records), layout)
     if state is None:
-        state = ModelLayout.of(prepared.model).read()
+        state = view.read()
         plot_partition(
             prepared.dataset.train_y.numpy(),
             prepared.federation.parts,
@@ -253,14 +254,16 @@ def _checkpoint_frame(folder: Path) -> Frame | None:
         raise RunError(f"{path} is damaged ({error}); delete it to start this run from round 1") from error
 
 
-def _restore(folder: Path, saved: Frame | None, layout: Layout) -> tuple[int, NDArray[np.float32] | None]:
+def _restore(
+    folder: Path, saved: Frame | None, recorded: int, layout: Layout
+) -> tuple[int, NDArray[np.float32] | None]:
     if saved is None:
         return 0, None
     try:
         state = read_state(saved, layout)
     except FrameError as error:
         raise RunError(f"{folder / 'checkpoint.bin'} does not fit: {error}; delete it to start anew") from error
-    if len(read_records(folder)) < saved.round:
+    if recorded < saved.round:
         raise RunError(
             f"{folder / 'rounds.jsonl'} lost rounds before {saved.round}; delete checkpoint.bin beside it to start anew"
         )

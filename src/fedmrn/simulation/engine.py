@@ -22,7 +22,7 @@ from fedmrn.server import Server
 from fedmrn.torch import LocalData, LocalRule, ModelLayout, evaluate, train_client
 from fedmrn.torch.train import Augment, channels_last
 
-RuleFactory = Callable[[nn.Module, torch.optim.Optimizer, bytes, int, int], LocalRule]
+RuleFactory = Callable[[nn.Module, torch.optim.Optimizer, Frame, int, int], LocalRule]
 """(model, optimiser, broadcast, steps, sampling key) -> local rule."""
 
 
@@ -142,12 +142,12 @@ def simulate(
         losses: list[float] = []
         update = b""
         for place, client in enumerate(clients, 1):
-            broadcast = round_.broadcast(client)
+            broadcast = Frame.from_bytes(round_.broadcast(client), kind=Kind.BROADCAST)
             for buffer, initial in counters:
                 buffer.copy_(initial)
             update, loss = _client(federation, model, broadcast, number, client)
             up.update(round_.add(client, update).account())
-            down.update(Frame.from_bytes(broadcast, kind=Kind.BROADCAST).account())
+            down.update(broadcast.account())
             losses.append(loss)
             on_client(place)
         new = round_.finish()
@@ -170,7 +170,7 @@ def simulate(
 
 
 def _client(
-    federation: Federation, model: nn.Module, broadcast: bytes, number: int, client: int
+    federation: Federation, model: nn.Module, broadcast: Frame, number: int, client: int
 ) -> tuple[bytes, float]:
     """One client's round: what it uploads, and its loss."""
 

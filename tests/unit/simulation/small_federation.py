@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedmrn.frame import Frame
 from fedmrn.scheme import NoiseOptions, method
 from fedmrn.simulation.engine import Federation, RoundResult, simulate
 from fedmrn.torch import LocalRule, ModelLayout, attach
@@ -25,7 +26,7 @@ def blobs(n: int, seed: int) -> tuple[Tensor, Tensor]:
     return patterns[y] + torch.randn(n, 2, 4, 4, generator=generator), y
 
 
-def rule(model: nn.Module, optimizer: torch.optim.Optimizer, broadcast: bytes, steps: int, key: int) -> LocalRule:
+def rule(model: nn.Module, optimizer: torch.optim.Optimizer, broadcast: Frame, steps: int, key: int) -> LocalRule:
     return attach(model, optimizer, broadcast, steps=steps, sampling_key=key)
 
 
