@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SEEDS  ?= 1-3
 
-.PHONY: help run test check format install clean
+.PHONY: help run test bench check format install clean
 help:            ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -30,6 +30,9 @@ check: install   ## Formatting, lint, types, import layers
 
 test: check      ## Everything that CI checks
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=95
+
+bench: install   ## Time the transform and its codec against other ways; some minutes, best on a quiet machine
+	$(BIN)/python bench/transform.py
 
 format: install  ## Rewrite the sources in the project's format
 	$(BIN)/ruff format .

@@ -1,0 +1,105 @@
+"""What every benchmark shares: first the results must agree, then the cases are timed in turns.
+
+Repetitions are interleaved, in an order that rotates, so that a machine that slows down or a neighbour that
+wakes up hits all of them alike. The median is the figure; minimum and quartiles tell how far to trust it.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+
+class DisagreementError(Exception):
+    """Two ways to compute the same thing gave different results: their times mean nothing."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a result is from the one it should equal, and how far rounding may bring it."""
+
+    difference: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Several ways to do the same work.
+
+    Attributes:
+        name: what is measured.
+        elements: the time is divided by them.
+        cases: name -> callable; its result is not used.
+        baselines: the cases to which the others are compared, as ratios.
+        check: compares the results before anything is timed.
+        prepare: runs before each call and is not timed; it puts back what a case in place has overwritten.
+    """
+
+    name: str
+    elements: int
+    cases: Mapping[str, Callable[[], object]]
+    baselines: tuple[str, ...]
+    check: Callable[[], Mapping[str, Agreement]]
+    prepare: Callable[[], None] = lambda: None
+
+
+def measure(benchmark: Benchmark, repetitions: int, console: Console) -> dict[str, Any]:
+    """Check, time and compare the cases; return what goes into the JSON file.
+
+    Raises:
+        DisagreementError: the results differ by more than rounding explains.
+    """
+    console.print(f"{benchmark.name}: do the results agree?", style="dim", soft_wrap=True)
+    agreement = benchmark.check()
+    for case, found in agreement.items():
+        if not found.difference <= found.tolerance:  # also for NaN
+            raise DisagreementError(
+                f"{benchmark.name}: {case} is off by {found.difference:.3g}, rounding explains {found.tolerance:.3g}; "
+                "nothing was timed"
+            )
+    seconds = sum(_time(benchmark, case) for case in benchmark.cases) / 1e9  # also a warm-up
+    plan = f"{len(benchmark.cases)} cases, {repetitions} times each, about {seconds * repetitions:.1f} s"
+    console.print(f"{benchmark.name}: {plan}", style="dim", soft_wrap=True)
+    names, times = list(benchmark.cases), {case: np.empty(repetitions) for case in benchmark.cases}
+    bar = {"console": console, "transient": True, "disable": not console.is_terminal, "auto_refresh": False}
+    # The bar is drawn between repetitions only: a thread that draws would disturb what is timed.
+    for i in track(range(repetitions), benchmark.name, **bar):
+        for k in range(len(names)):
+            case = names[(i + k) % len(names)]
+            times[case][i] = _time(benchmark, case) / benchmark.elements
+    return _summary(benchmark, times, agreement)
+
+
+def _time(benchmark: Benchmark, case: str) -> int:
+    call = benchmark.cases[case]
+    benchmark.prepare()
+    gc.collect(0)
+    gc.disable()
+    try:
+        start = time.perf_counter_ns()
+        call()
+        return time.perf_counter_ns() - start
+    finally:
+        gc.enable()
+
+
+def _summary(
+    benchmark: Benchmark, times: Mapping[str, np.ndarray], agreement: Mapping[str, Agreement]
+) -> dict[str, Any]:
+    cases: dict[str, Any] = {}
+    for case, found in times.items():
+        low, q1, median, q3 = (float(q) for q in np.quantile(found, (0, 0.25, 0.5, 0.75)))
+        ratios = {b: median / float(np.median(times[b])) for b in benchmark.baselines}
+        cases[case] = {"ns_per_element": {"median": median, "min": low, "q1": q1, "q3": q3}, "ratio": ratios}
+    return {
+        "name": benchmark.name,
+        "elements": benchmark.elements,
+        "repetitions": next(iter(times.values())).size,
+        "agreement": {case: asdict(found) for case, found in agreement.items()},
+        "cases": cases,
+    }
