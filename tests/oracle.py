@@ -8,6 +8,7 @@ import struct
 import zlib
 from functools import cache
 from hashlib import blake2b
+from math import e, prod, sqrt
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -19,6 +20,7 @@ HEADER_SIZE, SECTION_SIZE, CHECKSUM_SIZE = 56, 20, 4
 UNIFORM, GAUSSIAN, BERNOULLI = 0, 1, 2
 NOISE_DOMAIN = 1 << 32
 FINAL_MASK_DOMAIN = 3 << 32
+FROZEN_DOMAIN = 9 << 32
 TABLE_FILE = Path(__file__).parents[1] / "src" / "fedmrn" / "gaussian.bin"
 
 
@@ -91,6 +93,18 @@ def noise(law: int, scale: float, key: int, i: int) -> float:
     return -scale if w >> 31 else scale
 
 
+def frozen(seed: int, tensors: list[tuple[str, tuple[int, ...], int]]) -> list[float]:
+    """The weights of the coded tensors that the masks of codec 7 belong to."""
+    values: list[float] = []
+    for _, shape, group in tensors:
+        size = prod(shape)
+        if group == 0 and size:
+            scale = float32(e / sqrt(size // shape[0] if len(shape) > 1 else size))
+            signs = [word(seed, FROZEN_DOMAIN, len(values) + i) >> 31 for i in range(size)]
+            values += [-scale if sign else scale for sign in signs]
+    return values
+
+
 # --- frames ---------------------------------------------------------------------------------------------------------
 
 
@@ -114,8 +128,11 @@ def layout_digest(tensors: list[tuple[str, tuple[int, ...], int]]) -> bytes:
     return blake2b(message, digest_size=16, person=b"fedmrn-layout").digest()
 
 
-def read_frame(data: bytes) -> dict[str, Any]:
-    """Cut a valid frame into its fields; sections are decoded where they have a body."""
+def read_frame(data: bytes, states: dict[int, list[float]] | None = None) -> dict[str, Any]:
+    """Cut a valid frame into its fields; sections are decoded where they have a body.
+
+    `states` is the broadcast's state of each group, which codec 8 needs.
+    """
     names = ("magic", "version", "kind", "method", "total", "round", "count", "noise_key", "layout", "weight")
     frame: dict[str, Any] = dict(zip(names, struct.unpack_from(HEADER, data), strict=True))
     assert frame["magic"] == b"FMRN"
@@ -130,42 +147,77 @@ def read_frame(data: bytes) -> dict[str, Any]:
         at += n_params + n_body
         section = {"codec": codec, "role": role, "group": group, "elements": count, "params": params, "body": body}
         if role != 2:
-            section["values"] = decode(codec, params, count, body, frame["noise_key"])
+            section["state"] = (states or {}).get(group, [])
+            section["values"] = decode(codec, params, count, body, frame["noise_key"], section["state"])
+        if role == 0 and codec == 2:
+            section["scales"] = scales(body)
         frame["sections"].append(section)
     assert at == len(data) - CHECKSUM_SIZE
     return frame
 
 
-def decode(codec: int, params: bytes, count: int, body: bytes, key: int) -> list[float]:
+def scales(body: bytes) -> list[tuple[int, float]]:
+    """The table of scales at the start of a body of codec 2: (size, scale) of each run."""
+    (runs,) = struct.unpack_from("<I", body)
+    return [struct.unpack_from("<Qf", body, 4 + 12 * k) for k in range(runs)]
+
+
+def unpacked(body: bytes, count: int) -> list[int]:
+    """The bits of a mask."""
+    assert len(body) == (count + 7) // 8
+    assert int.from_bytes(body, "little") >> count == 0
+    return [body[i // 8] >> (i % 8) & 1 for i in range(count)]
+
+
+def packed(bits: list[bool]) -> bytes:
+    """The mask with these bits."""
+    return sum(bit << i for i, bit in enumerate(bits)).to_bytes((len(bits) + 7) // 8, "little")
+
+
+def decode(codec: int, params: bytes, count: int, body: bytes, key: int, state: list[float]) -> list[float]:
     """The values of one section's body."""
     if codec == 0:
         assert params == b""
         return list(struct.unpack(f"<{count}f", body))
-    assert codec == 1
-    law, signed, scale = struct.unpack("<BBf", params)
-    assert len(body) == (count + 7) // 8
-    assert int.from_bytes(body, "little") >> count == 0
-    values = []
-    for i in range(count):
-        n = noise(law, scale, key, i)
-        values.append(n if body[i // 8] >> (i % 8) & 1 else -n if signed else 0.0)
-    return values
+    if codec == 1:
+        law, signed, scale = struct.unpack("<BBf", params)
+        ns = [noise(law, scale, key, i) for i in range(count)]
+        return [n if bit else -n if signed else 0.0 for n, bit in zip(ns, unpacked(body, count), strict=True)]
+    if codec == 2:
+        assert params in (b"\0", b"\1", b"\2")
+        runs = scales(body)
+        each = [scale for size, scale in runs for _ in range(size)]
+        return [s if bit else -s for s, bit in zip(each, unpacked(body[4 + 12 * len(runs) :], count), strict=True)]
+    if codec == 7:
+        assert len(params) == 8
+        return [float(bit) for bit in unpacked(body, count)]
+    assert (codec, params, len(state)) == (8, b"", count)
+    values = iter(struct.unpack(f"<{sum(s != 0 for s in state)}f", body))
+    return [next(values) if s != 0 else 0.0 for s in state]
 
 
-def encode(codec: int, params: bytes, values: list[float], key: int) -> bytes:
-    """The only body that decodes to these values."""
+def encode(section: dict[str, Any], key: int) -> bytes:
+    """The only body that decodes to the section's values (with its scales, or for its state)."""
+    codec, params, values = section["codec"], section["params"], section["values"]
     if codec == 0:
         return struct.pack(f"<{len(values)}f", *values)
-    law, _, scale = struct.unpack("<BBf", params)
-    bits = sum((v == noise(law, scale, key, i)) << i for i, v in enumerate(values))
-    return bits.to_bytes((len(values) + 7) // 8, "little")
+    if codec == 1:
+        law, _, scale = struct.unpack("<BBf", params)
+        return packed([v == noise(law, scale, key, i) for i, v in enumerate(values)])
+    if codec == 2:
+        rows = [struct.pack("<Qf", *row) for row in section["scales"]]
+        return struct.pack("<I", len(rows)) + b"".join(rows) + packed([v > 0 for v in values])
+    if codec == 7:
+        return packed([v == 1 for v in values])
+    kept = [v for v, s in zip(values, section["state"], strict=True) if s != 0]
+    return struct.pack(f"<{len(kept)}f", *kept)
 
 
 def write_frame(frame: dict[str, Any]) -> bytes:
     """The bytes of a frame as `read_frame` returns it, its bodies encoded anew from the values."""
     parts = b""
     for s in frame["sections"]:
-        body = encode(s["codec"], s["params"], s["values"], frame["noise_key"]) if "values" in s else b""
+        body = encode(s, frame["noise_key"]) if "values" in s else b""
         fields = (s["codec"], s["role"], s["group"], len(s["params"]), s["elements"], len(body))
         parts += struct.pack(SECTION, *fields) + s["params"] + body
     data = struct.pack(

@@ -13,7 +13,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs import CHUNK, Reader, codec_from
+from fedmrn.codecs import CHUNK, Codec, Plane, Reader, codec_from, read_plane
 from fedmrn.errors import (
     ConfigError,
     DuplicateFrameError,
@@ -51,9 +51,12 @@ class Aggregator:
         weighted: whether a frame counts by its weight, or each frame alike.
         limits: what is accepted; max_weight and max_value also fix the resolution of the sum.
         threads: worker threads for models above a million elements; the result does not depend on it.
+        planes: what is summed of the coded group, at least one; of the other groups it is always the values.
+        state: the broadcast's state, float32, shape (layout.size,); only codecs that are bound to it need it.
 
     Raises:
-        ConfigError: if a template names no group of the layout, or max_clients or threads is below 1.
+        ConfigError: if a template names no group of the layout, a codec lacks a plane or its state, or max_clients or
+            threads is below 1.
     """
 
     def __init__(
@@ -67,25 +70,40 @@ class Aggregator:
         weighted: bool = True,
         limits: Limits = DEFAULT_LIMITS,
         threads: int = 1,
+        planes: Sequence[Plane] = (Plane.VALUE,),
+        state: NDArray[np.float32] | None = None,
     ) -> None:
         if max_clients < 1 or threads < 1:
             raise ConfigError("an aggregator needs max_clients and threads of at least 1")
         self.layout, self.templates = layout, tuple(t.template for t in templates)
         self.method, self.round, self.weighted = method, round, weighted
         self.max_clients, self.limits, self.threads = max_clients, limits, threads
-        self._codecs = {t.group: codec_from(t.codec, t.params) for t in self.templates}
+        self.planes = tuple(planes)
+        self._codecs: dict[Group, Codec] = {}
         for t in self.templates:
             span = layout.span(t.group)
             if t.count != span.stop - span.start:
                 raise ConfigError(
                     f"a template has {t.count} elements of group {t.group.name.lower()}, not the layout's"
                 )
+            codec = codec_from(t.codec, t.params)
+            if codec.needs_state and state is None:
+                raise ConfigError(f"codec {codec.name} is bound to the broadcast's state, which is not given")
+            self._codecs[t.group] = codec if state is None else codec.bind(state[span])
+        coded = self._codecs.get(Group.CODED)
+        if coded is not None and not coded.planes.issuperset(self.planes):
+            raise ConfigError(
+                f"codec {coded.name} has no plane {' or '.join(p.value for p in self.planes if p not in coded.planes)}"
+            )
         self._capacity = min(max_clients * limits.max_weight, limits.max_total_weight) if weighted else max_clients
+        least = 0.0 if self.planes == (Plane.VALUE,) else 1.0  # signs and counts go up to 1
         self._exponents = {
-            group: 62 - frexp(codec.bound(limits.max_value))[1] - self._capacity.bit_length()
+            group: 62 - frexp(max(least, codec.bound(limits.max_value)))[1] - self._capacity.bit_length()
             for group, codec in self._codecs.items()
         }
-        self._sum = np.zeros(layout.size, np.int64)
+        # Further planes of the coded group follow the flat vector.
+        self._coded = layout.span(Group.CODED).stop
+        self._sum = np.zeros(layout.size + (len(self.planes) - 1) * self._coded, np.int64)
         self._keys: set[int] = set()
         self._torn = False
         self.total_weight = 0
@@ -109,7 +127,12 @@ class Aggregator:
         weight = frame.weight if self.weighted else 1
         self._torn = True  # until the fold is through: an interrupt half-way must not leave a sum that looks whole
         for group, reader in readers:
-            self._fold_group(group, reader, ldexp(weight, self._exponents[group]))
+            factor = ldexp(weight, self._exponents[group])
+            if group is not Group.CODED:
+                self._fold(reader, factor, self._sum[self.layout.span(group)])
+                continue
+            for i, plane in enumerate(self.planes):
+                self._fold(read_plane(reader, plane), factor, self._sum[self._span(i)])
         self._keys.add(noise_key)
         self.total_weight += weight
         self._torn = False
@@ -146,9 +169,12 @@ class Aggregator:
         if self.total_weight + weight > self._capacity:
             raise LimitError(f"weight {weight} more would take the round above its total of {self._capacity}")
 
-    def _fold_group(self, group: Group, reader: Reader, factor: float) -> None:
-        total = self._sum[self.layout.span(group)]
+    def _span(self, i: int) -> slice:
+        """Where the i-th plane of the coded group lies."""
+        start = 0 if i == 0 else self.layout.size + (i - 1) * self._coded
+        return slice(start, start + self._coded)
 
+    def _fold(self, reader: Reader, factor: float, total: NDArray[np.int64]) -> None:
         def work(first: int, last: int) -> None:
             values = np.empty(CHUNK, np.float32)
             for start in range(first, last, CHUNK):
@@ -191,10 +217,11 @@ class Aggregator:
             self.weighted,
             self.max_clients,
             self.limits,
+            self.planes,
         )
 
     def finish(self) -> NDArray[np.float32]:
-        """Return the weighted mean of the updates, float32, shape (layout.size,).
+        """Return the weighted mean of the updates, float32, shape (layout.size,); of the coded group, the first plane.
 
         Raises:
             EmptyRoundError: if no frame was folded.
@@ -207,4 +234,18 @@ class Aggregator:
         for group, exponent in self._exponents.items():
             span = self.layout.span(group)
             mean[span] = self._sum[span] * (ldexp(1.0, -exponent) / self.total_weight)
+        return mean
+
+    def finish_plane(self, plane: Plane) -> NDArray[np.float32]:
+        """Return the weighted mean of one plane of the coded group, float32, shape (elements of it,).
+
+        Raises:
+            EmptyRoundError, FedmrnError: as `finish`.
+            ValueError: the plane was not asked for.
+        """
+        self._check_whole()
+        if not self.total_weight:
+            raise EmptyRoundError(f"round {self.round}: no update was folded, so there is no mean")
+        factor = ldexp(1.0, -self._exponents.get(Group.CODED, 0)) / self.total_weight  # a model may have none
+        mean: NDArray[np.float32] = (self._sum[self._span(self.planes.index(plane))] * factor).astype(np.float32)
         return mean

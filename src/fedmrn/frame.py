@@ -114,7 +114,7 @@ class Frame:
 
     Attributes:
         kind: update or broadcast.
-        method: id of the method (`fedmrn.scheme.METHODS`).
+        method: id of the method (`fedmrn.methods.METHODS`).
         round: 32-bit number of the round, from 1.
         noise_key: 64-bit key of this client's noise in this round.
         layout_digest: 16 bytes, see `fedmrn.layout.Layout.digest`.

@@ -45,6 +45,8 @@ class Purpose(IntEnum):
     CLIENTS = 6
     ROTATION = 7
     QUANTISE = 8
+    FROZEN = 9
+    EVALUATE = 10
 
 
 def domain(purpose: Purpose, index: int = 0) -> int:

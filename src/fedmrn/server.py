@@ -1,6 +1,6 @@
 """The server: what it sends, which updates it takes, and how a mean becomes the next state."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fedmrn.aggregate import Aggregator
 from fedmrn.errors import ConfigError, DuplicateFrameError, UnknownClientError, WrongRoundError
 from fedmrn.frame import DEFAULT_LIMITS, Frame, Kind, Limits
-from fedmrn.layout import Layout
+from fedmrn.layout import Group, Layout
 from fedmrn.rng import derive_key
 from fedmrn.scheme import Scheme
 from fedmrn.update import state_sections, templates
@@ -28,7 +28,7 @@ class Round:
         self._closed = False
         self._done: set[int | str] = set()
         self._state = state_sections(server.layout, server.state)
-        self._templates = templates(server.layout, server.scheme.codecs)
+        self._templates = templates(server.layout, server.scheme.codecs_at(number))
         self.aggregator = Aggregator(
             server.layout,
             self._templates,
@@ -38,6 +38,8 @@ class Round:
             weighted=server.scheme.weighted,
             limits=server.limits,
             threads=server.threads,
+            planes=server.scheme.rule.planes,
+            state=server.state,
         )
 
     def broadcast(self, client: int | str) -> bytes:
@@ -86,9 +88,14 @@ class Round:
         if self._closed:
             raise WrongRoundError(f"round {self.number} is finished")
         server = self._server
-        server.state = server.scheme.rule.step(server.state, self.aggregator.finish())
+        rule, coded = server.scheme.rule, server.layout.span(Group.CODED)
+        mean = self.aggregator.finish()
+        means = [mean[coded], *(self.aggregator.finish_plane(plane) for plane in rule.planes[1:])]
+        state = server.state + mean
+        state[coded] = rule.step(self.number, server.state[coded], *means)
+        server.state = state
         self._closed = True
-        return server.state
+        return state
 
 
 class Server:
@@ -97,7 +104,8 @@ class Server:
     Args:
         layout: of the model.
         scheme: codecs and server rule.
-        state: the initial model, float32, shape (layout.size,).
+        state: what the server starts from, float32, shape (layout.size,): `initial` of a model, or the state of an
+            earlier round.
         secret: 16 to 64 bytes that only the server knows; noise keys are derived from it.
         limits: what is accepted from clients.
         threads: for the fold of models above a million elements.
@@ -122,6 +130,17 @@ class Server:
             raise ConfigError(f"the server's secret must have 16 to 64 bytes, got {len(secret)}")
         self.layout, self.scheme, self.state = layout, scheme, state
         self.secret, self.limits, self.threads = secret, limits, threads
+
+    @staticmethod
+    def initial(layout: Layout, scheme: Scheme, model: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the state of a run that starts with this model, both float32, shape (layout.size,)."""
+        state, coded = model.copy(), layout.span(Group.CODED)
+        state[coded] = scheme.rule.start(state[coded])
+        return state
+
+    def models(self, round: int) -> Iterator[NDArray[np.float32]]:
+        """Yield the models that the state after this round stands for: one, or samples whose results are averaged."""
+        return self.scheme.rule.models(self.layout, self.state, round)
 
     def begin(self, round: int, clients: Iterable[int | str]) -> Round:
         """Start a round (its number from 1) with these clients."""

@@ -60,6 +60,8 @@ def read_state(frame: Frame, layout: Layout) -> NDArray[np.float32]:
         if section is None or section.count != span.stop - span.start:
             raise MalformedFrameError(f"the broadcast lacks the state of group {group.name.lower()}")
         codec = codec_from(section.codec, section.params)
+        if codec.needs_state:
+            raise MalformedFrameError(f"codec {codec.name} is for updates of a state, not for a state")
         state[span] = codec.decode(section.body, section.count, frame.noise_key)
     return state
 
@@ -72,6 +74,7 @@ def encode_update(
     weight: int,
     sampling_key: int,
     codecs: Mapping[Group, Codec] | None = None,
+    state: NDArray[np.float32] | None = None,
 ) -> Frame:
     """Return the update frame that a broadcast asked for.
 
@@ -82,6 +85,7 @@ def encode_update(
         weight: of this client in the mean, a positive integer (samples or batches).
         sampling_key: the client's own 64-bit key, fresh for each round.
         codecs: used in place of the templates' where given; must have the same parameters.
+        state: what `read_state` returns, if it is at hand already; some codecs need it.
 
     Raises:
         EncodeError: the vector is not finite or not of the layout's size, the weight is not positive, or a codec
@@ -104,6 +108,9 @@ def encode_update(
         codec = (codecs or {}).get(t.group) or codec_from(t.codec, t.params)
         if (codec.id, codec.params()) != (t.codec, t.params):
             raise EncodeError(f"the codec for group {group} is not the one that the broadcast asked for")
+        if codec.needs_state:
+            state = read_state(broadcast, layout) if state is None else state
+            codec = codec.bind(state[span])
         keys = EncodeKeys(broadcast.noise_key, sampling_key, layout.sizes(t.group))
         body = codec.encode(vector[span], keys)
         sections.append(Section(t.codec, Role.UPDATE, t.group, t.count, t.params, body))

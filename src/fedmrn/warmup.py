@@ -9,8 +9,8 @@ import numpy as np
 from fedmrn.frame import Frame
 from fedmrn.layout import Group, Layout, TensorSpec
 from fedmrn.masking import MaskType, progressive_weights
+from fedmrn.methods import method
 from fedmrn.rng import Stream
-from fedmrn.scheme import method
 from fedmrn.server import Server
 from fedmrn.update import encode_update
 

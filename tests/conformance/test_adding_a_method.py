@@ -14,7 +14,8 @@ from fedmrn.codecs import Codec
 from fedmrn.errors import EncodeError, MalformedFrameError, NonFiniteError
 from fedmrn.frame import Frame
 from fedmrn.layout import Group, Layout, TensorSpec
-from fedmrn.scheme import METHODS, Method
+from fedmrn.methods import METHODS
+from fedmrn.scheme import Method
 from fedmrn.server import Server
 from fedmrn.update import encode_update
 

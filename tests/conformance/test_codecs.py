@@ -12,26 +12,31 @@ from numpy.typing import NDArray
 from fedmrn.codecs import (
     CHUNK,
     CODECS,
+    Bernoulli,
     Codec,
     EncodeKeys,
     Levels,
     MaskedNoise,
+    Plane,
     Raw,
+    Reader,
     Rotated,
     Scale,
     Sign,
     SignRule,
     Sparse,
+    Support,
     Ternary,
     codec_from,
+    read_plane,
 )
-from fedmrn.errors import EncodeError, FrameError, MalformedFrameError
+from fedmrn.errors import ConfigError, EncodeError, FrameError, MalformedFrameError
 from fedmrn.layout import Group
 from fedmrn.masking import MaskType
+from fedmrn.methods import METHODS
 from fedmrn.noise import Law, NoiseSpec
 from fedmrn.rng import Stream
 from fedmrn.rotation import blocks
-from fedmrn.scheme import METHODS
 
 F32 = NDArray[np.float32]
 EXAMPLES: dict[str, Codec] = {
@@ -44,6 +49,7 @@ EXAMPLES: dict[str, Codec] = {
     },
     "masked-noise without sampling": MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY, stochastic=False),
     "sign stochastic": Sign(SignRule.STOCHASTIC),
+    "sign learned": Sign(SignRule.LEARNED, (0.01,)),
     "sparse 16 bits": Sparse(0.2, 16),
     "sparse dense": Sparse(1.0),
     "ternary without clipping": Ternary(0.0),
@@ -51,6 +57,8 @@ EXAMPLES: dict[str, Codec] = {
     "levels 127": Levels(127),
     "rotated least error 4": Rotated(4, Scale.MSE),
     "rotated a tenth": Rotated(2, keep=0.1),
+    "bernoulli": Bernoulli((1 << 64) - 1),
+    "support": Support(),
     **{f"method {m.name}": m.scheme().codecs[Group.CODED] for m in METHODS.values()},
 }
 SIZES = [1, 2, 31, 33, 8191, CHUNK + 1]
@@ -66,8 +74,21 @@ def _vector(size: int, spread: float = 0.02) -> F32:
     return ((Stream(size, 0).uniform(0, size) - np.float32(0.5)) * np.float32(spread)).astype(np.float32)
 
 
+def _bound(codec: Codec, size: int) -> Codec:
+    """The codec for updates of a state without zeros, where it needs one: then every vector can be sent."""
+    return codec.bind(np.ones(size, np.float32))
+
+
+def _encode(codec: Codec, vector: F32, keys: EncodeKeys = KEYS) -> bytes:
+    return _bound(codec, vector.size).encode(vector, keys)
+
+
+def _open(codec: Codec, body: bytes, size: int) -> Reader:
+    return _bound(codec, size).open(body, size, KEYS.noise, LIMIT)
+
+
 def _decode(codec: Codec, body: bytes, size: int, key: int = KEYS.noise) -> F32:
-    return codec.decode(body, size, key, LIMIT)
+    return _bound(codec, size).decode(body, size, key, LIMIT)
 
 
 def test_every_codec_has_an_example() -> None:
@@ -91,7 +112,7 @@ def test_parameters_travel(codec: Codec) -> None:
     found = codec_from(codec.id, params)
     assert type(found) is type(codec)
     assert found.params() == params
-    body = codec.encode(_vector(33), KEYS)
+    body = _encode(codec, _vector(33))
     assert np.array_equal(_decode(found, body, 33), _decode(codec, body, 33))
     assert found.bound(LIMIT) == codec.bound(LIMIT)
 
@@ -118,7 +139,28 @@ def test_any_parameters_are_accepted_canonically_or_refused(codec: Codec) -> Non
                 refused += 1
             else:
                 assert found.params() == changed
-    assert refused or not params
+    assert refused or not params or isinstance(codec, Bernoulli)  # any 64 bits are a seed
+
+
+@each_codec
+def test_binding_changes_nothing_that_travels(codec: Codec) -> None:
+    bound = _bound(codec, 33)
+    assert (bound.id, bound.params(), bound.planes) == (codec.id, codec.params(), codec.planes)
+    assert bound == codec
+    assert codec.needs_state or bound is codec
+
+
+@each_codec
+def test_each_plane_can_be_read_and_adds_up_within_the_bound(codec: Codec) -> None:
+    """A plane is at most 1, or within the bound of the values: what the fold takes as given."""
+    reader = _open(codec, _encode(codec, _vector(33)), 33)
+    assert Plane.VALUE in codec.planes
+    for plane in Plane:
+        if plane not in codec.planes:
+            continue
+        out = np.full(33, np.nan, np.float32)
+        read_plane(reader, plane).read(0, out)
+        assert np.abs(out).max() <= max(1.0, codec.bound(LIMIT))
 
 
 @each_codec
@@ -126,7 +168,7 @@ def test_any_parameters_are_accepted_canonically_or_refused(codec: Codec) -> Non
 def test_every_encoding_is_accepted_and_within_the_bound(codec: Codec, size: int) -> None:
     for vector in (_vector(size), _vector(size, 1000.0), np.zeros(size, np.float32)):
         kept = vector.copy()
-        body = codec.encode(vector, KEYS)
+        body = _encode(codec, vector)
         assert isinstance(body, bytes)
         assert np.array_equal(vector, kept), "encoding changed its input"
         values = _decode(codec, body, size)
@@ -139,11 +181,11 @@ def test_every_encoding_is_accepted_and_within_the_bound(codec: Codec, size: int
 @each_codec
 @each_size
 def test_decoding_is_a_function_of_the_bytes(codec: Codec, size: int) -> None:
-    body = codec.encode(_vector(size), KEYS)
+    body = _encode(codec, _vector(size))
     values = _decode(codec, body, size)
     assert values.tobytes() == _decode(codec, body, size).tobytes()
     assert values.tobytes() == _decode(codec, memoryview(bytearray(body)), size).tobytes()  # type: ignore[arg-type]
-    assert body == codec.encode(_vector(size), KEYS)
+    assert body == _encode(codec, _vector(size))
 
 
 @each_codec
@@ -155,32 +197,33 @@ def test_a_decoded_vector_is_a_fixed_point(codec: Codec, size: int) -> None:
     """
     if isinstance(codec, Levels | Rotated):
         pytest.skip("its scale depends on the whole vector")
-    body = codec.encode(_vector(size), KEYS)
+    body = _encode(codec, _vector(size))
     values = _decode(codec, body, size)
-    assert codec.encode(values, EncodeKeys(KEYS.noise, 7)) == body
+    assert _encode(codec, values, EncodeKeys(KEYS.noise, 7)) == body
 
 
 @each_codec
 @each_size
 def test_every_other_length_is_refused(codec: Codec, size: int) -> None:
     """Every truncation of the body (of a large one: around the ends and the pieces), and some bytes more."""
-    body = codec.encode(_vector(size), KEYS)
+    body = _encode(codec, _vector(size))
     lengths = set(range(len(body))) if len(body) < 300 else {0, 1, len(body) // 2, len(body) - 2, len(body) - 1}
     for length in lengths:
         with pytest.raises(FrameError):
-            codec.open(body[:length], size, KEYS.noise, LIMIT)
+            _open(codec, body[:length], size)
     for extra in (b"\0", b"\xff", body or b"\1"):
         with pytest.raises(FrameError):
-            codec.open(body + extra, size, KEYS.noise, LIMIT)
+            _open(codec, body + extra, size)
 
 
 @each_codec
 @pytest.mark.parametrize("count", [0, 1 << 31, 1 << 61, 1 << 62, 1 << 63, (1 << 64) - 1])
 def test_a_body_of_another_count_is_refused_without_allocating(codec: Codec, count: int) -> None:
-    body = codec.encode(_vector(33), KEYS)
+    """Of a codec that is bound to a state, whose size both sides know, it is a mistake of the caller."""
+    body, codec = _encode(codec, _vector(33)), _bound(codec, 33)
     tracemalloc.start()
     try:
-        with pytest.raises(FrameError):
+        with pytest.raises(ConfigError if codec.needs_state else FrameError):
             codec.open(body, count, KEYS.noise, LIMIT)
         assert tracemalloc.get_traced_memory()[1] < 64 << 10
     finally:
@@ -192,9 +235,9 @@ def test_a_body_of_another_count_is_refused_without_allocating(codec: Codec, cou
 def test_pieces_equal_the_whole(codec: Codec, size: int) -> None:
     """Read from any multiple of CHUNK, in any order, any length: the same values as in one go."""
     size += 2 * CHUNK
-    body = codec.encode(_vector(size), KEYS)
+    body = _encode(codec, _vector(size))
     whole = _decode(codec, body, size)
-    reader = codec.open(body, size, KEYS.noise, LIMIT)
+    reader = _open(codec, body, size)
     for start in reversed(range(0, size, CHUNK)):
         for length in (1, 7, 1000, CHUNK, size - start):
             out = np.full(min(length, size - start), np.nan, np.float32)
@@ -209,7 +252,7 @@ def test_a_vector_that_is_not_finite_is_refused(codec: Codec, value: float) -> N
         vector = _vector(33)
         vector[at] = value
         with pytest.raises(EncodeError, match=f"1 of 33 .* the first at {at}"):
-            codec.encode(vector, KEYS)
+            _encode(codec, vector)
 
 
 @each_codec
@@ -222,7 +265,7 @@ def test_a_vector_of_another_type_or_shape_is_refused(codec: Codec) -> None:
 @each_codec
 def test_strided_vectors_are_encoded_by_value(codec: Codec) -> None:
     wide = _vector(66)
-    assert codec.encode(wide[::2], KEYS) == codec.encode(wide[::2].copy(), KEYS)
+    assert _encode(codec, wide[::2]) == _encode(codec, wide[::2].copy())
 
 
 @each_codec
@@ -230,11 +273,11 @@ def test_the_extremes_of_float32_encode(codec: Codec) -> None:
     largest = np.finfo(np.float32).max
     vector = np.array([largest, -largest, 1e-45, -1e-45, 0.0, -0.0], np.float32)
     try:
-        body = codec.encode(vector, KEYS)
+        body = _encode(codec, vector)
     except EncodeError:  # a norm or a scale above what float32 holds; never an infinity on the wire
         assert not isinstance(codec, Raw | MaskedNoise)
         return
-    values = codec.decode(body, vector.size, KEYS.noise)
+    values = _bound(codec, vector.size).decode(body, vector.size, KEYS.noise)
     assert np.isfinite(values).all()
 
 
@@ -246,9 +289,9 @@ def test_lengths(size: int) -> None:
     """Worked out from docs/wire-format.md; the length of `sparse` depends on the values and has a test of its own."""
     for codec in EXAMPLES.values():
         match codec:
-            case Raw():
+            case Raw() | Support():
                 expected = 4 * size
-            case MaskedNoise():
+            case MaskedNoise() | Bernoulli():
                 expected = -(-size // 8)
             case Sign():  # one tensor: how many, its size, its scale
                 expected = SCALES + -(-size // 8)
@@ -261,7 +304,7 @@ def test_lengths(size: int) -> None:
                 expected = 4 * len(sizes) + -(-bits * sum(sizes) // 8) + 4 * (size - sum(sizes))
             case _:
                 continue
-        assert len(codec.encode(_vector(size), KEYS)) == expected
+        assert len(_encode(codec, _vector(size))) == expected
 
 
 @each_size

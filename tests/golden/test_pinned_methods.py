@@ -8,12 +8,13 @@ import hashlib
 import numpy as np
 import pytest
 
-from fedmrn.codecs import EncodeKeys, codec_from
+from fedmrn.codecs import Bernoulli, EncodeKeys, codec_from
 from fedmrn.layout import Group
+from fedmrn.methods import METHODS
 from fedmrn.rng import Stream
-from fedmrn.scheme import METHODS
 
 KEY = 0x0123456789ABCDEF
+ROUND = 50
 PINNED = {
     "fedavg": ("", 4000, "70ed7cef8f7fe545", "70ed7cef8f7fe545"),
     "fedmrn": ("00000ad7233c", 125, "8b45d50c2809926f", "7483de19a5d2890a"),
@@ -28,6 +29,15 @@ PINNED = {
     "eden2": ("02000000803f", 652, "4e715204c3e39938", "b15bbb1ff6891b2d"),
     "eden4": ("04000000803f", 876, "a65fb8d36a83f5eb", "741e33ccde5b0f0c"),
     "eden-half": ("01000000003f", 504, "42371c35504f806b", "9581c97afa653250"),
+    "signsgd-vote": ("00", 153, "e86f6a965754331d", "799c169e85057b35"),
+    "topk-ef": ("8fc2f53c2004", 145, "30d382d5be57755c", "ab17b1e52ba70c48"),
+    "fedbat": ("02", 153, "848ef5032cd4ff7c", "bee1e38f836bcc2c"),
+    "fedpm": ("0100000000000000", 125, "2b8253fea89329a9", "c36d703cea7c423d"),
+    "fedsparsify-global": ("", 1216, "81d3ccc10c408b49", "28427b6685042bda"),
+    "fedsparsify-local": ("48e11a3e2002", 682, "509673ca1f9ec039", "311a417063a5c716"),
+    "fedmrn-no-pm": ("00000ad7233c", 125, "8b45d50c2809926f", "7483de19a5d2890a"),
+    "fedmrn-no-sm": ("00000ad7233c", 125, "8b45d50c2809926f", "7483de19a5d2890a"),
+    "fedmrn-post": ("00000ad7233c", 125, "8b45d50c2809926f", "7483de19a5d2890a"),
 }
 
 
@@ -42,10 +52,16 @@ def test_every_method_is_pinned() -> None:
 @pytest.mark.parametrize("name", PINNED)
 def test_the_bytes_of_a_method(name: str) -> None:
     params, length, body_digest, value_digest = PINNED[name]
-    vector = (Stream(3, 0).uniform(0, 1000) - np.float32(0.5)) * np.float32(0.02)
-    codec = METHODS[name].scheme().codecs[Group.CODED]
+    codec = METHODS[name].scheme().codecs_at(ROUND)[Group.CODED]
+    uniform = Stream(3, 0).uniform(0, 1000)
+    vector = uniform if isinstance(codec, Bernoulli) else (uniform - np.float32(0.5)) * np.float32(0.02)
+    state = np.ones(1000, np.float32)
+    if codec.needs_state:
+        state = (Stream(4, 0).uniform(0, 1000) < 0.3).astype(np.float32)
+        vector *= state
     assert codec.params().hex() == params
+    codec = codec.bind(state)
     body = codec.encode(vector, EncodeKeys(KEY, 42, (700, 300)))
     assert (len(body), digest(body)) == (length, body_digest)
-    values = codec_from(codec.id, codec.params()).decode(body, 1000, KEY)
+    values = codec_from(codec.id, codec.params()).bind(state).decode(body, 1000, KEY)
     assert digest(values.tobytes()) == value_digest

@@ -6,18 +6,21 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import oracle
 from fedmrn import errors, frame, noise
 from fedmrn.bits import pack_bits
-from fedmrn.codecs import CODECS, MaskedNoise, codec_from
+from fedmrn.codecs import CODECS, Bernoulli, Codec, EncodeKeys, MaskedNoise, Sign, SignRule, codec_from
 from fedmrn.frame import Frame, Kind, Limits, Role, Section
 from fedmrn.layout import Group, Layout, TensorSpec
 from fedmrn.masking import MaskType
+from fedmrn.methods import METHODS
 from fedmrn.noise import Law
 from fedmrn.rng import Purpose, derive_key, domain
-from fedmrn.scheme import METHODS
+from fedmrn.rules import frozen_weights
+from fedmrn.update import read_state
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
 
@@ -37,16 +40,18 @@ EXAMPLES = _examples()
 
 
 def test_the_document_has_its_examples() -> None:
-    assert list(EXAMPLES) == ["9.1", "9.2", "9.3"]
+    assert list(EXAMPLES) == [f"9.{k}" for k in range(1, 8)]
     assert DOCUMENT.count("```hex") == DOCUMENT.count("```json") == len(EXAMPLES)
     seen = {(d["kind"], s["parameters"][:4]) for _, d in EXAMPLES.values() for s in d["sections"]}
     assert {(1, "0000"), (1, "0101"), (1, ""), (2, "0000"), (2, "")} <= seen
+    codecs = {(s["codec"], s["role"]) for _, d in EXAMPLES.values() for s in d["sections"]}
+    assert {(0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (7, 0), (8, 0), (8, 2)} == codecs
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_independent_reader_agrees(name: str) -> None:
     data, expected = EXAMPLES[name]
-    found = oracle.read_frame(data)
+    found = oracle.read_frame(data, {s["group"]: s["state"] for s in expected["sections"] if "state" in s})
     for field in ("kind", "method", "total", "round", "weight"):
         assert found[field] == expected[field], field
     assert found["noise_key"] == int(expected["noise_key"], 16)
@@ -63,7 +68,30 @@ def test_the_independent_reader_agrees(name: str) -> None:
             for i, (n, bit) in enumerate(zip(want["noise"], want["bits"], strict=True)):
                 assert n == oracle.noise(law, scale, found["noise_key"], i)
                 assert want["values"][i] == (n if bit == "1" else -n if signed else 0.0)
+        assert [list(row) for row in got.get("scales", [])] == want.get("scales", [])
+        if got["codec"] == 7:
+            (seed,) = struct.unpack("<Q", got["params"])
+            assert want["frozen"] == oracle.frozen(seed, [tuple(t) for t in expected["layout"]])
+            assert want["bits"] == "".join("01"[int(v)] for v in want["values"])
     assert oracle.write_frame(found) == data
+
+
+def _rebuilt(codec: Codec, got: Section, want: dict[str, Any], key: int, layout: Layout) -> bytes:
+    """The body that the library makes of what it decoded, after a look at the values."""
+    if codec.needs_state:
+        codec = codec.bind(np.array(want["state"], np.float32))
+    values = codec.decode(got.body, got.count, key)
+    assert values.tolist() == want["values"]
+    if isinstance(codec, MaskedNoise):
+        n = codec.noise.chunk(key, 0, got.count)
+        assert n.tolist() == want["noise"]
+        return pack_bits(values == n)
+    if isinstance(codec, Sign):
+        assert codec.rule is SignRule.LEARNED
+        codec = Sign(codec.rule, tuple(scale for _, scale in want["scales"]))
+    if isinstance(codec, Bernoulli):
+        assert frozen_weights(layout, codec.seed).tolist() == want["frozen"]
+    return codec.encode(values, EncodeKeys(key, 1, layout.sizes(got.group)))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -82,15 +110,7 @@ def test_the_library_agrees(name: str) -> None:
         )
         codec = codec_from(got.codec, got.params)
         assert codec.params() == got.params == bytes.fromhex(want["parameters"])
-        body = b""
-        if "values" in want:
-            values = codec.decode(got.body, got.count, found.noise_key)
-            assert values.tolist() == want["values"]
-            body = values.astype("<f4").tobytes()
-        if isinstance(codec, MaskedNoise) and "values" in want:
-            n = codec.noise.chunk(found.noise_key, 0, got.count)
-            assert n.tolist() == want["noise"]
-            body = pack_bits(values == n)
+        body = _rebuilt(codec, got, want, found.noise_key, layout) if "values" in want else b""
         rebuilt.append(Section(got.codec, got.role, got.group, got.count, got.params, body))
     again = Frame(found.kind, found.method, found.round, found.noise_key, layout.digest, found.weight, tuple(rebuilt))
     assert again.to_bytes() == found.to_bytes() == data
@@ -98,11 +118,21 @@ def test_the_library_agrees(name: str) -> None:
 
 def test_the_dumps_show_every_layout_of_masks() -> None:
     """An example whose last mask byte were zero would not show where the bits of that byte lie."""
-    for name in ("9.1", "9.2"):
+    for name in ("9.1", "9.2", "9.4", "9.5"):
         bits = EXAMPLES[name][1]["sections"][0]["bits"]
         assert len(bits) % 8
         assert "1" in bits[8:]
         assert bits != bits[::-1]
+
+
+def test_the_state_of_the_support_example_is_its_broadcasts() -> None:
+    data, expected = EXAMPLES["9.6"]
+    update = EXAMPLES["9.7"][1]
+    layout = Layout(tuple(TensorSpec(n, tuple(shape), Group(g)) for n, shape, g in expected["layout"]))
+    state = read_state(Frame.from_bytes(data), layout)
+    assert state.tolist() == update["sections"][0]["state"]
+    assert np.signbit(state[state == 0]).any()
+    assert (update["noise_key"], update["layout"]) == (expected["noise_key"], expected["layout"])
 
 
 def test_constants_of_the_document() -> None:
@@ -116,11 +146,18 @@ def test_constants_of_the_document() -> None:
     assert [int(g) for g in (Group.CODED, Group.DENSE, Group.STATS)] == [0, 1, 2]
     assert ", ".join(f"{int(law)} {law.name.lower()}" for law in Law) in DOCUMENT
     assert ", ".join(f"{int(mask)} {mask.name.lower()}" for mask in MaskType) in DOCUMENT
-    for name in ("fedavg", "fedmrn", "fedmrn-s"):
-        assert re.search(rf"\b{METHODS[name].id} {name}\b", DOCUMENT), name
+    assert ", ".join(f"{m.id} {m.name}" for m in METHODS.values()) + " |" in DOCUMENT
+    assert ", ".join(f"{int(rule)} {rule.name.lower()}" for rule in SignRule) in DOCUMENT
     assert f"0x{domain(Purpose.NOISE):016x}" in DOCUMENT
     assert domain(Purpose.NOISE) == oracle.NOISE_DOMAIN
-    assert {i: c.name for i, c in CODECS.items()}.items() >= {0: "raw", 1: "masked-noise"}.items()
+    assert f"0x{domain(Purpose.FROZEN):016x}" in DOCUMENT
+    assert domain(Purpose.FROZEN) == oracle.FROZEN_DOMAIN
+    assert f"purpose {int(Purpose.FROZEN)} (frozen weights)" in DOCUMENT
+    assert f"{int(Purpose.EVALUATE)} the masks that a server evaluates with" in DOCUMENT
+    names = {i: c.name.replace("-", " ") for i, c in CODECS.items()}
+    assert "| codec | " + ", ".join(f"{i} {name}" for i, name in names.items()) + " (section 2) |" in DOCUMENT
+    for i, name in names.items():
+        assert f"### 2.{i + 1} Codec {i}: {name}\n" in DOCUMENT
     limits = Limits()
     assert "total weight of a round 2^24" in DOCUMENT
     assert limits.max_total_weight == 2**24

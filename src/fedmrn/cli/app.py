@@ -1,16 +1,26 @@
 """The commands. Heavy libraries are imported when a command needs them, so that --help is quick."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from fedmrn.errors import ConfigError, FedmrnError, FrameError, LimitError, RunError, UsageError
+from fedmrn.errors import (
+    BoundError,
+    ConfigError,
+    EncodeError,
+    FedmrnError,
+    FrameError,
+    LimitError,
+    RunError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
-    from fedmrn.experiments.config import Experiment, Setting
+    from fedmrn.experiments.config import Experiment
 
 app = typer.Typer(
     add_completion=False,
@@ -70,7 +80,8 @@ def run(
     from fedmrn.experiments.runner import run_name  # a wrong setting is told before the heavy imports
 
     folder = out_dir or Path("runs") / setting.name / run_name(experiment)
-    _run_all(setting, [(experiment, folder)], data_dir, resume)
+    if _run_all(f"{setting.name}: {setting.description}", [(experiment, folder)], data_dir, resume):
+        raise typer.Exit(1)
     _report(folder, [folder])
 
 
@@ -86,24 +97,62 @@ def compare(
         typer.Option("--out", help="Folder for the runs. [default: runs/PRESET]", show_default=False),
     ] = None,
     resume: Resume = False,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OPTION=VALUES",
+            help="First let every method try the same values, and take its best: lr=0.01,0.03,0.1,0.3.",
+        ),
+    ] = None,
+    tune_rounds: Annotated[int, typer.Option(min=1, help="Rounds of a tuning run.")] = 5,
+    tune_seed: Annotated[int, typer.Option(min=0, max=(1 << 63) - 1, help="Seed of the tuning runs.")] = 0,
+    tune_set: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Change a setting for the tuning runs only: data.partition=iid."),
+    ] = None,
+    tune_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the tuning runs; another comparison may use the same. [default: OUT/tune]"),
+    ] = None,
 ) -> None:
-    """Run several methods on one setting; end in a table and two plots.
+    """Run several methods on one setting; end in a table and plots.
 
-    Example: `fedmrn compare digits --seeds 1-3`
+    Examples: `fedmrn compare digits --seeds 1-3`
+
+    `fedmrn compare fmnist-short --methods all --seeds 1-2 --tune lr=0.01,0.03,0.1,0.3`
     """
     from fedmrn.experiments.config import load_setting
-    from fedmrn.scheme import METHODS
+    from fedmrn.methods import METHODS
 
     setting = load_setting(preset, set_ or [])
     names = list(METHODS) if methods == "all" else _names(methods)
     chosen = _seeds(seeds)
     plan = [setting.experiment(name, seed) for name in names for seed in chosen]
+    folder = out_dir or Path("runs") / setting.name
+    from fedmrn.experiments.tune import Grid, choose, trials, tuning_cells, with_option, write_tuning
+
+    if tune is not None:
+        grid = Grid.parse(tune, tune_rounds, tune_seed)
+        there = load_setting(preset, [*(set_ or []), *(tune_set or [])])
+        cells = trials(there, names, grid, tune_dir or folder / "tune")
+        _run_all(f"tuning {tune}", [cell for own in cells.values() for cell in own.values()], data_dir, resume)
+        found = choose(cells)
+        taken = {t.method: t.chosen for t in found}
+        plan = [with_option(e, grid.option, taken[e.method]) if e.method in taken else e for e in plan]
+        write_tuning(folder, grid, tune_set or [], found)
     from fedmrn.experiments.runner import run_name
 
-    folder = out_dir or Path("runs") / setting.name
     runs = [(e, folder / run_name(e)) for e in plan]
-    _run_all(setting, runs, data_dir, resume)
-    _report(folder, [path for _, path in runs])
+    lost = _run_all(f"{setting.name}: {setting.description}", runs, data_dir, resume)
+    _report(folder, [path for _, path in runs if path not in lost])
+    if tune is not None:
+        from fedmrn.cli.show import show_table
+
+        header, rows = tuning_cells(grid, found)
+        title = f"tuning: accuracy in % after {tune_rounds} rounds, seed {tune_seed}"
+        show_table(out, header, rows, title=title, figures=True)
+    if lost:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -126,10 +175,14 @@ def inspect(
 def methods() -> None:
     """List the methods that can be compared."""
     from fedmrn.cli.show import show_table
-    from fedmrn.scheme import METHODS
+    from fedmrn.methods import METHODS
 
-    rows = [(m.name, m.summary, str(m.id)) for m in METHODS.values()]
-    show_table(out, ("method", "what it sends", "id on the wire"), rows)
+    def options(values: Mapping[str, object]) -> str:
+        return ", ".join(f"{name}={value}" for name, value in values.items())
+
+    rows = [(m.name, m.summary, options(m.options), str(m.id)) for m in METHODS.values()]
+    caption = "All take lr and optimizer too. To set one: --set method.topk.density=0.01"
+    show_table(out, ("method", "what it sends", "options", "id"), rows, caption=caption)
 
 
 @app.command()
@@ -177,11 +230,13 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
-def _run_all(setting: "Setting", plan: "list[tuple[Experiment, Path]]", data_dir: Path, resume: bool) -> None:
+def _run_all(title: str, plan: "list[tuple[Experiment, Path]]", data_dir: Path, resume: bool) -> list[Path]:
+    """Run a plan and return the folders of runs that diverged; those are told, and the others go on."""
     from fedmrn.cli.progress import Bars
     from fedmrn.experiments.runner import run as run_experiment
 
-    _say(out, f"{setting.name}: {setting.description}", style="dim")
+    _say(out, title, style="dim")
+    lost = []
     with Bars(out, len(plan)) as bars:
         for experiment, folder in plan:
             try:
@@ -190,6 +245,10 @@ def _run_all(setting: "Setting", plan: "list[tuple[Experiment, Path]]", data_dir
                 kept = f"every whole round is in {folder}" if (folder / "config.toml").exists() else "before round 1"
                 _say(err, f"stopped, {kept}; the same command with --resume goes on from there")
                 raise typer.Exit(130) from None
+            except (EncodeError, BoundError) as error:  # what a client or the server makes of a diverged model
+                _say(err, f"{folder}: {error}", style="red")
+                lost.append(folder)
+    return lost
 
 
 def _report(folder: Path, runs: list[Path]) -> None:
@@ -198,7 +257,7 @@ def _report(folder: Path, runs: list[Path]) -> None:
 
     title, rows = write_report(folder, runs)
     show_comparison(out, rows, title)
-    _say(out, f"{folder}/: report.html, accuracy-rounds.png, accuracy-bytes.png, summary.md")
+    _say(out, f"{folder}/: report.html, summary.md and plots (accuracy-rounds.png, accuracy-bytes.png, ...)")
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:

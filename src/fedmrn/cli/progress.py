@@ -101,7 +101,7 @@ class Bars:
         if not self._console.is_terminal:
             stamp = time.strftime("%H:%M:%S")
             line = f"{stamp} {self._label} round {record['round']}/{self._rounds}: {text}"
-            self._console.print(line, markup=False, highlight=False)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     @staticmethod
     def _escape(text: str) -> str:

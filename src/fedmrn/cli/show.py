@@ -6,13 +6,16 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from fedmrn.bits import unpack_bits
 from fedmrn.codecs import CODECS, MaskedNoise, codec_from
 from fedmrn.experiments.summary import HEADER, LEGEND, Summary, cells, reference_of
 from fedmrn.frame import Frame, Role, Section
-from fedmrn.scheme import METHODS
+from fedmrn.methods import METHODS
+
+_WIDEST = 1000
 
 
 def show_table(
@@ -39,7 +42,10 @@ def show_table(
         table.add_column(name, justify="right" if figures and i else "left", no_wrap=figures or i == 0)
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    console.print(table)
+    # Figures are never cut: a line that is longer than the screen is wrapped by it.
+    if figures:
+        table.width = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
+    console.print(table, crop=not figures, soft_wrap=figures)
 
 
 def show_comparison(console: Console, rows: Sequence[Summary], title: str) -> None:
@@ -87,6 +93,8 @@ def _content(frame: Frame, s: Section) -> tuple[str, str]:
         ones = int(unpack_bits(s.body, s.count).sum())
         kind = f"{codec.mask.name.lower()}, {codec.noise.law.name.lower()} {codec.noise.scale:.6g}"
         return codec.name, f"{kind}; {ones / max(1, s.count):.1%} ones"
+    if codec.needs_state:
+        return codec.name, "readable beside its broadcast only"
     values = codec.decode(s.body, s.count, frame.noise_key)
     mean = values.sum(dtype=np.float64) / max(1, s.count)
     return codec.name, f"mean {mean:.3g}, largest magnitude {np.abs(values).max(initial=0):.3g}"

@@ -3,18 +3,20 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Reader
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Plane, Reader, read_plane
+from fedmrn.codecs.bernoulli import Bernoulli
 from fedmrn.codecs.levels import Levels
 from fedmrn.codecs.masked_noise import MaskedNoise
 from fedmrn.codecs.raw import Raw
 from fedmrn.codecs.rotated import Rotated, Scale
 from fedmrn.codecs.sign import Sign, SignRule
 from fedmrn.codecs.sparse import Sparse
+from fedmrn.codecs.support import Support
 from fedmrn.codecs.ternary import Ternary
 from fedmrn.errors import UnknownCodecError
 
 CODECS: Mapping[int, type[Codec]] = MappingProxyType(
-    {c.id: c for c in (Raw, MaskedNoise, Sign, Sparse, Ternary, Levels, Rotated)}
+    {c.id: c for c in (Raw, MaskedNoise, Sign, Sparse, Ternary, Levels, Rotated, Bernoulli, Support)}
 )
 
 
@@ -33,10 +35,12 @@ def codec_from(codec: int, params: bytes) -> Codec:
 __all__ = [
     "CHUNK",
     "CODECS",
+    "Bernoulli",
     "Codec",
     "EncodeKeys",
     "Levels",
     "MaskedNoise",
+    "Plane",
     "Raw",
     "Reader",
     "Rotated",
@@ -44,6 +48,8 @@ __all__ = [
     "Sign",
     "SignRule",
     "Sparse",
+    "Support",
     "Ternary",
     "codec_from",
+    "read_plane",
 ]

@@ -2,12 +2,26 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.errors import EncodeError
+from fedmrn.errors import ConfigError, EncodeError
+
+
+class Plane(Enum):
+    """Something about an update that adds up over clients; what a server rule asks the fold for."""
+
+    VALUE = "value"
+    """The decoded values: every codec has this plane."""
+    SIGN = "sign"
+    """+1 or -1."""
+    SCALE = "scale"
+    """The scale of the element's tensor."""
+    KEPT = "kept"
+    """1 where the element was sent, else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,20 @@ class Reader(Protocol):
         """Write decoded elements start, start+1, ... into `out` (float32); start is a multiple of `CHUNK`."""
 
 
+def read_plane(reader: Reader, plane: Plane) -> Reader:
+    """Return the reader of one plane of an opened section.
+
+    Raises:
+        ConfigError: the section's codec has no such plane.
+    """
+    if plane is Plane.VALUE:
+        return reader
+    other: Reader | None = getattr(reader, plane.value, None)
+    if other is None:
+        raise ConfigError(f"an update of this codec has no plane {plane.value}")
+    return other
+
+
 CHUNK = 1 << 14
 """Elements decoded at a time: a multiple of every codec's block, and small enough for a core's own cache."""
 
@@ -56,6 +84,21 @@ class Codec(ABC):
 
     id: ClassVar[int]
     name: ClassVar[str]
+    planes: ClassVar[frozenset[Plane]] = frozenset({Plane.VALUE})
+    """What can be read of it; a reader has the planes beyond values as attributes of their names."""
+    needs_state: ClassVar[bool] = False
+    """Whether it reads and writes only after `bind`."""
+    any_vector: ClassVar[bool] = True
+    """Whether it is made for updates of any values, so that its error on a vector means something."""
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether the mean of what is decoded, over keys, is the vector, whatever it is."""
+        return False
+
+    def bind(self, state: NDArray[np.float32]) -> "Codec":
+        """Return the codec for updates of this state (float32, shape (d,)), which both sides know; most need none."""
+        return self
 
     @abstractmethod
     def params(self) -> bytes:

@@ -89,6 +89,11 @@ class Levels(Codec):
         """Bits of a symbol 0..2s."""
         return (2 * self.levels).bit_length()
 
+    @property
+    def unbiased(self) -> bool:
+        """Yes: rounding is random."""
+        return True
+
     def params(self) -> bytes:
         """Return 5 bytes: block, levels."""
         return _PARAMS.pack(self.block, self.levels)

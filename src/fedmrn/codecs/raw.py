@@ -25,6 +25,11 @@ class Raw(Codec):
     id: ClassVar[int] = 0
     name: ClassVar[str] = "raw"
 
+    @property
+    def unbiased(self) -> bool:
+        """Yes, it is exact."""
+        return True
+
     def params(self) -> bytes:
         """Return no bytes."""
         return b""

@@ -147,6 +147,11 @@ class Rotated(Codec):
         object.__setattr__(self, "keep", float(np.float32(self.keep)))
         object.__setattr__(self, "scale", Scale(self.scale))
 
+    @property
+    def unbiased(self) -> bool:
+        """With the unbiased scale, in large blocks."""
+        return self.scale is Scale.UNBIASED
+
     def params(self) -> bytes:
         """Return 6 bytes: bits, scale rule, keep as float32."""
         return _PARAMS.pack(self.bits, self.scale, self.keep)

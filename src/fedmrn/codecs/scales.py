@@ -1,7 +1,7 @@
 """What codecs with a scale a tensor share: the table of scales at the start of a body, and the client's own draws."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs.base import EncodeKeys
-from fedmrn.errors import BoundError, MalformedFrameError, NonFiniteError
+from fedmrn.errors import BoundError, EncodeError, MalformedFrameError, NonFiniteError
 from fedmrn.rng import Purpose, Stream, domain
 
 F32 = NDArray[np.float32]
@@ -57,6 +57,20 @@ class Scales:
         ends = np.cumsum(sizes, dtype=np.int64)
         runs = zip(ends, sizes, strict=True)
         return cls(ends, np.array([scale(vector[end - size : end]) for end, size in runs], np.float32))
+
+    @classmethod
+    def given(cls, scales: Sequence[float], vector: F32, keys: EncodeKeys) -> Self:
+        """Return these scales, one for each tensor that is not empty.
+
+        Raises:
+            EncodeError: their number is wrong, or one is not a finite number of at least 0.
+        """
+        sizes = [size for size in keys.segments(vector.size) if size]
+        with np.errstate(over="ignore"):
+            values = np.array(scales, np.float32)
+        if values.size != len(sizes) or not np.isfinite(values).all() or (values < 0).any():
+            raise EncodeError(f"{len(sizes)} tensors need as many finite scales of at least 0, got {list(scales)}")
+        return cls(np.cumsum(sizes, dtype=np.int64), np.abs(values))
 
     def to_bytes(self) -> bytes:
         """Return u32 number of runs, then for each u64 size and f32 scale."""

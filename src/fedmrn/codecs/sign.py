@@ -1,9 +1,10 @@
 """Sign: one bit an element and one scale a tensor.
 
-Two rules make the bits; a reader need not know which. Deterministic: the sign of x times the mean magnitude of its
+Three rules make the bits; a reader need not know which. Deterministic: the sign of x times the mean magnitude of its
 tensor, the least-squares scale of SignSGD (Bernstein et al., ICML 2018; scaled as in Karimireddy et al., ICML 2019).
 Stochastic: +b with probability (b + x) / 2b, b the largest magnitude of its tensor: unbiased (Jin et al.,
-arXiv 2002.10940).
+arXiv 2002.10940). Learned: the same draw with a scale a that training chose, +a with probability
+clip((a + x) / 2a, 0, 1) (FedBAT; Li et al., ICML 2024).
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.bits import check_padding, pack_bits, packed_size
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Plane, check_finite
 from fedmrn.codecs.scales import F32, Scales, draws, largest_magnitude
 from fedmrn.errors import MalformedFrameError
 
@@ -28,6 +29,7 @@ class SignRule(IntEnum):
 
     DETERMINISTIC = 0
     STOCHASTIC = 1
+    LEARNED = 2
 
 
 def _mean_magnitude(x: F32) -> float:
@@ -36,14 +38,32 @@ def _mean_magnitude(x: F32) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _SignReader:
-    scales: Scales
+class _Signs:
     bits: NDArray[np.uint8]
 
     def read(self, start: int, out: F32) -> None:
-        self.scales.spread(start, out)
         signs = np.take(_SIGNS, self.bits[start >> 3 : (start + out.size + 7) >> 3], axis=0)
-        out *= signs.reshape(-1)[: out.size]
+        out[:] = signs.reshape(-1)[: out.size]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    scales: Scales
+
+    def read(self, start: int, out: F32) -> None:
+        self.scales.spread(start, out)
+
+
+@dataclass(frozen=True, slots=True)
+class _SignReader:
+    scale: _Scale
+    sign: _Signs
+
+    def read(self, start: int, out: F32) -> None:
+        self.sign.read(start, out)
+        scales = np.empty_like(out)
+        self.scale.read(start, scales)
+        out *= scales
 
 
 @dataclass(frozen=True)
@@ -52,11 +72,20 @@ class Sign(Codec):
 
     Attributes:
         rule: how the bits and the scales are made.
+        learned: for the rule LEARNED, a scale for each tensor that is not empty; the mean magnitudes where none are
+            given. They travel in the body, not among the parameters.
     """
 
     id: ClassVar[int] = 2
     name: ClassVar[str] = "sign"
+    planes: ClassVar[frozenset[Plane]] = frozenset({Plane.VALUE, Plane.SIGN, Plane.SCALE})
     rule: SignRule = SignRule.DETERMINISTIC
+    learned: tuple[float, ...] = ()
+
+    @property
+    def unbiased(self) -> bool:
+        """Only with random signs of the largest magnitude."""
+        return self.rule is SignRule.STOCHASTIC
 
     def params(self) -> bytes:
         """Return 1 byte: the rule."""
@@ -77,7 +106,11 @@ class Sign(Codec):
         """Measure each tensor's scale and write a bit an element: 1 for +. Zero counts as +."""
         check_finite(vector)
         deterministic = self.rule is SignRule.DETERMINISTIC
-        scales = Scales.measure(vector, keys, _mean_magnitude if deterministic else largest_magnitude)
+        if self.learned:
+            scales = Scales.given(self.learned, vector, keys)
+        else:
+            largest = self.rule is SignRule.STOCHASTIC
+            scales = Scales.measure(vector, keys, largest_magnitude if largest else _mean_magnitude)
         plus = np.empty(vector.size, np.bool_)
         scale = np.empty(min(CHUNK, vector.size), np.float32)
         for start in range(0, vector.size, CHUNK):
@@ -97,4 +130,4 @@ class Sign(Codec):
         """
         scales, bits = Scales.split(body, count, packed_size(count), max_value)
         check_padding(bits, count)
-        return _SignReader(scales, np.frombuffer(bits, np.uint8))
+        return _SignReader(_Scale(scales), _Signs(np.frombuffer(bits, np.uint8)))

@@ -7,15 +7,16 @@ least significant first; for a random pattern this comes within some per cent of
 
 import struct
 from dataclasses import dataclass
-from math import floor, inf
+from math import inf
 from typing import ClassVar, Self
 
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import Codec, EncodeKeys, check_finite
+from fedmrn.codecs.base import Codec, EncodeKeys, Plane, check_finite
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError, PaddingError
+from fedmrn.sparsity import kept, largest
 
 _PARAMS = struct.Struct("<fBB")
 _TYPES: dict[int, np.dtype[np.floating]] = {16: np.dtype("<f2"), 32: np.dtype("<f4")}
@@ -71,11 +72,29 @@ def _read_gaps(data, b, count, places):  # type: ignore[no-untyped-def]  # pragm
 
 
 @dataclass(frozen=True, slots=True)
-class _SparseReader:
+class _Kept:
+    places: NDArray[np.int64]
+
+    def read(self, start: int, out: NDArray[np.float32]) -> None:
+        first, last = np.searchsorted(self.places, (start, start + out.size))
+        out[:] = 0.0
+        out[self.places[first:last] - start] = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SparseReader:
+    """Some elements, at increasing places; the others are zero."""
+
     places: NDArray[np.int64]
     values: NDArray[np.float32]
 
+    @property
+    def kept(self) -> _Kept:
+        """The plane of what was sent."""
+        return _Kept(self.places)
+
     def read(self, start: int, out: NDArray[np.float32]) -> None:
+        """Write the elements of a chunk."""
         first, last = np.searchsorted(self.places, (start, start + out.size))
         out[:] = 0.0
         out[self.places[first:last] - start] = self.values[first:last]
@@ -97,6 +116,7 @@ class Sparse(Codec):
 
     id: ClassVar[int] = 3
     name: ClassVar[str] = "sparse"
+    planes: ClassVar[frozenset[Plane]] = frozenset({Plane.VALUE, Plane.KEPT})
     density: float = 0.03
     bits: int = 32
     rice: int = -1
@@ -112,7 +132,12 @@ class Sparse(Codec):
 
     def kept(self, count: int) -> int:
         """Return k for a vector of `count` elements."""
-        return min(count, max(1, floor(self.density * count + 0.5)))
+        return kept(self.density, count)
+
+    @property
+    def unbiased(self) -> bool:
+        """Only if nothing is left out or rounded."""
+        return self.density == 1 and self.bits == 32
 
     def params(self) -> bytes:
         """Return 6 bytes: density as float32, bits of a value, b."""
@@ -133,13 +158,8 @@ class Sparse(Codec):
     def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
         """Return the k largest values, then their gaps; of equal magnitudes the first are taken."""
         check_finite(vector)
-        size = np.abs(vector)
         k = self.kept(vector.size)
-        threshold = np.partition(size, vector.size - k)[vector.size - k]
-        above = size > threshold
-        equal = np.flatnonzero(size == threshold)[: k - int(above.sum())]
-        above[equal] = True
-        places = np.flatnonzero(above)
+        places = np.flatnonzero(largest(vector, k))
         values = vector[places]
         if np.abs(values).max() > _LARGEST[self.bits]:
             raise EncodeError(f"a value is too large for {self.bits} bits: training diverged; lower the learning rate")
@@ -149,7 +169,7 @@ class Sparse(Codec):
         _write_gaps(places, self.rice, out)
         return values.astype(_TYPES[self.bits]).tobytes() + out.tobytes()
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _SparseReader:
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> SparseReader:
         """Check values and places; takes memory for k of each, never more than the body is long.
 
         Raises:
@@ -175,4 +195,4 @@ class Sparse(Codec):
             raise MalformedFrameError("the places of a sparse section do not fit its elements or its length")
         if used % 8 and data[-1] >> (used % 8):
             raise PaddingError("unused bits after the last gap are set")
-        return _SparseReader(places, values)
+        return SparseReader(places, values)

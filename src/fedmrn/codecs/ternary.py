@@ -51,6 +51,11 @@ class Ternary(Codec):
             raise ConfigError(f"clip is a finite float32, 0 or more, got {self.clip}")
         object.__setattr__(self, "clip", float(np.float32(self.clip)))
 
+    @property
+    def unbiased(self) -> bool:
+        """Only without clipping."""
+        return self.clip == 0
+
     def params(self) -> bytes:
         """Return 4 bytes: the clip as float32."""
         return _PARAMS.pack(self.clip)

@@ -6,24 +6,24 @@ seed makes an `Experiment`, which is what runs, and what a run folder keeps as `
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmrn.errors import ConfigError
-from fedmrn.scheme import METHODS, NoiseOptions, method
+from fedmrn.methods import METHODS, method
 from fedmrn.text import nearest
 
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
 Count = Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
-Flag = Annotated[bool, Field(strict=True)]
 Name = Annotated[str, Field(min_length=1)]
+_COMMON = ("lr", "optimizer")  # what every method takes beside its own options
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -60,18 +60,11 @@ class TrainConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class MethodConfig:
-    """A method's options; those on noise and masks matter to masked-noise methods only."""
+    """How one method trains, and its own options (`fedmrn methods` lists them)."""
 
     lr: Positive = 0.1
-    noise: str = "uniform"
-    scale: Positive = 0.01
-    progressive: Flag = True
-    stochastic: Flag = True
-    post_training: Flag = False
-
-    def noise_options(self) -> NoiseOptions:
-        """Return law and scale as the scheme takes them."""
-        return NoiseOptions(self.noise, self.scale)
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    options: dict[str, StrictInt | StrictFloat | StrictStr] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -87,15 +80,7 @@ class Experiment:
     options: MethodConfig
 
     def __post_init__(self) -> None:
-        row, options = method(self.method), self.options
-        options.noise_options().spec()
-        if row.local == "plain" and options != replace(options, progressive=True, stochastic=True, post_training=False):
-            raise ConfigError(
-                f"method {row.name} learns no mask, so it takes no progressive, stochastic or post_training; "
-                "set them for one method: method.fedmrn.progressive=false"
-            )
-        if options.post_training and not (options.progressive and options.stochastic):
-            raise ConfigError("post_training masks once at the end: leave progressive and stochastic alone")
+        method(self.method).scheme(self.options.options)
         if self.train.clients_per_round > self.data.clients:
             raise ConfigError(
                 f"train.clients_per_round is {self.train.clients_per_round}, but data.clients is {self.data.clients}: "
@@ -133,10 +118,18 @@ class Setting:
         Raises:
             ConfigError: for an unknown method or a wrong option of it.
         """
-        scale = method(name).scale
+        row = method(name)
         own = self.method.get(name, {})
-        common = {k: v for k, v in self.method.items() if not isinstance(v, dict)}
-        values = {**({} if scale is None else {"scale": scale}), **common, **own}
+        common = {
+            k: v for k, v in self.method.items() if not isinstance(v, dict) and (k in _COMMON or k in row.options)
+        }
+        run = {"rounds": self.train.rounds, "seed": seed}  # options of these names follow the run, unless set
+        follow = {k: v for k, v in run.items() if k in row.options}
+        values = {"optimizer": row.optimizer, **follow, **common, **own}
+        values = {
+            **{k: v for k, v in values.items() if k in _COMMON},
+            "options": row.resolve({k: v for k, v in values.items() if k not in _COMMON}),
+        }
         options = _validate(MethodConfig, values, f"{self.name}: method.{name}")
         parts = {"data": self.data, "model": self.model, "train": self.train, "options": options}
         return _validate(Experiment, {"preset": self.name, "method": name, "seed": seed, **parts}, self.name)
@@ -186,13 +179,21 @@ def load_setting(source: str, changes: Iterable[str] = ()) -> Setting:
     for change in changes:
         _apply(values, change)
     if isinstance(values.get("method"), dict):
-        for key, value in values["method"].items():
-            choices = METHODS if isinstance(value, dict) else _fields(MethodConfig)
-            if key not in choices:
-                raise ConfigError(f"{name}: method.{key} does not exist{nearest(key, choices)}")
-            if isinstance(value, dict):
-                _validate(MethodConfig, value, f"{name}: method.{key}")
+        _check_options(values["method"], name)
     return _validate(Setting, {"name": name, **values}, name)
+
+
+def _check_options(table: Mapping[str, Any], where: str) -> None:
+    """Refuse options that no method has, and those of one method that it has not."""
+    known = {*_COMMON, *(option for row in METHODS.values() for option in row.options)}
+    for key, value in table.items():
+        choices = METHODS if isinstance(value, dict) else sorted(known)
+        if key not in choices:
+            raise ConfigError(f"{where}: method.{key} does not exist{nearest(key, choices)}")
+        for option in value if isinstance(value, dict) else ():
+            mine = [*_COMMON, *METHODS[key].options]
+            if option not in mine:
+                raise ConfigError(f"{where}: method.{key}.{option} does not exist{nearest(option, mine)}")
 
 
 def _apply(values: dict[str, Any], change: str) -> None:
@@ -207,7 +208,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
     if len(path) == 1:
         sections = [s for s in ("data", "model", "train") if path[0] in _fields(Setting.__annotations__[s])]
         hint = f"; did you mean {sections[0]}.{path[0]}?" if sections else ""
-        if path[0] in _fields(MethodConfig):
+        if path[0] in _COMMON or any(path[0] in row.options for row in METHODS.values()):
             hint = f"; did you mean method.{path[0]}?"
         raise ConfigError(f"--set {change!r}: the key needs its section{hint or ', such as train.rounds=5'}")
     table = values

@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,14 +16,15 @@ from fedmrn.experiments.summary import Runs
 from fedmrn.files import write_atomic
 
 COLOURS = ("#4c566a", "#d1495b", "#2a7fba", "#e09f3e", "#4f9d69", "#8e5ea2", "#7a5c45", "#17a2a2")
+STYLES = ("-", "--", ":", "-.")
 _INK = "#2e3440"
 
 
 def plot_rounds(runs: Runs, path: Path, title: str) -> None:
     """Draw accuracy against rounds: the mean over seeds, and a band from the lowest to the highest seed."""
-    figure, axes = _figure(title)
-    for (name, seeds), colour in zip(runs.items(), _cycle(len(runs)), strict=True):
-        _curve(axes, np.arange(1, len(seeds[0]) + 1), seeds, name, colour)
+    figure, axes = _figure(title, len(runs))
+    for i, (name, seeds) in enumerate(runs.items()):
+        _curve(axes, np.arange(1, len(seeds[0]) + 1), seeds, name, i)
     axes.set_xlabel("round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(figure, axes, runs, path)
@@ -30,10 +32,10 @@ def plot_rounds(runs: Runs, path: Path, title: str) -> None:
 
 def plot_bytes(runs: Runs, path: Path, title: str) -> None:
     """Draw accuracy against the bytes that all clients together have uploaded so far, on a logarithmic axis."""
-    figure, axes = _figure(title)
-    for (name, seeds), colour in zip(runs.items(), _cycle(len(runs)), strict=True):
+    figure, axes = _figure(title, len(runs))
+    for i, (name, seeds) in enumerate(runs.items()):
         uploaded = np.mean([list(accumulate(r["up"]["total"] for r in records)) for records in seeds], axis=0)
-        _curve(axes, uploaded, seeds, name, colour)
+        _curve(axes, uploaded, seeds, name, i)
     axes.set_xscale("log")
     axes.set_xlabel("uploaded so far, all clients (measured frame lengths)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
@@ -41,12 +43,9 @@ def plot_bytes(runs: Runs, path: Path, title: str) -> None:
     _finish(figure, axes, runs, path)
 
 
-def _cycle(count: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]
-
-
-def _figure(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8, 4.6), dpi=150, layout="constrained")
+def _figure(title: str, curves: int) -> tuple[Figure, Axes]:
+    size = (8, 4.6) if curves <= len(COLOURS) else (11, 6)
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=11, color=_INK)
     axes.set_ylabel("test accuracy of the global model")
@@ -58,8 +57,9 @@ def _curve(
     x: np.typing.NDArray[np.floating | np.integer],
     seeds: Sequence[Sequence[Record]],
     name: str,
-    colour: str,
+    place: int,
 ) -> None:
+    colour, style = COLOURS[place % len(COLOURS)], STYLES[place // len(COLOURS) % len(STYLES)]
     values = np.array([[r["accuracy"] for r in records] for records in seeds])
     last = values[:, -1].mean()
     axes.plot(
@@ -67,6 +67,7 @@ def _curve(
         values.mean(axis=0),
         color=colour,
         linewidth=2,
+        linestyle=style,
         label=f"{name}  {last:.1%}",
         marker="o",
         markersize=3,
@@ -87,10 +88,19 @@ def _finish(figure: Figure, axes: Axes, runs: Runs, path: Path) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     seeds = max(len(s) for s in runs.values())
+    place: dict[str, Any] = {"loc": "lower right"}
+    if len(runs) > len(COLOURS):  # beside the curves, in the order of the last round
+        place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "fontsize": 8}
+    handles, labels = axes.get_legend_handles_labels()
+    last = [float(np.mean([records[-1]["accuracy"] for records in seeds])) for seeds in runs.values()]
+    order = sorted(range(len(labels)), key=lambda i: -last[i]) if len(runs) > len(COLOURS) else range(len(labels))
     legend = axes.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
         frameon=False,
-        loc="lower right",
+        handlelength=3,
         title="after the last round" + (f", {seeds} seeds" if seeds > 1 else ""),
+        **place,
     )
     legend.get_title().set_fontsize(9)
     buffer = io.BytesIO()

@@ -9,12 +9,16 @@ from pathlib import Path
 import tomli_w
 
 from fedmrn.errors import RunError
+from fedmrn.experiments.codec_error import measure_codecs, plot_codec_error
 from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.plots import plot_bytes, plot_rounds
 from fedmrn.experiments.runner import Record, read_experiment, read_records
 from fedmrn.experiments.summary import HEADER, LEGEND, Summary, as_dicts, cells, markdown, reference_of, summarise
 from fedmrn.files import write_atomic
+from fedmrn.layout import Group
+from fedmrn.methods import method
 
+CODECS = "codec-error.png"
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#2e3440}
 h1{font-size:1.4rem}img{max-width:100%}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid #d8dee9}
@@ -23,7 +27,7 @@ pre{background:#f4f6f9;padding:.8rem;overflow:auto;font-size:.85rem}p{color:#4c5
 
 
 def write_report(folder: Path, runs: Sequence[Path]) -> tuple[str, list[Summary]]:
-    """Write summary.json, summary.md, two plots and report.html into `folder`; return the title and the rows.
+    """Write summary.json, summary.md, the plots and report.html into `folder`; return the title and the rows.
 
     Args:
         folder: where to; may be one of the runs.
@@ -39,15 +43,28 @@ def write_report(folder: Path, runs: Sequence[Path]) -> tuple[str, list[Summary]
         if not records:
             raise RunError(f"{path} holds no finished round yet; run it with --resume")
         grouped.setdefault(experiment.method, []).append(records)
-    rows = [summarise(name, records) for name, records in grouped.items()]
+    first = {e.method: e for e in reversed(experiments)}
+    rows = [summarise(name, first[name].options.lr, records) for name, records in grouped.items()]
     title = _title(experiments[0])
     write_atomic(folder / "summary.json", json.dumps(as_dicts(rows), indent=1).encode())
     write_atomic(folder / "summary.md", markdown(rows).encode())
     plot_rounds(grouped, folder / "accuracy-rounds.png", title)
     plot_bytes(grouped, folder / "accuracy-bytes.png", title)
     pictures = [folder / "accuracy-rounds.png", folder / "accuracy-bytes.png", runs[0] / "partition.png"]
+    if len(first) > 1 and _plot_codecs([first[name] for name in grouped], folder / CODECS):
+        pictures.insert(2, folder / CODECS)
     write_atomic(folder / "report.html", _page(title, rows, experiments, pictures).encode())
     return title, rows
+
+
+def _plot_codecs(experiments: Sequence[Experiment], path: Path) -> bool:
+    """Draw the codecs' error against their bits; False if none of them has an error to draw."""
+    codecs = {e.method: method(e.method).scheme(e.options.options).codecs[Group.CODED] for e in experiments}
+    rows = measure_codecs({name: c for name, c in codecs.items() if c.any_vector})
+    if any(row.nmse for row in rows):
+        plot_codec_error(rows, path)
+        return True
+    return False
 
 
 def _title(experiment: Experiment) -> str:

@@ -2,7 +2,8 @@
 
 config.toml        the resolved experiment
 rounds.jsonl       one JSON line a round
-checkpoint.bin     the global model after the last whole round: a broadcast frame, checksum and all
+checkpoint.bin     the server's state after the last whole round (see `checkpoint`)
+memory/            what clients keep from their last round, for methods whose clients do
 last-update.bin    one client's frame of the last round, for `fedmrn inspect`
 partition.png      who holds what
 """
@@ -13,27 +14,25 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import tomli_w
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedmrn.data import Dataset, PartitionSpec, augment, find_source, load_source, partition, plot_partition
-from fedmrn.errors import ConfigError, FrameError, RunError
+from fedmrn.errors import ConfigError, RunError
+from fedmrn.experiments.checkpoint import restore, save, saved_round
 from fedmrn.experiments.config import Experiment
 from fedmrn.files import write_atomic
-from fedmrn.frame import Frame, Kind
-from fedmrn.layout import Layout
+from fedmrn.methods import method
 from fedmrn.rng import Stream
-from fedmrn.scheme import method
+from fedmrn.server import Server
 from fedmrn.simulation.engine import Federation, RoundResult, simulate
 from fedmrn.simulation.models import build_model
-from fedmrn.torch import RULES, LocalRule, ModelLayout, attach
-from fedmrn.update import read_state, state_sections
+from fedmrn.torch import RULES, ModelLayout, attach
 from fedmrn.warmup import warm_up
 
 Record = dict[str, Any]
@@ -91,22 +90,16 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
     spec = PartitionSpec(data.partition, data.alpha, data.min_size, data.share)
     parts = partition(dataset.train_y.numpy(), spec, data.clients, experiment.seed)
 
-    def rule(
-        model: nn.Module, optimizer: torch.optim.Optimizer, broadcast: Frame, steps: int, sampling_key: int
-    ) -> LocalRule:
-        if options.post_training:
-            return LocalRule(model, optimizer, broadcast, steps=steps, sampling_key=sampling_key)
-        flags = {name: getattr(options, name) for name in RULES[row.local].options}
-        return attach(model, optimizer, broadcast, steps=steps, sampling_key=sampling_key, **flags)
-
+    own: dict[str, Any] = {name: options.options[name] for name in RULES[row.local].options if name in options.options}
     black = dataset.black()
 
     def change(batch: Tensor, stream: Stream, start: int) -> Tensor:
         return augment(batch, stream, start, fill=black)
 
     federation = Federation(
-        scheme=row.scheme(options.noise_options()),
-        rule=rule,
+        scheme=row.scheme(options.options),
+        rule=partial(attach, **own),
+        optimizer=options.optimizer,
         train_x=dataset.normalised_train(),
         train_y=dataset.train_y,
         parts=parts,
@@ -135,8 +128,8 @@ def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, p
     """
     _check_folder(folder, experiment, resume)
     records = read_records(folder)
-    saved = _checkpoint_frame(folder)
-    if saved is not None and min(saved.round, len(records)) >= experiment.train.rounds:
+    saved = saved_round(folder)
+    if min(saved, len(records)) >= experiment.train.rounds:
         progress.start(experiment, len(records))
         return records[: experiment.train.rounds]
     with progress.wait(f"reading {experiment.data.name}"):
@@ -147,9 +140,9 @@ def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, p
     write_atomic(folder / "config.toml", tomli_w.dumps(experiment.as_dict()).encode())
     view = ModelLayout.of(prepared.model)
     layout = view.layout
-    done, state = _restore(folder, saved, len(records), layout)
+    done, state, memory = restore(folder, len(records), layout)
     if state is None:
-        state = view.read()
+        state = Server.initial(layout, prepared.federation.scheme, view.read())
         plot_partition(
             prepared.dataset.train_y.numpy(),
             prepared.federation.parts,
@@ -160,13 +153,15 @@ def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, p
     write_atomic(folder / "rounds.jsonl", "".join(json.dumps(r) + "\n" for r in records).encode())
     progress.start(experiment, done)
     with _threads(experiment.train.threads), (folder / "rounds.jsonl").open("a", encoding="utf-8") as log:
-        for result in simulate(prepared.federation, prepared.model, state, first=done + 1, on_client=progress.client):
+        for result in simulate(
+            prepared.federation, prepared.model, state, first=done + 1, memory=memory, on_client=progress.client
+        ):
             record = to_record(result)
             log.write(json.dumps(record) + "\n")
             log.flush()
             os.fsync(log.fileno())
             write_atomic(folder / "last-update.bin", result.sample)
-            write_atomic(folder / "checkpoint.bin", _checkpoint(layout, experiment, result.round, result.state))
+            save(folder, layout, method(experiment.method).id, result)
             records.append(record)
             progress.round(record)
     return records
@@ -239,35 +234,6 @@ def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> s
         elif value != new[key]:
             parts.append(f"{prefix}{key} is {value!r} there and {new[key]!r} here")
     return ", ".join(p for p in parts if p)
-
-
-def _checkpoint(layout: Layout, experiment: Experiment, round_: int, state: NDArray[np.float32]) -> bytes:
-    sections = state_sections(layout, state)
-    return Frame(Kind.BROADCAST, method(experiment.method).id, round_, 0, layout.digest, 0, sections).to_bytes()
-
-
-def _checkpoint_frame(folder: Path) -> Frame | None:
-    path = folder / "checkpoint.bin"
-    try:
-        return Frame.from_bytes(path.read_bytes(), kind=Kind.BROADCAST) if path.exists() else None
-    except FrameError as error:
-        raise RunError(f"{path} is damaged ({error}); delete it to start this run from round 1") from error
-
-
-def _restore(
-    folder: Path, saved: Frame | None, recorded: int, layout: Layout
-) -> tuple[int, NDArray[np.float32] | None]:
-    if saved is None:
-        return 0, None
-    try:
-        state = read_state(saved, layout)
-    except FrameError as error:
-        raise RunError(f"{folder / 'checkpoint.bin'} does not fit: {error}; delete it to start anew") from error
-    if recorded < saved.round:
-        raise RunError(
-            f"{folder / 'rounds.jsonl'} lost rounds before {saved.round}; delete checkpoint.bin beside it to start anew"
-        )
-    return saved.round, state
 
 
 @contextmanager

@@ -18,6 +18,7 @@ class Summary:
 
     Attributes:
         method: its name.
+        lr: the learning rate.
         seeds: how many runs.
         rounds: of each run.
         final, final_std: accuracy after the last round, mean and standard deviation over seeds (0 for one seed).
@@ -29,6 +30,7 @@ class Summary:
     """
 
     method: str
+    lr: float
     seeds: int
     rounds: int
     final: float
@@ -41,11 +43,12 @@ class Summary:
     round_seconds: float
 
 
-def summarise(method: str, runs: Sequence[Sequence[Record]]) -> Summary:
+def summarise(method: str, lr: float, runs: Sequence[Sequence[Record]]) -> Summary:
     """Return the row of a method from the records of its runs (at least one, each with at least one round)."""
     finals = [records[-1]["accuracy"] for records in runs]
     return Summary(
         method=method,
+        lr=lr,
         seeds=len(runs),
         rounds=len(runs[0]),
         final=fmean(finals),
@@ -59,7 +62,7 @@ def summarise(method: str, runs: Sequence[Sequence[Record]]) -> Summary:
     )
 
 
-HEADER = ("method", "final %", "best", "last 10", "up MB", "saved", "bpp", "down MB", "sec")
+HEADER = ("method", "lr", "final %", "best", "last 10", "up MB", "saved", "bpp", "down MB", "sec")
 LEGEND = (
     "saved: FedAvg's uplink over this one. bpp: uplink bits a parameter and client, headers included. sec: a round."
 )
@@ -71,6 +74,7 @@ def cells(row: Summary, reference: Summary | None) -> tuple[str, ...]:
     spread = f"±{100 * row.final_std:.2f}" if row.seeds > 1 else ""
     return (
         row.method,
+        f"{row.lr:g}",
         f"{100 * row.final:.2f}{spread}",
         f"{100 * row.best:.2f}",
         f"{100 * row.last_ten:.2f}",

@@ -6,8 +6,11 @@ In a simulation the clients' sampling keys come from the run's seed, so that it 
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
+from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,8 +25,27 @@ from fedmrn.server import Server
 from fedmrn.torch import LocalData, LocalRule, ModelLayout, evaluate, train_client
 from fedmrn.torch.train import Augment, channels_last
 
-RuleFactory = Callable[[nn.Module, torch.optim.Optimizer, Frame, int, int], LocalRule]
-"""(model, optimiser, broadcast, steps, sampling key) -> local rule."""
+OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = MappingProxyType(
+    {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+)
+Memory = dict[int, NDArray[np.float32]]
+"""Client -> what it keeps from its last round."""
+
+
+class RuleFactory(Protocol):
+    """Makes a client's local rule: `fedmrn.torch.attach`, or something that calls it with options."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        broadcast: Frame,
+        *,
+        steps: int,
+        sampling_key: int,
+        memory: NDArray[np.float32] | None,
+    ) -> LocalRule:
+        """Return the rule, attached to the model."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +57,13 @@ class Federation:
     Attributes:
         scheme: what server and clients agree on.
         rule: makes a client's local rule.
+        optimizer: of local training, a key of `OPTIMIZERS`.
         train_x, train_y: all training samples.
         parts: for each client, the indices of its samples (int64).
         test_x, test_y: what the global model is evaluated on.
         rounds: how many.
         clients_per_round: sampled without replacement.
-        local_epochs, batch_size, lr: of local SGD.
+        local_epochs, batch_size, lr: of local training.
         by_batches: weight clients by batches instead of samples (the published code).
         seed: of everything random.
         augment: of training batches.
@@ -59,6 +82,7 @@ class Federation:
     batch_size: int
     lr: float
     seed: int
+    optimizer: str = "sgd"
     by_batches: bool = False
     augment: Augment | None = None
 
@@ -89,6 +113,7 @@ class RoundResult:
         seconds: wall time, evaluation included.
         state: the new global model, float32, shape (d,).
         sample: the update frame of the last client.
+        memory: what the clients of this round keep, for methods whose clients do.
     """
 
     round: int
@@ -102,6 +127,7 @@ class RoundResult:
     seconds: float
     state: NDArray[np.float32] = field(repr=False)
     sample: bytes = field(repr=False)
+    memory: Memory = field(repr=False, default_factory=dict)
 
 
 def secret_of(seed: int) -> bytes:
@@ -115,6 +141,7 @@ def simulate(
     state: NDArray[np.float32],
     *,
     first: int = 1,
+    memory: Memory | None = None,
     on_client: Callable[[int], None] = lambda _: None,
 ) -> Iterator[RoundResult]:
     """Run rounds first..rounds, yielding each result.
@@ -122,8 +149,9 @@ def simulate(
     Args:
         federation: the setting.
         model: the architecture; its values are overwritten.
-        state: of the global model before round `first`.
+        state: of the server before round `first`; `Server.initial` gives the first.
         first: the first round to run.
+        memory: what clients keep from rounds before `first`.
         on_client: called after each client of a round with its place in the round, from 1.
 
     Raises:
@@ -133,6 +161,7 @@ def simulate(
     # Counters are not sent: each client starts from those of the model as it was built.
     counters = [(buffer, buffer.clone()) for name, buffer in model.named_buffers() if name in view.counters]
     server = Server(view.layout, federation.scheme, state, secret_of(federation.seed))
+    memory = dict(memory or {})
     for number in range(first, federation.rounds + 1):
         started = time.perf_counter()
         clients = federation.sampled(number)
@@ -140,19 +169,25 @@ def simulate(
         up: Counter[str] = Counter()
         down: Counter[str] = Counter()
         losses: list[float] = []
-        update = b""
+        update, kept = b"", Memory()
         for place, client in enumerate(clients, 1):
             broadcast = Frame.from_bytes(round_.broadcast(client), kind=Kind.BROADCAST)
             for buffer, initial in counters:
                 buffer.copy_(initial)
-            update, loss = _client(federation, model, broadcast, number, client)
+            update, loss, keeps = _client(federation, model, broadcast, number, client, memory.get(client))
+            if keeps is not None:
+                kept[client] = keeps
             up.update(round_.add(client, update).account())
             down.update(broadcast.account())
             losses.append(loss)
             on_client(place)
         new = round_.finish()
-        view.write(new)
-        accuracy, loss = evaluate(model, federation.test_x, federation.test_y, layout=channels_last)
+        memory.update(kept)
+        scores = []
+        for values in server.models(number):
+            view.write(values)
+            scores.append(evaluate(model, federation.test_x, federation.test_y, layout=channels_last))
+        accuracy, loss = (fmean(column) for column in zip(*scores, strict=True))
         bits = 8 * up.total() / (len(clients) * view.layout.trainable)
         yield RoundResult(
             number,
@@ -166,13 +201,19 @@ def simulate(
             time.perf_counter() - started,
             new,
             update,
+            kept,
         )
 
 
 def _client(
-    federation: Federation, model: nn.Module, broadcast: Frame, number: int, client: int
-) -> tuple[bytes, float]:
-    """One client's round: what it uploads, and its loss."""
+    federation: Federation,
+    model: nn.Module,
+    broadcast: Frame,
+    number: int,
+    client: int,
+    memory: NDArray[np.float32] | None,
+) -> tuple[bytes, float, NDArray[np.float32] | None]:
+    """One client's round: what it uploads, its loss, and what it keeps."""
 
     def key(label: str) -> int:
         return derive_key(federation.seed, label, number, client)
@@ -189,7 +230,9 @@ def _client(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key("framework") >> 1)  # dropout and the like
-        optimizer = torch.optim.SGD(model.parameters(), lr=federation.lr)
-        rule = federation.rule(model, optimizer, broadcast, data.steps, key("sampling"))
+        optimizer = OPTIMIZERS[federation.optimizer](model.parameters(), lr=federation.lr)
+        rule = federation.rule(
+            model, optimizer, broadcast, steps=data.steps, sampling_key=key("sampling"), memory=memory
+        )
         frame, loss = train_client(model, rule, data, weight=data.batches if federation.by_batches else None)
-    return frame.to_bytes(), loss
+    return frame.to_bytes(), loss, rule.memory if rule.remembers else None

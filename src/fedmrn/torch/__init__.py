@@ -7,12 +7,22 @@ from torch import nn
 
 from fedmrn.errors import WrongMethodError
 from fedmrn.frame import Frame
-from fedmrn.scheme import METHODS
+from fedmrn.methods import METHODS
+from fedmrn.torch.after import ErrorFeedback, HandOverWeights, KeepSupport
 from fedmrn.torch.flat import ModelLayout, default_choice
-from fedmrn.torch.local import LocalRule, MaskedNoise
+from fedmrn.torch.local import LocalRule
+from fedmrn.torch.through import LearnedSign, MaskedNoise, ProbabilityMask
 from fedmrn.torch.train import LocalData, evaluate, train, train_client
 
-RULES: dict[str, type[LocalRule]] = {"plain": LocalRule, "masked-noise": MaskedNoise}
+RULES: dict[str, type[LocalRule]] = {
+    "plain": LocalRule,
+    "masked-noise": MaskedNoise,
+    "probability-mask": ProbabilityMask,
+    "learned-sign": LearnedSign,
+    "error-feedback": ErrorFeedback,
+    "weights": HandOverWeights,
+    "support": KeepSupport,
+}
 
 
 def attach(
@@ -39,7 +49,7 @@ def attach(
     frame = broadcast if isinstance(broadcast, Frame) else Frame.from_bytes(broadcast)
     for method in METHODS.values():
         if method.id == frame.method:
-            return RULES[method.local](model, optimizer, frame, steps=steps, **options)
+            return RULES[method.local](model, optimizer, frame, steps=steps, **{**method.fixed, **options})
     raise WrongMethodError(f"the broadcast is of method {frame.method}, which this version does not know")
 
 

@@ -16,22 +16,23 @@ weights; put an L2 term into the loss), and closures.
 """
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar, Never
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 
 from fedmrn.codecs import Codec, codec_from
-from fedmrn.codecs import MaskedNoise as MaskedNoiseCodec
 from fedmrn.errors import ConfigError, UnsupportedModelError
 from fedmrn.frame import Frame, Role
 from fedmrn.layout import Group
-from fedmrn.masking import progressive_weights
-from fedmrn.rng import Purpose, Stream, domain, fresh_key
+from fedmrn.rng import fresh_key
 from fedmrn.torch.flat import Choose, ModelLayout, default_choice
 from fedmrn.update import encode_update, read_state
+
+F32 = NDArray[np.float32]
 
 
 class LocalRule(torch.optim.Optimizer):
@@ -45,6 +46,8 @@ class LocalRule(torch.optim.Optimizer):
         sampling_key: the client's own 64-bit key; by default from the operating system's entropy. Only a
             simulation, which must repeat itself, passes one: whoever knows it learns more than the mask.
         choose: which parameters are coded; the server must use the same rule.
+        memory: what `memory` was after this client's last round, for the rules that keep something; float32, shape
+            (coded parameters,). None for a client without a past.
 
     Raises:
         ConfigError: steps is below 1.
@@ -54,6 +57,8 @@ class LocalRule(torch.optim.Optimizer):
 
     options: ClassVar[tuple[str, ...]] = ()
     """Names of the rule's own settings, beyond those of every rule."""
+    remembers: ClassVar[bool] = False
+    """Whether a client keeps `memory` from round to round."""
 
     def __init__(
         self,
@@ -64,6 +69,7 @@ class LocalRule(torch.optim.Optimizer):
         steps: int,
         sampling_key: int | None = None,
         choose: Choose = default_choice,
+        memory: F32 | None = None,
     ) -> None:
         if steps < 1:
             raise ConfigError(f"steps is the number of local steps, at least 1; got {steps}")
@@ -73,6 +79,10 @@ class LocalRule(torch.optim.Optimizer):
         self.view.write(self._state)
         self.inner, self.steps, self.taken = optimizer, steps, 0
         self.sampling_key = fresh_key() if sampling_key is None else sampling_key
+        self._size = self.view.layout.span(Group.CODED).stop
+        if memory is not None and (memory.shape != (self._size,) or memory.dtype != np.float32):
+            raise ConfigError(f"a memory is float32 of shape ({self._size},), got {memory.dtype} {memory.shape}")
+        self.memory = memory
         self._finished = False
         self._begin()
 
@@ -86,7 +96,7 @@ class LocalRule(torch.optim.Optimizer):
     def _step(self) -> None:
         self.inner.step()
 
-    def _update(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def _update(self) -> F32:
         """Return what this client hands over, float32, shape (layout.size,)."""
         return self.view.read() - self._state
 
@@ -130,6 +140,7 @@ class LocalRule(torch.optim.Optimizer):
             weight=weight,
             sampling_key=self.sampling_key,
             codecs=self._codecs(),
+            state=self._state,
         )
         self._finished = True
         self._release(frame)
@@ -137,6 +148,15 @@ class LocalRule(torch.optim.Optimizer):
 
     def _release(self, frame: Frame) -> None:
         """Give the model back."""
+
+    def _decoded(self, frame: Frame) -> F32:
+        """Return the coded part of an own frame as the server will read it."""
+        section = frame.select(Role.UPDATE, Group.CODED)
+        if section is None:
+            raise UnsupportedModelError("the broadcast asked for no coded section")
+        codec = codec_from(section.codec, section.params)
+        codec = codec.bind(self._state[: self._size])
+        return codec.decode(section.body, section.count, frame.noise_key)
 
     # What torch expects of an optimiser, passed on to the inner one: schedulers and zero_grad work unchanged.
 
@@ -173,99 +193,3 @@ class LocalRule(torch.optim.Optimizer):
 
     def __reduce_ex__(self, protocol: object) -> Never:
         self.state_dict()
-
-
-class MaskedNoise(LocalRule):
-    """Train through the mask (FedMRN; Li et al. 2024, Algorithm 1): PSM forward, straight-through backward.
-
-    What is handed over is a fresh sample of the mask (SM), not the last one trained with.
-
-    Args:
-        progressive: q = tau / S (PM); otherwise every element is masked at every step (ablation "no PM").
-        stochastic: sample masks (SM); otherwise take the nearer codeword (ablation "no SM").
-        **options: as for `LocalRule`.
-
-    Memory beyond plain training: u, w and the noise, three float32 a coded parameter, and the broadcast's bytes.
-    """
-
-    options: ClassVar[tuple[str, ...]] = ("progressive", "stochastic")
-
-    def __init__(self, *args: Any, progressive: bool = True, stochastic: bool = True, **options: Any) -> None:
-        self.progressive, self.stochastic = progressive, stochastic
-        super().__init__(*args, **options)
-
-    def _begin(self) -> None:
-        template = self.broadcast.select(Role.TEMPLATE, Group.CODED)
-        codec = None if template is None else codec_from(template.codec, template.params)
-        if not isinstance(codec, MaskedNoiseCodec):
-            raise UnsupportedModelError("this broadcast does not ask for masked noise")
-        self._codec = MaskedNoiseCodec(codec.noise, codec.mask, self.stochastic)
-        size = self.view.layout.span(Group.CODED).stop
-        self._noise = codec.noise.chunk(self.broadcast.noise_key, 0, size)
-        self._base = self._state[:size]
-        self._u = torch.zeros(size)
-        self._weights = torch.from_numpy(self._base.copy())
-        specs = zip(self.view.tensors, self.view.layout.tensors, self.view.layout.slices.values(), strict=True)
-        self._coded = [(t, where) for t, spec, where in specs if spec.group is Group.CODED]
-        _check_optimizer(self.inner, [t for t, _ in self._coded])
-        for tensor, where in self._coded:
-            tensor.data = self._weights[where].view(tensor.shape)
-        self._draw()
-
-    def _draw(self) -> None:
-        """Put w + PSM(u) into the model for the next step; tau counts from 1."""
-        tau = self.taken + 1
-        progressive_weights(
-            self._u.numpy(),
-            self._noise,
-            self._base,
-            min(1.0, tau / self.steps) if self.progressive else 1.0,
-            Stream(self.sampling_key, domain(Purpose.TRAIN_MASK, tau)),
-            self._codec.mask,
-            self._weights.numpy(),
-            stochastic=self.stochastic,
-        )
-
-    def _step(self) -> None:
-        # The inner optimiser sees u in place of the weights, so that momentum, Adam and schedulers mean what they say.
-        self._weights.copy_(self._u)
-        self.inner.step()
-        self._u.copy_(self._weights)
-        self._draw()  # after the last step too: the model is never left at u, whatever is done before `finish`
-
-    def _codecs(self) -> dict[Group, Codec]:
-        return {Group.CODED: self._codec}
-
-    def _update(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        vector = self.view.read() - self._state
-        vector[: self._u.numel()] = self._u.numpy()
-        return vector
-
-    @torch.no_grad()
-    def _release(self, frame: Frame) -> None:
-        section = frame.select(Role.UPDATE, Group.CODED)
-        if section is None:
-            raise UnsupportedModelError("the broadcast asked for no coded section")
-        masked = self._codec.decode(section.body, section.count, frame.noise_key)
-        final = torch.from_numpy(self._base + masked)
-        for tensor, where in self._coded:
-            tensor.data = final[where].view(tensor.shape).clone()
-
-
-def _check_optimizer(optimizer: torch.optim.Optimizer, coded: Iterable[Tensor]) -> None:
-    mine = {id(t) for t in coded}
-    if isinstance(optimizer, torch.optim.ASGD):
-        raise UnsupportedModelError(
-            "ASGD decays what it moves, which is the update and not the weights; use SGD or Adam"
-        )
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise UnsupportedModelError("LBFGS needs a closure and cannot train through a mask; use SGD or Adam")
-    if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
-        raise UnsupportedModelError(
-            "the optimiser holds none of this model's coded parameters; make it from this model"
-        )
-    for group in optimizer.param_groups:
-        if group.get("weight_decay") and any(id(p) in mine for p in group["params"]):
-            raise UnsupportedModelError(
-                "weight decay would shrink the update, not the weights: set it to 0 and put an L2 term in the loss"
-            )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import fedmrn.aggregate
 from fedmrn.aggregate import Aggregator
-from fedmrn.codecs import CHUNK, Codec, EncodeKeys, MaskedNoise, Raw
+from fedmrn.codecs import CHUNK, Codec, EncodeKeys, MaskedNoise, Plane, Raw
 from fedmrn.errors import ConfigError, DuplicateFrameError, EmptyRoundError, FedmrnError, LimitError
 from fedmrn.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Role, Section
 from fedmrn.layout import Group, Layout, TensorSpec
@@ -209,6 +209,8 @@ def test_the_total_weight_is_capped() -> None:
 def test_nothing_folded() -> None:
     with pytest.raises(EmptyRoundError):
         _aggregator().finish()
+    with pytest.raises(EmptyRoundError):
+        _aggregator().finish_plane(Plane.VALUE)
     empty = _aggregator()
     empty.merge(_aggregator())
     assert empty.count == empty.total_weight == 0
@@ -334,6 +336,7 @@ def test_a_fold_that_was_interrupted_is_not_taken_for_a_whole_one(monkeypatch: p
     for attempt in (
         lambda: fold.add(frames[1], frames[1].noise_key),
         fold.finish,
+        lambda: fold.finish_plane(Plane.VALUE),
         lambda: fold.merge(_folded(frames[2:])),
         lambda: _folded(frames[2:]).merge(fold),
     ):

@@ -16,9 +16,9 @@ from fedmrn.codecs import EncodeKeys, MaskedNoise
 from fedmrn.frame import Frame
 from fedmrn.layout import Group, Layout, TensorSpec
 from fedmrn.masking import MaskType, draw_mask, progressive_weights
+from fedmrn.methods import method
 from fedmrn.noise import Law, NoiseSpec
 from fedmrn.rng import Purpose, Stream, domain
-from fedmrn.scheme import NoiseOptions, method
 from fedmrn.server import Server
 from fedmrn.update import encode_update
 
@@ -39,7 +39,9 @@ LAYOUT = Layout.of([TensorSpec("w", (RATIOS.size,), Group.CODED)])
 @cache
 def _decoded(law: Law, mask: MaskType) -> tuple[F32, F32, F32]:
     """(u, n, decoded frames of shape (DRAWS, d)): whole frames, encoded with private keys 0, 1, 2, ..."""
-    scheme = method("fedmrn" if mask is MaskType.BINARY else "fedmrn-s").scheme(NoiseOptions(law.name.lower(), SCALE))
+    scheme = method("fedmrn" if mask is MaskType.BINARY else "fedmrn-s").scheme(
+        {"noise": law.name.lower(), "scale": SCALE}
+    )
     server = Server(LAYOUT, scheme, np.zeros(LAYOUT.size, np.float32), b"a secret of tests")
     broadcast = Frame.from_bytes(server.begin(1, ["a"]).broadcast("a"))
     n = NoiseSpec(law, SCALE).chunk(broadcast.noise_key, 0, LAYOUT.size)

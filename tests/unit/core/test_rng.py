@@ -88,7 +88,18 @@ def test_domains() -> None:
     assert domain(Purpose.NOISE) == 1 << 32
     assert domain(Purpose.TRAIN_MASK, 7) == (2 << 32) + 7
     assert domain(Purpose.SHUFFLE, (1 << 32) + 7) == domain(Purpose.SHUFFLE, 7)
-    assert [int(p) for p in Purpose] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert {p.name: int(p) for p in Purpose} == {
+        "NOISE": 1,
+        "TRAIN_MASK": 2,
+        "FINAL_MASK": 3,
+        "SHUFFLE": 4,
+        "AUGMENT": 5,
+        "CLIENTS": 6,
+        "ROTATION": 7,
+        "QUANTISE": 8,
+        "FROZEN": 9,
+        "EVALUATE": 10,
+    }
 
 
 @pytest.mark.parametrize("labels", [(), ("a",), ("noise", 3, "client"), (-5, 2**80), ("ü", "")])

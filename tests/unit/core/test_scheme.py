@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
-from fedmrn.codecs import MaskedNoise, Raw
+from fedmrn.codecs import MaskedNoise, Raw, Sparse
 from fedmrn.errors import ConfigError
 from fedmrn.layout import Group
 from fedmrn.masking import MaskType
+from fedmrn.methods import METHODS, method
 from fedmrn.noise import Law, NoiseSpec
-from fedmrn.scheme import METHODS, AddMean, NoiseOptions, method
+from fedmrn.rules import ServerRule
 from fedmrn.text import nearest
 
 
@@ -37,12 +38,12 @@ def test_published_scales() -> None:
 
 
 def test_noise_options() -> None:
-    codec = method("fedmrn-s").scheme(NoiseOptions("bernoulli", 0.25)).codecs[Group.CODED]
+    codec = method("fedmrn-s").scheme({"noise": "bernoulli", "scale": 0.25}).codecs[Group.CODED]
     assert codec == MaskedNoise(NoiseSpec(Law.BERNOULLI, 0.25), MaskType.SIGNED)
     with pytest.raises(ConfigError, match="noise law 'gausian' does not exist; did you mean 'gaussian'"):
-        NoiseOptions("gausian").spec()
+        method("fedmrn-s").scheme({"noise": "gausian"})
     with pytest.raises(ConfigError, match="noise scale 0"):
-        method("fedmrn").scheme(NoiseOptions(scale=0))
+        method("fedmrn").scheme({"scale": 0})
 
 
 @pytest.mark.parametrize(
@@ -65,9 +66,94 @@ def test_nearest() -> None:
     assert nearest("qqq", iter(["only"])) == "; choose one of only"
 
 
+def test_the_published_values_are_resolved() -> None:
+    row = method("fedsparsify-local")
+    published = {"sparsity": 0.97, "rounds": 100, "start": 0, "every": 1, "merge": "majority"}
+    assert row.resolve() == row.resolve({}) == published
+    assert row.resolve({"rounds": 7, "merge": "mean"}) == {**published, "rounds": 7, "merge": "mean"}
+    assert row.options == published, "the row itself stays"
+    assert method("fedavg").resolve() == {}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_published_values_can_be_given_again(name: str) -> None:
+    row = method(name)
+    scheme = row.scheme(row.resolve(row.options))
+    assert scheme == row.scheme(None)
+    assert all(isinstance(v, float | int | str) and not isinstance(v, bool) for v in row.options.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "message"),
+    [
+        ("fedmrn", "scal", "method fedmrn has no option 'scal'; did you mean 'scale'"),
+        ("fedsparsify-global", "merge", "method fedsparsify-global has no option 'merge'; choose one of every, rounds"),
+        ("fedsparsify-local", "round", "did you mean 'rounds'"),
+        ("fedavg", "scale", "method fedavg has no option 'scale': it has none"),
+    ],
+)
+def test_an_unknown_option_suggests_the_nearest(name: str, option: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        method(name).resolve({option: 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "kind"),
+    [
+        ("fedmrn", "scale", "0.1", "a number"),
+        ("fedmrn", "scale", True, "a number"),
+        ("fedmrn", "scale", None, "a number"),
+        ("fedmrn", "noise", 1, "a word"),
+        ("fedmrn", "noise", False, "a word"),
+        ("qsgd", "levels", 7.0, "a whole number"),
+        ("qsgd", "levels", "7", "a whole number"),
+        ("fedpm", "samples", True, "a whole number"),
+        ("fedsparsify-local", "merge", 2.5, "a word"),
+    ],
+)
+def test_a_value_of_another_type(name: str, option: str, value: object, kind: str) -> None:
+    with pytest.raises(ConfigError, match=f"method {name}: {option} = .* must be {kind}$"):
+        method(name).resolve({option: value})
+
+
+def test_a_whole_number_will_do_for_a_float() -> None:
+    found = method("fedmrn").resolve({"scale": 2})["scale"]
+    assert (found, type(found)) == (2.0, float)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_is_finite(value: float) -> None:
+    with pytest.raises(ConfigError, match=r"method fedbat: rho = .* is not finite"):
+        method("fedbat").resolve({"rho": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("fedsparsify-local", {"merge": "majorty"}, "merge 'majorty' does not exist; did you mean 'majority'"),
+        ("fedsparsify-global", {"sparsity": 1.0}, "sparsity is a share"),
+        ("fedsparsify-local", {"start": 100}, "start is a round before the last"),
+        ("fedpm", {"seed": -1}, "unsigned 64-bit"),
+        ("topk", {"bits": 8}, "16 or 32 bits"),
+    ],
+)
+def test_a_value_out_of_its_range(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        method(name).scheme(options)
+
+
+def test_only_the_coded_group_follows_the_round() -> None:
+    scheme = method("fedsparsify-local").scheme({"rounds": 4, "sparsity": 0.5})
+    for round_, density in ((0, 1.0), (2, 1 - 0.5 * 7 / 8), (4, 0.5), (9, 0.5)):
+        codecs = scheme.codecs_at(round_)
+        assert codecs == {Group.CODED: Sparse(density), Group.DENSE: Raw(), Group.STATS: Raw()}
+    fixed = method("fedmrn").scheme()
+    assert fixed.codecs_at(5) == fixed.codecs
+
+
 def test_add_mean() -> None:
     state, mean = np.array([1, 2], np.float32), np.array([0.5, -4], np.float32)
-    moved = AddMean().step(state, mean)
+    moved = ServerRule().step(1, state, mean)
     assert moved.dtype == np.float32
     assert moved.tolist() == [1.5, -2]
     assert state.tolist() == [1, 2]

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Plane, read_plane
 from fedmrn.codecs.sign import Sign, SignRule
-from fedmrn.errors import BoundError, EncodeError, MalformedFrameError, NonFiniteError, PaddingError
+from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError, PaddingError
 from fedmrn.rng import Stream
 
 F32 = NDArray[np.float32]
 SIZES = [1, 2, 31, 33, 8191, CHUNK + 1, 100_001]
 LIMIT = 65536.0
-MEAN, RANDOM = Sign(SignRule.DETERMINISTIC), Sign(SignRule.STOCHASTIC)
+MEAN, RANDOM, LEARNED = (Sign(rule) for rule in SignRule)
 
 
 def gaussian(size: int, seed: int = 1) -> F32:
@@ -61,7 +61,7 @@ def check_ranges(codec: Codec, body: bytes, count: int) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("codec", [MEAN, RANDOM], ids=["deterministic", "stochastic"])
+@pytest.mark.parametrize("codec", [MEAN, RANDOM, LEARNED], ids=["deterministic", "stochastic", "learned"])
 def test_a_slow_reader_agrees(codec: Sign, size: int) -> None:
     x = gaussian(size)
     for sizes in ((), tensors(size)):
@@ -94,7 +94,7 @@ def test_the_stochastic_rule() -> None:
 
 
 def test_zeros_count_as_plus() -> None:
-    for codec in (MEAN, RANDOM):
+    for codec in (MEAN, RANDOM, LEARNED, Sign(SignRule.LEARNED, (0.0,))):
         for zero in (0.0, -0.0):
             body = codec.encode(np.full(9, zero, np.float32), EncodeKeys(0, 1))
             assert body == body_of([(9, 0.0)], b"\xff\x01")
@@ -105,7 +105,7 @@ def test_zeros_count_as_plus() -> None:
 
 
 def test_no_elements() -> None:
-    for codec in (MEAN, RANDOM):
+    for codec in (MEAN, RANDOM, LEARNED):
         body = codec.encode(np.empty(0, np.float32), EncodeKeys(0, 1))
         assert body == bytes(4)
         assert codec.decode(body, 0, 0).size == 0
@@ -130,6 +130,74 @@ def test_the_stochastic_rule_is_unbiased_with_the_variance_of_theory() -> None:
     assert measured == pytest.approx(variance.sum(), rel=0.02)
 
 
+def test_the_learned_rule() -> None:
+    """The scales as given, one for each tensor that is not empty; the draws are those of the stochastic rule."""
+    x, sizes, scales = gaussian(1000), (400, 0, 600), (0.75, 2.5)
+    codec = Sign(SignRule.LEARNED, scales)
+    body = codec.encode(x, EncodeKeys(0, 42, sizes))
+    assert slow_table(body)[0] == [0.75] * 400 + [2.5] * 600
+    values = LEARNED.decode(body, 1000, 0)
+    words = Stream(42, 8 << 32).words(0, 1000)
+    for i in range(1000):
+        a = scales[i >= 400]
+        probability = min(1.0, max(0.0, (a + float(x[i])) / (2 * a)))
+        assert values[i] == (a if (int(words[i]) + 0.5) / 2**32 < probability else -a)
+
+
+def test_the_learned_rule_is_unbiased_up_to_its_scale_and_clips_beyond() -> None:
+    """A sign of +-a with mean x has variance a^2 - x^2; beyond a nothing is random."""
+    a, n = 0.5, 1500
+    x = np.concatenate([np.linspace(-a, a, 41), [-2, -0.6, 0.6, 2, 3e38]]).astype(np.float32)
+    codec = Sign(SignRule.LEARNED, (a,))
+    mean = np.mean([codec.decode(codec.encode(x, EncodeKeys(0, k)), x.size, 0) for k in range(n)], 0, dtype=np.float64)
+    clipped = np.clip(x.astype(np.float64), -a, a)
+    assert (np.abs(mean - clipped) <= 4.5 * np.sqrt((a**2 - clipped**2) / n)).all()
+
+
+def test_without_learned_scales_the_mean_magnitudes_are_taken() -> None:
+    x, keys = gaussian(50), EncodeKeys(0, 3, (20, 30))
+    assert slow_table(LEARNED.encode(x, keys))[0] == slow_table(MEAN.encode(x, keys))[0]
+    assert LEARNED.encode(x, keys) != MEAN.encode(x, keys)
+
+
+def test_learned_scales_are_the_clients_own() -> None:
+    """They travel in the body: a template with the rule alone asks for them."""
+    one = Sign(SignRule.LEARNED, (0.5,))
+    assert one.params() == LEARNED.params() == b"\2"
+    assert one.bound(LIMIT) == LIMIT
+    assert one.encode(np.ones(9, np.float32), EncodeKeys(0, 1)) == body_of([(9, 0.5)], b"\xff\x01")
+    zeros = Sign(SignRule.LEARNED, (-0.0,)).encode(-np.ones(9, np.float32), EncodeKeys(0, 1))
+    assert zeros == body_of([(9, 0.0)], b"\xff\x01"), "a scale of zero is +0, and its bits are one"
+
+
+@pytest.mark.parametrize(
+    "scales", [(1.0,), (1.0, 1.0, 1.0), (1.0, -1e-45), (np.nan, 1.0), (1.0, np.inf), (1.0, 1e300), (1.0, -1e300)]
+)
+def test_learned_scales_that_cannot_be(scales: tuple[float, ...]) -> None:
+    with pytest.raises(EncodeError, match="2 tensors need as many finite scales of at least 0"):
+        Sign(SignRule.LEARNED, scales).encode(gaussian(33), EncodeKeys(0, 1, (30, 0, 3)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_planes_are_the_parts_of_the_values(size: int) -> None:
+    x = gaussian(size)
+    x[::3] = 0
+    body = MEAN.encode(x, EncodeKeys(0, 0, tensors(size)))
+    reader = MEAN.open(body, size, 0, LIMIT)
+    scales, bits = slow_table(body)
+    for start in range(0, size, CHUNK):
+        for length in {1, min(CHUNK, size - start)}:
+            at = range(start, start + length)
+            sign, scale = np.full((2, length), np.nan, np.float32)
+            read_plane(reader, Plane.SIGN).read(start, sign)
+            read_plane(reader, Plane.SCALE).read(start, scale)
+            assert sign.tolist() == [1 if bits[i // 8] >> i % 8 & 1 else -1 for i in at]
+            assert scale.tolist() == scales[start : start + length]
+    assert read_plane(reader, Plane.VALUE) is reader
+    with pytest.raises(ConfigError, match="no plane kept"):
+        read_plane(reader, Plane.KEPT)
+
+
 def test_sampling_keys_matter_and_noise_keys_do_not() -> None:
     x = gaussian(1000)
     assert (
@@ -142,7 +210,7 @@ def test_sampling_keys_matter_and_noise_keys_do_not() -> None:
 def test_what_is_not_finite_is_not_encoded(value: float) -> None:
     x = gaussian(33)
     x[7] = value
-    for codec in (MEAN, RANDOM):
+    for codec in (MEAN, RANDOM, LEARNED, Sign(SignRule.LEARNED, (1.0,))):
         with pytest.raises(EncodeError, match="the first at 7"):
             codec.encode(x, EncodeKeys(0, 1))
 
@@ -160,9 +228,9 @@ def test_extremes() -> None:
 
 
 def test_parameters() -> None:
-    assert [c.params() for c in (MEAN, RANDOM)] == [b"\0", b"\1"]
-    assert [Sign.from_params(bytes([k])) for k in (0, 1)] == [MEAN, RANDOM]
-    for wrong in (b"", b"\2", b"\xff", b"\0\0"):
+    assert [c.params() for c in (MEAN, RANDOM, LEARNED)] == [b"\0", b"\1", b"\2"]
+    assert [Sign.from_params(bytes([k])) for k in (0, 1, 2)] == [MEAN, RANDOM, LEARNED]
+    for wrong in (b"", b"\3", b"\xff", b"\0\0"):
         with pytest.raises(MalformedFrameError):
             Sign.from_params(wrong)
     assert MEAN.bound(3.0) == 3.0

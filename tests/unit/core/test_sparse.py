@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import EncodeKeys
+from fedmrn.codecs.base import EncodeKeys, Plane, read_plane
 from fedmrn.codecs.sparse import Sparse
 from fedmrn.errors import (
     BoundError,
@@ -85,6 +85,25 @@ def test_ranges() -> None:
         out = np.empty(stop - start, np.float32)
         reader.read(start, out)
         assert np.array_equal(out, whole[start:stop])
+
+
+def test_the_plane_of_what_was_sent() -> None:
+    """One where an element was kept, also where its value is zero."""
+    x = vector(50_000)
+    x[::2] = 0
+    codec = Sparse(0.6)
+    reader = codec.open(codec.encode(x, KEYS), x.size, 1, 1e9)
+    order = sorted(range(x.size), key=lambda i: (-abs(float(x[i])), i))
+    expected = np.zeros(x.size, np.float32)
+    expected[order[: codec.kept(x.size)]] = 1
+    assert np.count_nonzero(x) < expected.sum() == 30_000
+    for start, stop in ((0, 50_000), (16_384, 32_768), (49_152, 50_000), (0, 1)):
+        out = np.full(stop - start, np.nan, np.float32)
+        read_plane(reader, Plane.KEPT).read(start, out)
+        assert np.array_equal(out, expected[start:stop])
+    for plane in (Plane.SIGN, Plane.SCALE):
+        with pytest.raises(ConfigError, match=f"no plane {plane.value}"):
+            read_plane(reader, plane)
 
 
 def test_what_is_refused() -> None:

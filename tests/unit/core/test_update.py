@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from core_examples import LAYOUT, begin, noisy
 
-from fedmrn.codecs import MaskedNoise, Raw
+from fedmrn.codecs import MaskedNoise, Raw, Sign, SignRule, codec_from
 from fedmrn.errors import (
     EncodeError,
     MalformedFrameError,
@@ -73,6 +73,15 @@ def test_a_codec_in_place_of_the_templates(broadcast: Frame) -> None:
     n = noise.chunk(broadcast.noise_key, 0, 21)
     decoded = codec.decode(frame.sections[0].body, 21, broadcast.noise_key)
     assert np.array_equal(decoded, np.where(u[:21] / n >= 0.5, n, 0))
+
+
+def test_learned_scales_go_in_place_of_the_template() -> None:
+    broadcast = Frame.from_bytes(begin("fedbat").broadcast("ann"))
+    codec = Sign(SignRule.LEARNED, (0.25, 2.0))
+    frame = _encode(broadcast, noisy(LAYOUT.size, 3), codecs={Group.CODED: codec})
+    values = codec_from(2, b"\2").decode(frame.sections[0].body, 21, broadcast.noise_key)
+    assert np.abs(values).tolist() == [0.25] * 12 + [2.0] * 9
+    assert frame.sections[0].template == broadcast.sections[0]
 
 
 def test_a_codec_with_other_parameters_is_refused(broadcast: Frame) -> None:

@@ -1,0 +1,88 @@
+"""Bernoulli: one bit an element, 1 with the element's value as its probability (FedPM; Isik et al., ICLR 2023).
+
+What adds up are the bits themselves, so that the mean over clients is the mean mask. The seed of the frozen weights
+that the masks belong to travels among the parameters: server and clients must use the same.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.bits import check_padding, pack_bits, packed_size
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
+from fedmrn.errors import ConfigError, MalformedFrameError
+from fedmrn.rng import Purpose, Stream, domain
+
+_PARAMS = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class _BitReader:
+    bits: memoryview
+
+    def read(self, start: int, out: NDArray[np.float32]) -> None:
+        packed = np.frombuffer(self.bits[start >> 3 : (start + out.size + 7) >> 3], np.uint8)
+        out[:] = np.unpackbits(packed, count=out.size, bitorder="little")
+
+
+@dataclass(frozen=True)
+class Bernoulli(Codec):
+    """One random bit an element; unbiased for values in [0, 1], others count as the nearer end.
+
+    Attributes:
+        seed: of the frozen weights, 64 bits.
+
+    Raises:
+        ConfigError: the seed is not an unsigned 64-bit integer.
+    """
+
+    id: ClassVar[int] = 7
+    name: ClassVar[str] = "bernoulli"
+    any_vector: ClassVar[bool] = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 64:
+            raise ConfigError(f"the seed of frozen weights is an unsigned 64-bit integer, got {self.seed}")
+
+    def params(self) -> bytes:
+        """Return 8 bytes: the seed."""
+        return _PARAMS.pack(self.seed)
+
+    @classmethod
+    def from_params(cls, params: bytes) -> Self:
+        """Return the codec with these 8 bytes of parameters."""
+        if len(params) != _PARAMS.size:
+            raise MalformedFrameError(f"codec bernoulli cannot have parameters {params.hex()}")
+        return cls(*_PARAMS.unpack(params))
+
+    def bound(self, max_value: float) -> float:
+        """Return 1."""
+        return 1.0
+
+    def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
+        """Draw a bit for each probability and pack them."""
+        check_finite(vector)
+        stream = Stream(keys.sampling, domain(Purpose.FINAL_MASK))
+        mask = np.empty(vector.size, np.bool_)
+        for start in range(0, vector.size, CHUNK):
+            p = vector[start : start + CHUNK]
+            mask[start : start + p.size] = stream.uniform(start, start + p.size) < p
+        return pack_bits(mask)
+
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _BitReader:
+        """Check the length and the padding.
+
+        Raises:
+            MalformedFrameError: the body is not ceil(count / 8) bytes.
+            PaddingError: an unused bit is set.
+        """
+        if len(body) != packed_size(count):
+            raise MalformedFrameError(
+                f"a mask of {count} elements takes {packed_size(count)} bytes, the section has {len(body)}"
+            )
+        check_padding(body, count)
+        return _BitReader(memoryview(body))

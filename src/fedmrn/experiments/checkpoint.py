@@ -1,0 +1,108 @@
+"""Checkpoints: the server's state after a round, and what clients keep.
+
+checkpoint.bin                the state as a broadcast frame: checksum, layout digest and bounds checks come with it
+memory/CLIENT-ROUND.bin       what a client keeps since that round, as a frame with one raw section
+
+The files of a round's clients are written before its checkpoint, and older ones of the same clients are deleted after
+it: whenever a run is stopped, the files up to the checkpoint's round are all there, and later ones are not read.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.codecs import EncodeKeys, Raw
+from fedmrn.errors import FrameError, RunError, WrongKeyError, WrongLayoutError
+from fedmrn.files import write_atomic
+from fedmrn.frame import Frame, Kind, Role, Section
+from fedmrn.layout import Group, Layout
+from fedmrn.simulation.engine import Memory, RoundResult
+from fedmrn.update import read_state, state_sections
+
+_NAME = re.compile(r"(\d+)-(\d+)\.bin")
+
+
+def save(folder: Path, layout: Layout, method: int, result: RoundResult) -> None:
+    """Write a round's checkpoint."""
+    memory = folder / "memory"
+    if result.memory:
+        memory.mkdir(exist_ok=True)
+    for client, vector in result.memory.items():
+        body = Raw().encode(vector, EncodeKeys(0, 0))
+        section = Section(Raw.id, Role.UPDATE, Group.CODED, vector.size, b"", body)
+        frame = Frame(Kind.UPDATE, method, result.round, client, layout.digest, 1, (section,))
+        write_atomic(memory / f"{client}-{result.round}.bin", frame.to_bytes())
+    state = state_sections(layout, result.state)
+    frame = Frame(Kind.BROADCAST, method, result.round, 0, layout.digest, 0, state)
+    write_atomic(folder / "checkpoint.bin", frame.to_bytes())
+    for path, client, round_ in _memory_files(folder):
+        if client in result.memory and round_ < result.round:
+            path.unlink()
+
+
+def saved_round(folder: Path) -> int:
+    """Return the round of a folder's checkpoint, 0 if there is none.
+
+    Raises:
+        RunError: the checkpoint is damaged.
+    """
+    frame = _frame(folder / "checkpoint.bin", Kind.BROADCAST)
+    return 0 if frame is None else frame.round
+
+
+def restore(folder: Path, recorded: int, layout: Layout) -> tuple[int, NDArray[np.float32] | None, Memory]:
+    """Return (the last whole round, the server's state after it, what clients keep); state None before round 1.
+
+    Args:
+        folder: of the run.
+        recorded: rounds in rounds.jsonl.
+        layout: of the model.
+
+    Raises:
+        RunError: a file is damaged or does not fit, or rounds.jsonl lost rounds.
+    """
+    saved = _frame(folder / "checkpoint.bin", Kind.BROADCAST)
+    if saved is None:
+        return 0, None, {}
+    try:
+        state = read_state(saved, layout)
+    except FrameError as error:
+        raise RunError(f"{folder / 'checkpoint.bin'} does not fit: {error}; delete it to start anew") from error
+    if recorded < saved.round:
+        raise RunError(
+            f"{folder / 'rounds.jsonl'} lost rounds before {saved.round}; delete checkpoint.bin beside it to start anew"
+        )
+    newest: dict[int, tuple[int, Path]] = {}
+    for path, client, round_ in _memory_files(folder):
+        if round_ <= saved.round:
+            newest[client] = max(newest.get(client, (0, path)), (round_, path))
+    return saved.round, state, {c: _read_memory(path, c, round_, layout) for c, (round_, path) in newest.items()}
+
+
+def _memory_files(folder: Path) -> list[tuple[Path, int, int]]:
+    names = ((path, _NAME.fullmatch(path.name)) for path in (folder / "memory").glob("*.bin"))
+    return [(path, int(found[1]), int(found[2])) for path, found in names if found]
+
+
+def _read_memory(path: Path, client: int, round_: int, layout: Layout) -> NDArray[np.float32]:
+    frame = _frame(path, Kind.UPDATE)
+    section = None if frame is None else frame.select(Role.UPDATE, Group.CODED)
+    try:
+        if frame is None or section is None or frame.layout_digest != layout.digest:
+            raise WrongLayoutError("it is for a model with other tensors")
+        if (frame.noise_key, frame.round) != (client, round_):
+            raise WrongKeyError("it is another client's, or of another round, than its name says")
+        if section.count != layout.span(Group.CODED).stop:
+            raise WrongLayoutError("it has another number of values than the model")
+        return Raw().decode(section.body, section.count, 0)
+    except FrameError as error:
+        raise RunError(f"{path} does not fit: {error}; delete the run's folder to start anew") from error
+
+
+def _frame(path: Path, kind: Kind) -> Frame | None:
+    try:
+        return Frame.from_bytes(path.read_bytes(), kind=kind) if path.exists() else None
+    except FrameError as error:
+        raise RunError(f"{path} is damaged ({error}); delete checkpoint.bin to start this run from round 1") from error
