@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 from command import Cli, changes
 
 from fedmrn.frame import Frame
-from fedmrn.scheme import METHODS
+from fedmrn.methods import METHODS
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -31,7 +32,7 @@ def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
     assert "bpp" in done.stdout
     assert "round 2/2" in done.stdout
     folder = tmp_path / "runs" / "digits"
-    for name in ("accuracy-rounds.png", "accuracy-bytes.png", "fedmrn-seed1/partition.png"):
+    for name in ("accuracy-rounds.png", "accuracy-bytes.png", "codec-error.png", "fedmrn-seed1/partition.png"):
         assert (folder / name).read_bytes().startswith(PNG)
     rows = {row["method"]: row for row in json.loads((folder / "summary.json").read_text())}
     for name, row in rows.items():
@@ -44,7 +45,7 @@ def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
     assert up["fedmrn"]["coded"] * 32 == up["fedavg"]["coded"]
     assert "| fedmrn |" in (folder / "summary.md").read_text()
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 4
     assert "http" not in page  # nothing is fetched: the page stands alone
 
 
@@ -56,8 +57,11 @@ def test_every_method_runs(cli: Cli, tmp_path: Path) -> None:
     for name, row in rows.items():
         frame = Frame.from_bytes((tmp_path / f"runs/digits/{name}-seed1/last-update.bin").read_bytes())
         assert frame.method == METHODS[name].id
-        assert (row["bits_per_parameter"] < 6) is (name != "fedavg")
-        assert row["final"] > 0.2  # two rounds of one epoch with half of the clients: twice what guessing gives
+        # FedSparsify has pruned next to all weights after its second and last round; the server's way starts dense.
+        pruned = name.startswith("fedsparsify")
+        assert (row["bits_per_parameter"] < 6) is (name not in ("fedavg", "fedsparsify-global"))
+        # Two rounds of one epoch with half of the clients: twice what guessing gives; too few to learn a mask alone.
+        assert row["final"] > 0.2 or pruned or name == "fedpm"
 
 
 def test_bytes_are_those_of_a_real_frame(cli: Cli, tmp_path: Path) -> None:
@@ -92,8 +96,9 @@ def test_everything_that_is_ours_ignores_the_number_of_threads(cli: Cli, tmp_pat
         assert abs(float(str(a["accuracy"])) - float(str(b["accuracy"]))) < 0.05
 
 
-def test_ctrl_c_keeps_whole_rounds_and_resume_gives_the_identical_result(cli: Cli, tmp_path: Path) -> None:
-    many = changes("train.rounds=30")
+@pytest.mark.parametrize("name", ["fedmrn", "topk-ef"])
+def test_ctrl_c_keeps_whole_rounds_and_resume_gives_the_identical_result(cli: Cli, tmp_path: Path, name: str) -> None:
+    many = ["--method", name, *changes("train.rounds=30")]
     command = [sys.executable, "-m", "fedmrn", "run", "digits", "--out", "stopped", *many]
     process = subprocess.Popen(command, cwd=tmp_path, env=os.environ, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     log = tmp_path / "stopped" / "rounds.jsonl"
@@ -111,8 +116,9 @@ def test_ctrl_c_keeps_whole_rounds_and_resume_gives_the_identical_result(cli: Cl
     assert cli("run", "digits", "--out", "stopped", "--resume", *many).returncode == 0
     assert cli("run", "digits", "--out", "whole", *many).returncode == 0
     assert timeless(tmp_path / "stopped") == timeless(tmp_path / "whole")
-    checkpoints = [(tmp_path / name / "checkpoint.bin").read_bytes() for name in ("stopped", "whole")]
-    assert checkpoints[0] == checkpoints[1]
+    kept = [{path.name: path.read_bytes() for path in (tmp_path / run).rglob("*.bin")} for run in ("stopped", "whole")]
+    assert kept[0] == kept[1]  # the checkpoint, and what clients keep: one file each
+    assert len(kept[0]) == (2 if name == "fedmrn" else 2 + 4)
 
 
 def test_a_finished_run_is_not_run_again(cli: Cli, tmp_path: Path) -> None:
@@ -145,16 +151,47 @@ def test_a_torn_line_is_dropped_on_resume(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("law", ["gaussian", "bernoulli"])
-def test_other_noise_laws_and_ablations(cli: Cli, tmp_path: Path, law: str) -> None:
-    ablation = "method.progressive=false" if law == "gaussian" else "method.stochastic=false"
-    done = cli("run", "digits", "--method", "fedmrn-s", *changes(f"method.noise={law}", ablation))
+def test_other_noise_laws(cli: Cli, tmp_path: Path, law: str) -> None:
+    done = cli("run", "digits", "--method", "fedmrn-s", *changes(f"method.noise={law}"))
     assert done.returncode == 0, done.stderr
     shown = cli("inspect", str(tmp_path / "runs/digits/fedmrn-s-seed1/last-update.bin"))
     assert f"signed, {law} 0.005; " in shown.stdout
 
 
-def test_post_training_masking(cli: Cli) -> None:
-    assert cli("run", "digits", *changes("method.post_training=true")).returncode == 0
+def test_tuning_takes_the_best_value_of_each_method(cli: Cli, tmp_path: Path) -> None:
+    def tuned(*words: str) -> dict[str, object]:
+        done = cli("compare", "digits", "--methods", "fedavg,topk", "--tune", "lr=0.01,0.3,1e30", *words, *changes())
+        assert done.returncode == 0, done.stderr
+        assert "1e+30" in done.stdout
+        assert "diverged" in done.stdout
+        return json.loads((tmp_path / "runs/digits/tuning.json").read_text())  # type: ignore[no-any-return]
+
+    options = ("--tune-rounds", "1", "--tune-seed", "7", "--tune-set", "data.partition=labels", "--tune-dir", "t")
+    found = tuned(*options)
+    assert (found["option"], found["rounds"], found["seed"]) == ("lr", 1, 7)
+    assert found["changes"] == ["data.partition=labels"]
+    for name in ("fedavg", "topk"):
+        mine = found["methods"][name]  # type: ignore[index]
+        trials = {v: records(tmp_path / f"t/{name}-seed7-lr{v}") for v in ("0.01", "0.3")}
+        assert mine["tried"] == {v: r[-1]["accuracy"] for v, r in trials.items()} | {"1e+30": None}
+        assert mine["chosen"] == float(max(trials, key=lambda v: (mine["tried"][v], -float(v))))
+        config = tomllib.loads((tmp_path / f"t/{name}-seed7-lr0.3/config.toml").read_text())
+        assert (config["data"]["partition"], config["train"]["rounds"]) == ("labels", 1)
+        config = tomllib.loads((tmp_path / f"runs/digits/{name}-seed1/config.toml").read_text())
+        assert (config["data"]["partition"], config["train"]["rounds"]) == ("iid", 2)
+        assert config["options"]["lr"] == mine["chosen"]
+    before = timeless(tmp_path / "runs/digits/topk-seed1")
+    assert tuned(*options, "--resume") == found
+    assert timeless(tmp_path / "runs/digits/topk-seed1") == before
+
+
+def test_a_diverged_run_is_told_and_the_others_go_on(cli: Cli, tmp_path: Path) -> None:
+    done = cli("compare", "digits", "--methods", "fedavg,fedmrn", *changes("method.fedavg.lr=1e30"))
+    assert done.returncode == 1
+    assert "fedavg-seed1: " in done.stderr
+    assert "lower the learning rate" in done.stderr
+    rows = json.loads((tmp_path / "runs/digits/summary.json").read_text())
+    assert [row["method"] for row in rows] == ["fedmrn"]
 
 
 def test_names_are_not_markup(cli: Cli, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from command import Cli, changes
 
 from fedmrn.frame import HEADER_SIZE, Frame
 from fedmrn.layout import Group, Layout, TensorSpec
-from fedmrn.scheme import method
+from fedmrn.methods import method
 from fedmrn.server import Server
 from fedmrn.update import encode_update
 
@@ -33,7 +33,7 @@ from fedmrn.update import encode_update
         (["run", "digits", "--set", "train.rounds=0"], ["train.rounds", "greater than or equal to 1"]),
         (["run", "digits", "--set", "data.alpha=0"], ["data.alpha", "greater than 0"]),
         (["run", "digits", "--set", "data.alpha=nan"], ["data.alpha"]),
-        (["run", "digits", "--set", "method.fedmrn.scale=0"], ["scale", "greater than 0"]),
+        (["run", "digits", "--set", "method.fedmrn.scale=0"], ["noise scale 0"]),
         (["run", "digits", "--set", "method.noise=unifrom"], ["'unifrom'", "did you mean 'uniform'"]),
         (["run", "digits", "--set", "data.name=mnits"], ["'mnits'", "did you mean 'mnist'"]),
         (["run", "digits", "--set", "data.partition=ii"], ["data.partition", "'iid'"]),
@@ -41,27 +41,41 @@ from fedmrn.update import encode_update
         (["run", "digits", "--set", "model.name=cnn4"], ["cnn4", "16 pixels", "8"]),
         (["run", "digits", "--set", "train.clients_per_round=11"], ["clients_per_round is 11", "data.clients is 10"]),
         (["run", "digits", "--set", "data.clients=100000", "--set", "train.clients_per_round=1"], ["100000"]),
-        (["run", "digits", "--method", "fedavg", "--set", "method.stochastic=false"], ["fedavg learns no mask"]),
+        (["run", "digits", "--set", "method.fedmrn.scale=true"], ["fedmrn: scale = True must be a number"]),
+        (["run", "digits", "--set", "method.fedmrn.noise=3"], ["fedmrn: noise = 3 must be a word"]),
+        (["run", "digits", "--method", "qsgd", "--set", "method.qsgd.levels=1.5"], ["levels", "a whole number"]),
+        (["run", "digits", "--method", "topk", "--set", "method.topk.density=0"], ["density in (0, 1]"]),
+        (["run", "digits", "--method", "eden2", "--set", "method.eden2.keep=0"], ["keep"]),
+        (["run", "digits", "--method", "fedbat", "--set", "method.fedbat.warmup=2"], ["warmup", "0 to 1"]),
+        (["run", "digits", "--method", "fedsparsify-local", "--set", "method.merge=most"], ["'most'", "majority"]),
+        (["run", "digits", "--set", "method.optimizer=sdg"], ["optimizer", "'sgd'"]),
+        (["run", "digits", "--set", "density=0.1"], ["did you mean method.density"]),
         (["compare", "digits", "--seeds", "one"], ["--seeds", "1,2,5"]),
         (["compare", "digits", "--seeds", "3-1"], ["--seeds"]),
         (["compare", "digits", "--methods", "fedavg,fedavg"], ["--methods", "once"]),
         (["compare", "digits", "--seeds", "1-9999999999"], ["--seeds"]),
         (["compare", "digits", "--seeds", "9223372036854775808"], ["seed", "9223372036854775808"]),
-        (["compare", "digits", "--set", "method.progressive=false"], ["fedavg learns no mask", "method.fedmrn"]),
-        (["run", "digits", "--set", "method.fedavg.lrr=3"], ["unknown key lrr", "did you mean 'lr'"]),
+        (["compare", "digits", "--set", "method.fedavg.scale=1"], ["method.fedavg.scale", "choose one of lr"]),
+        (["compare", "digits", "--tune", "lr"], ["--tune 'lr'", "lr=0.01,0.03"]),
+        (["compare", "digits", "--tune", "lr=0.1"], ["at least two values of lr"]),
+        (["compare", "digits", "--tune", "lr=0.1,many"], ["--tune", "lr=0.01,0.03"]),
+        (["compare", "digits", "--tune", "lr=0.1,0"], ["lr", "greater than 0"]),
+        (["compare", "digits", "--tune", "density=0.1,0.2"], ["none of these methods", "density"]),
+        (["compare", "digits", "--tune", "scale=0.1,0", "--methods", "fedmrn"], ["noise scale 0"]),
+        (["run", "digits", "--set", "method.fedavg.lrr=3"], ["method.fedavg.lrr", "did you mean 'lr'"]),
         (["run", "digits", "--set", "train.rounds=true"], ["train.rounds", "valid integer"]),
         (["run", "digits", "--set", "train.threads=1000000000000"], ["train.threads"]),
         (["run", "digits", "--set", "data=5"], ["key needs its section"]),
         (["run", "digits", "--set", "method.lr=0.1\nx=3"], ["key=value"]),
-        (["run", "digits", "--set", "method={post_training=true, progressive=false}"], ["needs its section"]),
-        (["run", "ablation.toml"], ["post_training masks once at the end"]),
+        (["run", "digits", "--set", "method={lr=1}"], ["needs its section"]),
+        (["run", "misspelt.toml"], ["method.topk.densty", "did you mean 'density'"]),
         (["inspect", "nothing.bin"], ["nothing.bin", "not a file"]),
         (["inspect", "/dev/zero"], ["not a file"]),
     ],
     ids=lambda v: " ".join(v[1:])[:60] if isinstance(v, list) and len(v) > 1 else None,
 )  # fmt: skip
 def test_mistakes_end_in_one_line(cli: Cli, tmp_path: Path, args: list[str], words: list[str]) -> None:
-    (tmp_path / "ablation.toml").write_text("[method]\npost_training = true\nprogressive = false\n")
+    (tmp_path / "misspelt.toml").write_text("[method.topk]\ndensty = 0.1\n")
     done = cli(*args)
     assert done.returncode == 2, (done.stdout, done.stderr)
     lines = done.stderr.strip().splitlines()
