@@ -81,6 +81,12 @@ def restore(folder: Path, recorded: int, layout: Layout) -> tuple[int, NDArray[n
     return saved.round, state, {c: _read_memory(path, c, round_, layout) for c, (round_, path) in newest.items()}
 
 
+def forget(folder: Path) -> None:
+    """Delete what clients kept in an earlier run of this folder, before round 1."""
+    for path, _, _ in _memory_files(folder):
+        path.unlink()
+
+
 def _memory_files(folder: Path) -> list[tuple[Path, int, int]]:
     names = ((path, _NAME.fullmatch(path.name)) for path in (folder / "memory").glob("*.bin"))
     return [(path, int(found[1]), int(found[2])) for path, found in names if found]

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fedmrn.data import Dataset, PartitionSpec, augment, find_source, load_source, partition, plot_partition
 from fedmrn.errors import ConfigError, RunError
-from fedmrn.experiments.checkpoint import restore, save, saved_round
+from fedmrn.experiments.checkpoint import forget, restore, save, saved_round
 from fedmrn.experiments.config import Experiment
 from fedmrn.files import write_atomic
 from fedmrn.methods import method
@@ -142,6 +142,7 @@ def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, p
     layout = view.layout
     done, state, memory = restore(folder, len(records), layout)
     if state is None:
+        forget(folder)
         state = Server.initial(layout, prepared.federation.scheme, view.read())
         plot_partition(
             prepared.dataset.train_y.numpy(),

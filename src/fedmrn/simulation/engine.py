@@ -22,6 +22,7 @@ from fedmrn.frame import Frame, Kind
 from fedmrn.rng import Purpose, Stream, derive_key, domain
 from fedmrn.scheme import Scheme
 from fedmrn.server import Server
+from fedmrn.text import nearest
 from fedmrn.torch import LocalData, LocalRule, ModelLayout, evaluate, train_client
 from fedmrn.torch.train import Augment, channels_last
 
@@ -92,6 +93,9 @@ class Federation:
                 f"clients_per_round is {self.clients_per_round}, but there are {len(self.parts)} clients: "
                 f"choose 1 to {len(self.parts)}"
             )
+
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"optimizer {self.optimizer!r} does not exist{nearest(self.optimizer, OPTIMIZERS)}")
 
     def sampled(self, round: int) -> list[int]:
         """Return the clients of a round, in increasing order."""

@@ -130,7 +130,7 @@ class LocalRule(torch.optim.Optimizer):
             raise ConfigError("finish was called already")
         if self.taken < self.steps:
             warnings.warn(
-                f"finish() after {self.taken} of {self.steps} steps: the mask was not learned to its end",
+                f"finish() after {self.taken} of {self.steps} steps: local training was not done to its end",
                 stacklevel=2,
             )
         frame = encode_update(

@@ -203,7 +203,7 @@ class LearnedSign(Through):
 
     def _draw(self) -> None:
         """Put w + u, or after the warm-up w + a * sign, into the model for the next step."""
-        if self.taken + 1 <= self.warmup * self.steps:
+        if self.taken + 1 <= self.warmup * self.steps + 1e-9:  # 0.29 * 100 is 28.999... in doubles
             self._weights.copy_(torch.from_numpy(self._base) + self._u)
             return
         if not self._first:

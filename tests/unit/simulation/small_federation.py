@@ -1,6 +1,6 @@
 """A federation that runs in a fraction of a second: eight clients, blobs of three classes as 4x4 images."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -9,13 +9,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedmrn.frame import Frame
-from fedmrn.scheme import NoiseOptions, method
-from fedmrn.simulation.engine import Federation, RoundResult, simulate
+from fedmrn.methods import METHODS as ALL
+from fedmrn.methods import method
+from fedmrn.server import Server
+from fedmrn.simulation.engine import Federation, Memory, RoundResult, simulate
 from fedmrn.torch import LocalRule, ModelLayout, attach
 
 CLIENTS = 8
 SIZES = (5, 9, 12, 7, 16, 3, 10, 8)
 METHODS = ("fedavg", "fedmrn", "fedmrn-s")
+ROUNDS = 3
+OPTIONS = {"scale": 0.02, "rounds": ROUNDS}
+"""What is set of a method's options, where it has them: more noise, and a schedule as long as the run."""
 
 
 def blobs(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -26,8 +31,8 @@ def blobs(n: int, seed: int) -> tuple[Tensor, Tensor]:
     return patterns[y] + torch.randn(n, 2, 4, 4, generator=generator), y
 
 
-def rule(model: nn.Module, optimizer: torch.optim.Optimizer, broadcast: Frame, steps: int, key: int) -> LocalRule:
-    return attach(model, optimizer, broadcast, steps=steps, sampling_key=key)
+def rule(model: nn.Module, optimizer: torch.optim.Optimizer, broadcast: Frame, **options: Any) -> LocalRule:
+    return attach(model, optimizer, broadcast, **options)
 
 
 def small_model() -> nn.Module:
@@ -46,23 +51,45 @@ def federation(name: str = "fedmrn", **changes: Any) -> Federation:
     x, y = blobs(sum(SIZES), 1)
     ends = np.cumsum(SIZES)
     setting = Federation(
-        scheme=method(name).scheme(NoiseOptions(scale=0.02)),
+        scheme=method(name).scheme({k: v for k, v in OPTIONS.items() if k in ALL[name].options}),
         rule=rule,
         train_x=x,
         train_y=y,
         parts=[np.arange(end - size, end) for end, size in zip(ends, SIZES, strict=True)],
         test_x=(test := blobs(60, 2))[0],
         test_y=test[1],
-        rounds=3,
+        rounds=ROUNDS,
         clients_per_round=4,
         local_epochs=2,
         batch_size=4,
         lr=0.05,
         seed=1,
+        optimizer=method(name).optimizer,
     )
     return replace(setting, **changes)
 
 
-def run(setting: Federation, state: NDArray[np.float32] | None = None, *, first: int = 1) -> list[RoundResult]:
+def run(
+    setting: Federation, state: NDArray[np.float32] | None = None, *, first: int = 1, memory: Memory | None = None
+) -> list[RoundResult]:
+    """The rounds from `first` on; by default from the state that the scheme makes of the small model."""
     model = small_model()
-    return list(simulate(setting, model, ModelLayout.of(model).read() if state is None else state, first=first))
+    view = ModelLayout.of(model)
+    if state is None:
+        state = Server.initial(view.layout, setting.scheme, view.read())
+    return list(simulate(setting, model, state, first=first, memory=memory))
+
+
+def remembered(results: list[RoundResult]) -> Memory:
+    """What all clients keep after these rounds."""
+    return {client: kept for result in results for client, kept in result.memory.items()}
+
+
+def record(result: RoundResult) -> dict[str, object]:
+    """All that a round leaves behind, but for the clock."""
+    memory = {client: kept.tobytes() for client, kept in result.memory.items()}
+    return asdict(replace(result, seconds=0.0)) | {"state": result.state.tobytes(), "memory": memory}
+
+
+def records(results: list[RoundResult]) -> list[dict[str, object]]:
+    return [record(r) for r in results]

@@ -1,12 +1,12 @@
 """The in-process engine: repeatable, resumable, and every byte counted."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from small_federation import CLIENTS, METHODS, SIZES, federation, rule, run, small_model
+from small_federation import CLIENTS, METHODS, SIZES, federation, records, rule, run, small_model
 from torch import Tensor, nn
 
 from fedmrn.errors import ConfigError, FrameError
@@ -14,19 +14,10 @@ from fedmrn.frame import Frame, Kind
 from fedmrn.layout import Group
 from fedmrn.rng import Stream
 from fedmrn.server import Round, Server
-from fedmrn.simulation.engine import RoundResult, secret_of, simulate
+from fedmrn.simulation.engine import secret_of, simulate
 from fedmrn.torch import LocalRule, ModelLayout, evaluate
 
 every_method = pytest.mark.parametrize("name", METHODS)
-
-
-def record(result: RoundResult) -> dict[str, object]:
-    """All that a round leaves behind, but for the clock."""
-    return asdict(replace(result, seconds=0.0)) | {"state": result.state.tobytes()}
-
-
-def records(results: list[RoundResult]) -> list[dict[str, object]]:
-    return [record(r) for r in results]
 
 
 class Tape:
@@ -294,9 +285,11 @@ class TestRecords:
     def test_steps_and_keys_reach_the_rule(self) -> None:
         seen: list[tuple[int, int]] = []
 
-        def noted(model: nn.Module, optimizer: torch.optim.Optimizer, b: bytes, steps: int, key: int) -> LocalRule:
-            seen.append((steps, key))
-            return rule(model, optimizer, b, steps, key)
+        def noted(
+            model: nn.Module, optimizer: torch.optim.Optimizer, b: Frame, *, steps: int, sampling_key: int, memory: None
+        ) -> LocalRule:
+            seen.append((steps, sampling_key))
+            return rule(model, optimizer, b, steps=steps, sampling_key=sampling_key, memory=memory)
 
         results = run(federation(rule=noted))
         clients = [c for r in results for c in r.clients]
@@ -304,8 +297,8 @@ class TestRecords:
         assert len({key for _, key in seen}) == 12
 
     def test_a_client_that_sends_something_else_stops_the_run_with_its_error(self) -> None:
-        def spoiled(model: nn.Module, optimizer: torch.optim.Optimizer, b: bytes, steps: int, key: int) -> LocalRule:
-            made = rule(model, optimizer, b, steps, key)
+        def spoiled(model: nn.Module, optimizer: torch.optim.Optimizer, b: Frame, **options: Any) -> LocalRule:
+            made = rule(model, optimizer, b, **options)
             frame = made.broadcast
             made.broadcast = Frame(
                 frame.kind, frame.method, frame.round, frame.noise_key ^ 1, frame.layout_digest, 0, frame.sections
@@ -364,3 +357,8 @@ class TestThreads:
             assert moved <= max(1, coded.stop // 1000) * 2
             assert apart[coded].max() <= (0.02 if name == "fedmrn" else 0.04)
             assert apart[coded.stop :].max() <= 1e-5 * np.abs(one.state).max() + 0.05 * moved
+
+
+def test_an_unknown_optimizer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="optimizer 'adm' does not exist; did you mean 'adam'"):
+        federation(optimizer="adm")

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from fedmrn.codecs import codec_from
 from fedmrn.frame import Frame, Role
 from fedmrn.layout import Group
-from fedmrn.scheme import NoiseOptions, method
+from fedmrn.methods import method
+from fedmrn.scheme import Options
 from fedmrn.server import Server
 from fedmrn.torch import ModelLayout, default_choice
 from fedmrn.torch.flat import Choose
@@ -27,7 +28,18 @@ def server_of(
 ) -> Server:
     """A server whose state is the model's."""
     view = ModelLayout.of(model, choose)
-    return Server(view.layout, method(name).scheme(NoiseOptions(law, scale)), view.read(), SECRET)
+    return Server(
+        view.layout,
+        method(name).scheme({"noise": law, "scale": scale} if "noise" in method(name).options else {}),
+        view.read(),
+        SECRET,
+    )
+
+
+def starting_server(model: nn.Module, name: str, options: Options | None = None) -> Server:
+    """A server of any method, at the start of a run from this model."""
+    view, scheme = ModelLayout.of(model), method(name).scheme(options)
+    return Server(view.layout, scheme, Server.initial(view.layout, scheme, view.read()), SECRET)
 
 
 def broadcast_of(model: nn.Module, name: str = "fedmrn", **options: object) -> bytes:
