@@ -7,6 +7,7 @@ largest weight and the number of clients, so that the sum cannot overflow.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 from math import frexp, ldexp
 
 import numba as nb
@@ -90,6 +91,8 @@ class Aggregator:
             if codec.needs_state and state is None:
                 raise ConfigError(f"codec {codec.name} is bound to the broadcast's state, which is not given")
             self._codecs[t.group] = codec if state is None else codec.bind(state[span])
+        bound = any(codec.needs_state for codec in self._codecs.values())
+        self._bound = blake2b(state.tobytes()).digest() if bound and state is not None else b""
         coded = self._codecs.get(Group.CODED)
         if coded is not None and not coded.planes.issuperset(self.planes):
             raise ConfigError(
@@ -218,6 +221,7 @@ class Aggregator:
             self.max_clients,
             self.limits,
             self.planes,
+            self._bound,
         )
 
     def finish(self) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from typing import TypeVar
 from fedmrn.codecs import (
     Bernoulli,
     Codec,
+    CodedMask,
     Levels,
     MaskedNoise,
     Raw,
@@ -22,12 +23,19 @@ from fedmrn.codecs import (
 from fedmrn.errors import ConfigError
 from fedmrn.masking import MaskType
 from fedmrn.noise import Law, NoiseSpec
-from fedmrn.rules import MajorityVote, MeanMask, Merge, MergePruned, Prune
+from fedmrn.rules import MajorityVote, MeanMask, Merge, MergePruned, Prune, check_binarisation
 from fedmrn.scheme import Method, Options, Value
 from fedmrn.sparsity import CubicSchedule
 from fedmrn.text import nearest
 
 E = TypeVar("E", bound=Enum)
+
+
+class Coding(Enum):
+    """How the bits of a mask travel."""
+
+    RAW = 0
+    ENTROPY = 1
 
 
 def _word(kind: type[E], word: str, what: str) -> E:
@@ -37,8 +45,23 @@ def _word(kind: type[E], word: str, what: str) -> E:
     return names[word]
 
 
-def _masked(mask: MaskType) -> Callable[[Options], Codec]:
-    return lambda o: MaskedNoise(NoiseSpec(_word(Law, o["noise"], "noise law"), o["scale"]), mask)
+def _masked(mask: MaskType, *, stochastic: bool = True) -> Callable[[Options], Codec]:
+    def codec(o: Options) -> Codec:
+        raw = MaskedNoise(NoiseSpec(_word(Law, o["noise"], "noise law"), o["scale"]), mask, stochastic)
+        return {Coding.RAW: raw, Coding.ENTROPY: CodedMask(raw)}[_word(Coding, o["coding"], "coding")]
+
+    return codec
+
+
+def _shared(mask: MaskType) -> Callable[[Options], Codec]:
+    return lambda o: CodedMask(
+        MaskedNoise(NoiseSpec(_word(Law, o["noise"], "noise law"), o["scale"]), mask), o["buckets"], shared=True
+    )
+
+
+def _learned_sign(o: Options) -> Codec:
+    check_binarisation(o["warmup"], o["rho"])  # the local rule's, but a mistake should be told before training
+    return Sign(SignRule.LEARNED)
 
 
 def _rotated(bits: int, scale: Scale = Scale.UNBIASED) -> Callable[[Options], Codec]:
@@ -49,8 +72,8 @@ def _schedule(o: Options) -> CubicSchedule:
     return CubicSchedule(o["sparsity"], o["rounds"], o["start"], o["every"])
 
 
-_BINARY: Mapping[str, Value] = {"noise": "uniform", "scale": 0.01}
-_SIGNED: Mapping[str, Value] = {"noise": "uniform", "scale": 0.005}
+_BINARY: Mapping[str, Value] = {"noise": "uniform", "scale": 0.01, "coding": "raw"}
+_SIGNED: Mapping[str, Value] = {"noise": "uniform", "scale": 0.005, "coding": "raw"}
 _WHOLE: Mapping[str, Value] = {"keep": 1.0}
 _TOPK: Mapping[str, Value] = {"density": 0.03, "bits": 32}
 # `rounds` is the length of the schedule.
@@ -139,7 +162,7 @@ _ROWS = (
         "fedbat",
         "random signs with a learned scale a tensor: one bit",
         "learned-sign",
-        lambda _: Sign(SignRule.LEARNED),
+        _learned_sign,
         {"warmup": 0.5, "rho": 6.0},
     ),
     Method(
@@ -179,15 +202,17 @@ _ROWS = (
         _masked(MaskType.BINARY),
         _BINARY,
         fixed={"progressive": False},
+        like="fedmrn",
     ),
     Method(
         21,
         "fedmrn-no-sm",
         "ablation of fedmrn: the nearer codeword in place of a sample",
         "masked-noise",
-        _masked(MaskType.BINARY),
+        _masked(MaskType.BINARY, stochastic=False),
         _BINARY,
         fixed={"stochastic": False},
+        like="fedmrn",
     ),
     Method(
         22,
@@ -196,6 +221,25 @@ _ROWS = (
         "plain",
         _masked(MaskType.BINARY),
         _BINARY,
+        like="fedmrn",
+    ),
+    Method(
+        23,
+        "fedmrn-shared",
+        "fedmrn, the mask's draws known to the server: below a bit",
+        "masked-noise",
+        _shared(MaskType.BINARY),
+        {"noise": "uniform", "scale": 0.01, "buckets": 16},
+        like="fedmrn",
+    ),
+    Method(
+        24,
+        "fedmrn-s-shared",
+        "fedmrn-s, the mask's draws known to the server: below a bit",
+        "masked-noise",
+        _shared(MaskType.SIGNED),
+        {"noise": "uniform", "scale": 0.005, "buckets": 32},
+        like="fedmrn-s",
     ),
 )
 METHODS: Mapping[str, Method] = MappingProxyType({m.name: m for m in _ROWS})

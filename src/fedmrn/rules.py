@@ -37,6 +37,13 @@ class ServerRule:
         """Return the coded state that a run starts with, from freshly initialised weights, float32, shape (d,)."""
         return weights
 
+    def check(self, state: F32) -> None:
+        """Refuse a coded state that this rule cannot have made.
+
+        Raises:
+            ConfigError: says what is wrong with it.
+        """
+
     def step(self, round: int, state: F32, *means: F32) -> F32:
         """Return the coded state after this round, float32; all shapes (d,)."""
         return state + means[0]
@@ -44,6 +51,16 @@ class ServerRule:
     def models(self, layout: Layout, state: F32, round: int) -> Iterator[F32]:
         """Yield the models that a whole state, float32, shape (layout.size,), stands for; results are averaged."""
         yield state
+
+
+def check_binarisation(warmup: float, rho: float) -> None:
+    """Refuse settings that FedBAT's local rule cannot train with.
+
+    Raises:
+        ConfigError: warmup is not a share of the steps, or rho is negative.
+    """
+    if not 0 <= warmup <= 1 or not rho >= 0:
+        raise ConfigError(f"warmup is a share of the steps, 0 to 1, and rho at least 0; got {warmup}, {rho}")
 
 
 @dataclass(frozen=True)
@@ -157,6 +174,11 @@ class MeanMask(ServerRule):
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ConfigError(f"at least 1 sampled model is evaluated, got {self.samples}")
+
+    def check(self, state: F32) -> None:
+        """Refuse what are no probabilities: weights, most likely."""
+        if ((state < 0) | (state > 1)).any():
+            raise ConfigError("the state of FedPM is a probability a weight, not weights; see Server.initial")
 
     def start(self, weights: F32) -> F32:
         """Return probabilities of 1/2."""

@@ -3,14 +3,17 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf, isfinite
+from types import MappingProxyType
 from typing import Any
 
-from fedmrn.codecs import Codec, Raw
+from fedmrn.codecs import Codec, Float16, Levels, Raw
 from fedmrn.errors import ConfigError
 from fedmrn.layout import Group
 from fedmrn.rules import ServerRule
 from fedmrn.text import nearest
 
+SIDE: Mapping[str, Codec] = MappingProxyType({"float32": Raw(), "float16": Float16(), "levels": Levels(127, 64)})
+"""What is not the method's own business travels as one of these: 32, 16, or 8.5 bits a value."""
 Value = float | int | str
 Options = Mapping[str, Any]
 """Name -> value, of the type that the row gives as default."""
@@ -53,6 +56,7 @@ class Method:
         weighted: whether clients count by their weight, or alike.
         optimizer: of local training, sgd or adam.
         fixed: what the row sets of its local rule.
+        like: the method of which it is a variant; what a preset sets for that one holds for it too.
     """
 
     id: int
@@ -65,6 +69,7 @@ class Method:
     weighted: bool = True
     optimizer: str = "sgd"
     fixed: Mapping[str, bool] = field(default_factory=dict)
+    like: str = ""
 
     def resolve(self, options: Options | None = None) -> dict[str, Value]:
         """Return all options: those given, and the defaults of the others.
@@ -80,14 +85,20 @@ class Method:
             found[name] = _as(type(self.options[name]), value, f"method {self.name}: {name} = {value!r}")
         return found
 
-    def scheme(self, options: Options | None = None) -> Scheme:
+    def scheme(self, options: Options | None = None, side: str = "float32") -> Scheme:
         """Return the scheme.
+
+        Args:
+            options: of the method.
+            side: a key of `SIDE`: how the dense group and the statistics travel.
 
         Raises:
             ConfigError: an option does not exist or is unusable.
         """
         values = self.resolve(options)
-        codecs = {Group.CODED: self.codec(values), Group.DENSE: Raw(), Group.STATS: Raw()}
+        if side not in SIDE:
+            raise ConfigError(f"side data {side!r} does not exist{nearest(side, SIDE)}")
+        codecs = {Group.CODED: self.codec(values), Group.DENSE: SIDE[side], Group.STATS: SIDE[side]}
         return Scheme(self.id, codecs, self.rule(values), self.weighted)
 
 

@@ -111,7 +111,8 @@ class Server:
         threads: for the fold of models above a million elements.
 
     Raises:
-        ConfigError: if the state is not of the layout's shape, or the secret has another length.
+        ConfigError: if the state is not of the layout's shape or not one of the scheme's rule, or the secret has
+            another length.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class Server:
             raise ConfigError(f"the state must be float32 of shape ({layout.size},), got {state.dtype} {state.shape}")
         if not 16 <= len(secret) <= 64:
             raise ConfigError(f"the server's secret must have 16 to 64 bytes, got {len(secret)}")
+        scheme.rule.check(state[layout.span(Group.CODED)])
         self.layout, self.scheme, self.state = layout, scheme, state
         self.secret, self.limits, self.threads = secret, limits, threads
 

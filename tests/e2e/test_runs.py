@@ -162,7 +162,8 @@ def test_tuning_takes_the_best_value_of_each_method(cli: Cli, tmp_path: Path) ->
     def tuned(*words: str) -> dict[str, object]:
         done = cli("compare", "digits", "--methods", "fedavg,topk", "--tune", "lr=0.01,0.3,1e30", *words, *changes())
         assert done.returncode == 0, done.stderr
-        assert "1e+30" in done.stdout
+        assert "lr=1e30" in done.stdout
+        assert "chosen on the test samples" in done.stdout
         assert "diverged" in done.stdout
         return json.loads((tmp_path / "runs/digits/tuning.json").read_text())  # type: ignore[no-any-return]
 
@@ -173,16 +174,52 @@ def test_tuning_takes_the_best_value_of_each_method(cli: Cli, tmp_path: Path) ->
     for name in ("fedavg", "topk"):
         mine = found["methods"][name]  # type: ignore[index]
         trials = {v: records(tmp_path / f"t/{name}-seed7-lr{v}") for v in ("0.01", "0.3")}
-        assert mine["tried"] == {v: r[-1]["accuracy"] for v, r in trials.items()} | {"1e+30": None}
-        assert mine["chosen"] == float(max(trials, key=lambda v: (mine["tried"][v], -float(v))))
+        assert mine["tried"] == {v: r[-1]["accuracy"] for v, r in trials.items()} | {"1e30": None}
+        assert mine["chosen"] == max(trials, key=lambda v: mine["tried"][v])
         config = tomllib.loads((tmp_path / f"t/{name}-seed7-lr0.3/config.toml").read_text())
         assert (config["data"]["partition"], config["train"]["rounds"]) == ("labels", 1)
         config = tomllib.loads((tmp_path / f"runs/digits/{name}-seed1/config.toml").read_text())
         assert (config["data"]["partition"], config["train"]["rounds"]) == ("iid", 2)
-        assert config["options"]["lr"] == mine["chosen"]
+        assert config["options"]["lr"] == float(mine["chosen"])
+    for name in ("summary.md", "report.html"):
+        assert "chosen on the test samples" in (tmp_path / "runs/digits" / name).read_text()
     before = timeless(tmp_path / "runs/digits/topk-seed1")
     assert tuned(*options, "--resume") == found
     assert timeless(tmp_path / "runs/digits/topk-seed1") == before
+
+
+def test_any_option_can_be_tuned_and_a_method_that_always_diverges_is_left_out(cli: Cli, tmp_path: Path) -> None:
+    grid = ["--tune", "levels=3,7", "--tune-rounds", "1"]
+    done = cli("compare", "digits", "--methods", "qsgd,fedavg", *grid, *changes())
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "runs/digits/tuning.json").read_text())
+    assert found["methods"].keys() == {"qsgd"}
+    config = tomllib.loads((tmp_path / "runs/digits/qsgd-seed1/config.toml").read_text())
+    assert str(config["options"]["options"]["levels"]) == found["methods"]["qsgd"]["chosen"]
+    again = cli("compare", "digits", "--methods", "qsgd,fedavg", *grid, *changes())
+    assert again.returncode == 2
+    assert "holds a run already" in again.stderr
+
+    grid = ["--tune", "bits=16,32", "--tune-rounds", "1", "--out", "lost"]
+    done = cli("compare", "digits", "--methods", "topk,fedmrn", *grid, *changes("method.topk.lr=1e30"))
+    assert done.returncode == 1
+    assert "topk: training diverged with every value of bits; left out" in done.stderr
+    rows = json.loads((tmp_path / "lost/summary.json").read_text())
+    assert [row["method"] for row in rows] == ["fedmrn"]
+
+
+def test_what_clients_keep_is_missed_when_it_is_gone(cli: Cli, tmp_path: Path) -> None:
+    assert cli("run", "digits", "--method", "topk-ef", "--out", "r", *changes("train.rounds=1")).returncode == 0
+    config = tmp_path / "r/config.toml"
+    config.write_text(config.read_text().replace("rounds = 1", "rounds = 2"))
+    for path in (tmp_path / "r/memory").iterdir():
+        path.unlink()
+    done = cli("run", "digits", "--method", "topk-ef", "--out", "r", "--resume", *changes())
+    assert done.returncode == 2
+    assert "lost what client" in done.stderr
+    assert "delete checkpoint.bin" in done.stderr
+    (tmp_path / "r/checkpoint.bin").unlink()
+    assert cli("run", "digits", "--method", "topk-ef", "--out", "r", "--resume", *changes()).returncode == 0
 
 
 def test_a_diverged_run_is_told_and_the_others_go_on(cli: Cli, tmp_path: Path) -> None:
@@ -192,6 +229,9 @@ def test_a_diverged_run_is_told_and_the_others_go_on(cli: Cli, tmp_path: Path) -
     assert "lower the learning rate" in done.stderr
     rows = json.loads((tmp_path / "runs/digits/summary.json").read_text())
     assert [row["method"] for row in rows] == ["fedmrn"]
+    alone = cli("compare", "digits", "--methods", "fedavg", "--out", "alone", *changes("method.fedavg.lr=1e30"))
+    assert alone.returncode == 2
+    assert alone.stderr.strip().endswith("error: there is no finished run to report")
 
 
 def test_names_are_not_markup(cli: Cli, tmp_path: Path) -> None:

@@ -58,7 +58,11 @@ from fedmrn.update import encode_update
         (["compare", "digits", "--set", "method.fedavg.scale=1"], ["method.fedavg.scale", "choose one of lr"]),
         (["compare", "digits", "--tune", "lr"], ["--tune 'lr'", "lr=0.01,0.03"]),
         (["compare", "digits", "--tune", "lr=0.1"], ["at least two values of lr"]),
-        (["compare", "digits", "--tune", "lr=0.1,many"], ["--tune", "lr=0.01,0.03"]),
+        (["compare", "digits", "--tune", "lr=0.1,many"], ["--tune lr=many", "options.lr", "number"]),
+        (["compare", "digits", "--tune", "lr=0.1,0.10"], ["each once"]),
+        (["compare", "digits", "--tune-set", "data.partition=iid"], ["with --tune only"]),
+        (["compare", "digits", "--tune", "lr=0.1,0.2", "--tune-set", "foo"], ["--tune-set 'foo'", "key=value"]),
+        (["run", "digits", "--set", "seed=3"], ["--seed"]),
         (["compare", "digits", "--tune", "lr=0.1,0"], ["lr", "greater than 0"]),
         (["compare", "digits", "--tune", "density=0.1,0.2"], ["none of these methods", "density"]),
         (["compare", "digits", "--tune", "scale=0.1,0", "--methods", "fedmrn"], ["noise scale 0"]),
@@ -119,6 +123,9 @@ def test_a_folder_in_use_is_not_overwritten(cli: Cli, tmp_path: Path) -> None:
     assert again.returncode == other.returncode == 2
     assert "--resume" in again.stderr
     assert "options.lr is 0.1 there and 0.2 here" in other.stderr
+    another = cli("run", "digits", "--method", "topk", "--out", "r", "--resume", *changes())
+    assert another.returncode == 2
+    assert "method is 'fedmrn' there and 'topk' here" in another.stderr
     assert (tmp_path / "r" / "rounds.jsonl").read_bytes() == before
 
 

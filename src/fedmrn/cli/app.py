@@ -104,15 +104,20 @@ def compare(
             help="First let every method try the same values, and take its best: lr=0.01,0.03,0.1,0.3.",
         ),
     ] = None,
-    tune_rounds: Annotated[int, typer.Option(min=1, help="Rounds of a tuning run.")] = 5,
-    tune_seed: Annotated[int, typer.Option(min=0, max=(1 << 63) - 1, help="Seed of the tuning runs.")] = 0,
+    tune_rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of a tuning run. [default: 5]")] = None,
+    tune_seed: Annotated[
+        int | None, typer.Option(min=0, max=(1 << 63) - 1, help="Seed of the tuning runs. [default: 0]")
+    ] = None,
     tune_set: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Change a setting for the tuning runs only: data.partition=iid."),
     ] = None,
     tune_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder of the tuning runs; another comparison may use the same. [default: OUT/tune]"),
+        typer.Option(
+            help="Folder of the tuning runs. With --resume, another comparison of the same preset can use what is "
+            "there. [default: OUT/tune]"
+        ),
     ] = None,
 ) -> None:
     """Run several methods on one setting; end in a table and plots.
@@ -124,33 +129,34 @@ def compare(
     from fedmrn.experiments.config import load_setting
     from fedmrn.methods import METHODS
 
+    if tune is None and (tune_rounds, tune_seed, tune_set, tune_dir) != (None,) * 4:
+        raise ConfigError("--tune-rounds, --tune-seed, --tune-set and --tune-dir mean something with --tune only")
     setting = load_setting(preset, set_ or [])
     names = list(METHODS) if methods == "all" else _names(methods)
     chosen = _seeds(seeds)
     plan = [setting.experiment(name, seed) for name in names for seed in chosen]
     folder = out_dir or Path("runs") / setting.name
-    from fedmrn.experiments.tune import Grid, choose, trials, tuning_cells, with_option, write_tuning
+    from fedmrn.experiments.runner import check_folder, run_name
+    from fedmrn.experiments.tune import Grid, choose, trials, tuned, write_tuning
 
+    lost: list[Path] = []
     if tune is not None:
-        grid = Grid.parse(tune, tune_rounds, tune_seed)
-        there = load_setting(preset, [*(set_ or []), *(tune_set or [])])
+        grid = Grid.parse(tune, tune_rounds or 5, tune_seed or 0)
+        there = load_setting(preset, [*(set_ or []), *(tune_set or [])], "--set or --tune-set")
         cells = trials(there, names, grid, tune_dir or folder / "tune")
+        if not resume:  # told now, not after hours of tuning
+            for experiment in plan:
+                check_folder(folder / run_name(experiment), experiment, resume)
         _run_all(f"tuning {tune}", [cell for own in cells.values() for cell in own.values()], data_dir, resume)
-        found = choose(cells)
-        taken = {t.method: t.chosen for t in found}
-        plan = [with_option(e, grid.option, taken[e.method]) if e.method in taken else e for e in plan]
-        write_tuning(folder, grid, tune_set or [], found)
-    from fedmrn.experiments.runner import run_name
-
+        tuning = choose(grid, cells, tune_set or [])
+        write_tuning(folder, tuning)
+        plan, dropped = tuned(plan, tuning)
+        for name in dropped:
+            _say(err, f"{name}: training diverged with every value of {grid.option}; left out", style="red")
+            lost.append(folder / name)
     runs = [(e, folder / run_name(e)) for e in plan]
-    lost = _run_all(f"{setting.name}: {setting.description}", runs, data_dir, resume)
+    lost += _run_all(f"{setting.name}: {setting.description}", runs, data_dir, resume)
     _report(folder, [path for _, path in runs if path not in lost])
-    if tune is not None:
-        from fedmrn.cli.show import show_table
-
-        header, rows = tuning_cells(grid, found)
-        title = f"tuning: accuracy in % after {tune_rounds} rounds, seed {tune_seed}"
-        show_table(out, header, rows, title=title, figures=True)
     if lost:
         raise typer.Exit(1)
 
@@ -252,11 +258,15 @@ def _run_all(title: str, plan: "list[tuple[Experiment, Path]]", data_dir: Path, 
 
 
 def _report(folder: Path, runs: list[Path]) -> None:
-    from fedmrn.cli.show import show_comparison
+    from fedmrn.cli.show import show_comparison, show_table
     from fedmrn.experiments.report import write_report
+    from fedmrn.experiments.tune import tuning_cells, tuning_title
 
-    title, rows = write_report(folder, runs)
-    show_comparison(out, rows, title)
+    report = write_report(folder, runs)
+    show_comparison(out, report.rows, report.title)
+    if report.tuning is not None:
+        header, rows = tuning_cells(report.tuning)
+        show_table(out, header, rows, title=tuning_title(report.tuning), figures=True)
     _say(out, f"{folder}/: report.html, summary.md and plots (accuracy-rounds.png, accuracy-bytes.png, ...)")
 
 

@@ -10,12 +10,13 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from fedmrn.bits import unpack_bits
-from fedmrn.codecs import CODECS, MaskedNoise, codec_from
+from fedmrn.codecs import CHUNK, CODECS, MaskedNoise, codec_from
 from fedmrn.experiments.summary import HEADER, LEGEND, Summary, cells, reference_of
 from fedmrn.frame import Frame, Role, Section
 from fedmrn.methods import METHODS
 
 _WIDEST = 1000
+_MOST = 1 << 30  # elements: a sparse section can declare more than anyone would wait for
 
 
 def show_table(
@@ -95,6 +96,13 @@ def _content(frame: Frame, s: Section) -> tuple[str, str]:
         return codec.name, f"{kind}; {ones / max(1, s.count):.1%} ones"
     if codec.needs_state:
         return codec.name, "readable beside its broadcast only"
-    values = codec.decode(s.body, s.count, frame.noise_key)
-    mean = values.sum(dtype=np.float64) / max(1, s.count)
-    return codec.name, f"mean {mean:.3g}, largest magnitude {np.abs(values).max(initial=0):.3g}"
+    reader = codec.open(s.body, s.count, frame.noise_key, float("inf"))
+    if s.count > _MOST:
+        return codec.name, "too many elements to sum up"
+    total, largest, part = 0.0, 0.0, np.empty(CHUNK, np.float32)
+    for start in range(0, s.count, CHUNK):
+        values = part[: min(CHUNK, s.count - start)]
+        reader.read(start, values)
+        total += float(values.sum(dtype=np.float64))
+        largest = max(largest, float(np.abs(values).max()))
+    return codec.name, f"mean {total / max(1, s.count):.3g}, largest magnitude {largest:.3g}"

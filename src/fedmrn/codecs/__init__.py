@@ -5,6 +5,8 @@ from types import MappingProxyType
 
 from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Plane, Reader, read_plane
 from fedmrn.codecs.bernoulli import Bernoulli
+from fedmrn.codecs.coded_mask import CodedMask
+from fedmrn.codecs.float16 import Float16
 from fedmrn.codecs.levels import Levels
 from fedmrn.codecs.masked_noise import MaskedNoise
 from fedmrn.codecs.raw import Raw
@@ -16,7 +18,10 @@ from fedmrn.codecs.ternary import Ternary
 from fedmrn.errors import UnknownCodecError
 
 CODECS: Mapping[int, type[Codec]] = MappingProxyType(
-    {c.id: c for c in (Raw, MaskedNoise, Sign, Sparse, Ternary, Levels, Rotated, Bernoulli, Support)}
+    {
+        c.id: c
+        for c in (Raw, MaskedNoise, Sign, Sparse, Ternary, Levels, Rotated, Bernoulli, Support, CodedMask, Float16)
+    }
 )
 
 
@@ -37,7 +42,9 @@ __all__ = [
     "CODECS",
     "Bernoulli",
     "Codec",
+    "CodedMask",
     "EncodeKeys",
+    "Float16",
     "Levels",
     "MaskedNoise",
     "Plane",

@@ -88,8 +88,11 @@ class Codec(ABC):
     """What can be read of it; a reader has the planes beyond values as attributes of their names."""
     needs_state: ClassVar[bool] = False
     """Whether it reads and writes only after `bind`."""
-    any_vector: ClassVar[bool] = True
-    """Whether it is made for updates of any values, so that its error on a vector means something."""
+
+    @property
+    def any_vector(self) -> bool:
+        """Whether it is made for updates of any values, so that its error on a vector means something."""
+        return True
 
     @property
     def unbiased(self) -> bool:

@@ -41,12 +41,16 @@ class Bernoulli(Codec):
 
     id: ClassVar[int] = 7
     name: ClassVar[str] = "bernoulli"
-    any_vector: ClassVar[bool] = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 1 << 64:
             raise ConfigError(f"the seed of frozen weights is an unsigned 64-bit integer, got {self.seed}")
+
+    @property
+    def any_vector(self) -> bool:
+        """No: probabilities."""
+        return False
 
     def params(self) -> bytes:
         """Return 8 bytes: the seed."""

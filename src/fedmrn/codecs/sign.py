@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fedmrn.bits import check_padding, pack_bits, packed_size
 from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Plane, check_finite
 from fedmrn.codecs.scales import F32, Scales, draws, largest_magnitude
-from fedmrn.errors import MalformedFrameError
+from fedmrn.errors import ConfigError, MalformedFrameError
 
 _SIGNS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") * np.float32(2) - np.float32(
     1
@@ -82,6 +82,15 @@ class Sign(Codec):
     rule: SignRule = SignRule.DETERMINISTIC
     learned: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.learned and self.rule is not SignRule.LEARNED:
+            raise ConfigError("only the rule LEARNED takes learned scales")
+
+    @property
+    def any_vector(self) -> bool:
+        """A learned scale needs training."""
+        return self.rule is not SignRule.LEARNED
+
     @property
     def unbiased(self) -> bool:
         """Only with random signs of the largest magnitude."""
@@ -103,7 +112,10 @@ class Sign(Codec):
         return max_value
 
     def encode(self, vector: F32, keys: EncodeKeys) -> bytes:
-        """Measure each tensor's scale and write a bit an element: 1 for +. Zero counts as +."""
+        """Measure each tensor's scale and write a bit an element: 1 for +. Zeros get a random sign.
+
+        Were a zero always +, weights that no client trained would drift together.
+        """
         check_finite(vector)
         deterministic = self.rule is SignRule.DETERMINISTIC
         if self.learned:
@@ -117,8 +129,12 @@ class Sign(Codec):
             x = vector[start : start + CHUNK]
             s = scale[: x.size]
             scales.spread(start, s)
-            bits = x >= 0 if deterministic else (2 * draws(keys, start, start + x.size) - 1) * s < x
-            plus[start : start + x.size] = bits | (s == 0)
+            zero = (x == 0) if deterministic else (s == 0)
+            bits = x > 0
+            if not deterministic or zero.any():
+                r = draws(keys, start, start + x.size)
+                bits = np.where(zero, r < 0.5, bits if deterministic else (2 * r - 1) * s < x)
+            plus[start : start + x.size] = bits
         return scales.to_bytes() + pack_bits(plus)
 
     def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _SignReader:

@@ -22,7 +22,6 @@ class Support(Codec):
     id: ClassVar[int] = 8
     name: ClassVar[str] = "support"
     needs_state: ClassVar[bool] = True
-    any_vector: ClassVar[bool] = False
     places: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
     size: int = field(default=0, compare=False, repr=False)
 
@@ -39,6 +38,11 @@ class Support(Codec):
     def unbiased(self) -> bool:
         """Yes, it is exact."""
         return True
+
+    @property
+    def any_vector(self) -> bool:
+        """No: what is zero in the state."""
+        return False
 
     def params(self) -> bytes:
         """Return no bytes: the state is known from the broadcast."""

@@ -8,6 +8,7 @@ it: whenever a run is stopped, the files up to the checkpoint's round are all th
 """
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -52,16 +53,20 @@ def saved_round(folder: Path) -> int:
     return 0 if frame is None else frame.round
 
 
-def restore(folder: Path, recorded: int, layout: Layout) -> tuple[int, NDArray[np.float32] | None, Memory]:
+def restore(
+    folder: Path, recorded: int, layout: Layout, taken_part: Callable[[int], Mapping[int, int]] = lambda _: {}
+) -> tuple[int, NDArray[np.float32] | None, Memory]:
     """Return (the last whole round, the server's state after it, what clients keep); state None before round 1.
 
     Args:
         folder: of the run.
         recorded: rounds in rounds.jsonl.
         layout: of the model.
+        taken_part: for methods whose clients keep something: which clients must have kept it since which round, at the
+            end of a round.
 
     Raises:
-        RunError: a file is damaged or does not fit, or rounds.jsonl lost rounds.
+        RunError: a file is damaged, missing or does not fit, or rounds.jsonl lost rounds.
     """
     saved = _frame(folder / "checkpoint.bin", Kind.BROADCAST)
     if saved is None:
@@ -78,6 +83,12 @@ def restore(folder: Path, recorded: int, layout: Layout) -> tuple[int, NDArray[n
     for path, client, round_ in _memory_files(folder):
         if round_ <= saved.round:
             newest[client] = max(newest.get(client, (0, path)), (round_, path))
+    for client, round_ in taken_part(saved.round).items():
+        if newest.get(client, (0, folder))[0] != round_:
+            raise RunError(
+                f"{folder / 'memory'} lost what client {client} keeps since round {round_}; delete checkpoint.bin to "
+                "start this run from round 1"
+            )
     return saved.round, state, {c: _read_memory(path, c, round_, layout) for c, (round_, path) in newest.items()}
 
 
@@ -104,7 +115,7 @@ def _read_memory(path: Path, client: int, round_: int, layout: Layout) -> NDArra
             raise WrongLayoutError("it has another number of values than the model")
         return Raw().decode(section.body, section.count, 0)
     except FrameError as error:
-        raise RunError(f"{path} does not fit: {error}; delete the run's folder to start anew") from error
+        raise RunError(f"{path} does not fit: {error}; delete checkpoint.bin to start this run from round 1") from error
 
 
 def _frame(path: Path, kind: Kind) -> Frame | None:

@@ -23,7 +23,7 @@ _STRICT = ConfigDict(extra="forbid")
 Count = Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Name = Annotated[str, Field(min_length=1)]
-_COMMON = ("lr", "optimizer")  # what every method takes beside its own options
+COMMON = ("lr", "optimizer", "side")  # what every method takes beside its own options
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -64,6 +64,7 @@ class MethodConfig:
 
     lr: Positive = 0.1
     optimizer: Literal["sgd", "adam"] = "sgd"
+    side: Literal["float32", "float16", "levels"] = "float32"
     options: dict[str, StrictInt | StrictFloat | StrictStr] = Field(default_factory=dict)
 
 
@@ -80,7 +81,7 @@ class Experiment:
     options: MethodConfig
 
     def __post_init__(self) -> None:
-        method(self.method).scheme(self.options.options)
+        method(self.method).scheme(self.options.options, self.options.side)
         if self.train.clients_per_round > self.data.clients:
             raise ConfigError(
                 f"train.clients_per_round is {self.train.clients_per_round}, but data.clients is {self.data.clients}: "
@@ -119,16 +120,15 @@ class Setting:
             ConfigError: for an unknown method or a wrong option of it.
         """
         row = method(name)
-        own = self.method.get(name, {})
-        common = {
-            k: v for k, v in self.method.items() if not isinstance(v, dict) and (k in _COMMON or k in row.options)
-        }
+        alike = {k: v for k, v in self.method.get(row.like, {}).items() if k in COMMON or k in row.options}
+        own = {**alike, **self.method.get(name, {})}
+        common = {k: v for k, v in self.method.items() if not isinstance(v, dict) and (k in COMMON or k in row.options)}
         run = {"rounds": self.train.rounds, "seed": seed}  # options of these names follow the run, unless set
         follow = {k: v for k, v in run.items() if k in row.options}
         values = {"optimizer": row.optimizer, **follow, **common, **own}
         values = {
-            **{k: v for k, v in values.items() if k in _COMMON},
-            "options": row.resolve({k: v for k, v in values.items() if k not in _COMMON}),
+            **{k: v for k, v in values.items() if k in COMMON},
+            "options": row.resolve({k: v for k, v in values.items() if k not in COMMON}),
         }
         options = _validate(MethodConfig, values, f"{self.name}: method.{name}")
         parts = {"data": self.data, "model": self.model, "train": self.train, "options": options}
@@ -145,13 +145,14 @@ def presets() -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def load_setting(source: str, changes: Iterable[str] = ()) -> Setting:
+def load_setting(source: str, changes: Iterable[str] = (), flag: str = "--set") -> Setting:
     """Read a preset by name, or a TOML file by path, and apply `key=value` changes.
 
     Args:
         source: a preset's name, or a path that ends in .toml.
         changes: such as "train.rounds=5", "data.partition=dirichlet", "method.fedmrn.lr=0.05" or, for all methods,
             "method.lr=0.05". Values are TOML; a bare word is a string.
+        flag: where the changes come from, for messages.
 
     Raises:
         ConfigError: says which key or value is wrong and what would be right.
@@ -177,7 +178,7 @@ def load_setting(source: str, changes: Iterable[str] = ()) -> Setting:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source} is not valid TOML: {error}") from error
     for change in changes:
-        _apply(values, change)
+        _apply(values, change, flag)
     if isinstance(values.get("method"), dict):
         _check_options(values["method"], name)
     return _validate(Setting, {"name": name, **values}, name)
@@ -185,37 +186,44 @@ def load_setting(source: str, changes: Iterable[str] = ()) -> Setting:
 
 def _check_options(table: Mapping[str, Any], where: str) -> None:
     """Refuse options that no method has, and those of one method that it has not."""
-    known = {*_COMMON, *(option for row in METHODS.values() for option in row.options)}
+    known = {*COMMON, *(option for row in METHODS.values() for option in row.options)}
     for key, value in table.items():
         choices = METHODS if isinstance(value, dict) else sorted(known)
         if key not in choices:
             raise ConfigError(f"{where}: method.{key} does not exist{nearest(key, choices)}")
         for option in value if isinstance(value, dict) else ():
-            mine = [*_COMMON, *METHODS[key].options]
+            mine = [*COMMON, *METHODS[key].options]
             if option not in mine:
                 raise ConfigError(f"{where}: method.{key}.{option} does not exist{nearest(option, mine)}")
 
 
-def _apply(values: dict[str, Any], change: str) -> None:
+def parse_value(text: str) -> Any:
+    """Return what a text says as TOML; a bare word is a string."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
+def _apply(values: dict[str, Any], change: str, flag: str) -> None:
     key, equals, text = change.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path) or "\n" in change:
-        raise ConfigError(f"--set {change!r} is not of the form key=value, such as train.rounds=5")
-    try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
+        raise ConfigError(f"{flag} {change!r} is not of the form key=value, such as train.rounds=5")
+    value = parse_value(text)
     if len(path) == 1:
         sections = [s for s in ("data", "model", "train") if path[0] in _fields(Setting.__annotations__[s])]
         hint = f"; did you mean {sections[0]}.{path[0]}?" if sections else ""
-        if path[0] in _COMMON or any(path[0] in row.options for row in METHODS.values()):
+        if path[0] == "seed":
+            hint = "; it is an option of its own: --seed, or --seeds of compare"
+        elif not sections and (path[0] in COMMON or any(path[0] in row.options for row in METHODS.values())):
             hint = f"; did you mean method.{path[0]}?"
-        raise ConfigError(f"--set {change!r}: the key needs its section{hint or ', such as train.rounds=5'}")
+        raise ConfigError(f"{flag} {change!r}: the key needs its section{hint or ', such as train.rounds=5'}")
     table = values
     for part in path[:-1]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"--set {change!r}: {part} is a value, not a section")
+            raise ConfigError(f"{flag} {change!r}: {part} is a value, not a section")
     if path[:-1] == ["method"]:  # for all methods: what the preset says for single ones gives way
         for own in table.values():
             if isinstance(own, dict):

@@ -3,6 +3,7 @@
 import json
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.plots import plot_bytes, plot_rounds
 from fedmrn.experiments.runner import Record, read_experiment, read_records
 from fedmrn.experiments.summary import HEADER, LEGEND, Summary, as_dicts, cells, markdown, reference_of, summarise
+from fedmrn.experiments.tune import Tuning, is_of, read_tuning, tuning_cells, tuning_title
 from fedmrn.files import write_atomic
 from fedmrn.layout import Group
 from fedmrn.methods import method
@@ -26,8 +28,19 @@ th:first-child,td:first-child{text-align:left}
 pre{background:#f4f6f9;padding:.8rem;overflow:auto;font-size:.85rem}p{color:#4c566a}"""
 
 
-def write_report(folder: Path, runs: Sequence[Path]) -> tuple[str, list[Summary]]:
-    """Write summary.json, summary.md, the plots and report.html into `folder`; return the title and the rows.
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a report says: a title, a row a method, and how an option was tuned, if it was."""
+
+    title: str
+    rows: list[Summary]
+    tuning: Tuning | None
+
+
+def write_report(folder: Path, runs: Sequence[Path]) -> Report:
+    """Write summary.json, summary.md, the plots and report.html into `folder`, and return what they say.
+
+    A tuning.json in the folder is reported too, if the runs are of what it chose.
 
     Args:
         folder: where to; may be one of the runs.
@@ -36,6 +49,8 @@ def write_report(folder: Path, runs: Sequence[Path]) -> tuple[str, list[Summary]
     Raises:
         RunError: a folder cannot be read, or holds no finished round.
     """
+    if not runs:
+        raise RunError("there is no finished run to report")
     experiments = [read_experiment(path) for path in runs]
     grouped: dict[str, list[list[Record]]] = {}
     for experiment, path in zip(experiments, runs, strict=True):
@@ -47,14 +62,20 @@ def write_report(folder: Path, runs: Sequence[Path]) -> tuple[str, list[Summary]
     rows = [summarise(name, first[name].options.lr, records) for name, records in grouped.items()]
     title = _title(experiments[0])
     write_atomic(folder / "summary.json", json.dumps(as_dicts(rows), indent=1).encode())
-    write_atomic(folder / "summary.md", markdown(rows).encode())
+    tuning = read_tuning(folder)
+    if tuning is not None and not all(is_of(tuning, e) for e in experiments):
+        tuning = None
+    text = markdown(HEADER, [cells(row, reference_of(rows)) for row in rows])
+    if tuning is not None:
+        text += f"\n{tuning_title(tuning)}\n\n{markdown(*tuning_cells(tuning))}"
+    write_atomic(folder / "summary.md", text.encode())
     plot_rounds(grouped, folder / "accuracy-rounds.png", title)
     plot_bytes(grouped, folder / "accuracy-bytes.png", title)
     pictures = [folder / "accuracy-rounds.png", folder / "accuracy-bytes.png", runs[0] / "partition.png"]
     if len(first) > 1 and _plot_codecs([first[name] for name in grouped], folder / CODECS):
         pictures.insert(2, folder / CODECS)
-    write_atomic(folder / "report.html", _page(title, rows, experiments, pictures).encode())
-    return title, rows
+    write_atomic(folder / "report.html", _page(title, rows, experiments, pictures, tuning).encode())
+    return Report(title, rows, tuning)
 
 
 def _plot_codecs(experiments: Sequence[Experiment], path: Path) -> bool:
@@ -73,7 +94,13 @@ def _title(experiment: Experiment) -> str:
     return f"{data.name}, {data.partition}, {clients}, {train.rounds} rounds"
 
 
-def _page(title: str, rows: Sequence[Summary], experiments: Sequence[Experiment], pictures: Sequence[Path]) -> str:
+def _page(
+    title: str,
+    rows: Sequence[Summary],
+    experiments: Sequence[Experiment],
+    pictures: Sequence[Path],
+    tuning: Tuning | None,
+) -> str:
     reference = reference_of(rows)
     body = [f"<h1>{escape(title)}</h1>", _table(HEADER, [cells(row, reference) for row in rows])]
     body.append(
@@ -81,6 +108,8 @@ def _page(title: str, rows: Sequence[Summary], experiments: Sequence[Experiment]
         "and the mean of the last ten. Bytes are lengths of frames that were written, sent and parsed, headers and "
         f"checksums included. {escape(LEGEND)}</p>"
     )
+    if tuning is not None:
+        body.append(f"<p>{escape(tuning_title(tuning))}.</p>{_table(*tuning_cells(tuning))}")
     for picture in pictures:
         if picture.exists():
             data = b64encode(picture.read_bytes()).decode()

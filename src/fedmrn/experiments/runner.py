@@ -97,7 +97,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         return augment(batch, stream, start, fill=black)
 
     federation = Federation(
-        scheme=row.scheme(options.options),
+        scheme=row.scheme(options.options, options.side),
         rule=partial(attach, **own),
         optimizer=options.optimizer,
         train_x=dataset.normalised_train(),
@@ -126,7 +126,7 @@ def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, p
         RunError: the folder is in use by another configuration, or holds a run and `resume` is not set.
         UsageError: as `prepare`.
     """
-    _check_folder(folder, experiment, resume)
+    check_folder(folder, experiment, resume)
     records = read_records(folder)
     saved = saved_round(folder)
     if min(saved, len(records)) >= experiment.train.rounds:
@@ -140,7 +140,12 @@ def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, p
     write_atomic(folder / "config.toml", tomli_w.dumps(experiment.as_dict()).encode())
     view = ModelLayout.of(prepared.model)
     layout = view.layout
-    done, state, memory = restore(folder, len(records), layout)
+
+    def taken_part(round_: int) -> dict[int, int]:
+        return {client: record["round"] for record in records[:round_] for client in record["clients"]}
+
+    remembers = RULES[method(experiment.method).local].remembers
+    done, state, memory = restore(folder, len(records), layout, taken_part if remembers else lambda _: {})
     if state is None:
         forget(folder)
         state = Server.initial(layout, prepared.federation.scheme, view.read())
@@ -211,7 +216,12 @@ def read_experiment(folder: Path) -> Experiment:
         raise RunError(f"{path} cannot be read ({error}); mend it, or --out FOLDER for a new run") from error
 
 
-def _check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
+def check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
+    """Refuse a folder that this run cannot use.
+
+    Raises:
+        RunError: it is in use by another configuration, or holds a run and `resume` is not set.
+    """
     if not (folder / "config.toml").exists():
         return
     found = read_experiment(folder)
@@ -229,11 +239,12 @@ def _check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
 
 def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
     parts = []
-    for key, value in old.items():
-        if isinstance(value, dict):
-            parts.append(_difference(value, new[key], f"{prefix}{key}."))
-        elif value != new[key]:
-            parts.append(f"{prefix}{key} is {value!r} there and {new[key]!r} here")
+    for key in {**old, **new}:
+        a, b = old.get(key, "absent"), new.get(key, "absent")
+        if isinstance(a, dict) and isinstance(b, dict):
+            parts.append(_difference(a, b, f"{prefix}{key}."))
+        elif a != b:
+            parts.append(f"{prefix}{key} is {a!r} there and {b!r} here")
     return ", ".join(p for p in parts if p)
 
 

@@ -91,11 +91,10 @@ def reference_of(rows: Sequence[Summary]) -> Summary | None:
     return next((row for row in rows if row.method == "fedavg"), None)
 
 
-def markdown(rows: Sequence[Summary]) -> str:
-    """Return the table as Markdown."""
-    reference = reference_of(rows)
-    lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
-    lines += ["| " + " | ".join(cells(row, reference)) + " |" for row in rows]
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as Markdown."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 

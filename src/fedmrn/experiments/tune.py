@@ -1,39 +1,43 @@
 """Tuning: every method tries the same grid of one option, and takes the value with the best accuracy.
 
 The tuning runs are the first rounds of the runs that follow (a schedule keeps its full length), with a seed of their
-own. What they compare is the accuracy on the test samples: say so where the result is reported.
+own. What they compare is the accuracy on the test samples; the report says so.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from fedmrn.errors import ConfigError, RunError
-from fedmrn.experiments.config import Experiment, Setting
+from fedmrn.experiments.config import COMMON, Experiment, Setting, parse_value
 from fedmrn.experiments.runner import read_records, run_name
 from fedmrn.files import write_atomic
 from fedmrn.methods import method
 
 FILE = "tuning.json"
+Trials = Mapping[str, Mapping[str, tuple[Experiment, Path]]]
+"""Method -> value as text -> the experiment, and its folder."""
+Tuning = Mapping[str, Any]
+"""What tuning.json holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What is tried: values of one option, for some rounds, with one seed.
+    """What is tried: values of one option as TOML (a bare word is a string), for some rounds, with one seed.
 
     Raises:
         ConfigError: there are fewer than two values, or one twice.
     """
 
     option: str
-    values: tuple[float, ...]
+    values: tuple[str, ...]
     rounds: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.values) < 2 or len(set(self.values)) != len(self.values):
+        if len(self.values) < 2 or len({parse_value(v) for v in self.values}) != len(self.values):
             raise ConfigError(f"--tune needs at least two values of {self.option}, each once")
 
     @classmethod
@@ -43,37 +47,14 @@ class Grid:
         Raises:
             ConfigError: it is not of that form.
         """
-        option, equals, values = text.partition("=")
-        try:
-            numbers = tuple(float(value) for value in values.split(","))
-        except ValueError:
-            numbers = ()
-        if not equals or not option.strip() or not numbers or not all(isfinite(n) for n in numbers):
-            raise ConfigError(f"--tune {text!r} is not of the form option=numbers, such as lr=0.01,0.03,0.1,0.3")
-        return cls(option.strip(), numbers, rounds, seed)
+        option, equals, rest = text.partition("=")
+        values = tuple(value.strip() for value in rest.split(","))
+        if not equals or not option.strip() or not all(values) or "/" in rest:
+            raise ConfigError(f"--tune {text!r} is not of the form option=values, such as lr=0.01,0.03,0.1,0.3")
+        return cls(option.strip(), values, rounds, seed)
 
 
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """What came of it for one method.
-
-    Attributes:
-        method: its name.
-        tried: value -> accuracy after the last tuning round; None where training diverged.
-        chosen: the value with the best accuracy, the smaller of equal ones.
-    """
-
-    method: str
-    tried: Mapping[float, float | None]
-    chosen: float
-
-    @property
-    def at_the_edge(self) -> bool:
-        """Whether a larger grid might hold a better value."""
-        return self.chosen in (min(self.tried), max(self.tried))
-
-
-def with_option(experiment: Experiment, option: str, value: float) -> Experiment:
+def with_option(experiment: Experiment, option: str, value: str) -> Experiment:
     """Return the experiment with one option of its method changed.
 
     Raises:
@@ -81,67 +62,96 @@ def with_option(experiment: Experiment, option: str, value: float) -> Experiment
     """
     values = experiment.as_dict()
     options = values["options"]
-    (options if option == "lr" else options["options"])[option] = value
-    return Experiment.from_dict(values, f"--tune {option}={value:g}")
+    (options if option in COMMON else options["options"])[option] = parse_value(value)
+    return Experiment.from_dict(values, f"--tune {option}={value}")
 
 
-def trials(
-    setting: Setting, names: Sequence[str], grid: Grid, folder: Path
-) -> dict[str, dict[float, tuple[Experiment, Path]]]:
-    """Return, for each method that has the option, the experiment and the folder of each value.
+def trials(setting: Setting, names: Sequence[str], grid: Grid, folder: Path) -> Trials:
+    """Return what to run, for each method that has the option.
 
     Raises:
         ConfigError: no method has the option, or a value is unusable.
     """
-    mine = [name for name in names if grid.option == "lr" or grid.option in method(name).options]
+    mine = [name for name in names if grid.option in COMMON or grid.option in method(name).options]
     if not mine:
         raise ConfigError(f"--tune: none of these methods has an option {grid.option}")
-    found: dict[str, dict[float, tuple[Experiment, Path]]] = {}
+    found = {}
     for name in mine:
         base = setting.experiment(name, grid.seed)
         base = replace(base, train=replace(base.train, rounds=grid.rounds))
         cells = ((value, with_option(base, grid.option, value)) for value in grid.values)
-        found[name] = {v: (e, folder / f"{run_name(e)}-{grid.option}{v:g}") for v, e in cells}
+        found[name] = {v: (e, folder / f"{run_name(e)}-{grid.option}{v}") for v, e in cells}
     return found
 
 
-def choose(cells: Mapping[str, Mapping[float, tuple[Experiment, Path]]]) -> list[Tuned]:
-    """Return each method's choice, from the run folders; a run without its last round has diverged.
+def choose(grid: Grid, cells: Trials, changes: Sequence[str]) -> Tuning:
+    """Return what each method tried and chose, from the run folders.
 
-    Raises:
-        RunError: every value of a method diverged.
+    A run without its last round has diverged. Of equal accuracies the earlier value is taken; the choice is None where
+    every value diverged.
     """
-    found = []
+    methods = {}
     for name, values in cells.items():
-        tried: dict[float, float | None] = {}
+        tried: dict[str, float | None] = {}
         for value, (experiment, folder) in values.items():
             records = read_records(folder)[: experiment.train.rounds]
             tried[value] = records[-1]["accuracy"] if len(records) == experiment.train.rounds else None
-        finished = {value: accuracy for value, accuracy in tried.items() if accuracy is not None}
-        if not finished:
-            raise RunError(
-                f"{name} diverged with every value of {', '.join(f'{v:g}' for v in tried)}; try smaller ones"
-            )
-        found.append(Tuned(name, tried, max(finished, key=lambda v: (finished[v], -v))))
-    return found
+        best = max((a for a in tried.values() if a is not None), default=None)
+        chosen = next((v for v, a in tried.items() if a is not None and a == best), None)
+        methods[name] = {"tried": tried, "chosen": chosen, "at_the_edge": chosen in (grid.values[0], grid.values[-1])}
+    return {**asdict(grid), "changes": list(changes), "methods": methods}
 
 
-def write_tuning(folder: Path, grid: Grid, changes: Sequence[str], found: Sequence[Tuned]) -> None:
-    """Write tuning.json: the grid, what the tuning runs changed, and what each method tried and chose."""
-    methods = {
-        t.method: {"tried": {f"{v:g}": a for v, a in t.tried.items()}, "chosen": t.chosen, "at_the_edge": t.at_the_edge}
-        for t in found
-    }
-    text = json.dumps({**asdict(grid), "changes": list(changes), "methods": methods}, indent=1)
+def tuned(plan: Sequence[Experiment], tuning: Tuning) -> tuple[list[Experiment], list[str]]:
+    """Return the plan with each method's choice, and the methods left out because they chose nothing."""
+    option, methods = tuning["option"], tuning["methods"]
+    dropped = [name for name, mine in methods.items() if mine["chosen"] is None]
+    kept = [e for e in plan if e.method not in dropped]
+    chosen = [with_option(e, option, methods[e.method]["chosen"]) if e.method in methods else e for e in kept]
+    return chosen, dropped
+
+
+def write_tuning(folder: Path, tuning: Tuning) -> None:
+    """Write tuning.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / FILE, text.encode())
+    write_atomic(folder / FILE, json.dumps(tuning, indent=1).encode())
 
 
-def tuning_cells(grid: Grid, found: Sequence[Tuned]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def read_tuning(folder: Path) -> Tuning | None:
+    """Return what tuning.json of this folder holds, or None if there is none.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    path = folder / FILE
+    try:
+        return json.loads(path.read_text("utf-8")) if path.exists() else None
+    except ValueError as error:
+        raise RunError(f"{path} cannot be read ({error}); delete it") from error
+
+
+def is_of(tuning: Tuning, experiment: Experiment) -> bool:
+    """Whether an experiment runs with what this tuning chose for its method, if it tuned that at all."""
+    mine = tuning["methods"].get(experiment.method)
+    if mine is None or mine["chosen"] is None:
+        return mine is None
+    return with_option(experiment, tuning["option"], mine["chosen"]) == experiment
+
+
+def tuning_title(tuning: Tuning) -> str:
+    """Return what a table of the tuning is called."""
+    changes = "".join(f", {change}" for change in tuning["changes"])
+    return (
+        f"tuning of {tuning['option']}: accuracy in % after {tuning['rounds']} rounds, seed {tuning['seed']}{changes}; "
+        "chosen on the test samples"
+    )
+
+
+def tuning_cells(tuning: Tuning) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return the header and the rows of a table for a person: accuracies in percent, and the choice."""
-    header = ("method", *(f"{grid.option}={v:g}" for v in grid.values), "takes")
     rows = []
-    for t in found:
-        cells = ("diverged" if (a := t.tried[v]) is None else f"{100 * a:.2f}" for v in grid.values)
-        rows.append((t.method, *cells, f"{t.chosen:g}" + (" (edge of the grid)" if t.at_the_edge else "")))
-    return header, rows
+    for name, mine in tuning["methods"].items():
+        cells = ("diverged" if a is None else f"{100 * a:.2f}" for a in mine["tried"].values())
+        edge = " (edge of the grid)" if mine["at_the_edge"] else ""
+        rows.append((name, *cells, "nothing" if mine["chosen"] is None else mine["chosen"] + edge))
+    return ("method", *(f"{tuning['option']}={value}" for value in tuning["values"]), "takes"), rows

@@ -10,8 +10,9 @@ from fedmrn.frame import Frame
 from fedmrn.methods import METHODS
 from fedmrn.torch.after import ErrorFeedback, HandOverWeights, KeepSupport
 from fedmrn.torch.flat import ModelLayout, default_choice
+from fedmrn.torch.learned import LearnedSign, ProbabilityMask
 from fedmrn.torch.local import LocalRule
-from fedmrn.torch.through import LearnedSign, MaskedNoise, ProbabilityMask
+from fedmrn.torch.through import MaskedNoise
 from fedmrn.torch.train import LocalData, evaluate, train, train_client
 
 RULES: dict[str, type[LocalRule]] = {

@@ -17,6 +17,7 @@ weights; put an L2 term into the loss), and closures.
 
 import warnings
 from collections.abc import Callable
+from types import EllipsisType
 from typing import Any, ClassVar, Never
 
 import numpy as np
@@ -47,7 +48,7 @@ class LocalRule(torch.optim.Optimizer):
             simulation, which must repeat itself, passes one: whoever knows it learns more than the mask.
         choose: which parameters are coded; the server must use the same rule.
         memory: what `memory` was after this client's last round, for the rules that keep something; float32, shape
-            (coded parameters,). None for a client without a past.
+            (coded parameters,). None for a client without a past: such a rule wants to be told.
 
     Raises:
         ConfigError: steps is below 1.
@@ -69,7 +70,7 @@ class LocalRule(torch.optim.Optimizer):
         steps: int,
         sampling_key: int | None = None,
         choose: Choose = default_choice,
-        memory: F32 | None = None,
+        memory: F32 | EllipsisType | None = ...,
     ) -> None:
         if steps < 1:
             raise ConfigError(f"steps is the number of local steps, at least 1; got {steps}")
@@ -80,6 +81,13 @@ class LocalRule(torch.optim.Optimizer):
         self.inner, self.steps, self.taken = optimizer, steps, 0
         self.sampling_key = fresh_key() if sampling_key is None else sampling_key
         self._size = self.view.layout.span(Group.CODED).stop
+        if self.remembers and isinstance(memory, EllipsisType):
+            raise ConfigError(
+                "this method's clients keep something: pass memory=None in a client's first round, and then what "
+                "opt.memory was after its last one"
+            )
+        if isinstance(memory, EllipsisType):
+            memory = None
         if memory is not None and (memory.shape != (self._size,) or memory.dtype != np.float32):
             raise ConfigError(f"a memory is float32 of shape ({self._size},), got {memory.dtype} {memory.shape}")
         self.memory = memory

@@ -61,7 +61,9 @@ def train(broadcast: bytes | Frame, *, optimiser: str = "sgd", key: int = 9) -> 
     torch.manual_seed(7)
     model = Odd()
     model.train()
-    rule = attach(model, OPTIMISERS[optimiser](model.parameters()), broadcast, steps=STEPS, sampling_key=key)
+    rule = attach(
+        model, OPTIMISERS[optimiser](model.parameters()), broadcast, steps=STEPS, sampling_key=key, memory=None
+    )
     for _ in range(STEPS):
         x, y = example()
         rule.zero_grad()
@@ -157,7 +159,7 @@ def test_nothing_goes_on_after_finish_until_the_model_is_attached_anew(name: str
     with pytest.raises(ConfigError, match="called already"):
         rule.finish(weight=1)
     assert all(np.array_equal(held[k], v) for k, v in values(model.state_dict()).items())
-    again = attach(model, OPTIMISERS["sgd"](model.parameters()), broadcast, steps=1, sampling_key=1)
+    again = attach(model, OPTIMISERS["sgd"](model.parameters()), broadcast, steps=1, sampling_key=1, memory=None)
     x, y = example()
     F.cross_entropy(model(x), y).backward()
     again.step()
@@ -230,7 +232,9 @@ class TestOptionsOfARow:
     def rule(name: str, **options: object) -> LocalRule:
         model = Odd()
         broadcast = starting_server(model, name).begin(1, ["a"]).broadcast("a")
-        return attach(model, OPTIMISERS["sgd"](model.parameters()), broadcast, steps=STEPS, **options)
+        return attach(
+            model, OPTIMISERS["sgd"](model.parameters()), broadcast, steps=STEPS, **{"memory": None, **options}
+        )
 
     @pytest.mark.parametrize(
         ("name", "progressive", "stochastic"),

@@ -301,7 +301,7 @@ class TestSteps:
         model = Pushed(SIZE)
         rule = masked(model, torch.optim.SGD(model.parameters(), lr=0.1))
         push(model, rule, gradients()[:2])
-        with pytest.warns(UserWarning, match="after 2 of 6 steps: the mask was not learned"):
+        with pytest.warns(UserWarning, match="after 2 of 6 steps: local training was not done"):
             frame = rule.finish(weight=1)
         assert frame.weight == 1
 

@@ -132,7 +132,7 @@ class TestErrorFeedback:
         model = Pushed(SIZE)
         frame = Frame.from_bytes(starting_server(model, "topk-ef").begin(1, ["a"]).broadcast("a"))
         state = tuple(s for s in frame.sections if s.role is Role.STATE)
-        rule = attach(model, MAKE["sgd"](model.parameters()), replace(frame, sections=state), steps=1)
+        rule = attach(model, MAKE["sgd"](model.parameters()), replace(frame, sections=state), steps=1, memory=None)
         model.pushed(torch.ones(SIZE)).backward()
         rule.step()
         with pytest.raises(UnsupportedModelError, match="asked for no coded section"):
@@ -143,9 +143,8 @@ class TestErrorFeedback:
         model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
         server = starting_server(model, "topk-ef")
         before, (x, y) = server.state.copy(), batch()
-        rule = attach(
-            model, torch.optim.SGD(model.parameters(), lr=0.1), server.begin(1, ["a"]).broadcast("a"), steps=1
-        )
+        broadcast = server.begin(1, ["a"]).broadcast("a")
+        rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), broadcast, steps=1, memory=None)
         F.cross_entropy(model(x), y).backward()
         rule.step()
         frame = rule.finish(weight=1)
@@ -384,3 +383,10 @@ def test_a_memory_of_another_shape_or_type_is_refused(memory: NDArray[np.float32
     broadcast = starting_server(model, "topk-ef").begin(1, ["a"]).broadcast("a")
     with pytest.raises(ConfigError, match=rf"a memory is float32 of shape \({SIZE},\), got {memory.dtype}"):
         ErrorFeedback(model, MAKE["sgd"](model.parameters()), broadcast, steps=1, memory=memory)
+
+
+def test_a_client_that_keeps_something_must_say_whether_this_is_its_first_round() -> None:
+    model = Pushed(3)
+    broadcast = starting_server(model, "topk-ef").begin(5, ["a"]).broadcast("a")
+    with pytest.raises(ConfigError, match="pass memory=None in a client's first round"):
+        attach(model, MAKE["sgd"](model.parameters()), broadcast, steps=1)

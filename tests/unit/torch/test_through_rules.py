@@ -324,7 +324,7 @@ class TestFedBAT:
 
     @pytest.mark.parametrize(
         ("steps", "warmup", "plain"),
-        [(1, 0.5, 0), (1, 1.0, 1), (1, 0.0, 0), (4, 0.0, 0), (4, 0.5, 2), (5, 0.5, 2), (4, 1.0, 4), (4, 0.24, 0)],
+        [(1, 0.5, 1), (1, 1.0, 1), (1, 0.0, 1), (4, 0.0, 1), (4, 0.5, 2), (5, 0.5, 2), (4, 1.0, 4), (4, 0.24, 1)],
     )
     def test_the_first_steps_are_plain_and_all_later_ones_are_not(self, steps: int, warmup: float, plain: int) -> None:
         w = torch.linspace(-1, 1, 6)
@@ -371,6 +371,7 @@ class TestFedBAT:
         model, rule = pushed("fedbat", [0.0] * 24, 1.0, steps=2000, warmup=0.0)
         assert isinstance(rule, LearnedSign)
         rule._first = [0.01]
+        rule._draw()
         gradient = torch.where(u != 0, towards * u.sign(), 0.0)
         before, limit = rule._scales()[0], LIMITS[0 if towards > 0 else 1]
         for _ in range(40):

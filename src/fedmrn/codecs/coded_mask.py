@@ -1,0 +1,252 @@
+"""CodedMask: the bits of a masked-noise section, entropy-coded without loss; less than one bit an element.
+
+The server knows the noise, and how often a binary mask takes it depends on its magnitude and on the layer: a bit is
+coded with the frequency of ones in its *context*, the tensor and the bucket of |n|. The frequencies travel, a byte
+each, and every context is coded at its own rate by an asymmetric numeral system (ANS; Duda 2013). A mask that does not
+shrink travels as it is, after one byte.
+
+With *shared* sampling the server can make the mask's uniform draws r too. A bit is then 1 where sign(n) u exceeds a
+threshold that both sides know, T = |n| r (binary) or |n| (2 r - 1) (signed), and its context is the bucket of T: the
+law of the masks is the same, the bits cost less, and the server learns on which side of T each element of u lies.
+
+The coder is that of the library constriction (Bamler 2022); the wire format says what it does, bit for bit.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import numba as nb
+import numpy as np
+from constriction import stream
+from numpy.typing import NDArray
+
+from fedmrn.bits import packed_size, unpack_bits
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Reader
+from fedmrn.codecs.masked_noise import MaskedNoise
+from fedmrn.errors import ConfigError, MalformedFrameError
+from fedmrn.masking import MaskType
+from fedmrn.rng import Purpose, Stream, domain
+
+AnsCoder, Bernoulli = stream.stack.AnsCoder, stream.model.Bernoulli
+SEGMENT = 64 * CHUNK
+"""Elements that are sorted by context at a time: what bounds the memory of both sides."""
+RAW, CODED = 0, 1
+_ONE = 256
+_LARGEST_BUCKETS = 64
+_SMALLEST_CONTEXT = 64  # elements: a context costs a byte
+_ELEMENTS_A_BIT = 177  # the cheapest symbol costs log2(256 / 255) = 1 / 177.1 bits
+_HEAD = struct.Struct("<BI")
+
+
+def _most(length: int) -> int:
+    """The elements that a coded body of this length may hold; zeros that are coded first can cost nothing at all."""
+    return _ELEMENTS_A_BIT * (8 * length + 64)
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _contexts(noise, bound, r, signed, start, ends, first, buckets, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """All in float32: x in [0, 1] is what is known of an element, and buckets divide it evenly."""
+    one, two = np.float32(1), np.float32(2)
+    tensor = np.searchsorted(ends, start, side="right")
+    for i in range(noise.size):
+        while start + i >= ends[tensor]:
+            tensor += 1
+        x = np.abs(noise[i]) / bound
+        if r.size and signed:
+            x = x * (two * r[i] - one)
+            root = np.sqrt(np.abs(x))
+            x = ((root if x >= 0 else -root) + one) / two
+        elif r.size:
+            x = np.sqrt(x * r[i])  # most thresholds are small, and there they matter
+        out[i] = first[tensor] + min(int(x * np.float32(buckets[tensor])), buckets[tensor] - 1)
+
+
+@nb.njit(cache=True, nogil=True)
+def _count(contexts, bits, totals, ones):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    for i in range(contexts.size):
+        totals[contexts[i]] += 1
+        ones[contexts[i]] += bits[i]
+
+
+@nb.njit(cache=True, nogil=True)
+def _group(bits, contexts, offsets, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    for i in range(bits.size):
+        k = contexts[i]
+        out[offsets[k]] = bits[i]
+        offsets[k] += 1
+
+
+@nb.njit(cache=True, nogil=True)
+def _ungroup(grouped, contexts, offsets, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    for i in range(out.size):
+        k = contexts[i]
+        out[i] = grouped[offsets[k]] != 0
+        offsets[k] += 1
+
+
+@dataclass(frozen=True)
+class _Contexts:
+    """Which context each element is in; both sides make it from the noise and the sizes of tensors."""
+
+    codec: "CodedMask"
+    key: int
+    ends: NDArray[np.int64]
+    buckets: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, codec: "CodedMask", key: int, sizes: NDArray[np.int64]) -> "_Contexts":
+        buckets = np.clip(sizes // _SMALLEST_CONTEXT, 1, codec.buckets)
+        return cls(codec, key, np.cumsum(sizes), buckets)
+
+    @property
+    def count(self) -> int:
+        return int(self.buckets.sum())
+
+    def segments(self) -> list[int]:
+        return list(range(0, int(self.ends[-1]), SEGMENT)) if self.ends.size else []
+
+    def segment(self, start: int) -> NDArray[np.uint32]:
+        stop = min(int(self.ends[-1]), start + SEGMENT)
+        out = np.empty(stop - start, np.uint32)
+        first = np.cumsum(self.buckets) - self.buckets
+        spec, signed = self.codec.inner.noise, self.codec.inner.mask is MaskType.SIGNED
+        stream, r = Stream(self.key, domain(Purpose.FINAL_MASK)), np.zeros(0, np.float32)
+        for at in range(start, stop, CHUNK):
+            noise = spec.chunk(self.key, at, min(stop, at + CHUNK))
+            if self.codec.shared:
+                r = stream.uniform(at, at + noise.size)
+            where = out[at - start : at - start + noise.size]
+            _contexts(noise, np.float32(spec.bound), r, signed, at, self.ends, first, self.buckets, where)
+        return out
+
+
+def _runs(sizes: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
+    """(context, where its bits lie when sorted) of the contexts that occur."""
+    ends = np.cumsum(sizes)
+    for k in np.flatnonzero(sizes):
+        yield int(k), slice(int(ends[k] - sizes[k]), int(ends[k]))
+
+
+@dataclass(frozen=True)
+class CodedMask(Codec):
+    """A mask in fewer bits.
+
+    Attributes:
+        inner: the codec whose bits are coded.
+        buckets: of |n| or T for a large tensor, 1 to 64.
+        shared: whether the mask is drawn with randomness that the server makes too.
+
+    Raises:
+        ConfigError: buckets is out of its range.
+    """
+
+    id: ClassVar[int] = 9
+    name: ClassVar[str] = "coded-mask"
+    inner: MaskedNoise
+    buckets: int = 16
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.buckets <= _LARGEST_BUCKETS:
+            raise ConfigError(f"buckets are 1 to {_LARGEST_BUCKETS}, got {self.buckets}")
+
+    def params(self) -> bytes:
+        """Return 8 bytes: those of masked-noise, the number of buckets, and 1 for shared sampling or 0."""
+        return self.inner.params() + bytes([self.buckets, self.shared])
+
+    @classmethod
+    def from_params(cls, params: bytes) -> Self:
+        """Return the codec with these 8 bytes of parameters."""
+        try:
+            *_, buckets, shared = params
+            if shared > 1:
+                raise MalformedFrameError(f"sampling is private (0) or shared (1), got {shared}")
+            return cls(MaskedNoise.from_params(params[:-2]), buckets, bool(shared))
+        except (ValueError, ConfigError, MalformedFrameError) as error:
+            raise MalformedFrameError(f"codec coded-mask cannot have parameters {params.hex()}") from error
+
+    def bound(self, max_value: float) -> float:
+        """Return the largest magnitude of the noise."""
+        return self.inner.bound(max_value)
+
+    def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
+        """Sample a fresh mask of the update u and code it."""
+        # Masks and noise are drawn for different purposes: under one key they are independent all the same.
+        mine = replace(keys, sampling=keys.noise) if self.shared else keys
+        raw = self.inner.encode(vector, mine)
+        sizes = np.array([size for size in keys.segments(vector.size) if size], np.int64)
+        coded = self._code(unpack_bits(raw, vector.size), _Contexts.of(self, keys.noise, sizes))
+        worth_it = len(coded) < 1 + len(raw) and vector.size <= _most(len(coded))
+        return coded if worth_it else bytes([RAW]) + raw
+
+    def _code(self, bits: NDArray[np.bool_], contexts: _Contexts) -> bytes:
+        totals, ones = np.zeros(contexts.count, np.int64), np.zeros(contexts.count, np.int64)
+        at, mine = -1, np.zeros(0, np.uint32)
+        for at in contexts.segments():
+            mine = contexts.segment(at)
+            _count(mine, bits[at : at + mine.size], totals, ones)
+        # A frequency is k / 256, never 0 or 1; a context that does not occur has 0.
+        share = np.rint(ones / np.maximum(totals, 1) * _ONE).clip(1, _ONE - 1)
+        table = np.where(totals > 0, share, 0).astype(np.uint8)
+        coder = AnsCoder()
+        for start in reversed(contexts.segments()):  # a stack: what is coded last is decoded first
+            mine = mine if start == at else contexts.segment(start)  # the last one is still at hand
+            sizes = np.bincount(mine, minlength=totals.size)
+            grouped = np.empty(mine.size, np.int32)
+            _group(bits[start : start + mine.size], mine, np.cumsum(sizes) - sizes, grouped)
+            for k, where in reversed(list(_runs(sizes))):
+                coder.encode_reverse(grouped[where], Bernoulli(table[k] / _ONE, perfect=True))
+        sizes = np.diff(contexts.ends, prepend=0).astype("<u8")
+        words = np.asarray(coder.get_compressed(), "<u4")
+        return b"".join((_HEAD.pack(CODED, sizes.size), sizes.tobytes(), table.tobytes(), words.tobytes()))
+
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> Reader:
+        """Decode the bits and open them as masked noise; memory is bounded by a multiple of the body's length.
+
+        Raises:
+            MalformedFrameError: the sizes do not fit, the bits end early, or some are left over.
+            PaddingError: an unused bit of a mask that is not coded is set.
+        """
+        view = memoryview(body)
+        if view and view[0] == RAW:
+            return self.inner.open(view[1:], count, noise_key, max_value)
+        return self.inner.open(self._decode(view, count, noise_key), count, noise_key, max_value)
+
+    def _decode(self, view: memoryview, count: int, noise_key: int) -> bytes:
+        if len(view) < _HEAD.size or view[0] != CODED:
+            raise MalformedFrameError("a coded mask starts with 0, or with 1 and the number of its tensors")
+        _, tensors = _HEAD.unpack_from(view)
+        at = _HEAD.size + 8 * tensors
+        if len(view) < at:
+            raise MalformedFrameError(f"{tensors} sizes take more than the section's {len(view)} bytes")
+        rows = np.frombuffer(view, "<u8", tensors, _HEAD.size)
+        # As a double the sum is exact as far as it matters, and cannot wrap.
+        if count > _most(len(view)) or not rows.all() or rows.sum(dtype=np.float64) != count:
+            raise MalformedFrameError(f"{tensors} tensors do not make up {count} elements, or those are too many here")
+        contexts = _Contexts.of(self, noise_key, rows.astype(np.int64))
+        rest = len(view) - at - contexts.count
+        if rest < 0 or rest % 4:
+            raise MalformedFrameError(f"{contexts.count} contexts and whole words do not fit {len(view)} bytes")
+        table = np.frombuffer(view, np.uint8, contexts.count, at)
+        words = np.frombuffer(view, "<u4", rest // 4, at + contexts.count).astype(np.uint32)
+        if words.size and not words[-1]:
+            raise MalformedFrameError("the last word of a coded mask is zero")
+        coder, packed = AnsCoder(words), np.zeros(packed_size(count), np.uint8)
+        used = np.zeros(contexts.count, np.bool_)
+        for start in contexts.segments():
+            mine = contexts.segment(start)
+            sizes = np.bincount(mine, minlength=table.size)
+            used |= sizes > 0
+            if (table[sizes > 0] == 0).any():
+                raise MalformedFrameError("a context of a coded mask that occurs has no frequency")
+            grouped = np.empty(mine.size, np.int32)
+            for k, where in _runs(sizes):
+                grouped[where] = coder.decode(Bernoulli(table[k] / _ONE, perfect=True), where.stop - where.start)
+            bits = np.empty(mine.size, np.bool_)
+            _ungroup(grouped, mine, np.cumsum(sizes) - sizes, bits)
+            packed[start >> 3 : (start + mine.size + 7) >> 3] = np.packbits(bits, bitorder="little")
+        if not coder.is_empty() or table[~used].any():
+            raise MalformedFrameError("something is left over after the last bit of a coded mask")
+        return packed.tobytes()

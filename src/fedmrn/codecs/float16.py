@@ -1,0 +1,78 @@
+"""Float16: IEEE 16-bit floats, for side data such as the parameters and statistics of normalisation layers.
+
+What travels is a difference to the broadcast, so that eleven significant bits are of the change, not of the value.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
+from fedmrn.errors import BoundError, EncodeError, MalformedFrameError, NonFiniteError
+
+LARGEST = 65504.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Float16Reader:
+    body: memoryview
+
+    def read(self, start: int, out: NDArray[np.float32]) -> None:
+        out[:] = np.frombuffer(self.body, "<f2", out.size, 2 * start)
+
+
+@dataclass(frozen=True)
+class Float16(Codec):
+    """Rounded to the nearest 16-bit float, two bytes an element; no parameters."""
+
+    id: ClassVar[int] = 10
+    name: ClassVar[str] = "float16"
+
+    def params(self) -> bytes:
+        """Return no bytes."""
+        return b""
+
+    @classmethod
+    def from_params(cls, params: bytes) -> Self:
+        """Return the codec; its parameters are empty."""
+        if params:
+            raise MalformedFrameError(f"codec float16 has no parameters, got {len(params)} bytes")
+        return cls()
+
+    def bound(self, max_value: float) -> float:
+        """Return the largest 16-bit float, or the receiver's limit if that is less: `open` checks every value."""
+        return min(LARGEST, max_value)
+
+    def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
+        """Return 2 bytes an element.
+
+        Raises:
+            EncodeError: a magnitude rounds to more than 65504.
+        """
+        check_finite(vector)
+        with np.errstate(over="ignore"):
+            halves = vector.astype("<f2")
+        if not np.isfinite(halves).all():
+            raise EncodeError(f"a value of magnitude {np.abs(vector).max():g} is too large for 16 bits; send 32")
+        return halves.tobytes()
+
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _Float16Reader:
+        """Check the length and every value.
+
+        Raises:
+            MalformedFrameError: the body is not 2 * count bytes.
+            NonFiniteError: a value is NaN or infinite.
+            BoundError: a magnitude is above max_value.
+        """
+        view = memoryview(body)
+        if len(view) != 2 * count:
+            raise MalformedFrameError(f"{count} 16-bit values take {2 * count} bytes, the section has {len(view)}")
+        for start in range(0, count, CHUNK):
+            values = np.abs(np.frombuffer(view, "<f2", min(CHUNK, count - start), 2 * start)).astype(np.float32)
+            if not np.isfinite(values).all():
+                raise NonFiniteError(f"a section holds NaN or infinity within elements {start}..{start + CHUNK}")
+            if (values > max_value).any():
+                raise BoundError(f"a value has magnitude {values.max():g}; at most {max_value:g} is accepted")
+        return _Float16Reader(view)
