@@ -151,6 +151,8 @@ def read_frame(data: bytes, states: dict[int, list[float]] | None = None) -> dic
             section["values"] = decode(codec, params, count, body, frame["noise_key"], section["state"])
         if role == 0 and codec == 2:
             section["scales"] = scales(body)
+        if role == 0 and codec == 9 and body[0] == 1:
+            section["sizes"], section["frequencies"], _ = coded_parts(params, body)
         frame["sections"].append(section)
     assert at == len(data) - CHECKSUM_SIZE
     return frame
@@ -174,11 +176,131 @@ def packed(bits: list[bool]) -> bytes:
     return sum(bit << i for i, bit in enumerate(bits)).to_bytes((len(bits) + 7) // 8, "little")
 
 
+# --- coded masks ------------------------------------------------------------------------------------------------------
+
+
+def coded_parts(params: bytes, body: bytes) -> tuple[list[int], list[int], list[int]]:
+    """The sizes, the frequencies and the words of a coded body of codec 9."""
+    mode, tensors = struct.unpack_from("<BI", body)
+    assert mode == 1
+    sizes = list(struct.unpack_from(f"<{tensors}Q", body, 5))
+    assert all(sizes)
+    at = 5 + 8 * tensors
+    rest = at + sum(numbers_of_buckets(sizes, params[6]))
+    assert (len(body) - rest) % 4 == 0
+    words = list(struct.unpack_from(f"<{(len(body) - rest) // 4}I", body, rest))
+    assert not words or words[-1]
+    return sizes, list(body[at:rest]), words
+
+
+def numbers_of_buckets(sizes: list[int], buckets: int) -> list[int]:
+    """How many contexts each tensor has."""
+    return [min(max(size // 64, 1), buckets) for size in sizes]
+
+
+def contexts(params: bytes, key: int, sizes: list[int]) -> list[int]:
+    """The context of every element. Each operation on doubles that hold float32 numbers is rounded to float32."""
+    law, signed, scale, buckets, shared = struct.unpack("<BBfBB", params)
+    bound = float32(table()[-1] * scale) if law == GAUSSIAN else scale
+    found: list[int] = []
+    first = 0
+    for size, many in zip(sizes, numbers_of_buckets(sizes, buckets), strict=True):
+        for i in range(len(found), len(found) + size):
+            x = float32(abs(noise(law, scale, key, i)) / bound)
+            r = uniform(key, FINAL_MASK_DOMAIN, i) if shared else 0.0
+            if shared and signed:
+                x = float32(x * (2 * r - 1))
+                root = float32(sqrt(abs(x)))
+                x = float32((root if x >= 0 else -root) + 1) / 2
+            elif shared:
+                x = float32(sqrt(float32(x * r)))
+            found.append(first + min(int(float32(x * many)), many - 1))
+        first += many
+    return found
+
+
+def order(where: list[int], segment: int = 1 << 20) -> list[int]:
+    """The elements in the order of their symbols: by context within each segment."""
+    starts = range(0, len(where), segment)
+    return [i for s in starts for i in sorted(range(s, min(s + segment, len(where))), key=where.__getitem__)]
+
+
+def ans_decode(words: list[int], ones: list[int]) -> list[int]:
+    """The symbols of an asymmetric numeral system; a one has probability ones[j] / 256. Nothing may be left over."""
+    words = list(words)
+    state = 0
+    for _ in range(min(2, len(words))):
+        state = state << 32 | words.pop()
+    symbols = []
+    for k in ones:
+        assert 1 <= k <= 255
+        p1 = k << 16
+        quantile = state % (1 << 24)
+        bit = int(quantile >= (1 << 24) - p1)
+        left, p = ((1 << 24) - p1, p1) if bit else (0, (1 << 24) - p1)
+        state = p * (state >> 24) + quantile - left
+        if state < 1 << 32 and words:
+            state = state << 32 | words.pop()
+        symbols.append(bit)
+    assert state == 0
+    assert not words
+    return symbols
+
+
+def ans_encode(symbols: list[int], ones: list[int]) -> list[int]:
+    """The only words that decode to these symbols: the steps of `ans_decode`, backwards."""
+    words, state = [], 0
+    for bit, k in reversed(list(zip(symbols, ones, strict=True))):
+        p1 = k << 16
+        left, p = ((1 << 24) - p1, p1) if bit else (0, (1 << 24) - p1)
+        if state >> 40 >= p:
+            words.append(state & MASK32)
+            state >>= 32
+        state = (state // p << 24) + state % p + left
+    while state:
+        words.append(state & MASK32)
+        state >>= 32
+    return words
+
+
+def decode_mask(params: bytes, count: int, body: bytes, key: int, segment: int = 1 << 20) -> list[int]:
+    """The bits of a body of codec 9."""
+    if body[0] == 0:
+        return unpacked(body[1:], count)
+    sizes, frequencies, words = coded_parts(params, body)
+    assert sum(sizes) == count <= 177 * (8 * len(body) + 64)
+    where = contexts(params, key, sizes)
+    assert {k for k, frequency in enumerate(frequencies) if frequency} == set(where)
+    places = order(where, segment)
+    bits = [0] * count
+    for i, bit in zip(places, ans_decode(words, [frequencies[where[i]] for i in places]), strict=True):
+        bits[i] = bit
+    return bits
+
+
+def encode_mask(params: bytes, sizes: list[int], frequencies: list[int], bits: list[int], key: int) -> bytes:
+    """The only body of codec 9 with these sizes and frequencies and these bits."""
+    where = contexts(params, key, sizes)
+    places = order(where)
+    words = ans_encode([bits[i] for i in places], [frequencies[where[i]] for i in places])
+    head = struct.pack(f"<BI{len(sizes)}Q", 1, len(sizes), *sizes)
+    return head + bytes(frequencies) + struct.pack(f"<{len(words)}I", *words)
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
+
+
+FLOATS = {0: "f", 10: "e"}
+
+
 def decode(codec: int, params: bytes, count: int, body: bytes, key: int, state: list[float]) -> list[float]:
     """The values of one section's body."""
-    if codec == 0:
+    if codec in FLOATS:
         assert params == b""
-        return list(struct.unpack(f"<{count}f", body))
+        return list(struct.unpack(f"<{count}{FLOATS[codec]}", body))
+    if codec == 9:
+        bits = decode_mask(params, count, body, key)
+        codec, params, body = 1, params[:6], packed([bit == 1 for bit in bits])
     if codec == 1:
         law, signed, scale = struct.unpack("<BBf", params)
         ns = [noise(law, scale, key, i) for i in range(count)]
@@ -197,10 +319,10 @@ def decode(codec: int, params: bytes, count: int, body: bytes, key: int, state: 
 
 
 def encode(section: dict[str, Any], key: int) -> bytes:
-    """The only body that decodes to the section's values (with its scales, or for its state)."""
+    """The only body that decodes to the section's values (with its scales or frequencies, or for its state)."""
     codec, params, values = section["codec"], section["params"], section["values"]
-    if codec == 0:
-        return struct.pack(f"<{len(values)}f", *values)
+    if codec in FLOATS:
+        return struct.pack(f"<{len(values)}{FLOATS[codec]}", *values)
     if codec == 1:
         law, _, scale = struct.unpack("<BBf", params)
         return packed([v == noise(law, scale, key, i) for i, v in enumerate(values)])
@@ -209,6 +331,10 @@ def encode(section: dict[str, Any], key: int) -> bytes:
         return struct.pack("<I", len(rows)) + b"".join(rows) + packed([v > 0 for v in values])
     if codec == 7:
         return packed([v == 1 for v in values])
+    if codec == 9:
+        raw = encode({"codec": 1, "params": params[:6], "values": values}, key)
+        rows = (section.get("sizes", []), section.get("frequencies", []))
+        return encode_mask(params, *rows, unpacked(raw, len(values)), key) if "sizes" in section else b"\0" + raw
     kept = [v for v, s in zip(values, section["state"], strict=True) if s != 0]
     return struct.pack(f"<{len(kept)}f", *kept)
 

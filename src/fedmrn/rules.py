@@ -28,6 +28,8 @@ class ServerRule:
 
     planes: ClassVar[tuple[Plane, ...]] = (Plane.VALUE,)
     """What is summed; `step` gets the means in this order."""
+    needs_zeros: ClassVar[bool] = False
+    """Whether clients must see exactly which weights are zero."""
 
     def codec(self, round: int, codec: Codec) -> Codec:
         """Return the codec of the coded group in this round, given that of the scheme."""
@@ -88,6 +90,7 @@ def _unpruned(weights: F32) -> F32:
 class Prune(ServerRule):
     """Add the mean, then keep the largest weights of the whole vector (FedSparsify-Global; Stripelis et al. 2022)."""
 
+    needs_zeros: ClassVar[bool] = True
     schedule: CubicSchedule
 
     def start(self, weights: F32) -> F32:
@@ -119,6 +122,7 @@ class MergePruned(ServerRule):
     """The next state is merged from the weights that clients kept; how many those are follows the schedule."""
 
     planes: ClassVar[tuple[Plane, ...]] = (Plane.VALUE, Plane.KEPT)
+    needs_zeros: ClassVar[bool] = True
     schedule: CubicSchedule
     merge: Merge = Merge.MAJORITY
 

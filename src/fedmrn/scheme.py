@@ -6,7 +6,7 @@ from math import inf, isfinite
 from types import MappingProxyType
 from typing import Any
 
-from fedmrn.codecs import Codec, Float16, Levels, Raw
+from fedmrn.codecs import Codec, Float16, Levels, Raw, Rotated
 from fedmrn.errors import ConfigError
 from fedmrn.layout import Group
 from fedmrn.rules import ServerRule
@@ -14,6 +14,15 @@ from fedmrn.text import nearest
 
 SIDE: Mapping[str, Codec] = MappingProxyType({"float32": Raw(), "float16": Float16(), "levels": Levels(127, 64)})
 """What is not the method's own business travels as one of these: 32, 16, or 8.5 bits a value."""
+DOWN: Mapping[str, tuple[Codec, Codec]] = MappingProxyType(
+    {
+        "float32": (Raw(), Raw()),
+        "float16": (Float16(), Float16()),
+        "eden4": (Rotated(4), Float16()),
+        "eden2": (Rotated(2), Float16()),
+    }
+)
+"""How the state is broadcast: the coded group, and the others."""
 Value = float | int | str
 Options = Mapping[str, Any]
 """Name -> value, of the type that the row gives as default."""
@@ -28,12 +37,26 @@ class Scheme:
         codecs: for each group; the rule may change that of the coded group from round to round.
         rule: how the coded part of the server's state moves.
         weighted: whether clients count by their weight, or alike.
+        down: how each group of the state is broadcast; exact where nothing is said.
+
+    Raises:
+        ConfigError: the method needs an exact broadcast and is not given one.
     """
 
     method: int
     codecs: Mapping[Group, Codec]
     rule: ServerRule = field(default_factory=ServerRule)
     weighted: bool = True
+    down: Mapping[Group, Codec] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.rule.needs_zeros and not self.exact_broadcast:
+            raise ConfigError("this method's clients must see which weights are zero: it needs down = float32")
+
+    @property
+    def exact_broadcast(self) -> bool:
+        """Whether clients get the state as it is."""
+        return all(codec == Raw() for codec in self.down.values())
 
     def codecs_at(self, round: int) -> dict[Group, Codec]:
         """Return the codecs of a round."""
@@ -85,12 +108,13 @@ class Method:
             found[name] = _as(type(self.options[name]), value, f"method {self.name}: {name} = {value!r}")
         return found
 
-    def scheme(self, options: Options | None = None, side: str = "float32") -> Scheme:
+    def scheme(self, options: Options | None = None, side: str = "float32", down: str = "float32") -> Scheme:
         """Return the scheme.
 
         Args:
             options: of the method.
-            side: a key of `SIDE`: how the dense group and the statistics travel.
+            side: a key of `SIDE`: how the dense group and the statistics travel up.
+            down: a key of `DOWN`: how the state travels down.
 
         Raises:
             ConfigError: an option does not exist or is unusable.
@@ -99,7 +123,11 @@ class Method:
         if side not in SIDE:
             raise ConfigError(f"side data {side!r} does not exist{nearest(side, SIDE)}")
         codecs = {Group.CODED: self.codec(values), Group.DENSE: SIDE[side], Group.STATS: SIDE[side]}
-        return Scheme(self.id, codecs, self.rule(values), self.weighted)
+        if down not in DOWN:
+            raise ConfigError(f"broadcast {down!r} does not exist{nearest(down, DOWN)}")
+        coded, others = DOWN[down]
+        broadcast = {Group.CODED: coded, Group.DENSE: others, Group.STATS: others}
+        return Scheme(self.id, codecs, self.rule(values), self.weighted, broadcast)
 
 
 def _as(kind: type, value: object, where: str) -> Value:

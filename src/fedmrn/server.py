@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.aggregate import Aggregator
+from fedmrn.codecs import EncodeKeys
 from fedmrn.errors import ConfigError, DuplicateFrameError, UnknownClientError, WrongRoundError
 from fedmrn.frame import DEFAULT_LIMITS, Frame, Kind, Limits
 from fedmrn.layout import Group, Layout
@@ -27,7 +28,7 @@ class Round:
             raise ConfigError(f"rounds are numbered from 1 to 2^32 - 1, got {number}")
         self._closed = False
         self._done: set[int | str] = set()
-        self._state = state_sections(server.layout, server.state)
+        self._exact = state_sections(server.layout, server.state) if server.scheme.exact_broadcast else None
         self._templates = templates(server.layout, server.scheme.codecs_at(number))
         self.aggregator = Aggregator(
             server.layout,
@@ -49,8 +50,12 @@ class Round:
             UnknownClientError: if the client is not in this round.
         """
         server = self._server
-        sections = self._templates + self._state
         key = self._key(client)
+        state = self._exact
+        if state is None:  # under keys of its own for each client: what coding loses averages out over a round
+            keys = EncodeKeys(key, derive_key(server.secret, "broadcast", self.number, client))
+            state = state_sections(server.layout, server.state, server.scheme.down, keys)
+        sections = self._templates + state
         return Frame(
             Kind.BROADCAST, server.scheme.method, self.number, key, server.layout.digest, 0, sections
         ).to_bytes()

@@ -1,6 +1,7 @@
 """From vectors to frames and back, for both sides: the broadcast's state, and a client's update."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +27,23 @@ def templates(layout: Layout, codecs: Mapping[Group, Codec]) -> tuple[Section, .
     )
 
 
-def state_sections(layout: Layout, state: NDArray[np.float32]) -> tuple[Section, ...]:
-    """Return the model's state as raw sections.
+def state_sections(
+    layout: Layout,
+    state: NDArray[np.float32],
+    codecs: Mapping[Group, Codec] | None = None,
+    keys: EncodeKeys = _NO_KEYS,
+) -> tuple[Section, ...]:
+    """Return the model's state as sections: exact ones, unless codecs are given.
 
     Raises:
-        EncodeError: if the state is not finite.
+        EncodeError: if the state is not finite, or a codec cannot hold it.
     """
-    return tuple(
-        Section(_RAW.id, Role.STATE, g, s.stop - s.start, _RAW.params(), _RAW.encode(state[s], _NO_KEYS))
-        for g, s in _parts(layout)
-    )
+    sections = []
+    for group, span in _parts(layout):
+        codec = (codecs or {}).get(group, _RAW)
+        body = codec.encode(state[span], replace(keys, sizes=layout.sizes(group)))
+        sections.append(Section(codec.id, Role.STATE, group, span.stop - span.start, codec.params(), body))
+    return tuple(sections)
 
 
 def _check_broadcast(frame: Frame, layout: Layout) -> None:

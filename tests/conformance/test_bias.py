@@ -9,10 +9,24 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedmrn.codecs import Bernoulli, Codec, EncodeKeys, Levels, Rotated, Scale, Sign, SignRule, Sparse, Support, Ternary
+from fedmrn.codecs import (
+    Bernoulli,
+    Codec,
+    EncodeKeys,
+    Float16,
+    Levels,
+    Rotated,
+    Scale,
+    Sign,
+    SignRule,
+    Sparse,
+    Support,
+    Ternary,
+)
 from fedmrn.layout import Group
 from fedmrn.methods import METHODS
 from fedmrn.rng import derive_key
+from fedmrn.scheme import SIDE
 
 SIZE, KEYS = 2048, 400
 CODECS: dict[str, Codec] = {
@@ -23,6 +37,9 @@ CODECS: dict[str, Codec] = {
     "least error at 4 bits": Rotated(4, Scale.MSE),
     "16 bits of everything": Sparse(1.0, 16),
     "learned signs": Sign(SignRule.LEARNED, (0.5,)),
+    "masks coded by entropy": METHODS["fedmrn"].scheme({"coding": "entropy"}).codecs[Group.CODED],
+    "16-bit floats": Float16(),
+    "side data in levels": SIDE["levels"],
 }
 
 

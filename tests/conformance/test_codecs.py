@@ -14,7 +14,9 @@ from fedmrn.codecs import (
     CODECS,
     Bernoulli,
     Codec,
+    CodedMask,
     EncodeKeys,
+    Float16,
     Levels,
     MaskedNoise,
     Plane,
@@ -48,6 +50,19 @@ EXAMPLES: dict[str, Codec] = {
         for scale in (0.01, 2.0**-80, 2.0**80)
     },
     "masked-noise without sampling": MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY, stochastic=False),
+    **{
+        f"coded mask {law.name.lower()} {mask.name.lower()} {'shared' if shared else 'private'} {buckets}": CodedMask(
+            MaskedNoise(NoiseSpec(law, 0.01), mask), buckets, shared
+        )
+        for law in Law
+        for mask in MaskType
+        for shared in (False, True)
+        for buckets in (1, 16, 64)
+    },
+    "coded mask without sampling": CodedMask(
+        MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY, stochastic=False), shared=True
+    ),
+    "float16": Float16(),
     "sign stochastic": Sign(SignRule.STOCHASTIC),
     "sign learned": Sign(SignRule.LEARNED, (0.01,)),
     "sparse 16 bits": Sparse(0.2, 16),
@@ -286,11 +301,13 @@ def test_the_extremes_of_float32_encode(codec: Codec) -> None:
 
 @each_size
 def test_lengths(size: int) -> None:
-    """Worked out from docs/wire-format.md; the length of `sparse` depends on the values and has a test of its own."""
+    """Worked out from docs/wire-format.md; that of `sparse` and `coded-mask` depends on the values: they have tests."""
     for codec in EXAMPLES.values():
         match codec:
             case Raw() | Support():
                 expected = 4 * size
+            case Float16():
+                expected = 2 * size
             case MaskedNoise() | Bernoulli():
                 expected = -(-size // 8)
             case Sign():  # one tensor: how many, its size, its scale
@@ -305,6 +322,16 @@ def test_lengths(size: int) -> None:
             case _:
                 continue
         assert len(_encode(codec, _vector(size))) == expected
+
+
+@each_size
+@pytest.mark.parametrize("name", [name for name, codec in EXAMPLES.items() if isinstance(codec, CodedMask)])
+def test_a_coded_mask_is_never_longer_than_one_byte_more(name: str, size: int) -> None:
+    codec = EXAMPLES[name]
+    for vector in (_vector(size), _vector(size, 1000.0), np.zeros(size, np.float32)):
+        body = _encode(codec, vector)
+        assert len(body) <= 1 + -(-size // 8)
+        assert body[0] == 1 or len(body) == 1 + -(-size // 8)
 
 
 @each_size

@@ -222,6 +222,23 @@ def test_what_clients_keep_is_missed_when_it_is_gone(cli: Cli, tmp_path: Path) -
     assert cli("run", "digits", "--method", "topk-ef", "--out", "r", "--resume", *changes()).returncode == 0
 
 
+def test_coding_changes_bytes_and_nothing_else(cli: Cli, tmp_path: Path) -> None:
+    coded = "method.coding=entropy"
+    settings = {"raw": [], "coded": [coded], "less": [coded, "method.side=float16", "method.down=eden4"]}
+    for name, extra in settings.items():
+        done = cli("run", "digits", "--out", name, *changes("train.local_epochs=5", *extra))
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "raw/checkpoint.bin").read_bytes() == (tmp_path / "coded/checkpoint.bin").read_bytes()
+    raw, coded_, less = (records(tmp_path / name)[-1] for name in settings)
+    assert coded_["accuracy"] == raw["accuracy"]
+    assert coded_["up"]["coded"] < 0.95 * raw["up"]["coded"]  # type: ignore[index]
+    assert less["up"]["dense"] == raw["up"]["dense"] // 2  # type: ignore[index]
+    assert less["down"]["total"] < raw["down"]["total"] / 7  # type: ignore[index]
+    shown = cli("inspect", str(tmp_path / "less/last-update.bin"))
+    assert "coded-mask" in shown.stdout
+    assert "float16" in shown.stdout
+
+
 def test_a_diverged_run_is_told_and_the_others_go_on(cli: Cli, tmp_path: Path) -> None:
     done = cli("compare", "digits", "--methods", "fedavg,fedmrn", *changes("method.fedavg.lr=1e30"))
     assert done.returncode == 1

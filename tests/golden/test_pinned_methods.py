@@ -36,9 +36,22 @@ PINNED = {
     "fedsparsify-global": ("", 1216, "81d3ccc10c408b49", "28427b6685042bda"),
     "fedsparsify-local": ("48e11a3e2002", 682, "509673ca1f9ec039", "311a417063a5c716"),
     "fedmrn-no-pm": ("00000ad7233c", 125, "8b45d50c2809926f", "7483de19a5d2890a"),
-    "fedmrn-no-sm": ("00000ad7233c", 125, "8b45d50c2809926f", "7483de19a5d2890a"),
+    "fedmrn-no-sm": ("00000ad7233c", 125, "9916c58dc44e2b06", "1708711f8fe92963"),
     "fedmrn-post": ("00000ad7233c", 125, "8b45d50c2809926f", "7483de19a5d2890a"),
+    "fedmrn-shared": ("00000ad7233c1001", 126, "cece65eae376c131", "c47a5617955e66e9"),
+    "fedmrn-s-shared": ("00010ad7a33b2001", 126, "40e4016cbbd7822d", "8249f75ee3a51a41"),
+    "fedmrn coding=entropy": ("00000ad7233c1000", 126, "fc66cfe14e4f36c5", "7483de19a5d2890a"),
 }
+# Masks of 20,000 elements, of which few ask for anything: these do get shorter. Length, and digests as above.
+SPARSE = {
+    "fedmrn-shared": (498, "43ff0dc9b49beaa4", "6752cc10ed75e98b"),
+    "fedmrn-s-shared": (666, "2888f3baa5070607", "1d20dd5ed67b05ba"),
+    "fedmrn coding=entropy": (510, "80631d6c8d5dc1b3", "7085313e567ee633"),
+}
+
+
+OPTIONS = {"fedmrn coding=entropy": ("fedmrn", {"coding": "entropy"})}
+"""Rows with options that are pinned too."""
 
 
 def digest(data: bytes) -> str:
@@ -46,13 +59,14 @@ def digest(data: bytes) -> str:
 
 
 def test_every_method_is_pinned() -> None:
-    assert PINNED.keys() == METHODS.keys()
+    assert PINNED.keys() == METHODS.keys() | OPTIONS.keys()
 
 
 @pytest.mark.parametrize("name", PINNED)
 def test_the_bytes_of_a_method(name: str) -> None:
     params, length, body_digest, value_digest = PINNED[name]
-    codec = METHODS[name].scheme().codecs_at(ROUND)[Group.CODED]
+    row, options = OPTIONS.get(name, (name, {}))
+    codec = METHODS[row].scheme(options).codecs_at(ROUND)[Group.CODED]
     uniform = Stream(3, 0).uniform(0, 1000)
     vector = uniform if isinstance(codec, Bernoulli) else (uniform - np.float32(0.5)) * np.float32(0.02)
     state = np.ones(1000, np.float32)
@@ -65,3 +79,15 @@ def test_the_bytes_of_a_method(name: str) -> None:
     assert (len(body), digest(body)) == (length, body_digest)
     values = codec_from(codec.id, codec.params()).bind(state).decode(body, 1000, KEY)
     assert digest(values.tobytes()) == value_digest
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_the_bytes_of_a_mask_that_shrinks(name: str) -> None:
+    length, body_digest, value_digest = SPARSE[name]
+    row, options = OPTIONS.get(name, (name, {}))
+    codec = METHODS[row].scheme(options).codecs_at(ROUND)[Group.CODED]
+    vector = (Stream(3, 0).uniform(0, 20_000) - np.float32(0.5)) * np.float32(0.01)
+    vector *= Stream(5, 0).uniform(0, 20_000) < 0.1
+    body = codec.encode(vector, EncodeKeys(KEY, 42, (15_000, 40, 4960)))
+    assert (body[0], len(body), digest(body)) == (1, length, body_digest)
+    assert digest(codec_from(codec.id, codec.params()).decode(body, 20_000, KEY).tobytes()) == value_digest

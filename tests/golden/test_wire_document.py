@@ -12,7 +12,19 @@ import pytest
 import oracle
 from fedmrn import errors, frame, noise
 from fedmrn.bits import pack_bits
-from fedmrn.codecs import CODECS, Bernoulli, Codec, EncodeKeys, MaskedNoise, Sign, SignRule, codec_from
+from fedmrn.codecs import (
+    CODECS,
+    Bernoulli,
+    Codec,
+    CodedMask,
+    EncodeKeys,
+    Levels,
+    MaskedNoise,
+    Sign,
+    SignRule,
+    codec_from,
+    coded_mask,
+)
 from fedmrn.frame import Frame, Kind, Limits, Role, Section
 from fedmrn.layout import Group, Layout, TensorSpec
 from fedmrn.masking import MaskType
@@ -20,6 +32,7 @@ from fedmrn.methods import METHODS
 from fedmrn.noise import Law
 from fedmrn.rng import Purpose, derive_key, domain
 from fedmrn.rules import frozen_weights
+from fedmrn.scheme import SIDE
 from fedmrn.update import read_state
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
@@ -39,13 +52,18 @@ def _examples() -> dict[str, tuple[bytes, dict[str, Any]]]:
 EXAMPLES = _examples()
 
 
+def bits_of(section: dict[str, Any]) -> list[int]:
+    """The bits of a mask: a text of zeros and ones, or a list of such texts."""
+    return [int(bit) for bit in "".join(section["bits"])]
+
+
 def test_the_document_has_its_examples() -> None:
-    assert list(EXAMPLES) == [f"9.{k}" for k in range(1, 8)]
+    assert list(EXAMPLES) == [f"9.{k}" for k in range(1, 11)]
     assert DOCUMENT.count("```hex") == DOCUMENT.count("```json") == len(EXAMPLES)
     seen = {(d["kind"], s["parameters"][:4]) for _, d in EXAMPLES.values() for s in d["sections"]}
     assert {(1, "0000"), (1, "0101"), (1, ""), (2, "0000"), (2, "")} <= seen
     codecs = {(s["codec"], s["role"]) for _, d in EXAMPLES.values() for s in d["sections"]}
-    assert {(0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (7, 0), (8, 0), (8, 2)} == codecs
+    assert {(0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (7, 0), (8, 0), (8, 2), (9, 0), (10, 0)} == codecs
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -62,12 +80,21 @@ def test_the_independent_reader_agrees(name: str) -> None:
         for field in ("codec", "role", "group", "elements"):
             assert got[field] == want[field], field
         assert got["params"].hex() == want["parameters"]
-        assert got.get("values") == want.get("values")
+        shown = len(want.get("values", []))  # of a long mask, the first ones
+        assert got.get("values", [])[:shown] == want.get("values", [])
+        assert shown == got["elements"] * ("values" in want) or got["codec"] == 9
         if "noise" in want:
-            law, signed, scale = struct.unpack("<BBf", got["params"])
-            for i, (n, bit) in enumerate(zip(want["noise"], want["bits"], strict=True)):
+            law, signed, scale = struct.unpack("<BBf", got["params"][:6])
+            for i, (n, value) in enumerate(zip(want["noise"], want["values"], strict=True)):
                 assert n == oracle.noise(law, scale, found["noise_key"], i)
-                assert want["values"][i] == (n if bit == "1" else -n if signed else 0.0)
+                assert value == (n if bits_of(want)[i] == 1 else -n if signed else 0.0)
+        if got["codec"] == 9:
+            assert bits_of(want) == oracle.decode_mask(got["params"], got["elements"], got["body"], found["noise_key"])
+            assert (got["body"][0] == 1) is ("sizes" in want)
+        if "sizes" in want:
+            assert (got["sizes"], got["frequencies"]) == (want["sizes"], want["frequencies"])
+            contexts = oracle.contexts(got["params"], found["noise_key"], want["sizes"])
+            assert "".join(map(str, contexts)) == "".join(want["contexts"])
         assert [list(row) for row in got.get("scales", [])] == want.get("scales", [])
         if got["codec"] == 7:
             (seed,) = struct.unpack("<Q", got["params"])
@@ -81,7 +108,11 @@ def _rebuilt(codec: Codec, got: Section, want: dict[str, Any], key: int, layout:
     if codec.needs_state:
         codec = codec.bind(np.array(want["state"], np.float32))
     values = codec.decode(got.body, got.count, key)
-    assert values.tolist() == want["values"]
+    assert values[: len(want["values"])].tolist() == want["values"]
+    if isinstance(codec, CodedMask):
+        n = codec.inner.noise.chunk(key, 0, got.count)
+        assert (values == n).astype(int).tolist() == bits_of(want)
+        return codec.encode(values, EncodeKeys(key, 1, tuple(want.get("sizes", ()))))
     if isinstance(codec, MaskedNoise):
         n = codec.noise.chunk(key, 0, got.count)
         assert n.tolist() == want["noise"]
@@ -118,11 +149,22 @@ def test_the_library_agrees(name: str) -> None:
 
 def test_the_dumps_show_every_layout_of_masks() -> None:
     """An example whose last mask byte were zero would not show where the bits of that byte lie."""
-    for name in ("9.1", "9.2", "9.4", "9.5"):
+    for name in ("9.1", "9.2", "9.4", "9.5", "9.10"):
         bits = EXAMPLES[name][1]["sections"][0]["bits"]
         assert len(bits) % 8
         assert "1" in bits[8:]
         assert bits != bits[::-1]
+
+
+def test_the_dumps_show_every_part_of_coded_masks() -> None:
+    """Both kinds of contexts, tensors of one context and of two, the initial words and ones that are taken later."""
+    first, second = (EXAMPLES[name][1]["sections"][0] for name in ("9.8", "9.9"))
+    assert (first["parameters"][-2:], second["parameters"][-2:]) == ("00", "01")
+    assert oracle.numbers_of_buckets(first["sizes"], 2) == [2, 1]
+    assert all(len(set(bits_of(s))) == 2 for s in (first, second))
+    data, _ = EXAMPLES["9.9"]
+    section = oracle.read_frame(data)["sections"][0]
+    assert len(oracle.coded_parts(section["params"], section["body"])[2]) == 4
 
 
 def test_the_state_of_the_support_example_is_its_broadcasts() -> None:
@@ -158,6 +200,13 @@ def test_constants_of_the_document() -> None:
     assert "| codec | " + ", ".join(f"{i} {name}" for i, name in names.items()) + " (section 2) |" in DOCUMENT
     for i, name in names.items():
         assert f"### 2.{i + 1} Codec {i}: {name}\n" in DOCUMENT
+    assert f"A segment is 2^{coded_mask.SEGMENT.bit_length() - 1} elements" in DOCUMENT
+    assert coded_mask.SEGMENT == 1 << 20
+    assert f"0x{domain(Purpose.FINAL_MASK):016x}" in DOCUMENT
+    assert domain(Purpose.FINAL_MASK) == oracle.FINAL_MASK_DOMAIN
+    assert [c.id for c in SIDE.values()] == [0, 10, 5]
+    assert SIDE["levels"] == Levels(levels=127, block=64)
+    assert "by codec 5 with\nblock 64 and s = 127, or by codec 10" in DOCUMENT
     limits = Limits()
     assert "total weight of a round 2^24" in DOCUMENT
     assert limits.max_total_weight == 2**24

@@ -25,7 +25,10 @@ VECTOR = np.linspace(-0.01, 0.01, LAYOUT.size).astype(np.float32)
 
 
 def _round(name: str = "fedmrn") -> Round:
-    server = Server(LAYOUT, method(name).scheme(), VECTOR.copy(), b"a secret of tests")
+    scheme, state = method(name).scheme(), VECTOR.copy()
+    if name == "fedpm":  # whose state is no model
+        state = Server.initial(LAYOUT, scheme, state)
+    server = Server(LAYOUT, scheme, state, b"a secret of tests")
     return server.begin(1, ["ann", "bob"])
 
 
@@ -34,7 +37,7 @@ def _update(round_: Round, client: str) -> bytes:
     return encode_update(broadcast, LAYOUT, VECTOR, weight=2, sampling_key=1).to_bytes()
 
 
-NAMES = ("fedmrn", "signsgd-vote", "fedbat", "fedpm", "fedsparsify-global", "fedsparsify-local")
+NAMES = ("fedmrn", "signsgd-vote", "fedbat", "fedpm", "fedsparsify-global", "fedsparsify-local", "fedmrn-shared")
 UPDATES = {name: _update(_round(name), "ann") for name in NAMES}
 BROADCASTS = {name: _round(name).broadcast("ann") for name in NAMES}
 

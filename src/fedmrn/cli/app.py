@@ -184,10 +184,13 @@ def methods() -> None:
     from fedmrn.methods import METHODS
 
     def options(values: Mapping[str, object]) -> str:
-        return ", ".join(f"{name}={value}" for name, value in values.items())
+        follows = ("rounds", "seed")  # the run's own, unless they are set
+        return ", ".join(
+            f"{name}=" + ("the run's" if name in follows else f"{value}") for name, value in values.items()
+        )
 
     rows = [(m.name, m.summary, options(m.options), str(m.id)) for m in METHODS.values()]
-    caption = "All take lr and optimizer too. To set one: --set method.topk.density=0.01"
+    caption = "All take lr, optimizer, side and down too. To set one: --set method.topk.density=0.01"
     show_table(out, ("method", "what it sends", "options", "id"), rows, caption=caption)
 
 

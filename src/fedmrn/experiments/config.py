@@ -23,7 +23,7 @@ _STRICT = ConfigDict(extra="forbid")
 Count = Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Name = Annotated[str, Field(min_length=1)]
-COMMON = ("lr", "optimizer", "side")  # what every method takes beside its own options
+COMMON = ("lr", "optimizer", "side", "down")  # what every method takes beside its own options
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -65,6 +65,7 @@ class MethodConfig:
     lr: Positive = 0.1
     optimizer: Literal["sgd", "adam"] = "sgd"
     side: Literal["float32", "float16", "levels"] = "float32"
+    down: Literal["float32", "float16", "eden4", "eden2"] = "float32"
     options: dict[str, StrictInt | StrictFloat | StrictStr] = Field(default_factory=dict)
 
 
@@ -81,7 +82,7 @@ class Experiment:
     options: MethodConfig
 
     def __post_init__(self) -> None:
-        method(self.method).scheme(self.options.options, self.options.side)
+        method(self.method).scheme(self.options.options, self.options.side, self.options.down)
         if self.train.clients_per_round > self.data.clients:
             raise ConfigError(
                 f"train.clients_per_round is {self.train.clients_per_round}, but data.clients is {self.data.clients}: "

@@ -97,7 +97,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         return augment(batch, stream, start, fill=black)
 
     federation = Federation(
-        scheme=row.scheme(options.options, options.side),
+        scheme=row.scheme(options.options, options.side, options.down),
         rule=partial(attach, **own),
         optimizer=options.optimizer,
         train_x=dataset.normalised_train(),

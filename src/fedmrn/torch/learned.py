@@ -94,7 +94,8 @@ class LearnedSign(Through):
 
     def _draw(self) -> None:
         """Put w + u, or after the warm-up w + a * sign, into the model for the next step."""
-        if not self._first and self.taken + 1 <= max(1.0, self.warmup * self.steps + 1e-9):  # 0.29 * 100 is 28.999... in doubles
+        free = max(1.0, self.warmup * self.steps + 1e-9)  # 0.29 * 100 is 28.999... in doubles
+        if not self._first and self.taken + 1 <= free:
             self._weights.copy_(torch.from_numpy(self._base) + self._u)
             return
         if not self._first:

@@ -4,11 +4,14 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from core_examples import CLIENTS, LAYOUT, fitting, noisy, play, start
+from core_examples import CLIENTS, LAYOUT, SECRET, fitting, noisy, play, start
 from numpy.typing import NDArray
 
+from fedmrn.frame import Frame
 from fedmrn.layout import Group, Layout, TensorSpec
-from fedmrn.methods import METHODS
+from fedmrn.methods import METHODS, method
+from fedmrn.server import Server
+from fedmrn.update import encode_update
 
 F32 = NDArray[np.float32]
 WEIGHTS = {"ann": 3, "bob": 50, "cyd": 7}
@@ -68,3 +71,42 @@ def test_models_with_a_single_group(name: str, group: Group) -> None:
     assert np.isfinite(after).all()
     assert not np.array_equal(after, before)
     assert all(m.shape == (12,) for m in server.models(60))
+
+
+@pytest.mark.parametrize(("side", "step"), [("float16", 2.0**-11), ("levels", 1 / 127)])
+@pytest.mark.parametrize("name", ["fedavg", "fedmrn", "fedmrn-shared", "topk-ef"])
+def test_side_data_in_fewer_bits_moves_the_state_nearly_alike(name: str, side: str, step: float) -> None:
+    """By the rounding of a value, or by a level of its norm; the coded group does not notice."""
+    states = []
+    for how in ("float32", side):
+        scheme = method(name).scheme(None, how)
+        server = Server(LAYOUT, scheme, noisy(LAYOUT.size, 1, 1.0), SECRET)
+        vectors = {c: noisy(LAYOUT.size, 10 + CLIENTS.index(c)) for c in CLIENTS}
+        states.append(play(server, 1, vectors, WEIGHTS).finish())
+    exact, rough = states
+    coded = exact[CODED]
+    assert rough[CODED].tobytes() == coded.tobytes()
+    apart = np.abs(exact - rough)[CODED.stop :]
+    assert 0 < apart.max() <= step * 0.01 * np.sqrt(5) + 2.0**-24  # the norm of five values, each at most 0.01
+
+
+def test_masks_that_shrink_run_through_bytes() -> None:
+    """A larger layer whose update asks for little: the frame is shorter, and the state the same as with plain masks."""
+    layout = Layout.of([TensorSpec("w", (40, 50), Group.CODED), TensorSpec("b", (40,), Group.CODED)])
+    states, lengths = [], []
+    for coding in ("raw", "entropy"):
+        server = start("fedmrn", layout, coding=coding)
+        vectors = {c: noisy(layout.size, i, 0.0005) for i, c in enumerate(CLIENTS)}
+        round_ = server.begin(1, CLIENTS)
+        frames = [
+            encode_update(Frame.from_bytes(round_.broadcast(c)), layout, vectors[c], weight=2, sampling_key=9)
+            for c in CLIENTS
+        ]
+        lengths.append(
+            [len(round_.add(c, f.to_bytes()).sections[0].body) for c, f in zip(CLIENTS, frames, strict=True)]
+        )
+        states.append(round_.finish().tobytes())
+    assert states[0] == states[1]
+    raw, coded = lengths
+    assert raw == [255] * 3
+    assert max(coded) < 200

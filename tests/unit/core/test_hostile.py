@@ -14,6 +14,7 @@ import pytest
 from core_examples import LAYOUT, begin, noisy, update
 
 from fedmrn.aggregate import Aggregator
+from fedmrn.codecs import CODECS
 from fedmrn.errors import (
     BadMagicError,
     BoundError,
@@ -143,7 +144,7 @@ def _cases_of_the_header() -> Iterator[Case]:
 
 def _cases_of_section_headers() -> Iterator[Case]:
     for name, at in (("coded", CODED), ("dense", DENSE), ("stats", STATS)):
-        for codec in {0, 1, 2, 255} - {GOOD[at]}:
+        for codec in {0, 1, 2, 9, 10, 255} - {GOOD[at]}:
             yield f"{name}: codec {codec}", _put(at + CODEC, "B", codec), WrongParametersError
         for role in (1, 2, 3, 255):
             yield f"{name}: role {role}", _put(at + ROLE, "B", role), MalformedFrameError
@@ -419,8 +420,8 @@ TEMPLATE, STATE = HEADER_SIZE, HEADER_SIZE + 3 * SECTION_SIZE + 6
                 _sections(lambda s: [replace(s[0], body=b"\0\0\0"), *s[1:]], BROADCAST),
                 MalformedFrameError,
             ),
-            ("template of unknown codec", _put(TEMPLATE + CODEC, "B", 9, BROADCAST), UnknownCodecError),
-            ("state of unknown codec", _put(STATE + CODEC, "B", 9, BROADCAST), UnknownCodecError),
+            ("template of unknown codec", _put(TEMPLATE + CODEC, "B", max(CODECS) + 1, BROADCAST), UnknownCodecError),
+            ("state of unknown codec", _put(STATE + CODEC, "B", max(CODECS) + 1, BROADCAST), UnknownCodecError),
             ("template for another count", _put(TEMPLATE + ELEMENTS, "Q", HUGE[0], BROADCAST), MalformedFrameError),
             ("state of another count", _put(STATE + ELEMENTS, "Q", HUGE[1], BROADCAST), MalformedFrameError),
             ("state of another codec", _put(STATE + CODEC, "B", 1, BROADCAST), MalformedFrameError),

@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 
-from fedmrn.codecs import MaskedNoise, Raw, Sparse
+from fedmrn.codecs import CodedMask, Float16, Levels, MaskedNoise, Raw, Sparse
 from fedmrn.errors import ConfigError
 from fedmrn.layout import Group
 from fedmrn.masking import MaskType
 from fedmrn.methods import METHODS, method
 from fedmrn.noise import Law, NoiseSpec
 from fedmrn.rules import ServerRule
+from fedmrn.scheme import SIDE
 from fedmrn.text import nearest
 
 
@@ -44,6 +45,60 @@ def test_noise_options() -> None:
         method("fedmrn-s").scheme({"noise": "gausian"})
     with pytest.raises(ConfigError, match="noise scale 0"):
         method("fedmrn").scheme({"scale": 0})
+
+
+def test_how_the_bits_of_a_mask_travel() -> None:
+    binary = MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY)
+    signed = MaskedNoise(NoiseSpec(Law.GAUSSIAN, 0.25), MaskType.SIGNED)
+    assert method("fedmrn").scheme({"coding": "raw"}).codecs[Group.CODED] == binary
+    assert method("fedmrn").scheme({"coding": "entropy"}).codecs[Group.CODED] == CodedMask(binary)
+    own = {"noise": "gaussian", "scale": 0.25}
+    assert method("fedmrn-s").scheme({**own, "coding": "entropy"}).codecs[Group.CODED] == CodedMask(signed)
+    for name in ("fedmrn-no-pm", "fedmrn-no-sm", "fedmrn-post"):
+        found = method(name).scheme({"coding": "entropy"}).codecs[Group.CODED]
+        assert isinstance(found, CodedMask)
+        assert found.params() == CodedMask(binary).params()
+    with pytest.raises(ConfigError, match="coding 'entopy' does not exist; did you mean 'entropy'"):
+        method("fedmrn").scheme({"coding": "entopy"})
+
+
+def test_the_rows_of_shared_draws() -> None:
+    binary = MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY)
+    signed = MaskedNoise(NoiseSpec(Law.UNIFORM, 0.005), MaskType.SIGNED)
+    assert [method(name).id for name in ("fedmrn-shared", "fedmrn-s-shared")] == [23, 24]
+    assert method("fedmrn-shared").scheme().codecs[Group.CODED] == CodedMask(binary, 16, shared=True)
+    assert method("fedmrn-s-shared").scheme().codecs[Group.CODED] == CodedMask(signed, 32, shared=True)
+    options = {"noise": "bernoulli", "scale": 0.25, "buckets": 3}
+    inner = MaskedNoise(NoiseSpec(Law.BERNOULLI, 0.25), MaskType.BINARY)
+    assert method("fedmrn-shared").scheme(options).codecs[Group.CODED] == CodedMask(inner, 3, shared=True)
+    with pytest.raises(ConfigError, match="has no option 'coding'"):
+        method("fedmrn-shared").scheme({"coding": "entropy"})
+    for buckets in (0, 65):
+        with pytest.raises(ConfigError, match="buckets are 1 to 64"):
+            method("fedmrn-s-shared").scheme({"buckets": buckets})
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("side", "codec"), [("float32", Raw()), ("float16", Float16()), ("levels", Levels(127, 64))])
+def test_how_side_data_travels(name: str, side: str, codec: object) -> None:
+    row = method(name)
+    scheme = row.scheme(None, side)
+    assert scheme.codecs[Group.DENSE] == scheme.codecs[Group.STATS] == codec == SIDE[side]
+    assert scheme.codecs[Group.CODED] == row.scheme().codecs[Group.CODED], "not the side's business"
+    assert scheme.codecs_at(3)[Group.DENSE] == codec
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("flaot16", "did you mean 'float16'"),
+        ("Levels", "did you mean 'levels'"),
+        ("", "choose one of float16, float32"),
+    ],
+)
+def test_side_data_that_does_not_exist(wrong: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=f"side data '{wrong}' does not exist; {hint}"):
+        method("fedmrn").scheme(None, wrong)
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ decision; there must be hardly any that differ.
 import numpy as np
 import pytest
 import torch
-from federating import Pushed, batch, broadcast_of, decoded, starting_server, values
+from federating import MASKED, Pushed, batch, broadcast_of, decoded, starting_server, values
 from numpy.typing import NDArray
 from through_oracle import CODED, DENSE, LIMITS, FedBAT, FedPM, Mover, logit, small_net
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedmrn.codecs import CodedMask, codec_from
 from fedmrn.errors import ConfigError, UnsupportedModelError
 from fedmrn.frame import Frame, Role
 from fedmrn.layout import Group
@@ -520,3 +521,101 @@ def test_a_broadcast_that_asks_for_another_codec_is_refused(kind: type[Through],
         kind(model, torch.optim.SGD(model.parameters(), lr=0.1), broadcast, steps=1)
     # The parameters were not taken into a buffer.
     assert all(p.untyped_storage().nbytes() == 4 * p.numel() for p in model.parameters())
+
+
+# --- masks whose bits are coded ---------------------------------------------------------------------------------------
+
+
+def wide_net() -> nn.Sequential:
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(40, 50), nn.BatchNorm1d(50), nn.ReLU(), nn.Linear(50, 3))
+
+
+def trained(name: str, lr: float, **options: object) -> tuple[Frame, bytes, dict[str, NDArray[np.float32]]]:
+    """The frame of a client after five steps, its broadcast, and the model that it is left with."""
+    model = wide_net()
+    stochastic = bool(options.pop("stochastic", True))
+    broadcast = starting_server(model, name, options).begin(1, ["a"]).broadcast("a")
+    rule = attach(
+        model, torch.optim.SGD(model.parameters(), lr=lr), broadcast, steps=5, sampling_key=KEY, stochastic=stochastic
+    )
+    torch.manual_seed(4)
+    for _ in range(5):
+        x, y = batch(20, 40)
+        rule.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        rule.step()
+    return rule.finish(weight=3), broadcast, values(model.state_dict())
+
+
+def coded_body(frame: Frame) -> bytes:
+    section = frame.select(Role.UPDATE, Group.CODED)
+    assert section is not None
+    return bytes(section.body)
+
+
+@pytest.mark.parametrize("stochastic", [True, False])
+@pytest.mark.parametrize("lr", [0.01, 1.0])
+@pytest.mark.parametrize("name", MASKED)
+def test_coding_changes_nothing_but_the_bytes(name: str, lr: float, stochastic: bool) -> None:
+    raw, _, model = trained(name, lr, coding="raw", stochastic=stochastic)
+    coded, _, same = trained(name, lr, coding="entropy", stochastic=stochastic)
+    assert model.keys() == same.keys()
+    assert all(model[k].tobytes() == same[k].tobytes() for k in model)
+    for group in Group:
+        assert decoded(raw, group).tobytes() == decoded(coded, group).tobytes()
+    assert len(coded_body(coded)) <= 1 + len(coded_body(raw))
+    if (name, lr, stochastic) == ("fedmrn", 0.01, True):
+        assert coded_body(coded)[0] == 1
+        assert len(coded_body(coded)) < 0.9 * len(coded_body(raw))
+
+
+@pytest.mark.parametrize("lr", [0.01, 1.0])
+@pytest.mark.parametrize("name", ["fedmrn-shared", "fedmrn-s-shared"])
+def test_shared_draws_train_and_finish_with_what_the_server_sees(name: str, lr: float) -> None:
+    frame, broadcast, model = trained(name, lr)
+    view = ModelLayout.of(wide_net())
+    start = view.read()
+    section = frame.select(Role.UPDATE, Group.CODED)
+    assert section is not None
+    codec = codec_from(section.codec, section.params)
+    assert isinstance(codec, CodedMask)
+    assert codec.shared
+    span = view.layout.span(Group.CODED)
+    noise = codec.inner.noise.chunk(Frame.from_bytes(broadcast).noise_key, 0, span.stop)
+    update = decoded(frame, Group.CODED)
+    lower = -noise if name == "fedmrn-s-shared" else np.zeros_like(noise)
+    ones = update == noise
+    assert (ones | (update == lower)).all()
+    assert 0.01 < ones.mean() < 0.99
+    for spec, where in zip(view.layout.tensors, view.layout.slices.values(), strict=True):
+        if spec.group is Group.CODED:
+            np.testing.assert_array_equal(model[spec.name].ravel(), start[where] + update[where])
+    if lr == 0.01:
+        assert section.body[0] == 1
+        assert len(section.body) < 0.85 * section.count / 8
+
+
+def test_shared_draws_are_of_the_final_mask_alone() -> None:
+    """Training draws by the client's own key: the update before the mask is that of the private row."""
+    rules = []
+    for name in ("fedmrn", "fedmrn-shared"):
+        model = wide_net()
+        broadcast = starting_server(model, name).begin(1, ["a"]).broadcast("a")
+        rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), broadcast, steps=3, sampling_key=KEY)
+        torch.manual_seed(4)
+        for _ in range(3):
+            x, y = batch(20, 40)
+            rule.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            rule.step()
+        assert isinstance(rule, Through)
+        rules.append(rule)
+    private, shared = rules
+    assert torch.equal(private._u, shared._u)
+    frames = [rule.finish(weight=1) for rule in rules]
+    assert not np.array_equal(*(decoded(frame, Group.CODED) for frame in frames))
+    u = shared._u.numpy()
+    noise = shared._noise
+    r = Stream(shared.broadcast.noise_key, domain(Purpose.FINAL_MASK)).uniform(0, u.size)
+    np.testing.assert_array_equal(decoded(frames[1], Group.CODED) == noise, r < (u / noise).clip(0, 1))
