@@ -231,7 +231,7 @@ def test_coding_changes_bytes_and_nothing_else(cli: Cli, tmp_path: Path) -> None
     assert (tmp_path / "raw/checkpoint.bin").read_bytes() == (tmp_path / "coded/checkpoint.bin").read_bytes()
     raw, coded_, less = (records(tmp_path / name)[-1] for name in settings)
     assert coded_["accuracy"] == raw["accuracy"]
-    assert coded_["up"]["coded"] < 0.95 * raw["up"]["coded"]  # type: ignore[index]
+    assert coded_["up"]["coded"] < 0.98 * raw["up"]["coded"]  # type: ignore[index]
     assert less["up"]["dense"] == raw["up"]["dense"] // 2  # type: ignore[index]
     assert less["down"]["total"] < raw["down"]["total"] / 7  # type: ignore[index]
     shown = cli("inspect", str(tmp_path / "less/last-update.bin"))
