@@ -32,8 +32,9 @@ def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
     assert "bpp" in done.stdout
     assert "round 2/2" in done.stdout
     folder = tmp_path / "runs" / "digits"
-    for name in ("accuracy-rounds.png", "accuracy-bytes.png", "codec-error.png", "fedmrn-seed1/partition.png"):
-        assert (folder / name).read_bytes().startswith(PNG)
+    plots = ("accuracy-rounds", "accuracy-bytes", "accuracy-traffic", "codec-error", "fedmrn-seed1/partition")
+    for name in plots:
+        assert (folder / f"{name}.png").read_bytes().startswith(PNG)
     rows = {row["method"]: row for row in json.loads((folder / "summary.json").read_text())}
     for name, row in rows.items():
         assert name in done.stdout
@@ -45,7 +46,7 @@ def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
     assert up["fedmrn"]["coded"] * 32 == up["fedavg"]["coded"]
     assert "| fedmrn |" in (folder / "summary.md").read_text()
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == len(plots)
     assert "http" not in page  # nothing is fetched: the page stands alone
 
 

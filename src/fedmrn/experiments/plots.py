@@ -30,14 +30,16 @@ def plot_rounds(runs: Runs, path: Path, title: str) -> None:
     _finish(figure, axes, runs, path)
 
 
-def plot_bytes(runs: Runs, path: Path, title: str) -> None:
-    """Draw accuracy against the bytes that all clients together have uploaded so far, on a logarithmic axis."""
+def plot_bytes(runs: Runs, path: Path, title: str, *, down: bool = False) -> None:
+    """Draw accuracy against all clients' bytes so far, on a logarithmic axis: uploaded, or with `down` both ways."""
+    ways = ("up", "down") if down else ("up",)
     figure, axes = _figure(title, len(runs))
     for i, (name, seeds) in enumerate(runs.items()):
-        uploaded = np.mean([list(accumulate(r["up"]["total"] for r in records)) for records in seeds], axis=0)
-        _curve(axes, uploaded, seeds, name, i)
+        sums = [list(accumulate(sum(r[way]["total"] for way in ways) for r in records)) for records in seeds]
+        _curve(axes, np.mean(sums, axis=0), seeds, name, i)
     axes.set_xscale("log")
-    axes.set_xlabel("uploaded so far, all clients (measured frame lengths)")
+    what = "uploaded and downloaded" if down else "uploaded"
+    axes.set_xlabel(f"{what} so far, all clients (measured frame lengths)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
     _finish(figure, axes, runs, path)

@@ -71,9 +71,11 @@ def write_report(folder: Path, runs: Sequence[Path]) -> Report:
     write_atomic(folder / "summary.md", text.encode())
     plot_rounds(grouped, folder / "accuracy-rounds.png", title)
     plot_bytes(grouped, folder / "accuracy-bytes.png", title)
-    pictures = [folder / "accuracy-rounds.png", folder / "accuracy-bytes.png", runs[0] / "partition.png"]
+    plot_bytes(grouped, folder / "accuracy-traffic.png", title, down=True)
+    names = ("accuracy-rounds.png", "accuracy-bytes.png", "accuracy-traffic.png")
+    pictures = [*(folder / name for name in names), runs[0] / "partition.png"]
     if len(first) > 1 and _plot_codecs([first[name] for name in grouped], folder / CODECS):
-        pictures.insert(2, folder / CODECS)
+        pictures.insert(len(names), folder / CODECS)
     write_atomic(folder / "report.html", _page(title, rows, experiments, pictures, tuning).encode())
     return Report(title, rows, tuning)
 
