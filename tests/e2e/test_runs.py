@@ -101,7 +101,15 @@ def test_everything_that_is_ours_ignores_the_number_of_threads(cli: Cli, tmp_pat
 def test_ctrl_c_keeps_whole_rounds_and_resume_gives_the_identical_result(cli: Cli, tmp_path: Path, name: str) -> None:
     many = ["--method", name, *changes("train.rounds=30")]
     command = [sys.executable, "-m", "fedmrn", "run", "digits", "--out", "stopped", *many]
-    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=os.environ,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        # Where the tests themselves run in the background, children would inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     log = tmp_path / "stopped" / "rounds.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") >= 2):

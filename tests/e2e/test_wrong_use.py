@@ -55,7 +55,7 @@ from fedmrn.update import encode_update
         (["compare", "digits", "--methods", "fedavg,fedavg"], ["--methods", "once"]),
         (["compare", "digits", "--seeds", "1-9999999999"], ["--seeds"]),
         (["compare", "digits", "--seeds", "9223372036854775808"], ["seed", "9223372036854775808"]),
-        (["compare", "digits", "--set", "method.fedavg.scale=1"], ["method.fedavg.scale", "choose one of lr"]),
+        (["compare", "digits", "--set", "method.fedavg.scale=1"], ["method.fedavg.scale", "choose one of", "lr"]),
         (["compare", "digits", "--tune", "lr"], ["--tune 'lr'", "lr=0.01,0.03"]),
         (["compare", "digits", "--tune", "lr=0.1"], ["at least two values of lr"]),
         (["compare", "digits", "--tune", "lr=0.1,many"], ["--tune lr=many", "options.lr", "number"]),
