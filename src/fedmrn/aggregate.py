@@ -231,13 +231,11 @@ class Aggregator:
             EmptyRoundError: if no frame was folded.
             FedmrnError: if a fold was interrupted half-way.
         """
-        self._check_whole()
-        if not self.total_weight:
-            raise EmptyRoundError(f"round {self.round}: no update was folded, so there is no mean")
+        self._check_folded()
         mean = np.zeros(self.layout.size, np.float32)
-        for group, exponent in self._exponents.items():
+        for group in self._exponents:
             span = self.layout.span(group)
-            mean[span] = self._sum[span] * (ldexp(1.0, -exponent) / self.total_weight)
+            mean[span] = self._mean(group, span)
         return mean
 
     def finish_plane(self, plane: Plane) -> NDArray[np.float32]:
@@ -247,9 +245,16 @@ class Aggregator:
             EmptyRoundError, FedmrnError: as `finish`.
             ValueError: the plane was not asked for.
         """
+        self._check_folded()
+        return self._mean(Group.CODED, self._span(self.planes.index(plane)))
+
+    def _check_folded(self) -> None:
         self._check_whole()
         if not self.total_weight:
             raise EmptyRoundError(f"round {self.round}: no update was folded, so there is no mean")
-        factor = ldexp(1.0, -self._exponents.get(Group.CODED, 0)) / self.total_weight  # a model may have none
-        mean: NDArray[np.float32] = (self._sum[self._span(self.planes.index(plane))] * factor).astype(np.float32)
+
+    def _mean(self, group: Group, span: slice) -> NDArray[np.float32]:
+        """Return the mean of a part of the sum that has the unit of a group; a model may have no coded group."""
+        factor = ldexp(1.0, -self._exponents.get(group, 0)) / self.total_weight
+        mean: NDArray[np.float32] = (self._sum[span] * factor).astype(np.float32)
         return mean

@@ -46,6 +46,20 @@ def check_padding(data: bytes | memoryview, count: int) -> None:
         raise PaddingError("unused bits of the last mask byte are set")
 
 
+def check_mask(data: bytes | memoryview, count: int) -> None:
+    """Refuse bytes from outside that are not the packed bits of `count` elements.
+
+    Raises:
+        MalformedFrameError: they are not packed_size(count) bytes.
+        PaddingError: an unused bit is set.
+    """
+    if len(data) != packed_size(count):
+        raise MalformedFrameError(
+            f"a mask of {count} elements takes {packed_size(count)} bytes, the section has {len(data)}"
+        )
+    check_padding(data, count)
+
+
 def trits_size(count: int) -> int:
     """Return the bytes that `count` trits take."""
     return (count + 4) // 5

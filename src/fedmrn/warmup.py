@@ -9,21 +9,17 @@ import numpy as np
 from fedmrn.frame import Frame
 from fedmrn.layout import Group, Layout, TensorSpec
 from fedmrn.masking import MaskType, progressive_weights
-from fedmrn.methods import method
 from fedmrn.rng import Stream
+from fedmrn.scheme import Scheme
 from fedmrn.server import Server
 from fedmrn.update import encode_update
 
 
-def warm_up(name: str) -> None:
-    """Run every kernel of a method once, through real frames.
-
-    Raises:
-        ConfigError: the method does not exist.
-    """
+def warm_up(scheme: Scheme) -> None:
+    """Run every kernel of a scheme once, through real frames."""
     layout = Layout.of([TensorSpec("w", (129,), Group.CODED), TensorSpec("b", (1,), Group.DENSE)])
     zeros = np.zeros(9, np.float32)
-    server = Server(layout, method(name).scheme(), np.zeros(layout.size, np.float32), bytes(16))
+    server = Server(layout, scheme, np.zeros(layout.size, np.float32), bytes(16))
     round_ = server.begin(1, [0])
     broadcast = Frame.from_bytes(round_.broadcast(0))
     update = encode_update(broadcast, layout, server.state, weight=1, sampling_key=0)

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.bits import check_padding, pack_bits, packed_size
+from fedmrn.bits import check_mask, pack_bits
 from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.rng import Purpose, Stream, domain
@@ -84,9 +84,5 @@ class Bernoulli(Codec):
             MalformedFrameError: the body is not ceil(count / 8) bytes.
             PaddingError: an unused bit is set.
         """
-        if len(body) != packed_size(count):
-            raise MalformedFrameError(
-                f"a mask of {count} elements takes {packed_size(count)} bytes, the section has {len(body)}"
-            )
-        check_padding(body, count)
+        check_mask(body, count)
         return _BitReader(memoryview(body))

@@ -9,18 +9,11 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
-from fedmrn.errors import BoundError, EncodeError, MalformedFrameError, NonFiniteError
+from fedmrn.codecs.base import Codec, EncodeKeys, check_finite
+from fedmrn.codecs.floats import FloatReader, open_floats
+from fedmrn.errors import EncodeError, MalformedFrameError
 
 LARGEST = 65504.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Float16Reader:
-    body: memoryview
-
-    def read(self, start: int, out: NDArray[np.float32]) -> None:
-        out[:] = np.frombuffer(self.body, "<f2", out.size, 2 * start)
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class Float16(Codec):
             raise EncodeError(f"a value of magnitude {np.abs(vector).max():g} is too large for 16 bits; send 32")
         return halves.tobytes()
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _Float16Reader:
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> FloatReader:
         """Check the length and every value.
 
         Raises:
@@ -66,13 +59,4 @@ class Float16(Codec):
             NonFiniteError: a value is NaN or infinite.
             BoundError: a magnitude is above max_value.
         """
-        view = memoryview(body)
-        if len(view) != 2 * count:
-            raise MalformedFrameError(f"{count} 16-bit values take {2 * count} bytes, the section has {len(view)}")
-        for start in range(0, count, CHUNK):
-            values = np.abs(np.frombuffer(view, "<f2", min(CHUNK, count - start), 2 * start)).astype(np.float32)
-            if not np.isfinite(values).all():
-                raise NonFiniteError(f"a section holds NaN or infinity within elements {start}..{start + CHUNK}")
-            if (values > max_value).any():
-                raise BoundError(f"a value has magnitude {values.max():g}; at most {max_value:g} is accepted")
-        return _Float16Reader(view)
+        return open_floats(body, "<f2", count, max_value, "16-bit")

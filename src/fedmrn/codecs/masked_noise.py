@@ -12,7 +12,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.bits import check_padding, pack_bits, packed_size
+from fedmrn.bits import check_mask, pack_bits
 from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.masking import MaskType, draw_mask
@@ -100,10 +100,6 @@ class MaskedNoise(Codec):
             MalformedFrameError: the body is not ceil(count / 8) bytes.
             PaddingError: an unused bit is set.
         """
-        if len(body) != packed_size(count):
-            raise MalformedFrameError(
-                f"a mask of {count} elements takes {packed_size(count)} bytes, the section has {len(body)}"
-            )
-        check_padding(body, count)
+        check_mask(body, count)
         signed = self.mask is MaskType.SIGNED
         return _MaskReader(self.noise, signed, noise_key, np.frombuffer(body, np.uint8))

@@ -6,16 +6,9 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
-from fedmrn.errors import BoundError, MalformedFrameError, NonFiniteError
-
-
-@dataclass(frozen=True, slots=True)
-class _RawReader:
-    body: memoryview
-
-    def read(self, start: int, out: NDArray[np.float32]) -> None:
-        out[:] = np.frombuffer(self.body, "<f4", out.size, 4 * start)
+from fedmrn.codecs.base import Codec, EncodeKeys, check_finite
+from fedmrn.codecs.floats import FloatReader, open_floats
+from fedmrn.errors import MalformedFrameError
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,7 @@ class Raw(Codec):
         check_finite(vector)
         return vector.astype("<f4", copy=False).tobytes()
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _RawReader:
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> FloatReader:
         """Check the length and every value.
 
         Raises:
@@ -58,13 +51,4 @@ class Raw(Codec):
             NonFiniteError: a value is NaN or infinite.
             BoundError: a magnitude is above max_value.
         """
-        view = memoryview(body)
-        if len(view) != 4 * count:
-            raise MalformedFrameError(f"{count} raw values take {4 * count} bytes, the section has {len(view)}")
-        for start in range(0, count, CHUNK):
-            values = np.abs(np.frombuffer(view, "<f4", min(CHUNK, count - start), 4 * start))
-            if not np.isfinite(values).all():
-                raise NonFiniteError(f"a dense section holds NaN or infinity within elements {start}..{start + CHUNK}")
-            if (values > max_value).any():
-                raise BoundError(f"a dense value has magnitude {values.max():g}; at most {max_value:g} is accepted")
-        return _RawReader(view)
+        return open_floats(body, "<f4", count, max_value, "raw")

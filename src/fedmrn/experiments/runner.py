@@ -135,7 +135,7 @@ def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, p
     with progress.wait(f"reading {experiment.data.name}"):
         prepared = prepare(experiment, data_dir)
     with progress.wait("preparing the kernels (compiled once for an installation)"):
-        warm_up(experiment.method)
+        warm_up(prepared.federation.scheme)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "config.toml", tomli_w.dumps(experiment.as_dict()).encode())
     view = ModelLayout.of(prepared.model)
