@@ -111,12 +111,11 @@ def encode_block(x, key, start, bits, centroids, packed):  # type: ignore[no-unt
         return square, 0.0, 0.0
     half = centroids.size
     edges = (centroids[1:] + centroids[:-1]) * 0.5 * np.sqrt(square / x.size)
-    per = 8 // bits
     inner = energy = 0.0
-    for byte in range(packed.size):
+    for group in range(x.size // 8):  # eight indices make `bits` whole bytes
         together = 0
-        for k in range(per):
-            v = np.float64(x[byte * per + k])
+        for k in range(8):
+            v = np.float64(x[8 * group + k])
             size = abs(v)
             level = 0
             for edge in edges:
@@ -124,19 +123,21 @@ def encode_block(x, key, start, bits, centroids, packed):  # type: ignore[no-unt
             inner += centroids[level] * size
             energy += centroids[level] * centroids[level]
             together |= (half + level if v >= 0.0 else half - 1 - level) << (k * bits)
-        packed[byte] = together
+        for k in range(bits):
+            packed[group * bits + k] = (together >> (8 * k)) & 0xFF
     return square, inner, energy
 
 
 @nb.njit(cache=True, nogil=True)
 def decode_block(packed, bits, levels, key, start, limit, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Look up the indices in `levels` (float32), rotate back without a scale, and clip to +-limit."""
-    per = 8 // bits
     mask = (1 << bits) - 1
-    for byte in range(packed.size):
-        together = np.int64(packed[byte])
-        for k in range(per):
-            out[byte * per + k] = levels[(together >> (k * bits)) & mask]
+    for group in range(out.size // 8):
+        together = np.int64(0)
+        for k in range(bits):
+            together |= np.int64(packed[group * bits + k]) << (8 * k)
+        for k in range(8):
+            out[8 * group + k] = levels[(together >> (k * bits)) & mask]
     walsh_hadamard(out)
     random_signs(out, key, start)
     for i in range(out.size):

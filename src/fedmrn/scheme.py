@@ -19,6 +19,7 @@ DOWN: Mapping[str, tuple[Codec, Codec]] = MappingProxyType(
         "float32": (Raw(), Raw()),
         "float16": (Float16(), Float16()),
         "eden4": (Rotated(4), Float16()),
+        "eden3": (Rotated(3), Float16()),
         "eden2": (Rotated(2), Float16()),
     }
 )

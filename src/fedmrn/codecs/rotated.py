@@ -1,4 +1,4 @@
-"""Rotated: a random rotation, then 1, 2 or 4 bits an element and a scale a block. DRIVE is the one of 1 bit, EDEN all.
+"""Rotated: a random rotation, then 1 to 4 bits an element and a scale a block. DRIVE is the one of 1 bit, EDEN all.
 
 After the rotation of a block of b elements the coordinates of y = H D x / sqrt(b) are nearly normal, whatever x was, so
 the best codebook is known: the Lloyd-Max centroids c of the normal law, taken at z = sqrt(b) y / |y|. The scale is
@@ -27,6 +27,7 @@ from fedmrn.rotation import LARGEST, SMALLEST, blocks, decode_block, encode_bloc
 CENTROIDS = {
     1: (0.797884560802865356,),
     2: (0.452780034636492009, 1.5104176084990954),
+    3: (0.245094178944221668, 0.756005281205877275, 1.34390927850499988, 2.15194570453698729),
     4: (
         0.12839502985114701,
         0.388048299490290197,
@@ -127,7 +128,7 @@ class Rotated(Codec):
     """Rotate, quantise, scale.
 
     Attributes:
-        bits: of a kept element: 1, 2 or 4.
+        bits: of a kept element, 1 to 4.
         scale: unbiased, or of least squared error.
         keep: fraction of the elements that are coded, 2^-8..1, rounded to float32; which ones, the noise key says.
     """

@@ -65,7 +65,7 @@ class MethodConfig:
     lr: Positive = 0.1
     optimizer: Literal["sgd", "adam"] = "sgd"
     side: Literal["float32", "float16", "levels"] = "float32"
-    down: Literal["float32", "float16", "eden4", "eden2"] = "float32"
+    down: Literal["float32", "float16", "eden4", "eden3", "eden2"] = "float32"
     options: dict[str, StrictInt | StrictFloat | StrictStr] = Field(default_factory=dict)
 
 

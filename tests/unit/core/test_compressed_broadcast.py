@@ -23,7 +23,7 @@ LAYOUT = Layout.of(
 CODED = LAYOUT.span(Group.CODED)
 # Error of the coded group against theory: EDEN's D / (1 - D); a block of 4,096 comes within some per cent of it, and
 # the spread of one draw is about sqrt(2 / 4096) of it.
-THEORY = {"eden4": 0.00959, "eden2": 0.1331}
+THEORY = {"eden4": 0.00959, "eden3": 0.03578, "eden2": 0.1331}
 
 
 def model() -> NDArray[np.float32]:
@@ -73,7 +73,7 @@ def test_each_client_and_round_has_an_error_of_its_own(down: str) -> None:
 @pytest.mark.parametrize("down", DOWN)
 def test_sizes_fall(down: str) -> None:
     size = len(server(down).begin(1, [1]).broadcast(1))
-    bits = {"float32": 32, "float16": 16, "eden4": 4, "eden2": 2}[down]
+    bits = {"float32": 32, "float16": 16, "eden4": 4, "eden3": 3, "eden2": 2}[down]
     assert size < CODED.stop * bits / 8 + 300
 
 

@@ -21,7 +21,7 @@ F32 = NDArray[np.float32]
 KEY = 0xDEADBEEF00000001
 KEYS = EncodeKeys(KEY, 0)
 SIZES = [1, 2, 31, 33, 127, 128, 129, 65535, 65536, 65537, 100001]
-CODECS = [Rotated(b, s, k) for b in (1, 2, 4) for s in Scale for k in (1.0, 0.3)]
+CODECS = [Rotated(b, s, k) for b in (1, 2, 3, 4) for s in Scale for k in (1.0, 0.3)]
 LAWS = ["normal", "student", "lognormal"]
 
 
@@ -114,7 +114,7 @@ def test_centroids_are_those_of_lloyd(bits: int) -> None:
 
 # --- the error --------------------------------------------------------------------------------------------------------
 
-DISTORTION = {1: 1 - 2 / pi, 2: 0.117481847829, 4: 0.00950100800819}
+DISTORTION = {1: 1 - 2 / pi, 2: 0.117481847829, 3: 0.0345477607886, 4: 0.00950100800819}
 
 
 @pytest.mark.parametrize("bits", CENTROIDS)
@@ -312,13 +312,13 @@ def test_absurd_counts_are_refused_at_once(keep: float, count: int) -> None:
         Rotated(keep=keep).open(bytes(33), count, KEY, 1.0)
 
 
-@pytest.mark.parametrize(("bits", "keep"), [(3, 1.0), (0, 1.0), (8, 1.0), (1, 0.0), (1, 0.003), (1, 1.01), (1, 1e300)])
+@pytest.mark.parametrize(("bits", "keep"), [(5, 1.0), (0, 1.0), (8, 1.0), (1, 0.0), (1, 0.003), (1, 1.01), (1, 1e300)])
 def test_parameters_out_of_range_are_refused(bits: int, keep: float) -> None:
-    with pytest.raises(ConfigError, match="rotated codes 1, 2, 4 bits"):
+    with pytest.raises(ConfigError, match="rotated codes 1, 2, 3, 4 bits"):
         Rotated(bits, Scale.MSE, keep)
 
 
-@pytest.mark.parametrize("params", ["", "0100", "03000000803f", "01020000803f", "01000000c07f", "010000000000"])
+@pytest.mark.parametrize("params", ["", "0100", "05000000803f", "01020000803f", "01000000c07f", "010000000000"])
 def test_parameters_that_no_codec_writes_are_refused(params: str) -> None:
     with pytest.raises(MalformedFrameError, match="rotated"):
         Rotated.from_params(bytes.fromhex(params))
