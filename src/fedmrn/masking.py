@@ -80,6 +80,19 @@ def _progress(u, n, base, q, key, dom, signed, stochastic, out):  # type: ignore
             out[e] = base[e] + (masked if r < q else clipped)
 
 
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _probabilities(u, n, signed, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    for i in range(out.size):
+        out[i] = _probability(u[i], n[i], signed)
+
+
+def probability(u: NDArray[np.float32], noise: NDArray[np.float32], mask: MaskType) -> NDArray[np.float32]:
+    """Return p, the probability of the upper codeword, float32, of the shape (k,) of u and its noise."""
+    out = np.empty(u.size, np.float32)
+    _probabilities(u, noise, mask is MaskType.SIGNED, out)
+    return out
+
+
 def draw_mask(
     u: NDArray[np.float32],
     noise: NDArray[np.float32],

@@ -11,6 +11,7 @@ from fedmrn.codecs import (
     CodedMask,
     Levels,
     MaskedNoise,
+    RandomCode,
     Raw,
     Rotated,
     Scale,
@@ -53,10 +54,12 @@ def _masked(mask: MaskType, *, stochastic: bool = True) -> Callable[[Options], C
     return codec
 
 
-def _shared(mask: MaskType) -> Callable[[Options], Codec]:
-    return lambda o: CodedMask(
-        MaskedNoise(NoiseSpec(_word(Law, o["noise"], "noise law"), o["scale"]), mask), o["buckets"], shared=True
-    )
+def _random_code(mask: MaskType) -> Callable[[Options], Codec]:
+    def codec(o: Options) -> Codec:
+        raw = MaskedNoise(NoiseSpec(_word(Law, o["noise"], "noise law"), o["scale"]), mask)
+        return RandomCode(raw, o["buckets"], o["log2_states"], o["rate"])
+
+    return codec
 
 
 def _learned_sign(o: Options) -> Codec:
@@ -74,6 +77,7 @@ def _schedule(o: Options) -> CubicSchedule:
 
 _BINARY: Mapping[str, Value] = {"noise": "uniform", "scale": 0.01, "coding": "raw"}
 _SIGNED: Mapping[str, Value] = {"noise": "uniform", "scale": 0.005, "coding": "raw"}
+_CODE: Mapping[str, Value] = {"buckets": 16, "log2_states": 8, "rate": 1.125}
 _WHOLE: Mapping[str, Value] = {"keep": 1.0}
 _TOPK: Mapping[str, Value] = {"density": 0.03, "bits": 32}
 # `rounds` is the length of the schedule.
@@ -225,20 +229,20 @@ _ROWS = (
     ),
     Method(
         23,
-        "fedmrn-shared",
-        "fedmrn, the mask's draws known to the server: below a bit",
+        "fedmrn-mrc",
+        "fedmrn by minimal random coding: names one of many shared masks",
         "masked-noise",
-        _shared(MaskType.BINARY),
-        {"noise": "uniform", "scale": 0.01, "buckets": 16},
+        _random_code(MaskType.BINARY),
+        {"noise": "uniform", "scale": 0.01, **_CODE},
         like="fedmrn",
     ),
     Method(
         24,
-        "fedmrn-s-shared",
-        "fedmrn-s, the mask's draws known to the server: below a bit",
+        "fedmrn-s-mrc",
+        "fedmrn-s by minimal random coding: names one of many shared masks",
         "masked-noise",
-        _shared(MaskType.SIGNED),
-        {"noise": "uniform", "scale": 0.005, "buckets": 32},
+        _random_code(MaskType.SIGNED),
+        {"noise": "uniform", "scale": 0.005, **_CODE},
         like="fedmrn-s",
     ),
 )

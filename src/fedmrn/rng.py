@@ -47,6 +47,7 @@ class Purpose(IntEnum):
     QUANTISE = 8
     FROZEN = 9
     EVALUATE = 10
+    CODEBOOK = 11
 
 
 def domain(purpose: Purpose, index: int = 0) -> int:

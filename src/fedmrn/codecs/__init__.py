@@ -9,6 +9,7 @@ from fedmrn.codecs.coded_mask import CodedMask
 from fedmrn.codecs.float16 import Float16
 from fedmrn.codecs.levels import Levels
 from fedmrn.codecs.masked_noise import MaskedNoise
+from fedmrn.codecs.random_code import RandomCode
 from fedmrn.codecs.raw import Raw
 from fedmrn.codecs.rotated import Rotated, Scale
 from fedmrn.codecs.sign import Sign, SignRule
@@ -17,12 +18,8 @@ from fedmrn.codecs.support import Support
 from fedmrn.codecs.ternary import Ternary
 from fedmrn.errors import UnknownCodecError
 
-CODECS: Mapping[int, type[Codec]] = MappingProxyType(
-    {
-        c.id: c
-        for c in (Raw, MaskedNoise, Sign, Sparse, Ternary, Levels, Rotated, Bernoulli, Support, CodedMask, Float16)
-    }
-)
+_ALL = (Raw, MaskedNoise, Sign, Sparse, Ternary, Levels, Rotated, Bernoulli, Support, CodedMask, Float16, RandomCode)
+CODECS: Mapping[int, type[Codec]] = MappingProxyType({c.id: c for c in _ALL})
 
 
 def codec_from(codec: int, params: bytes) -> Codec:
@@ -48,6 +45,7 @@ __all__ = [
     "Levels",
     "MaskedNoise",
     "Plane",
+    "RandomCode",
     "Raw",
     "Reader",
     "Rotated",

@@ -5,16 +5,12 @@ coded with the frequency of ones in its *context*, the tensor and the bucket of 
 each, and every context is coded at its own rate by an asymmetric numeral system (ANS; Duda 2013). A mask that does not
 shrink travels as it is, after one byte.
 
-With *shared* sampling the server can make the mask's uniform draws r too. A bit is then 1 where sign(n) u exceeds a
-threshold that both sides know, T = |n| r (binary) or |n| (2 r - 1) (signed), and its context is the bucket of T: the
-law of the masks is the same, the bits cost less, and the server learns on which side of T each element of u lies.
-
 The coder is that of the library constriction (Bamler 2022); the wire format says what it does, bit for bit.
 """
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numba as nb
@@ -24,18 +20,15 @@ from numpy.typing import NDArray
 
 from fedmrn.bits import packed_size, unpack_bits
 from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Reader
+from fedmrn.codecs.contexts import LARGEST_BUCKETS, Contexts
 from fedmrn.codecs.masked_noise import MaskedNoise
 from fedmrn.errors import ConfigError, MalformedFrameError
-from fedmrn.masking import MaskType
-from fedmrn.rng import Purpose, Stream, domain
 
 AnsCoder, Bernoulli = stream.stack.AnsCoder, stream.model.Bernoulli
 SEGMENT = 64 * CHUNK
 """Elements that are sorted by context at a time: what bounds the memory of both sides."""
 RAW, CODED = 0, 1
 _ONE = 256
-_LARGEST_BUCKETS = 64
-_SMALLEST_CONTEXT = 64  # elements: a context costs a byte
 _ELEMENTS_A_BIT = 177  # the cheapest symbol costs log2(256 / 255) = 1 / 177.1 bits
 _HEAD = struct.Struct("<BI")
 
@@ -43,24 +36,6 @@ _HEAD = struct.Struct("<BI")
 def _most(length: int) -> int:
     """The elements that a coded body of this length may hold; zeros that are coded first can cost nothing at all."""
     return _ELEMENTS_A_BIT * (8 * length + 64)
-
-
-@nb.njit(cache=True, nogil=True, error_model="numpy")
-def _contexts(noise, bound, r, signed, start, ends, first, buckets, out):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """All in float32: x in [0, 1] is what is known of an element, and buckets divide it evenly."""
-    one, two = np.float32(1), np.float32(2)
-    tensor = np.searchsorted(ends, start, side="right")
-    for i in range(noise.size):
-        while start + i >= ends[tensor]:
-            tensor += 1
-        x = np.abs(noise[i]) / bound
-        if r.size and signed:
-            x = x * (two * r[i] - one)
-            root = np.sqrt(np.abs(x))
-            x = ((root if x >= 0 else -root) + one) / two
-        elif r.size:
-            x = np.sqrt(x * r[i])  # most thresholds are small, and there they matter
-        out[i] = first[tensor] + min(int(x * np.float32(buckets[tensor])), buckets[tensor] - 1)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -86,40 +61,8 @@ def _ungroup(grouped, contexts, offsets, out):  # type: ignore[no-untyped-def]  
         offsets[k] += 1
 
 
-@dataclass(frozen=True)
-class _Contexts:
-    """Which context each element is in; both sides make it from the noise and the sizes of tensors."""
-
-    codec: "CodedMask"
-    key: int
-    ends: NDArray[np.int64]
-    buckets: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, codec: "CodedMask", key: int, sizes: NDArray[np.int64]) -> "_Contexts":
-        buckets = np.clip(sizes // _SMALLEST_CONTEXT, 1, codec.buckets)
-        return cls(codec, key, np.cumsum(sizes), buckets)
-
-    @property
-    def count(self) -> int:
-        return int(self.buckets.sum())
-
-    def segments(self) -> list[int]:
-        return list(range(0, int(self.ends[-1]), SEGMENT)) if self.ends.size else []
-
-    def segment(self, start: int) -> NDArray[np.uint32]:
-        stop = min(int(self.ends[-1]), start + SEGMENT)
-        out = np.empty(stop - start, np.uint32)
-        first = np.cumsum(self.buckets) - self.buckets
-        spec, signed = self.codec.inner.noise, self.codec.inner.mask is MaskType.SIGNED
-        stream, r = Stream(self.key, domain(Purpose.FINAL_MASK)), np.zeros(0, np.float32)
-        for at in range(start, stop, CHUNK):
-            noise = spec.chunk(self.key, at, min(stop, at + CHUNK))
-            if self.codec.shared:
-                r = stream.uniform(at, at + noise.size)
-            where = out[at - start : at - start + noise.size]
-            _contexts(noise, np.float32(spec.bound), r, signed, at, self.ends, first, self.buckets, where)
-        return out
+def _segment(contexts: Contexts, start: int) -> NDArray[np.uint32]:
+    return contexts.part(start, min(contexts.size, start + SEGMENT))
 
 
 def _runs(sizes: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
@@ -135,8 +78,7 @@ class CodedMask(Codec):
 
     Attributes:
         inner: the codec whose bits are coded.
-        buckets: of |n| or T for a large tensor, 1 to 64.
-        shared: whether the mask is drawn with randomness that the server makes too.
+        buckets: of |n| for a large tensor, 1 to 64.
 
     Raises:
         ConfigError: buckets is out of its range.
@@ -146,25 +88,21 @@ class CodedMask(Codec):
     name: ClassVar[str] = "coded-mask"
     inner: MaskedNoise
     buckets: int = 16
-    shared: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.buckets <= _LARGEST_BUCKETS:
-            raise ConfigError(f"buckets are 1 to {_LARGEST_BUCKETS}, got {self.buckets}")
+        if not 1 <= self.buckets <= LARGEST_BUCKETS:
+            raise ConfigError(f"buckets are 1 to {LARGEST_BUCKETS}, got {self.buckets}")
 
     def params(self) -> bytes:
-        """Return 8 bytes: those of masked-noise, the number of buckets, and 1 for shared sampling or 0."""
-        return self.inner.params() + bytes([self.buckets, self.shared])
+        """Return 7 bytes: those of masked-noise, and the number of buckets."""
+        return self.inner.params() + bytes([self.buckets])
 
     @classmethod
     def from_params(cls, params: bytes) -> Self:
-        """Return the codec with these 8 bytes of parameters."""
+        """Return the codec with these 7 bytes of parameters."""
         try:
-            *_, buckets, shared = params
-            if shared > 1:
-                raise MalformedFrameError(f"sampling is private (0) or shared (1), got {shared}")
-            return cls(MaskedNoise.from_params(params[:-2]), buckets, bool(shared))
-        except (ValueError, ConfigError, MalformedFrameError) as error:
+            return cls(MaskedNoise.from_params(params[:-1]), params[-1])
+        except (IndexError, ConfigError, MalformedFrameError) as error:
             raise MalformedFrameError(f"codec coded-mask cannot have parameters {params.hex()}") from error
 
     def bound(self, max_value: float) -> float:
@@ -173,34 +111,35 @@ class CodedMask(Codec):
 
     def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
         """Sample a fresh mask of the update u and code it."""
-        # Masks and noise are drawn for different purposes: under one key they are independent all the same.
-        mine = replace(keys, sampling=keys.noise) if self.shared else keys
-        raw = self.inner.encode(vector, mine)
+        raw = self.inner.encode(vector, keys)
         sizes = np.array([size for size in keys.segments(vector.size) if size], np.int64)
-        coded = self._code(unpack_bits(raw, vector.size), _Contexts.of(self, keys.noise, sizes))
+        coded = self._code(unpack_bits(raw, vector.size), self._contexts(keys.noise, sizes))
         worth_it = len(coded) < 1 + len(raw) and vector.size <= _most(len(coded))
         return coded if worth_it else bytes([RAW]) + raw
 
-    def _code(self, bits: NDArray[np.bool_], contexts: _Contexts) -> bytes:
+    def _contexts(self, key: int, sizes: NDArray[np.int64]) -> Contexts:
+        return Contexts.of(self.inner.noise, key, sizes, self.buckets)
+
+    def _code(self, bits: NDArray[np.bool_], contexts: Contexts) -> bytes:
         totals, ones = np.zeros(contexts.count, np.int64), np.zeros(contexts.count, np.int64)
         at, mine = -1, np.zeros(0, np.uint32)
-        for at in contexts.segments():
-            mine = contexts.segment(at)
+        for at in range(0, contexts.size, SEGMENT):
+            mine = _segment(contexts, at)
             _count(mine, bits[at : at + mine.size], totals, ones)
         # A frequency is k / 256, never 0 or 1; a context that does not occur has 0.
         share = np.rint(ones / np.maximum(totals, 1) * _ONE).clip(1, _ONE - 1)
         table = np.where(totals > 0, share, 0).astype(np.uint8)
         coder = AnsCoder()
-        for start in reversed(contexts.segments()):  # a stack: what is coded last is decoded first
-            mine = mine if start == at else contexts.segment(start)  # the last one is still at hand
+        for start in reversed(range(0, contexts.size, SEGMENT)):  # a stack: what is coded last is decoded first
+            mine = mine if start == at else _segment(contexts, start)  # the last one is still at hand
             sizes = np.bincount(mine, minlength=totals.size)
             grouped = np.empty(mine.size, np.int32)
             _group(bits[start : start + mine.size], mine, np.cumsum(sizes) - sizes, grouped)
             for k, where in reversed(list(_runs(sizes))):
                 coder.encode_reverse(grouped[where], Bernoulli(table[k] / _ONE, perfect=True))
-        sizes = np.diff(contexts.ends, prepend=0).astype("<u8")
         words = np.asarray(coder.get_compressed(), "<u4")
-        return b"".join((_HEAD.pack(CODED, sizes.size), sizes.tobytes(), table.tobytes(), words.tobytes()))
+        head = _HEAD.pack(CODED, contexts.ends.size)
+        return b"".join((head, contexts.sizes.tobytes(), table.tobytes(), words.tobytes()))
 
     def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> Reader:
         """Decode the bits and open them as masked noise; memory is bounded by a multiple of the body's length.
@@ -218,14 +157,10 @@ class CodedMask(Codec):
         if len(view) < _HEAD.size or view[0] != CODED:
             raise MalformedFrameError("a coded mask starts with 0, or with 1 and the number of its tensors")
         _, tensors = _HEAD.unpack_from(view)
+        if count > _most(len(view)):
+            raise MalformedFrameError(f"{count} elements are too many for the {len(view)} bytes of a coded mask")
+        contexts = Contexts.read(view, _HEAD.size, tensors, count, self.inner.noise, noise_key, self.buckets)
         at = _HEAD.size + 8 * tensors
-        if len(view) < at:
-            raise MalformedFrameError(f"{tensors} sizes take more than the section's {len(view)} bytes")
-        rows = np.frombuffer(view, "<u8", tensors, _HEAD.size)
-        # As a double the sum is exact as far as it matters, and cannot wrap.
-        if count > _most(len(view)) or not rows.all() or rows.sum(dtype=np.float64) != count:
-            raise MalformedFrameError(f"{tensors} tensors do not make up {count} elements, or those are too many here")
-        contexts = _Contexts.of(self, noise_key, rows.astype(np.int64))
         rest = len(view) - at - contexts.count
         if rest < 0 or rest % 4:
             raise MalformedFrameError(f"{contexts.count} contexts and whole words do not fit {len(view)} bytes")
@@ -235,8 +170,8 @@ class CodedMask(Codec):
             raise MalformedFrameError("the last word of a coded mask is zero")
         coder, packed = AnsCoder(words), np.zeros(packed_size(count), np.uint8)
         used = np.zeros(contexts.count, np.bool_)
-        for start in contexts.segments():
-            mine = contexts.segment(start)
+        for start in range(0, count, SEGMENT):
+            mine = _segment(contexts, start)
             sizes = np.bincount(mine, minlength=table.size)
             used |= sizes > 0
             if (table[sizes > 0] == 0).any():
