@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs import Codec, EncodeKeys, Raw, codec_from
-from fedmrn.errors import EncodeError, MalformedFrameError, WrongKindError, WrongLayoutError
-from fedmrn.frame import Frame, Kind, Role, Section
+from fedmrn.errors import EncodeError, LimitError, MalformedFrameError, WrongKindError, WrongLayoutError
+from fedmrn.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Role, Section
 from fedmrn.layout import Group, Layout
 
 _RAW = Raw()
@@ -131,3 +131,36 @@ def encode_update(
         int(weight),
         tuple(sections),
     )
+
+
+def plain(frame: Frame, limits: Limits = DEFAULT_LIMITS) -> Frame:
+    """Return the frame that says the same in plain: masks as they are, state and side data as float32.
+
+    Its length is what coding is measured against. Of an update's coded group only lossless coding is undone: a codec
+    that loses something is the method itself. A broadcast's templates become those of the plain update.
+
+    Args:
+        frame: as parsed; it is not changed.
+        limits: nothing is decoded to more than max_bytes.
+
+    Raises:
+        LimitError: a section would be too large.
+        FrameError: a section that is coded does not decode.
+    """
+    return replace(frame, sections=tuple(_plain(s, frame.noise_key, limits.max_bytes) for s in frame.sections))
+
+
+def _plain(section: Section, noise_key: int, most: int) -> Section:
+    codec = codec_from(section.codec, section.params)
+    body = section.body
+    if section.group is Group.CODED and section.role is not Role.STATE:
+        if section.role is Role.UPDATE:
+            body = codec.uncode(body, section.count, noise_key)
+        codec = codec.uncoded
+    elif codec != _RAW and not codec.needs_state:  # what is bound to a state cannot be read without it
+        if section.role is not Role.TEMPLATE:
+            if 4 * section.count > most:
+                raise LimitError(f"{section.count} values are more than {most} bytes as float32")
+            body = codec.decode(body, section.count, noise_key).astype("<f4", copy=False).tobytes()
+        codec = _RAW
+    return replace(section, codec=codec.id, params=codec.params(), body=body)

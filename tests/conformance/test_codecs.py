@@ -219,6 +219,22 @@ def test_a_decoded_vector_is_a_fixed_point(codec: Codec, size: int) -> None:
 
 @each_codec
 @each_size
+def test_without_its_coding_a_body_says_the_same(codec: Codec, size: int) -> None:
+    body, plain = _encode(codec, _vector(size)), codec.uncoded
+    bare = codec.uncode(body, size, KEYS.noise)
+    assert plain.uncoded == plain
+    assert plain.uncode(bare, size, KEYS.noise) == bare
+    assert _decode(plain, bytes(bare), size).tobytes() == _decode(codec, body, size).tobytes()
+    if isinstance(codec, CodedMask):
+        assert plain == codec.inner
+        assert codec.shared or bare == codec.inner.encode(_vector(size), KEYS)
+    else:
+        assert plain is codec
+        assert bare is body
+
+
+@each_codec
+@each_size
 def test_every_other_length_is_refused(codec: Codec, size: int) -> None:
     """Every truncation of the body (of a large one: around the ends and the pieces), and some bytes more."""
     body = _encode(codec, _vector(size))

@@ -270,7 +270,8 @@ def _report(folder: Path, runs: list[Path]) -> None:
     if report.tuning is not None:
         header, rows = tuning_cells(report.tuning)
         show_table(out, header, rows, title=tuning_title(report.tuning), figures=True)
-    _say(out, f"{folder}/: report.html, summary.md and plots (accuracy-rounds.png, accuracy-bytes.png, ...)")
+    files = "report.html, summary.md (bytes by section), plots (accuracy-rounds.png, accuracy-bytes.png, ...)"
+    _say(out, f"{folder}/: {files}")
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:

@@ -11,11 +11,15 @@ from rich.table import Table
 
 from fedmrn.bits import unpack_bits
 from fedmrn.codecs import CHUNK, CODECS, MaskedNoise, codec_from
+from fedmrn.errors import LimitError, UnknownCodecError
+from fedmrn.experiments.account import SECTIONS, traffic_line
 from fedmrn.experiments.summary import HEADER, LEGEND, Summary, cells, reference_of
-from fedmrn.frame import Frame, Role, Section
+from fedmrn.frame import Frame, Limits, Role, Section
 from fedmrn.methods import METHODS
+from fedmrn.update import plain
 
 _WIDEST = 1000
+_AT_MOST = Limits(max_bytes=1 << 30)
 _MOST = 1 << 30  # elements: a sparse section can declare more than anyone would wait for
 
 
@@ -50,15 +54,16 @@ def show_table(
 
 
 def show_comparison(console: Console, rows: Sequence[Summary], title: str) -> None:
-    """Print the comparison of methods."""
+    """Print the comparison of methods; of one alone, its traffic too."""
     reference = reference_of(rows)
     show_table(console, HEADER, [cells(row, reference) for row in rows], title=title, caption=LEGEND, figures=True)
+    if len(rows) == 1:
+        console.print(traffic_line(rows[0].account), highlight=False, markup=False, soft_wrap=True)
 
 
 def show_frame(console: Console, frame: Frame, size: int) -> None:
     """Print a frame: what it says of itself, and its sections."""
     name = next((m.name for m in METHODS.values() if m.id == frame.method), "unknown method")
-    account = frame.account()
     facts = {
         "kind": frame.kind.name.lower(),
         "method": f"{frame.method} ({name})",
@@ -66,13 +71,28 @@ def show_frame(console: Console, frame: Frame, size: int) -> None:
         "noise key": f"{frame.noise_key:016x}",
         "layout digest": frame.layout_digest.hex(),
         "weight": str(frame.weight),
-        "length": f"{size:,} bytes: " + ", ".join(f"{part} {n:,}" for part, n in account.items()),
+        "length": f"{size:,} bytes: {_parts(frame)}",
+        "raw length": _raw_length(frame),
         "checksum": "correct",
     }
     for key, value in facts.items():
         console.print(f"{key:>14}  {value}", highlight=False, markup=False, soft_wrap=True)
     rows = [_section_row(frame, s) for s in frame.sections]
     show_table(console, ("section", "codec", "elements", "bytes", "bits/element", "content"), rows)
+
+
+def _parts(frame: Frame) -> str:
+    found = frame.account()
+    return ", ".join(f"{name} {sum(found[p] for p in parts):,}" for name, parts in SECTIONS.items() if name != "total")
+
+
+def _raw_length(frame: Frame) -> str:
+    """The length without lossless coding, with side data and state as float32."""
+    try:
+        raw = plain(frame, _AT_MOST)
+    except (LimitError, UnknownCodecError):
+        return "not known: a section is too large, or of an unknown codec"
+    return f"{sum(raw.account().values()):,} bytes: {_parts(raw)}"
 
 
 def _section_row(frame: Frame, s: Section) -> tuple[str, ...]:

@@ -103,6 +103,19 @@ class Codec(ABC):
         """Return the codec for updates of this state (float32, shape (d,)), which both sides know; most need none."""
         return self
 
+    @property
+    def uncoded(self) -> "Codec":
+        """The codec that says the same without lossless coding; most code nothing, and are it themselves."""
+        return self
+
+    def uncode(self, body: bytes | memoryview, count: int, noise_key: int) -> bytes | memoryview:
+        """Return the body that `uncoded` would have written for the same values.
+
+        Raises:
+            FrameError: as `open`; a codec that codes nothing does not look at the body.
+        """
+        return body
+
     @abstractmethod
     def params(self) -> bytes:
         """Return the parameters as at most 255 bytes, the same for equal codecs."""

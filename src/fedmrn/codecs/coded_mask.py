@@ -148,10 +148,21 @@ class CodedMask(Codec):
             MalformedFrameError: the sizes do not fit, the bits end early, or some are left over.
             PaddingError: an unused bit of a mask that is not coded is set.
         """
+        return self.inner.open(self.uncode(body, count, noise_key), count, noise_key, max_value)
+
+    @property
+    def uncoded(self) -> MaskedNoise:
+        """The codec whose bits are coded."""
+        return self.inner
+
+    def uncode(self, body: bytes | memoryview, count: int, noise_key: int) -> bytes | memoryview:
+        """Return the packed bits; those of a mask that was not coded are not looked at.
+
+        Raises:
+            MalformedFrameError: as `open`.
+        """
         view = memoryview(body)
-        if view and view[0] == RAW:
-            return self.inner.open(view[1:], count, noise_key, max_value)
-        return self.inner.open(self._decode(view, count, noise_key), count, noise_key, max_value)
+        return view[1:] if view and view[0] == RAW else self._decode(view, count, noise_key)
 
     def _decode(self, view: memoryview, count: int, noise_key: int) -> bytes:
         if len(view) < _HEAD.size or view[0] != CODED:

@@ -1,4 +1,4 @@
-"""Plots of accuracy: against rounds, and against uploaded bytes."""
+"""Plots of accuracy: against rounds, against uploaded bytes, and against bytes both ways."""
 
 import io
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from numpy.typing import NDArray
 
 from fedmrn.experiments.runner import Record
 from fedmrn.experiments.summary import Runs
@@ -35,14 +36,22 @@ def plot_bytes(runs: Runs, path: Path, title: str, *, down: bool = False) -> Non
     ways = ("up", "down") if down else ("up",)
     figure, axes = _figure(title, len(runs))
     for i, (name, seeds) in enumerate(runs.items()):
-        sums = [list(accumulate(sum(r[way]["total"] for way in ways) for r in records)) for records in seeds]
-        _curve(axes, np.mean(sums, axis=0), seeds, name, i)
+        _curve(axes, bytes_so_far(seeds, ways), seeds, name, i)
     axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 20 * low else (1, 1.5, 2, 3, 4, 5, 7)))
     what = "uploaded and downloaded" if down else "uploaded"
     axes.set_xlabel(f"{what} so far, all clients (measured frame lengths)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
     _finish(figure, axes, runs, path)
+
+
+def bytes_so_far(seeds: Sequence[Sequence[Record]], ways: Sequence[str]) -> NDArray[np.float64]:
+    """Return the bytes of all clients on these ways up to each round, mean over seeds, shape (rounds,)."""
+    sums = [list(accumulate(sum(r[way]["total"] for way in ways) for r in records)) for records in seeds]
+    mean: NDArray[np.float64] = np.mean(sums, axis=0, dtype=np.float64)
+    return mean
 
 
 def _figure(title: str, curves: int) -> tuple[Figure, Axes]:
@@ -56,7 +65,7 @@ def _figure(title: str, curves: int) -> tuple[Figure, Axes]:
 
 def _curve(
     axes: Axes,
-    x: np.typing.NDArray[np.floating | np.integer],
+    x: NDArray[np.floating | np.integer],
     seeds: Sequence[Sequence[Record]],
     name: str,
     place: int,

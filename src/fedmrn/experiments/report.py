@@ -10,6 +10,7 @@ from pathlib import Path
 import tomli_w
 
 from fedmrn.errors import RunError
+from fedmrn.experiments.account import ACCOUNT_HEADER, ACCOUNT_LEGEND, account_cells, traffic_line
 from fedmrn.experiments.codec_error import measure_codecs, plot_codec_error
 from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.plots import plot_bytes, plot_rounds
@@ -22,7 +23,7 @@ from fedmrn.methods import method
 
 CODECS = "codec-error.png"
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#2e3440}
-h1{font-size:1.4rem}img{max-width:100%}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+h1{font-size:1.4rem}h2{font-size:1.1rem}div{overflow:auto;font-size:.8rem;white-space:nowrap}img{max-width:100%}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid #d8dee9}
 th:first-child,td:first-child{text-align:left}
 pre{background:#f4f6f9;padding:.8rem;overflow:auto;font-size:.85rem}p{color:#4c566a}"""
@@ -68,6 +69,10 @@ def write_report(folder: Path, runs: Sequence[Path]) -> Report:
     text = markdown(HEADER, [cells(row, reference_of(rows)) for row in rows])
     if tuning is not None:
         text += f"\n{tuning_title(tuning)}\n\n{markdown(*tuning_cells(tuning))}"
+    text += f"\n## Bytes\n\n{ACCOUNT_LEGEND}\n"
+    for row in rows:
+        text += f"\n### {row.method}\n\n{traffic_line(row.account)}\n\n"
+        text += markdown(ACCOUNT_HEADER, account_cells(row.account))
     write_atomic(folder / "summary.md", text.encode())
     plot_rounds(grouped, folder / "accuracy-rounds.png", title)
     plot_bytes(grouped, folder / "accuracy-bytes.png", title)
@@ -112,6 +117,11 @@ def _page(
     )
     if tuning is not None:
         body.append(f"<p>{escape(tuning_title(tuning))}.</p>{_table(*tuning_cells(tuning))}")
+    body.append(f"<h2>Bytes</h2><p>{escape(ACCOUNT_LEGEND)}</p>")
+    for row in rows:
+        table = _table(ACCOUNT_HEADER, account_cells(row.account))
+        line = escape(f"{row.method}: {traffic_line(row.account)}")
+        body.append(f"<details{' open' * (len(rows) == 1)}><summary>{line}</summary><div>{table}</div></details>")
     for picture in pictures:
         if picture.exists():
             data = b64encode(picture.read_bytes()).decode()

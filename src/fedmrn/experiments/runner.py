@@ -11,7 +11,7 @@ partition.png      who holds what
 import json
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +30,7 @@ from fedmrn.files import write_atomic
 from fedmrn.methods import method
 from fedmrn.rng import Stream
 from fedmrn.server import Server
-from fedmrn.simulation.engine import Federation, RoundResult, simulate
+from fedmrn.simulation.engine import Account, Federation, RoundResult, simulate, total
 from fedmrn.simulation.models import build_model
 from fedmrn.torch import RULES, ModelLayout, attach
 from fedmrn.warmup import warm_up
@@ -38,6 +38,7 @@ from fedmrn.warmup import warm_up
 Record = dict[str, Any]
 """A line of rounds.jsonl."""
 _KEYS = {"accuracy", "loss", "train_loss", "up", "down", "bits_per_parameter", "clients", "seconds"}
+"""What a line must have; `raw` and `by_client` are missing in runs from before they were counted."""
 
 
 class Progress(Protocol):
@@ -174,18 +175,36 @@ def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, p
 
 
 def to_record(result: RoundResult) -> Record:
-    """Return a round as plain values: everything but `seconds` is a function of the configuration and the seed."""
+    """Return a round as plain values: everything but `seconds` is a function of the configuration and the seed.
+
+    `up` and `down` hold the bytes of all clients together by part, `raw` what the same would have taken without coding
+    (`fedmrn.update.plain`), and `by_client` the bytes of each client, in the order of `clients`.
+    """
+    exchanges = result.exchanges
     return {
         "round": result.round,
         "accuracy": result.accuracy,
         "loss": result.loss,
         "train_loss": result.train_loss,
-        "up": {**result.up, "total": sum(result.up.values())},
-        "down": {**result.down, "total": sum(result.down.values())},
+        "up": _with_total(result.up),
+        "down": _with_total(result.down),
+        "raw": {
+            "up": _with_total(total(e.raw_up for e in exchanges)),
+            "down": _with_total(total(e.raw_down for e in exchanges)),
+        },
+        "by_client": {"up": _columns([e.up for e in exchanges]), "down": _columns([e.down for e in exchanges])},
         "bits_per_parameter": result.bits_per_parameter,
         "clients": result.clients,
         "seconds": round(result.seconds, 3),
     }
+
+
+def _columns(accounts: Sequence[Account]) -> dict[str, list[int]]:
+    return {"coded": [a["coded"] for a in accounts], "total": [sum(a.values()) for a in accounts]}
+
+
+def _with_total(account: Account) -> Account:
+    return {**account, "total": sum(account.values())}
 
 
 def read_records(folder: Path) -> list[Record]:

@@ -1,9 +1,10 @@
 """What came of runs, in numbers: one row a method, over its seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 
+from fedmrn.experiments.account import Line, account
 from fedmrn.experiments.runner import Record
 
 Runs = Mapping[str, Sequence[Sequence[Record]]]
@@ -24,9 +25,10 @@ class Summary:
         final, final_std: accuracy after the last round, mean and standard deviation over seeds (0 for one seed).
         best: mean over seeds of the best round. It looks at the test set; quote `final`.
         last_ten: mean accuracy of the last ten rounds.
-        up_bytes, down_bytes: of a whole run, all clients: the lengths of all frames.
-        bits_per_parameter: uplink bits a trainable parameter a client, everything included.
+        up_bytes, down_bytes, total_bytes: of a whole run, all clients: the lengths of all frames, and both ways.
+        bits_per_parameter: uplink bits a trainable parameter a client, everything included, mean over rounds.
         round_seconds: a round, evaluation included.
+        account: the bytes each way by section.
     """
 
     method: str
@@ -39,13 +41,16 @@ class Summary:
     last_ten: float
     up_bytes: float
     down_bytes: float
+    total_bytes: float
     bits_per_parameter: float
     round_seconds: float
+    account: list[Line] = field(repr=False)
 
 
 def summarise(method: str, lr: float, runs: Sequence[Sequence[Record]]) -> Summary:
     """Return the row of a method from the records of its runs (at least one, each with at least one round)."""
     finals = [records[-1]["accuracy"] for records in runs]
+    up, down = (fmean(sum(r[way]["total"] for r in records) for records in runs) for way in ("up", "down"))
     return Summary(
         method=method,
         lr=lr,
@@ -55,10 +60,12 @@ def summarise(method: str, lr: float, runs: Sequence[Sequence[Record]]) -> Summa
         final_std=stdev(finals) if len(finals) > 1 else 0.0,
         best=fmean(max(r["accuracy"] for r in records) for records in runs),
         last_ten=fmean(fmean(r["accuracy"] for r in records[-LAST:]) for records in runs),
-        up_bytes=fmean(sum(r["up"]["total"] for r in records) for records in runs),
-        down_bytes=fmean(sum(r["down"]["total"] for r in records) for records in runs),
+        up_bytes=up,
+        down_bytes=down,
+        total_bytes=up + down,
         bits_per_parameter=fmean(fmean(r["bits_per_parameter"] for r in records) for records in runs),
         round_seconds=fmean(fmean(r["seconds"] for r in records) for records in runs),
+        account=account(runs),
     )
 
 

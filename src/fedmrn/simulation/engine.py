@@ -6,7 +6,7 @@ In a simulation the clients' sampling keys come from the run's seed, so that it 
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from types import MappingProxyType
@@ -25,6 +25,7 @@ from fedmrn.server import Server
 from fedmrn.text import nearest
 from fedmrn.torch import LocalData, LocalRule, ModelLayout, evaluate, train_client
 from fedmrn.torch.train import Augment, channels_last
+from fedmrn.update import plain
 
 OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = MappingProxyType(
     {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
@@ -103,6 +104,39 @@ class Federation:
         return sorted(stream.permutation(len(self.parts))[: self.clients_per_round].tolist())
 
 
+Account = dict[str, int]
+"""Bytes by part, as `Frame.account` gives them."""
+
+
+def total(accounts: Iterable[Account]) -> Account:
+    """Return the sum of accounts, part by part."""
+    found: Counter[str] = Counter()
+    for account in accounts:
+        found.update(account)
+    return dict(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What went between the server and one client in a round.
+
+    Attributes:
+        up, down: of the two frames as they travelled.
+        raw_up, raw_down: of the same frames without lossless coding, with side data and state as float32
+            (`fedmrn.update.plain`).
+    """
+
+    up: Account
+    down: Account
+    raw_up: Account
+    raw_down: Account
+
+    @classmethod
+    def of(cls, update: Frame, broadcast: Frame) -> "Exchange":
+        """Count an update and the broadcast that it answers."""
+        return cls(update.account(), broadcast.account(), plain(update).account(), plain(broadcast).account())
+
+
 @dataclass(frozen=True)
 class RoundResult:
     """What came of a round.
@@ -111,7 +145,7 @@ class RoundResult:
         round: its number, from 1.
         accuracy, loss: of the new global model on the test samples.
         train_loss: mean over clients of their last local epoch.
-        up, down: bytes by part of the frames, all clients together.
+        exchanges: the bytes of each client's frames, in the order of `clients`.
         bits_per_parameter: 8 * bytes of all update frames / (clients * trainable parameters).
         clients: who took part.
         seconds: wall time, evaluation included.
@@ -124,14 +158,23 @@ class RoundResult:
     accuracy: float
     loss: float
     train_loss: float
-    up: dict[str, int]
-    down: dict[str, int]
+    exchanges: list[Exchange] = field(repr=False)
     bits_per_parameter: float
     clients: list[int]
     seconds: float
     state: NDArray[np.float32] = field(repr=False)
     sample: bytes = field(repr=False)
     memory: Memory = field(repr=False, default_factory=dict)
+
+    @property
+    def up(self) -> Account:
+        """Bytes by part of the update frames, all clients together."""
+        return total(exchange.up for exchange in self.exchanges)
+
+    @property
+    def down(self) -> Account:
+        """Bytes by part of the broadcast frames, all clients together."""
+        return total(exchange.down for exchange in self.exchanges)
 
 
 def secret_of(seed: int) -> bytes:
@@ -170,8 +213,7 @@ def simulate(
         started = time.perf_counter()
         clients = federation.sampled(number)
         round_ = server.begin(number, clients)
-        up: Counter[str] = Counter()
-        down: Counter[str] = Counter()
+        exchanges: list[Exchange] = []
         losses: list[float] = []
         update, kept = b"", Memory()
         for place, client in enumerate(clients, 1):
@@ -181,8 +223,7 @@ def simulate(
             update, loss, keeps = _client(federation, model, broadcast, number, client, memory.get(client))
             if keeps is not None:
                 kept[client] = keeps
-            up.update(round_.add(client, update).account())
-            down.update(broadcast.account())
+            exchanges.append(Exchange.of(round_.add(client, update), broadcast))
             losses.append(loss)
             on_client(place)
         new = round_.finish()
@@ -192,14 +233,14 @@ def simulate(
             view.write(values)
             scores.append(evaluate(model, federation.test_x, federation.test_y, layout=channels_last))
         accuracy, loss = (fmean(column) for column in zip(*scores, strict=True))
-        bits = 8 * up.total() / (len(clients) * view.layout.trainable)
+        sent = sum(sum(exchange.up.values()) for exchange in exchanges)
+        bits = 8 * sent / (len(clients) * view.layout.trainable)
         yield RoundResult(
             number,
             accuracy,
             loss,
             sum(losses) / len(losses),
-            dict(up),
-            dict(down),
+            exchanges,
             bits,
             clients,
             time.perf_counter() - started,

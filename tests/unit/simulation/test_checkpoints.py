@@ -28,7 +28,7 @@ LAYOUT = Layout.of(
     ]
 )
 CODED, METHOD = 14, 15
-BLANK = RoundResult(1, 0.0, 0.0, 0.0, {}, {}, 0.0, [], 0.0, np.zeros(LAYOUT.size, np.float32), b"")
+BLANK = RoundResult(1, 0.0, 0.0, 0.0, [], 0.0, [], 0.0, np.zeros(LAYOUT.size, np.float32), b"")
 
 
 def result(number: int, *clients: int) -> RoundResult:

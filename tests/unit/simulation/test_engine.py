@@ -1,6 +1,7 @@
 """The in-process engine: repeatable, resumable, and every byte counted."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 from fedmrn.errors import ConfigError, FrameError
 from fedmrn.frame import Frame, Kind
 from fedmrn.layout import Group
+from fedmrn.methods import method
 from fedmrn.rng import Stream
 from fedmrn.server import Round, Server
 from fedmrn.simulation.engine import secret_of, simulate
 from fedmrn.torch import LocalRule, ModelLayout, evaluate
+from fedmrn.update import plain
 
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -173,6 +176,35 @@ class TestBytes:
         assert results[0].up["coded"] == 4 * one
         assert results[0].up["dense"] == results[0].up["stats"] == 4 * 4 * 8
         assert results[0].down["coded"] == 4 * 4 * coded
+
+    def test_each_client_is_counted_by_its_own_frames_as_they_travelled_and_raw(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tape = Tape(monkeypatch)
+        options = {"scale": 0.02, "coding": "entropy"}
+        coded = run(federation(scheme=method("fedmrn").scheme(options, side="float16", down="eden4")))
+        monkeypatch.undo()
+        raw = run(federation())
+        for result, other in zip(coded, raw, strict=True):
+            assert len(result.exchanges) == len(result.clients) == 4
+            up = [(c, data) for number, c, data in tape.up if number == result.round]
+            assert [c for c, _ in up] == result.clients
+            down = [data for number, _, data in tape.down if number == result.round]
+            for exchange, (_, update), broadcast in zip(result.exchanges, up, down, strict=True):
+                assert exchange.up == Frame.from_bytes(update).account()
+                assert exchange.down == Frame.from_bytes(broadcast).account()
+                for account, data in ((exchange.raw_up, update), (exchange.raw_down, broadcast)):
+                    bare = plain(Frame.from_bytes(data)).to_bytes()
+                    assert account == Frame.from_bytes(bare).account()
+                    assert sum(account.values()) == len(bare)
+            assert result.up == {p: sum(e.up[p] for e in result.exchanges) for p in result.exchanges[0].up}
+            assert result.down == {p: sum(e.down[p] for e in result.exchanges) for p in result.exchanges[0].down}
+            # Raw frames have one length each, whatever they say: those of a run that codes nothing.
+            assert [e.raw_up for e in result.exchanges] == [e.up for e in other.exchanges]
+            assert [e.raw_down for e in result.exchanges] == [e.down for e in other.exchanges]
+            assert other.exchanges == [replace(e, raw_up=e.up, raw_down=e.down) for e in other.exchanges]
+            assert sum(result.down.values()) < sum(other.down.values()) / 2
+            assert result.up["dense"] == other.up["dense"] / 2
 
     def test_every_client_of_a_round_has_noise_of_its_own_and_the_same_state(
         self, monkeypatch: pytest.MonkeyPatch
