@@ -12,6 +12,7 @@ from fedmrn.codecs.masked_noise import MaskedNoise
 from fedmrn.codecs.random_code import RandomCode
 from fedmrn.codecs.raw import Raw
 from fedmrn.codecs.rotated import Rotated, Scale
+from fedmrn.codecs.shorter_mask import ShorterMask
 from fedmrn.codecs.sign import Sign, SignRule
 from fedmrn.codecs.sparse import Sparse
 from fedmrn.codecs.support import Support
@@ -50,6 +51,7 @@ __all__ = [
     "Reader",
     "Rotated",
     "Scale",
+    "ShorterMask",
     "Sign",
     "SignRule",
     "Sparse",

@@ -8,9 +8,7 @@ shrink travels as it is, after one byte.
 The coder is that of the library constriction (Bamler 2022); the wire format says what it does, bit for bit.
 """
 
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numba as nb
@@ -19,23 +17,16 @@ from constriction import stream
 from numpy.typing import NDArray
 
 from fedmrn.bits import packed_size, unpack_bits
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Reader
-from fedmrn.codecs.contexts import LARGEST_BUCKETS, Contexts
+from fedmrn.codecs.base import CHUNK
+from fedmrn.codecs.contexts import Contexts
 from fedmrn.codecs.masked_noise import MaskedNoise
+from fedmrn.codecs.shorter_mask import ShorterMask
 from fedmrn.errors import ConfigError, MalformedFrameError
 
 AnsCoder, Bernoulli = stream.stack.AnsCoder, stream.model.Bernoulli
 SEGMENT = 64 * CHUNK
 """Elements that are sorted by context at a time: what bounds the memory of both sides."""
-RAW, CODED = 0, 1
 _ONE = 256
-_ELEMENTS_A_BIT = 177  # the cheapest symbol costs log2(256 / 255) = 1 / 177.1 bits
-_HEAD = struct.Struct("<BI")
-
-
-def _most(length: int) -> int:
-    """The elements that a coded body of this length may hold; zeros that are coded first can cost nothing at all."""
-    return _ELEMENTS_A_BIT * (8 * length + 64)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -72,30 +63,12 @@ def _runs(sizes: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
         yield int(k), slice(int(ends[k] - sizes[k]), int(ends[k]))
 
 
-@dataclass(frozen=True)
-class CodedMask(Codec):
-    """A mask in fewer bits.
-
-    Attributes:
-        inner: the codec whose bits are coded.
-        buckets: of |n| for a large tensor, 1 to 64.
-
-    Raises:
-        ConfigError: buckets is out of its range.
-    """
+class CodedMask(ShorterMask):
+    """A mask whose bits are coded without loss: what is decoded is the mask of `inner`."""
 
     id: ClassVar[int] = 9
     name: ClassVar[str] = "coded-mask"
-    inner: MaskedNoise
-    buckets: int = 16
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.buckets <= LARGEST_BUCKETS:
-            raise ConfigError(f"buckets are 1 to {LARGEST_BUCKETS}, got {self.buckets}")
-
-    def params(self) -> bytes:
-        """Return 7 bytes: those of masked-noise, and the number of buckets."""
-        return self.inner.params() + bytes([self.buckets])
+    elements_a_byte: ClassVar[int] = 8 * 177  # the cheapest symbol costs log2(256 / 255) = 1 / 177.1 bits
 
     @classmethod
     def from_params(cls, params: bytes) -> Self:
@@ -105,22 +78,8 @@ class CodedMask(Codec):
         except (IndexError, ConfigError, MalformedFrameError) as error:
             raise MalformedFrameError(f"codec coded-mask cannot have parameters {params.hex()}") from error
 
-    def bound(self, max_value: float) -> float:
-        """Return the largest magnitude of the noise."""
-        return self.inner.bound(max_value)
-
-    def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
-        """Sample a fresh mask of the update u and code it."""
-        raw = self.inner.encode(vector, keys)
-        sizes = np.array([size for size in keys.segments(vector.size) if size], np.int64)
-        coded = self._code(unpack_bits(raw, vector.size), self._contexts(keys.noise, sizes))
-        worth_it = len(coded) < 1 + len(raw) and vector.size <= _most(len(coded))
-        return coded if worth_it else bytes([RAW]) + raw
-
-    def _contexts(self, key: int, sizes: NDArray[np.int64]) -> Contexts:
-        return Contexts.of(self.inner.noise, key, sizes, self.buckets)
-
-    def _code(self, bits: NDArray[np.bool_], contexts: Contexts) -> bytes:
+    def _code(self, mask: bytes, vector: NDArray[np.float32], contexts: Contexts) -> bytes:
+        bits = unpack_bits(mask, vector.size)
         totals, ones = np.zeros(contexts.count, np.int64), np.zeros(contexts.count, np.int64)
         at, mine = -1, np.zeros(0, np.uint32)
         for at in range(0, contexts.size, SEGMENT):
@@ -137,46 +96,14 @@ class CodedMask(Codec):
             _group(bits[start : start + mine.size], mine, np.cumsum(sizes) - sizes, grouped)
             for k, where in reversed(list(_runs(sizes))):
                 coder.encode_reverse(grouped[where], Bernoulli(table[k] / _ONE, perfect=True))
-        words = np.asarray(coder.get_compressed(), "<u4")
-        head = _HEAD.pack(CODED, contexts.ends.size)
-        return b"".join((head, contexts.sizes.tobytes(), table.tobytes(), words.tobytes()))
+        return table.tobytes() + np.asarray(coder.get_compressed(), "<u4").tobytes()
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> Reader:
-        """Decode the bits and open them as masked noise; memory is bounded by a multiple of the body's length.
-
-        Raises:
-            MalformedFrameError: the sizes do not fit, the bits end early, or some are left over.
-            PaddingError: an unused bit of a mask that is not coded is set.
-        """
-        return self.inner.open(self.uncode(body, count, noise_key), count, noise_key, max_value)
-
-    @property
-    def uncoded(self) -> MaskedNoise:
-        """The codec whose bits are coded."""
-        return self.inner
-
-    def uncode(self, body: bytes | memoryview, count: int, noise_key: int) -> bytes | memoryview:
-        """Return the packed bits; those of a mask that was not coded are not looked at.
-
-        Raises:
-            MalformedFrameError: as `open`.
-        """
-        view = memoryview(body)
-        return view[1:] if view and view[0] == RAW else self._decode(view, count, noise_key)
-
-    def _decode(self, view: memoryview, count: int, noise_key: int) -> bytes:
-        if len(view) < _HEAD.size or view[0] != CODED:
-            raise MalformedFrameError("a coded mask starts with 0, or with 1 and the number of its tensors")
-        _, tensors = _HEAD.unpack_from(view)
-        if count > _most(len(view)):
-            raise MalformedFrameError(f"{count} elements are too many for the {len(view)} bytes of a coded mask")
-        contexts = Contexts.read(view, _HEAD.size, tensors, count, self.inner.noise, noise_key, self.buckets)
-        at = _HEAD.size + 8 * tensors
-        rest = len(view) - at - contexts.count
-        if rest < 0 or rest % 4:
-            raise MalformedFrameError(f"{contexts.count} contexts and whole words do not fit {len(view)} bytes")
-        table = np.frombuffer(view, np.uint8, contexts.count, at)
-        words = np.frombuffer(view, "<u4", rest // 4, at + contexts.count).astype(np.uint32)
+    def _decode(self, rest: memoryview, contexts: Contexts) -> bytes:
+        length, count = len(rest) - contexts.count, contexts.size
+        if length < 0 or length % 4:
+            raise MalformedFrameError(f"{contexts.count} contexts and whole words do not fit {len(rest)} bytes")
+        table = np.frombuffer(rest, np.uint8, contexts.count)
+        words = np.frombuffer(rest, "<u4", length // 4, contexts.count).astype(np.uint32)
         if words.size and not words[-1]:
             raise MalformedFrameError("the last word of a coded mask is zero")
         coder, packed = AnsCoder(words), np.zeros(packed_size(count), np.uint8)

@@ -7,10 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs.base import CHUNK
-from fedmrn.errors import MalformedFrameError
 from fedmrn.noise import NoiseSpec
 
-LARGEST_BUCKETS = 64
 _SMALLEST = 64  # elements: a context costs a byte or two
 
 
@@ -44,28 +42,6 @@ class Contexts:
     def of(cls, spec: NoiseSpec, key: int, sizes: NDArray[np.int64], buckets: int) -> "Contexts":
         """Return the contexts of tensors of these sizes, none empty, with at most this many buckets each."""
         return cls(spec, key, np.cumsum(sizes), np.clip(sizes // _SMALLEST, 1, buckets))
-
-    @classmethod
-    def read(
-        cls, view: memoryview, at: int, tensors: int, count: int, spec: NoiseSpec, key: int, buckets: int
-    ) -> "Contexts":
-        """Return the contexts of tensors whose sizes, u64 each, are in a body from `at`.
-
-        Raises:
-            MalformedFrameError: the body ends early, a tensor is empty, or they do not make up `count` elements.
-        """
-        if len(view) < at + 8 * tensors:
-            raise MalformedFrameError(f"{tensors} sizes take more than the section's {len(view)} bytes")
-        rows = np.frombuffer(view, "<u8", tensors, at)
-        # As a double the sum is exact as far as it matters, and cannot wrap.
-        if not rows.all() or rows.sum(dtype=np.float64) != count:
-            raise MalformedFrameError(f"{tensors} tensors do not make up {count} elements")
-        return cls.of(spec, key, rows.astype(np.int64), buckets)
-
-    @property
-    def sizes(self) -> NDArray[np.uint64]:
-        """Elements of each tensor, as they travel."""
-        return np.diff(self.ends, prepend=0).astype("<u8")
 
     @property
     def size(self) -> int:

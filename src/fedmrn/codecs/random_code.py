@@ -12,7 +12,6 @@ Sources: minimal random coding, Havasi et al., ICLR 2019; for federated learning
 ordered random coding, Theis and Yosri, ICML 2022; a trellis as code book, Marcellin and Fischer (TCQ), 1990.
 """
 
-import struct
 from dataclasses import dataclass
 from math import log
 from typing import ClassVar, Self
@@ -21,16 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.bits import check_padding, pack_bits, packed_size
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Reader, check_finite
-from fedmrn.codecs.contexts import LARGEST_BUCKETS, Contexts
+from fedmrn.codecs.base import CHUNK
+from fedmrn.codecs.contexts import Contexts
 from fedmrn.codecs.masked_noise import MaskedNoise
+from fedmrn.codecs.shorter_mask import ShorterMask
 from fedmrn.codecs.trellis import LARGEST_STATES, ONE, follow, search
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.masking import probability
 from fedmrn.rng import Purpose, Stream, domain
 
-RAW, CODED = 0, 1
-_HEAD = struct.Struct("<BI")
 _RATE = 64
 _LEVELS = 1024
 _CLEAR = 1 / 256  # a probability below this, or above its complement, is as good as certain
@@ -52,14 +50,14 @@ def _entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class RandomCode(Codec):
-    """A mask for little more than the information in it.
+class RandomCode(ShorterMask):
+    """A mask for little more than the information in it; nothing is drawn, unless the code is not shorter.
 
     Attributes:
         inner: the codec of the mask; it also draws a mask that does not shrink.
         buckets: of |n| for a large tensor, 1 to 64.
         log2_states: of the trellis, 1 to 10: each more doubles the work of the search and brings the law nearer.
-        rate: path bits for a bit of information, a multiple of 1/64 from 1 to 2.
+        rate: path bits for a bit of information, a multiple of 1/64 from 1 to 2; the decoder does not use it.
 
     Raises:
         ConfigError: one of them is out of its range.
@@ -67,22 +65,20 @@ class RandomCode(Codec):
 
     id: ClassVar[int] = 11
     name: ClassVar[str] = "random-code"
-    inner: MaskedNoise
-    buckets: int = 16
+    elements_a_byte: ClassVar[int] = 8 * ONE  # a path bit for at most 256 elements
     log2_states: int = 8
     rate: float = 1.125
 
     def __post_init__(self) -> None:
-        if not 1 <= self.buckets <= LARGEST_BUCKETS:
-            raise ConfigError(f"buckets are 1 to {LARGEST_BUCKETS}, got {self.buckets}")
+        super().__post_init__()
         if not 1 <= self.log2_states <= LARGEST_STATES:
             raise ConfigError(f"log2_states are 1 to {LARGEST_STATES}, got {self.log2_states}")
         if not 1 <= self.rate <= 2 or self.rate * _RATE % 1:
             raise ConfigError(f"rate is a multiple of 1/{_RATE} from 1 to 2, got {self.rate}")
 
     def params(self) -> bytes:
-        """Return 9 bytes: those of masked-noise, buckets, log2_states, 64 * rate (which the decoder does not use)."""
-        return self.inner.params() + bytes([self.buckets, self.log2_states, int(self.rate * _RATE)])
+        """Return 9 bytes: those of masked-noise, buckets, log2_states, 64 * rate."""
+        return super().params() + bytes([self.log2_states, int(self.rate * _RATE)])
 
     @classmethod
     def from_params(cls, params: bytes) -> Self:
@@ -93,42 +89,22 @@ class RandomCode(Codec):
         except (ValueError, ConfigError, MalformedFrameError) as error:
             raise MalformedFrameError(f"codec random-code cannot have parameters {params.hex()}") from error
 
-    def bound(self, max_value: float) -> float:
-        """Return the largest magnitude of the noise."""
-        return self.inner.bound(max_value)
-
-    def _contexts(self, key: int, sizes: NDArray[np.int64]) -> Contexts:
-        return Contexts.of(self.inner.noise, key, sizes, self.buckets)
-
-    def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
-        """Name a mask of the update u; nothing is drawn, unless a mask of as many bits as elements is as short."""
-        check_finite(vector)
-        sizes = np.array([size for size in keys.segments(vector.size) if size], np.int64)
-        coded = self._code(vector, self._contexts(keys.noise, sizes)) if vector.size else b""
-        if vector.size and len(coded) < 1 + packed_size(vector.size):
-            return coded
-        return bytes([RAW]) + self.inner.encode(vector, keys)
-
-    def _code(self, u: NDArray[np.float32], contexts: Contexts) -> bytes:
-        p, mine = np.empty(u.size, np.float32), np.empty(u.size, np.uint32)
-        for start in range(0, u.size, CHUNK):
-            stop = min(u.size, start + CHUNK)
-            noise = self.inner.noise.chunk(contexts.key, start, stop)
-            p[start:stop] = probability(u[start:stop], noise, self.inner.mask)
-            mine[start:stop] = contexts.part(start, stop)
+    def _code(self, mask: bytes, vector: NDArray[np.float32], contexts: Contexts) -> bytes:
+        p, mine = np.empty(vector.size, np.float32), contexts.part(0, vector.size)
+        for start in range(0, vector.size, CHUNK):
+            u = vector[start : start + CHUNK]
+            noise = self.inner.noise.chunk(contexts.key, start, start + u.size)
+            p[start : start + u.size] = probability(u, noise, self.inner.mask)
         prior, information = self._tables(p, mine, contexts.count)
-        states, path, used = self.log2_states, np.empty(u.size, np.bool_), 0
+        path, used = np.empty(vector.size, np.bool_), 0
         draws = Stream(contexts.key, domain(Purpose.CODEBOOK))
-        for start in range(0, u.size, CHUNK):
-            here = slice(start, min(u.size, start + CHUNK))
-            k = prior[mine[here]].astype(np.int32)
-            # Level 0 and 1024 of k / 256 do not occur: k is 1 to 255.
+        for start in range(0, vector.size, CHUNK):
+            here = slice(start, min(vector.size, start + CHUNK))
+            k, i = prior[mine[here]].astype(np.int32), information[mine[here]].astype(np.int32)
             scores = _LOGITS[np.rint(p[here] * np.float32(_LEVELS)).astype(np.int32)] - _LOGITS[k * (_LEVELS // ONE)]
             words = draws.words(here.start, here.stop)
-            used += search(scores, k, information[mine[here]].astype(np.int32), words, states, path[used:])
-        head = _HEAD.pack(CODED, contexts.ends.size)
-        tables = prior.tobytes() + information.tobytes()
-        return b"".join((head, contexts.sizes.tobytes(), tables, pack_bits(path[:used])))
+            used += search(scores, k, i, words, self.log2_states, path[used:])
+        return prior.tobytes() + information.tobytes() + pack_bits(path[:used])
 
     def _tables(
         self, p: NDArray[np.float32], mine: NDArray[np.uint32], count: int
@@ -144,46 +120,27 @@ class RandomCode(Codec):
         there = totals > 0
         return np.where(there, prior, 0).astype(np.uint8), np.where(there, information, 0).astype(np.uint8)
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> Reader:
-        """Follow the path and open the mask as masked noise; memory is bounded by a multiple of the body's length.
-
-        Raises:
-            MalformedFrameError: the sizes do not fit, the path ends early, or some of it is left over.
-            PaddingError: an unused bit is set.
-        """
-        view = memoryview(body)
-        if view and view[0] == RAW:
-            return self.inner.open(view[1:], count, noise_key, max_value)
-        return self.inner.open(self._decode(view, count, noise_key), count, noise_key, max_value)
-
-    def _decode(self, view: memoryview, count: int, noise_key: int) -> bytes:
-        if len(view) < _HEAD.size or view[0] != CODED:
-            raise MalformedFrameError("a random-code mask starts with 0, or with 1 and the number of its tensors")
-        if count > 8 * ONE * len(view):  # a path bit for at most 256 elements
-            raise MalformedFrameError(f"{count} elements are too many for the {len(view)} bytes of a random-code mask")
-        _, tensors = _HEAD.unpack_from(view)
-        contexts = Contexts.read(view, _HEAD.size, tensors, count, self.inner.noise, noise_key, self.buckets)
-        at = _HEAD.size + 8 * tensors
-        if len(view) < at + 2 * contexts.count:
-            raise MalformedFrameError(f"two tables of {contexts.count} contexts do not fit {len(view)} bytes")
-        prior, information = (np.frombuffer(view, np.uint8, contexts.count, at + k * contexts.count) for k in range(2))
-        body = view[at + 2 * contexts.count :]
-        path, used = np.unpackbits(np.frombuffer(body, np.uint8), bitorder="little").view(np.bool_), 0
-        draws, occurs = Stream(noise_key, domain(Purpose.CODEBOOK)), np.zeros(contexts.count, np.bool_)
-        mask = np.empty(count, np.bool_)
-        for start in range(0, count, CHUNK):
-            stop = min(count, start + CHUNK)
-            mine = contexts.part(start, stop)
+    def _decode(self, rest: memoryview, contexts: Contexts) -> bytes:
+        if len(rest) < 2 * contexts.count:
+            raise MalformedFrameError(f"two tables of {contexts.count} contexts do not fit {len(rest)} bytes")
+        tables = np.frombuffer(rest, np.uint8, 2 * contexts.count)
+        prior, information = np.split(tables, 2)
+        packed = np.frombuffer(rest, np.uint8, offset=tables.size)
+        path, used = np.unpackbits(packed, bitorder="little").view(np.bool_), 0
+        draws, occurs = Stream(contexts.key, domain(Purpose.CODEBOOK)), np.zeros(contexts.count, np.bool_)
+        mask = np.empty(contexts.size, np.bool_)
+        for start in range(0, mask.size, CHUNK):
+            here = mask[start : start + CHUNK]
+            mine = contexts.part(start, start + here.size)
             occurs[mine] = True
             k, i = prior[mine].astype(np.int32), information[mine].astype(np.int32)
             if not (k.all() and i.all()):
                 raise MalformedFrameError("a context of a random-code mask that occurs has no prior or no information")
-            words = draws.words(start, stop)
-            bits = follow(path[used:], k, i, words, self.log2_states, mask[start:stop])
+            bits = follow(path[used:], k, i, draws.words(start, start + here.size), self.log2_states, here)
             if bits < 0:
                 raise MalformedFrameError("the path of a random-code mask ends early")
             used += bits
-        if len(body) != packed_size(used) or prior[~occurs].any() or information[~occurs].any():
+        if packed.size != packed_size(used) or prior[~occurs].any() or information[~occurs].any():
             raise MalformedFrameError("something is left over after the path of a random-code mask")
-        check_padding(body, used)
+        check_padding(packed.tobytes(), used)
         return pack_bits(mask)

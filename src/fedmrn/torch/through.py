@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fedmrn.codecs import Codec, CodedMask, RandomCode, codec_from
+from fedmrn.codecs import Codec, ShorterMask, codec_from
 from fedmrn.codecs import MaskedNoise as MaskedNoiseCodec
 from fedmrn.errors import UnsupportedModelError
 from fedmrn.frame import Frame, Role
@@ -100,7 +100,7 @@ class MaskedNoise(Through):
 
     def _prepare(self, codec: Codec | None) -> None:
         self._asked = codec
-        codec = codec.inner if isinstance(codec, CodedMask | RandomCode) else codec
+        codec = codec.inner if isinstance(codec, ShorterMask) else codec
         if not isinstance(codec, MaskedNoiseCodec):
             raise UnsupportedModelError("this broadcast does not ask for masked noise")
         self._codec = MaskedNoiseCodec(codec.noise, codec.mask, self.stochastic)
@@ -122,9 +122,7 @@ class MaskedNoise(Through):
 
     def _codecs(self) -> dict[Group, Codec]:
         asked = self._asked
-        return {
-            Group.CODED: replace(asked, inner=self._codec) if isinstance(asked, CodedMask | RandomCode) else self._codec
-        }
+        return {Group.CODED: replace(asked, inner=self._codec) if isinstance(asked, ShorterMask) else self._codec}
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, coded: Iterable[Tensor]) -> None:
