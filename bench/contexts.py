@@ -146,6 +146,7 @@ def report(
         "... and those one, nine before": (tensor, bucket, *neighbours),
     }
     out = Table("known of an element", "entropy", "contexts", "their table", "together", title="bits an element")
+    out.columns[0].no_wrap = True
     for name, features in rows.items():
         bits, contexts = given(mask, *features)
         out.add_row(name, f"{bits:.4f}", str(contexts), f"{8 * contexts / d:.4f}", f"{bits + 8 * contexts / d:.4f}")
