@@ -20,7 +20,8 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.rng import BLOCK, Stream, philox_block
+from fedmrn.philox import BLOCK, philox_block
+from fedmrn.rng import Stream
 
 _UNIT = np.float32(2.0**-24)
 _ZERO = np.float32(0.0)
