@@ -15,14 +15,12 @@ Without SM (an ablation) the nearer codeword is taken: upper if p >= 1/2.
 """
 
 from enum import IntEnum
-from typing import Any
 
 import numba as nb
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from fedmrn.kernels import fma
 from fedmrn.philox import BLOCK, philox_block
 from fedmrn.rng import Stream
 
@@ -66,16 +64,6 @@ def _draw(u, n, key, dom, start, signed, stochastic, out):  # type: ignore[no-un
         done = end
 
 
-@intrinsic
-def _fma(context, a, b, c):  # type: ignore[no-untyped-def]
-    """a * b + c in float32, rounded once."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fma(*args)
-
-    return types.float32(types.float32, types.float32, types.float32), generate
-
-
 @nb.njit(cache=True, nogil=True, inline="always")
 def _psm(u, noise, word, q, signed, stochastic):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     p = _probability(u, noise, signed)
@@ -101,7 +89,7 @@ def _progress(u, g, rate, n, base, q, key, dom, start, signed, stochastic, out):
         if g.size:
             step = g[done:end]
             for i in range(v.size):
-                v[i] = _fma(rate, step[i], v[i])  # type: ignore[call-arg]
+                v[i] = fma(rate, step[i], v[i])  # type: ignore[call-arg]
         if signed:
             for i in range(o.size):
                 o[i] = b[i] + _psm(v[i], m[i], w[i], q, True, stochastic)

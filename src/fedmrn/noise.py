@@ -68,7 +68,8 @@ def _fill_uniform(unit, key, start, out):  # type: ignore[no-untyped-def]  # pra
 
 
 @nb.njit(cache=True, nogil=True)
-def _fill_noise(law, scale, table, key, start, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def fill_noise(law, scale, table, key, start, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Write elements start, start+1, ... of the noise into `out`, float32; law int, scale float32, key uint64."""
     if law == 0:
         _fill_uniform(scale * np.float32(2.0**-24), key, start, out)
         return
@@ -117,7 +118,7 @@ class NoiseSpec:
 
     def fill(self, key: int, start: int, out: NDArray[np.float32]) -> None:
         """Write elements start, start+1, ... of the noise of a 64-bit key into `out` (float32, any length)."""
-        _fill_noise(int(self.law), np.float32(self.scale), gaussian_table(), np.uint64(key), start, out)
+        fill_noise(int(self.law), np.float32(self.scale), gaussian_table(), np.uint64(key), start, out)
 
     def chunk(self, key: int, start: int, stop: int) -> NDArray[np.float32]:
         """Return elements start..stop-1 of the noise of a 64-bit key, float32, shape (stop - start,)."""

@@ -10,7 +10,7 @@ A chain of ten rounds is latency, not work, so `LANES` counters go through side 
 constant and the high half of a counter is constant within a block: the first two rounds cost less than one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba as nb
@@ -34,17 +34,18 @@ _WORDS, _PAIRS = ir.VectorType(_I32, LANES), ir.VectorType(_I64, LANES // 2)
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _ODD, _EVEN = 1, 0
 
-Store = Callable[[ir.IRBuilder, int, ir.Value, ir.Value, ir.Value], None]
-"""(builder, plane, its words, where they go, the argument) -> writes LANES elements."""
+Use = Callable[..., None]
+"""(builder, element, its words and those of the next LANES - 1, more arguments) -> emits what is done with them."""
 
 
 def _all(value: int, kind: ir.VectorType = _WORDS) -> ir.Constant:
     return ir.Constant(kind, [ir.Constant(kind.element, value)] * kind.count)
 
 
-def _splat(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    first = b.insert_element(ir.Constant(ir.VectorType(x.type, LANES), ir.Undefined), x, _I32(0))
-    return b.shuffle_vector(first, first, _all(0))
+def splat(b: ir.IRBuilder, x: ir.Value, count: int = LANES) -> ir.Value:
+    """Return a vector of `count` times x."""
+    first = b.insert_element(ir.Constant(ir.VectorType(x.type, count), ir.Undefined), x, _I32(0))
+    return b.shuffle_vector(first, first, _all(0, ir.VectorType(_I32, count)))
 
 
 def _halves(b: ir.IRBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -77,13 +78,13 @@ def _rounds(
     c3 = b.mul(low, _all(M0))
     s1, s0 = _halves(b, b.mul(b.zext(dom_low, _I64), _I64(M1)))
     s0 = b.xor(b.xor(s0, n_high), k0)
-    c2 = b.xor(_take(b, products, _ODD), _splat(b, b.xor(dom_high, k1)))
+    c2 = b.xor(_take(b, products, _ODD), splat(b, b.xor(dom_high, k1)))
 
     k0, k1 = b.add(k0, _I32(W0)), b.add(k1, _I32(W1))
     s3, s2 = _halves(b, b.mul(b.zext(s0, _I64), _I64(M0)))
     products = _products(b, c2, M1)
-    c0, c1 = b.xor(_take(b, products, _ODD), _splat(b, b.xor(s1, k0))), b.mul(c2, _all(M1))
-    c2, c3 = b.xor(c3, _splat(b, b.xor(s2, k1))), _splat(b, s3)
+    c0, c1 = b.xor(_take(b, products, _ODD), splat(b, b.xor(s1, k0))), b.mul(c2, _all(M1))
+    c2, c3 = b.xor(c3, splat(b, b.xor(s2, k1))), splat(b, s3)
 
     for number in range(3, 11):
         k0, k1 = b.add(k0, _I32(W0)), b.add(k1, _I32(W1))
@@ -92,63 +93,72 @@ def _rounds(
             low1, low0 = b.mul(c2, _all(M1)), b.mul(c0, _all(M0))
         else:  # all four words must end in one order, the natural one
             low1, low0 = _take(b, p1, _EVEN), _take(b, p0, _EVEN)
-        c0 = b.xor(_take(b, p1, _ODD), b.xor(c1, _splat(b, k0)))
-        c2 = b.xor(_take(b, p0, _ODD), b.xor(c3, _splat(b, k1)))
+        c0 = b.xor(_take(b, p1, _ODD), b.xor(c1, splat(b, k0)))
+        c2 = b.xor(_take(b, p0, _ODD), b.xor(c3, splat(b, k1)))
         c1, c3 = low1, low0
     return c0, c1, c2, c3
 
 
-def _kernel(module: ir.Module, name: str, kind: ir.Type, store: Store) -> ir.Function:
-    """A function (address, block, key, domain, argument) that writes one block; a module has it once."""
+def block_kernel(module: ir.Module, name: str, kinds: Sequence[ir.Type], use: Use) -> ir.Function:
+    """Return a function (block, key, domain, more arguments of these kinds) that does something with a block of words.
+
+    A module has it once under its name.
+    """
     name = f"fedmrn.philox.{name}"
     if name in module.globals:
         return module.globals[name]
-    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64, _I64, _I64, _I64, kind]), name)
+    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64, _I64, _I64, *kinds]), name)
     fn.linkage = "internal"
     fn.attributes.add("noinline")
     fn.attributes.alignstack = 64  # what does not fit into the registers is kept there in whole vectors
     b = ir.IRBuilder(fn.append_basic_block("entry"))
-    address, block, key, dom, argument = fn.args
+    block, key, dom, *more = fn.args
     first = b.mul(block, _I64(PLANE))
     lanes = ir.Constant(_WORDS, [_I32(i) for i in range(LANES)])
     with cgutils.for_range(b, _I64(PLANE // LANES)) as loop:
         j = b.mul(loop.index, _I64(LANES))
-        low = b.add(_splat(b, b.trunc(b.add(first, j), _I32)), lanes)
-        at = b.add(address, b.mul(j, _I64(4)))
+        low = b.add(splat(b, b.trunc(b.add(first, j), _I32)), lanes)
         for plane, words in enumerate(_rounds(b, low, first, key, dom)):
-            store(b, plane, words, b.add(at, _I64(4 * PLANE * plane)), argument)
+            use(b, b.add(j, _I64(PLANE * plane)), words, *more)
     b.ret_void()
     return fn
 
 
-def _put(b: ir.IRBuilder, value: ir.Value, at: ir.Value) -> None:
+def odd(b: ir.IRBuilder, words: ir.Value, unit: ir.Value) -> ir.Value:
+    """Return float32(2 * (w >> 8) + 1 - 2^24) * unit of each word w."""
+    # With its top bit turned a signed word is w - 2^31; shifted by 7, with the last bit set: 2 (w >> 8) + 1 - 2^24.
+    signed = b.xor(words, _all(1 << 31))
+    whole = b.or_(b.ashr(signed, _all(7)), _all(1))
+    return b.fmul(b.sitofp(whole, _FLOATS), splat(b, unit))
+
+
+def _put(b: ir.IRBuilder, value: ir.Value, address: ir.Value, element: ir.Value) -> None:
+    at = b.add(address, b.mul(element, _I64(4)))
     b.store(value, b.inttoptr(at, value.type.as_pointer())).align = 4
 
 
-def _store_words(b: ir.IRBuilder, plane: int, words: ir.Value, at: ir.Value, unit: ir.Value) -> None:
-    _put(b, words, at)
+def _store_words(b: ir.IRBuilder, element: ir.Value, words: ir.Value, *args: ir.Value) -> None:
+    _put(b, words, args[0], element)
 
 
-def _store_odd(b: ir.IRBuilder, plane: int, words: ir.Value, at: ir.Value, unit: ir.Value) -> None:
-    # With its top bit turned a signed word is w - 2^31; shifted by 7, with the last bit set: 2 (w >> 8) + 1 - 2^24.
-    signed = b.xor(words, _all(1 << 31))
-    odd = b.or_(b.ashr(signed, _all(7)), _all(1))
-    _put(b, b.fmul(b.sitofp(odd, _FLOATS), _splat(b, unit)), at)
+def _store_odd(b: ir.IRBuilder, element: ir.Value, words: ir.Value, *args: ir.Value) -> None:
+    address, unit = args
+    _put(b, odd(b, words, unit), address, element)
 
 
 @intrinsic
-def _words_at(context, address, block, key, dom):  # type: ignore[no-untyped-def]
+def _words_at(context, block, key, dom, address):  # type: ignore[no-untyped-def]
     def generate(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        b.call(_kernel(b.module, "words", _I64, _store_words), [*args, _I64(0)])
+        b.call(block_kernel(b.module, "words", [_I64], _store_words), args)
         return context.get_dummy_value()
 
     return types.none(types.uint64, types.uint64, types.uint64, types.uint64), generate
 
 
 @intrinsic
-def _odd_at(context, address, block, key, dom, unit):  # type: ignore[no-untyped-def]
+def _odd_at(context, block, key, dom, address, unit):  # type: ignore[no-untyped-def]
     def generate(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        b.call(_kernel(b.module, "odd", ir.FloatType(), _store_odd), args)
+        b.call(block_kernel(b.module, "odd", [_I64, ir.FloatType()], _store_odd), args)
         return context.get_dummy_value()
 
     return types.none(types.uint64, types.uint64, types.uint64, types.uint64, types.float32), generate
@@ -172,7 +182,7 @@ def _words(key, dom, block, out):  # type: ignore[no-untyped-def]
 @overload(_words)
 def _words_compiled(key, dom, block, out):  # type: ignore[no-untyped-def]
     def vectors(key, dom, block, out):  # type: ignore[no-untyped-def]
-        _words_at(np.uint64(out.ctypes.data), np.uint64(block), key, dom)  # type: ignore[call-arg]
+        _words_at(np.uint64(block), key, dom, np.uint64(out.ctypes.data))  # type: ignore[call-arg]
 
     return vectors
 
@@ -186,4 +196,4 @@ def philox_block(key, dom, block, out):  # type: ignore[no-untyped-def]  # pragm
 @nb.njit(cache=True, nogil=True)
 def odd_block(key, dom, block, unit, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Fill out[0:1024] (float32, contiguous) with float32(2 * (w >> 8) + 1 - 2^24) * unit of one block of words w."""
-    _odd_at(np.uint64(out.ctypes.data), np.uint64(block), key, dom, unit)  # type: ignore[call-arg]
+    _odd_at(np.uint64(block), key, dom, np.uint64(out.ctypes.data), unit)  # type: ignore[call-arg]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Plane, Reader, read_plane
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Fused, Plane, Reader, read_plane
 from fedmrn.codecs.bernoulli import Bernoulli
 from fedmrn.codecs.coded_mask import CodedMask
 from fedmrn.codecs.float16 import Float16
@@ -45,6 +45,7 @@ __all__ = [
     "CodedMask",
     "EncodeKeys",
     "Float16",
+    "Fused",
     "Levels",
     "MaskedNoise",
     "Plane",

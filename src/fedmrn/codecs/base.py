@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,14 @@ class Reader(Protocol):
 
     def read(self, start: int, out: NDArray[np.float32]) -> None:
         """Write decoded elements start, start+1, ... into `out` (float32); start is a multiple of `CHUNK`."""
+
+
+@runtime_checkable
+class Fused(Reader, Protocol):
+    """A reader that also folds without writing the values down; the result is that of `fedmrn.kernels.fold`."""
+
+    def fold(self, start: int, factor: float, near: bool, total: NDArray[np.int64]) -> None:
+        """Add the elements start, start+1, ... times the factor to `total`; start is a multiple of `CHUNK`."""
 
 
 def read_plane(reader: Reader, plane: Plane) -> Reader:

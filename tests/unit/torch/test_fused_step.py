@@ -10,9 +10,8 @@ from federating import broadcast_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import fedmrn.torch.through as through
 from fedmrn.parallel import in_parallel
-from fedmrn.torch import MaskedNoise, attach
+from fedmrn.torch import MaskedNoise, attach, through
 from fedmrn.torch.fused import sgd_moves
 from fedmrn.torch.train import channels_last
 
@@ -36,7 +35,7 @@ class Mixed(nn.Module):
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    slow = list(model.last.parameters()) + [model.sometimes]  # type: ignore[union-attr]
+    slow = [*model.last.parameters(), model.sometimes]  # type: ignore[union-attr]
     fast = [p for p in model.parameters() if not any(p is s for s in slow)]
     return torch.optim.SGD([{"params": fast}, {"params": slow, "lr": 0.013}], lr=0.07)
 
@@ -98,9 +97,7 @@ def test_u_moves_as_torch_rounds() -> None:
         torch.optim.SGD([expected], lr=rate).step()
         stream, mask = through.Stream(1, 2), through.MaskedNoiseCodec.from_params(bytes(2) + b"\0\0\x80\x3f").mask
         out, plain = np.empty_like(u), np.empty_like(u)
-        through.progressive_weights(
-            u, noise, noise, 0.5, stream, mask, out, start=37, gradient=g, rate=rate
-        )
+        through.progressive_weights(u, noise, noise, 0.5, stream, mask, out, start=37, gradient=g, rate=rate)
         assert np.array_equal(u, expected.detach().numpy())
         through.progressive_weights(u, noise, noise, 0.5, stream, mask, plain, start=37)
         assert np.array_equal(out, plain)
