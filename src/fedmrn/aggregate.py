@@ -12,7 +12,7 @@ from math import frexp, ldexp
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs import CHUNK, Codec, Fused, Plane, Reader, codec_from, read_plane
+from fedmrn.codecs import CHUNK, Codec, Fold, Plane, Reader, codec_from, own_fold, read_plane
 from fedmrn.errors import (
     ConfigError,
     DuplicateFrameError,
@@ -107,7 +107,7 @@ class Aggregator:
         # Further planes of the coded group follow the flat vector.
         self._coded = layout.span(Group.CODED).stop
         self._sum = np.zeros(layout.size + (len(self.planes) - 1) * self._coded, np.int64)
-        self._waiting: list[tuple[Fused, float, bool]] = []
+        self._waiting: list[tuple[Reader, float, bool]] = []
         self._keys: set[int] = set()
         self._torn = False
         self.total_weight = 0
@@ -138,7 +138,7 @@ class Aggregator:
             near = self._bounds[group] * factor < NEAR
             if group is not Group.CODED:
                 self._fold([(reader, factor, near)], self._sum[self.layout.span(group)])
-            elif self.planes == (Plane.VALUE,) and self._coded >= _WAIT_FROM and isinstance(reader, Fused):
+            elif self.planes == (Plane.VALUE,) and self._coded >= _WAIT_FROM and own_fold(reader):
                 self._waiting.append((reader, factor, near))
             else:
                 for i, plane in enumerate(self.planes):
@@ -193,14 +193,12 @@ class Aggregator:
     def _fold(self, readers: Sequence[tuple[Reader, float, bool]], total: NDArray[np.int64]) -> None:
         """Add (what is read, its factor, whether products are below NEAR), all of a part of the sum at a time."""
 
+        folds = [(own_fold(reader) or _reading(reader), factor, near) for reader, factor, near in readers]
+
         def work(first: int, last: int) -> None:
             for start in range(first, last, _PART):
-                part = total[start : min(start + _PART, last)]
-                for reader, factor, near in readers:
-                    if isinstance(reader, Fused):
-                        reader.fold(start, factor, near, part)
-                    else:
-                        _read_and_fold(reader, start, factor, near, part)
+                for add, factor, near in folds:
+                    add(start, factor, near, total[start : min(start + _PART, last)])
 
         in_parallel(work, total.size, self.threads, CHUNK)
 
@@ -251,7 +249,7 @@ class Aggregator:
         mean = np.zeros(self.layout.size, np.float32)
         for group in self._exponents:
             span = self.layout.span(group)
-            mean[span] = self._mean(group, span)
+            self._mean(group, span, mean[span])
         return mean
 
     def finish_plane(self, plane: Plane) -> NDArray[np.float32]:
@@ -262,7 +260,9 @@ class Aggregator:
             ValueError: the plane was not asked for.
         """
         self._check_folded()
-        return self._mean(Group.CODED, self._span(self.planes.index(plane)))
+        mean = np.empty(self._coded, np.float32)
+        self._mean(Group.CODED, self._span(self.planes.index(plane)), mean)
+        return mean
 
     def _check_folded(self) -> None:
         self._check_whole()
@@ -272,19 +272,20 @@ class Aggregator:
         self._fold_waiting()
         self._torn = False
 
-    def _mean(self, group: Group, span: slice) -> NDArray[np.float32]:
-        """Return the mean of a part of the sum that has the unit of a group; a model may have no coded group."""
+    def _mean(self, group: Group, span: slice, out: NDArray[np.float32]) -> None:
+        """Write the mean of a part of the sum that has the unit of a group; a model may have no coded group."""
         factor = ldexp(1.0, -self._exponents.get(group, 0)) / self.total_weight
-        mean = np.empty(span.stop - span.start, np.float32)
-        for start in range(0, mean.size, _PART):
+        for start in range(0, out.size, _PART):
             part = self._sum[span.start + start : min(span.start + start + _PART, span.stop)]
-            mean[start : start + part.size] = part * factor
-        return mean
+            out[start : start + part.size] = part * factor
 
 
-def _read_and_fold(reader: Reader, start: int, factor: float, near: bool, total: NDArray[np.int64]) -> None:
-    values = np.empty(CHUNK, np.float32)
-    for at in range(0, total.size, CHUNK):
-        part = values[: min(CHUNK, total.size - at)]
-        reader.read(start + at, part)
-        fold(part, factor, near, total[at : at + part.size])
+def _reading(reader: Reader) -> Fold:
+    def read_and_fold(start: int, factor: float, near: bool, total: NDArray[np.int64]) -> None:
+        values = np.empty(CHUNK, np.float32)
+        for at in range(0, total.size, CHUNK):
+            part = values[: min(CHUNK, total.size - at)]
+            reader.read(start + at, part)
+            fold(part, factor, near, total[at : at + part.size])
+
+    return read_and_fold

@@ -63,7 +63,9 @@ def _fill_uniform(unit, key, start, out):  # type: ignore[no-untyped-def]  # pra
             odd_block(key, _DOMAIN, block, unit, out[done : done + take])
         else:
             odd_block(key, _DOMAIN, block, unit, values)
-            out[done : done + take] = values[skip : skip + take]
+            v, o = values[skip:], out[done : done + take]
+            for i in range(take):  # assigning a slice would take two seconds more to compile
+                o[i] = v[i]
         done += take
 
 

@@ -6,7 +6,7 @@ halves of both, and the low halves are a third multiplication, of 32 bits. The s
 128-bit part in the order 0 2 1 3, while the low halves keep theirs: two rounds later, where they meet, both orders
 agree, because doing the shuffle twice does nothing. Fourteen instructions a round for 8 counters, against sixteen.
 
-A chain of ten rounds is latency, not work, so `LANES` counters go through side by side. The words of the domain are
+Ten rounds are a chain: latency, not work. So `LANES` counters go through side by side. The words of the domain are
 constant and the high half of a counter is constant within a block: the first two rounds cost less than one.
 """
 
@@ -42,10 +42,10 @@ def _all(value: int, kind: ir.VectorType = _WORDS) -> ir.Constant:
     return ir.Constant(kind, [ir.Constant(kind.element, value)] * kind.count)
 
 
-def splat(b: ir.IRBuilder, x: ir.Value, count: int = LANES) -> ir.Value:
-    """Return a vector of `count` times x."""
-    first = b.insert_element(ir.Constant(ir.VectorType(x.type, count), ir.Undefined), x, _I32(0))
-    return b.shuffle_vector(first, first, _all(0, ir.VectorType(_I32, count)))
+def _splat(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """Return a vector with x in every lane."""
+    first = b.insert_element(ir.Constant(ir.VectorType(x.type, LANES), ir.Undefined), x, _I32(0))
+    return b.shuffle_vector(first, first, _all(0))
 
 
 def _halves(b: ir.IRBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -78,13 +78,13 @@ def _rounds(
     c3 = b.mul(low, _all(M0))
     s1, s0 = _halves(b, b.mul(b.zext(dom_low, _I64), _I64(M1)))
     s0 = b.xor(b.xor(s0, n_high), k0)
-    c2 = b.xor(_take(b, products, _ODD), splat(b, b.xor(dom_high, k1)))
+    c2 = b.xor(_take(b, products, _ODD), _splat(b, b.xor(dom_high, k1)))
 
     k0, k1 = b.add(k0, _I32(W0)), b.add(k1, _I32(W1))
     s3, s2 = _halves(b, b.mul(b.zext(s0, _I64), _I64(M0)))
     products = _products(b, c2, M1)
-    c0, c1 = b.xor(_take(b, products, _ODD), splat(b, b.xor(s1, k0))), b.mul(c2, _all(M1))
-    c2, c3 = b.xor(c3, splat(b, b.xor(s2, k1))), splat(b, s3)
+    c0, c1 = b.xor(_take(b, products, _ODD), _splat(b, b.xor(s1, k0))), b.mul(c2, _all(M1))
+    c2, c3 = b.xor(c3, _splat(b, b.xor(s2, k1))), _splat(b, s3)
 
     for number in range(3, 11):
         k0, k1 = b.add(k0, _I32(W0)), b.add(k1, _I32(W1))
@@ -93,13 +93,13 @@ def _rounds(
             low1, low0 = b.mul(c2, _all(M1)), b.mul(c0, _all(M0))
         else:  # all four words must end in one order, the natural one
             low1, low0 = _take(b, p1, _EVEN), _take(b, p0, _EVEN)
-        c0 = b.xor(_take(b, p1, _ODD), b.xor(c1, splat(b, k0)))
-        c2 = b.xor(_take(b, p0, _ODD), b.xor(c3, splat(b, k1)))
+        c0 = b.xor(_take(b, p1, _ODD), b.xor(c1, _splat(b, k0)))
+        c2 = b.xor(_take(b, p0, _ODD), b.xor(c3, _splat(b, k1)))
         c1, c3 = low1, low0
     return c0, c1, c2, c3
 
 
-def block_kernel(module: ir.Module, name: str, kinds: Sequence[ir.Type], use: Use) -> ir.Function:
+def _block_kernel(module: ir.Module, name: str, kinds: Sequence[ir.Type], use: Use) -> ir.Function:
     """Return a function (block, key, domain, more arguments of these kinds) that does something with a block of words.
 
     A module has it once under its name.
@@ -117,19 +117,19 @@ def block_kernel(module: ir.Module, name: str, kinds: Sequence[ir.Type], use: Us
     lanes = ir.Constant(_WORDS, [_I32(i) for i in range(LANES)])
     with cgutils.for_range(b, _I64(PLANE // LANES)) as loop:
         j = b.mul(loop.index, _I64(LANES))
-        low = b.add(splat(b, b.trunc(b.add(first, j), _I32)), lanes)
+        low = b.add(_splat(b, b.trunc(b.add(first, j), _I32)), lanes)
         for plane, words in enumerate(_rounds(b, low, first, key, dom)):
             use(b, b.add(j, _I64(PLANE * plane)), words, *more)
     b.ret_void()
     return fn
 
 
-def odd(b: ir.IRBuilder, words: ir.Value, unit: ir.Value) -> ir.Value:
+def _odd(b: ir.IRBuilder, words: ir.Value, unit: ir.Value) -> ir.Value:
     """Return float32(2 * (w >> 8) + 1 - 2^24) * unit of each word w."""
     # With its top bit turned a signed word is w - 2^31; shifted by 7, with the last bit set: 2 (w >> 8) + 1 - 2^24.
     signed = b.xor(words, _all(1 << 31))
     whole = b.or_(b.ashr(signed, _all(7)), _all(1))
-    return b.fmul(b.sitofp(whole, _FLOATS), splat(b, unit))
+    return b.fmul(b.sitofp(whole, _FLOATS), _splat(b, unit))
 
 
 def _put(b: ir.IRBuilder, value: ir.Value, address: ir.Value, element: ir.Value) -> None:
@@ -143,13 +143,13 @@ def _store_words(b: ir.IRBuilder, element: ir.Value, words: ir.Value, *args: ir.
 
 def _store_odd(b: ir.IRBuilder, element: ir.Value, words: ir.Value, *args: ir.Value) -> None:
     address, unit = args
-    _put(b, odd(b, words, unit), address, element)
+    _put(b, _odd(b, words, unit), address, element)
 
 
 @intrinsic
 def _words_at(context, block, key, dom, address):  # type: ignore[no-untyped-def]
     def generate(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        b.call(block_kernel(b.module, "words", [_I64], _store_words), args)
+        b.call(_block_kernel(b.module, "words", [_I64], _store_words), args)
         return context.get_dummy_value()
 
     return types.none(types.uint64, types.uint64, types.uint64, types.uint64), generate
@@ -158,7 +158,7 @@ def _words_at(context, block, key, dom, address):  # type: ignore[no-untyped-def
 @intrinsic
 def _odd_at(context, block, key, dom, address, unit):  # type: ignore[no-untyped-def]
     def generate(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        b.call(block_kernel(b.module, "odd", [_I64, ir.FloatType()], _store_odd), args)
+        b.call(_block_kernel(b.module, "odd", [_I64, ir.FloatType()], _store_odd), args)
         return context.get_dummy_value()
 
     return types.none(types.uint64, types.uint64, types.uint64, types.uint64, types.float32), generate

@@ -59,7 +59,9 @@ def _fill_words(key, dom, start, out):  # type: ignore[no-untyped-def]  # pragma
             philox_block(key, dom, block, out[done : done + take])
         else:
             philox_block(key, dom, block, words)
-            out[done : done + take] = words[skip : skip + take]
+            w, o = words[skip:], out[done : done + take]
+            for i in range(take):  # assigning a slice would take two seconds more to compile
+                o[i] = w[i]
         done += take
 
 

@@ -1,9 +1,10 @@
 """The one abstraction: a codec turns a float32 vector into bytes, and bytes into values that add up."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Protocol, Self, runtime_checkable
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,12 +58,15 @@ class Reader(Protocol):
         """Write decoded elements start, start+1, ... into `out` (float32); start is a multiple of `CHUNK`."""
 
 
-@runtime_checkable
-class Fused(Reader, Protocol):
-    """A reader that also folds without writing the values down; the result is that of `fedmrn.kernels.fold`."""
+Fold = Callable[[int, float, bool, NDArray[np.int64]], None]
+"""(start, factor, near, total) adds the elements start, start+1, ... times the factor to `total`, as
+`fedmrn.kernels.fold` does; start is a multiple of `CHUNK`."""
 
-    def fold(self, start: int, factor: float, near: bool, total: NDArray[np.int64]) -> None:
-        """Add the elements start, start+1, ... times the factor to `total`; start is a multiple of `CHUNK`."""
+
+def own_fold(reader: Reader) -> Fold | None:
+    """Return the reader's method `fold`, if it can fold without writing the values down."""
+    found: Fold | None = getattr(reader, "fold", None)
+    return found
 
 
 def read_plane(reader: Reader, plane: Plane) -> Reader:
