@@ -6,15 +6,13 @@ largest weight and the number of clients, so that the sum cannot overflow.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from math import frexp, ldexp
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs import CHUNK, Codec, Plane, Reader, codec_from, read_plane
+from fedmrn.codecs import CHUNK, Codec, Fold, Plane, Reader, codec_from, own_fold, read_plane
 from fedmrn.errors import (
     ConfigError,
     DuplicateFrameError,
@@ -29,15 +27,15 @@ from fedmrn.errors import (
     WrongRoundError,
 )
 from fedmrn.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Section
+from fedmrn.kernels import NEAR, fold
 from fedmrn.layout import Group, Layout
+from fedmrn.parallel import cores, in_parallel
 
-_PARALLEL_FROM = 1 << 20
-
-
-@nb.njit(cache=True, nogil=True)
-def _fold(values, factor, total):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    for i in range(values.size):
-        total[i] += np.int64(np.rint(np.float64(values[i]) * factor))
+_WAIT_FROM = 1 << 22
+"""Elements from which the sum does not fit into a cache, and frames wait for others to be folded in one pass."""
+_WAITING = 8
+_PART = 1 << 18
+"""Elements of the sum that stay in a cache while all waiting frames are folded into them."""
 
 
 class Aggregator:
@@ -51,7 +49,8 @@ class Aggregator:
         max_clients: how many frames can be folded at most, all merged aggregators together.
         weighted: whether a frame counts by its weight, or each frame alike.
         limits: what is accepted; max_weight and max_value also fix the resolution of the sum.
-        threads: worker threads for models above a million elements; the result does not depend on it.
+        threads: worker threads for models above a million elements, by default as many as there are cores; the result
+            does not depend on it.
         planes: what is summed of the coded group, at least one; of the other groups it is always the values.
         state: the broadcast's state, float32, shape (layout.size,); only codecs that are bound to it need it.
 
@@ -70,10 +69,11 @@ class Aggregator:
         max_clients: int,
         weighted: bool = True,
         limits: Limits = DEFAULT_LIMITS,
-        threads: int = 1,
+        threads: int | None = None,
         planes: Sequence[Plane] = (Plane.VALUE,),
         state: NDArray[np.float32] | None = None,
     ) -> None:
+        threads = cores() if threads is None else threads
         if max_clients < 1 or threads < 1:
             raise ConfigError("an aggregator needs max_clients and threads of at least 1")
         self.layout, self.templates = layout, tuple(t.template for t in templates)
@@ -100,13 +100,14 @@ class Aggregator:
             )
         self._capacity = min(max_clients * limits.max_weight, limits.max_total_weight) if weighted else max_clients
         least = 0.0 if self.planes == (Plane.VALUE,) else 1.0  # signs and counts go up to 1
+        self._bounds = {group: max(least, codec.bound(limits.max_value)) for group, codec in self._codecs.items()}
         self._exponents = {
-            group: 62 - frexp(max(least, codec.bound(limits.max_value)))[1] - self._capacity.bit_length()
-            for group, codec in self._codecs.items()
+            group: 62 - frexp(bound)[1] - self._capacity.bit_length() for group, bound in self._bounds.items()
         }
         # Further planes of the coded group follow the flat vector.
         self._coded = layout.span(Group.CODED).stop
         self._sum = np.zeros(layout.size + (len(self.planes) - 1) * self._coded, np.int64)
+        self._waiting: list[tuple[Reader, float, bool]] = []
         self._keys: set[int] = set()
         self._torn = False
         self.total_weight = 0
@@ -118,6 +119,9 @@ class Aggregator:
 
     def add(self, frame: Frame, noise_key: int) -> None:
         """Fold one update; all or nothing. One thread at a time: give each thread an aggregator, and merge them.
+
+        Where the sum is larger than the caches, up to 7 frames of a codec that allows it (masked noise) are kept,
+        checked, and folded together with the next: an eighth of the sum's memory at most.
 
         Args:
             frame: as parsed.
@@ -131,11 +135,16 @@ class Aggregator:
         self._torn = True  # until the fold is through: an interrupt half-way must not leave a sum that looks whole
         for group, reader in readers:
             factor = ldexp(weight, self._exponents[group])
+            near = self._bounds[group] * factor < NEAR
             if group is not Group.CODED:
-                self._fold(reader, factor, self._sum[self.layout.span(group)])
-                continue
-            for i, plane in enumerate(self.planes):
-                self._fold(read_plane(reader, plane), factor, self._sum[self._span(i)])
+                self._fold([(reader, factor, near)], self._sum[self.layout.span(group)])
+            elif self.planes == (Plane.VALUE,) and self._coded >= _WAIT_FROM and own_fold(reader):
+                self._waiting.append((reader, factor, near))
+            else:
+                for i, plane in enumerate(self.planes):
+                    self._fold([(read_plane(reader, plane), factor, near)], self._sum[self._span(i)])
+        if len(self._waiting) == _WAITING:
+            self._fold_waiting()
         self._keys.add(noise_key)
         self.total_weight += weight
         self._torn = False
@@ -177,20 +186,21 @@ class Aggregator:
         start = 0 if i == 0 else self.layout.size + (i - 1) * self._coded
         return slice(start, start + self._coded)
 
-    def _fold(self, reader: Reader, factor: float, total: NDArray[np.int64]) -> None:
-        def work(first: int, last: int) -> None:
-            values = np.empty(CHUNK, np.float32)
-            for start in range(first, last, CHUNK):
-                part = values[: min(CHUNK, last - start)]
-                reader.read(start, part)
-                _fold(part, factor, total[start : start + part.size])
+    def _fold_waiting(self) -> None:
+        self._fold(self._waiting, self._sum[self._span(0)])
+        self._waiting = []
 
-        if self.threads == 1 or total.size < _PARALLEL_FROM:
-            work(0, total.size)
-            return
-        step = -(-total.size // (self.threads * CHUNK)) * CHUNK
-        with ThreadPoolExecutor(self.threads) as pool:
-            list(pool.map(work, range(0, total.size, step), [*range(step, total.size, step), total.size]))
+    def _fold(self, readers: Sequence[tuple[Reader, float, bool]], total: NDArray[np.int64]) -> None:
+        """Add (what is read, its factor, whether products are below NEAR), all of a part of the sum at a time."""
+
+        folds = [(own_fold(reader) or _reading(reader), factor, near) for reader, factor, near in readers]
+
+        def work(first: int, last: int) -> None:
+            for start in range(first, last, _PART):
+                for add, factor, near in folds:
+                    add(start, factor, near, total[start : min(start + _PART, last)])
+
+        in_parallel(work, total.size, self.threads, CHUNK)
 
     def merge(self, other: "Aggregator") -> None:
         """Add another partial sum of the same round; all or nothing.
@@ -207,6 +217,10 @@ class Aggregator:
         if self._keys & other._keys:
             raise DuplicateFrameError("both aggregators folded a frame with the same noise key")
         self._check_room(other.count, other.total_weight)
+        for each in (self, other):
+            each._torn = True
+            each._fold_waiting()
+            each._torn = False
         self._sum += other._sum
         self._keys |= other._keys
         self.total_weight += other.total_weight
@@ -235,7 +249,7 @@ class Aggregator:
         mean = np.zeros(self.layout.size, np.float32)
         for group in self._exponents:
             span = self.layout.span(group)
-            mean[span] = self._mean(group, span)
+            self._mean(group, span, mean[span])
         return mean
 
     def finish_plane(self, plane: Plane) -> NDArray[np.float32]:
@@ -246,15 +260,32 @@ class Aggregator:
             ValueError: the plane was not asked for.
         """
         self._check_folded()
-        return self._mean(Group.CODED, self._span(self.planes.index(plane)))
+        mean = np.empty(self._coded, np.float32)
+        self._mean(Group.CODED, self._span(self.planes.index(plane)), mean)
+        return mean
 
     def _check_folded(self) -> None:
         self._check_whole()
         if not self.total_weight:
             raise EmptyRoundError(f"round {self.round}: no update was folded, so there is no mean")
+        self._torn = True
+        self._fold_waiting()
+        self._torn = False
 
-    def _mean(self, group: Group, span: slice) -> NDArray[np.float32]:
-        """Return the mean of a part of the sum that has the unit of a group; a model may have no coded group."""
+    def _mean(self, group: Group, span: slice, out: NDArray[np.float32]) -> None:
+        """Write the mean of a part of the sum that has the unit of a group; a model may have no coded group."""
         factor = ldexp(1.0, -self._exponents.get(group, 0)) / self.total_weight
-        mean: NDArray[np.float32] = (self._sum[span] * factor).astype(np.float32)
-        return mean
+        for start in range(0, out.size, _PART):
+            part = self._sum[span.start + start : min(span.start + start + _PART, span.stop)]
+            out[start : start + part.size] = part * factor
+
+
+def _reading(reader: Reader) -> Fold:
+    def read_and_fold(start: int, factor: float, near: bool, total: NDArray[np.int64]) -> None:
+        values = np.empty(CHUNK, np.float32)
+        for at in range(0, total.size, CHUNK):
+            part = values[: min(CHUNK, total.size - at)]
+            reader.read(start + at, part)
+            fold(part, factor, near, total[at : at + part.size])
+
+    return read_and_fold

@@ -20,12 +20,15 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.rng import BLOCK, Stream, philox_block
+from fedmrn.kernels import fma
+from fedmrn.philox import BLOCK, philox_block
+from fedmrn.rng import Stream
 
 _UNIT = np.float32(2.0**-24)
 _ZERO = np.float32(0.0)
 _HALF = np.float32(0.5)
 _ONE = np.float32(1.0)
+_NONE = np.empty(0, np.float32)
 
 
 class MaskType(IntEnum):
@@ -48,36 +51,52 @@ def _draw(u, n, key, dom, start, signed, stochastic, out):  # type: ignore[no-un
     words = np.empty(BLOCK, np.uint32)
     done = 0
     while done < out.size:
-        at = start + done
-        block = at // BLOCK
-        skip = at - block * BLOCK
-        take = min(BLOCK - skip, out.size - done)
+        block = (start + done) // BLOCK
+        skip = start + done - block * BLOCK
+        end = done + min(BLOCK - skip, out.size - done)
         philox_block(key, dom, block, words)
-        for i in range(take):
-            e = done + i
-            p = _probability(u[e], n[e], signed)
-            r = np.float32(np.int32(words[skip + i] >> np.uint32(8))) * _UNIT
-            out[e] = (r < p) if stochastic else (p >= _HALF)
-        done += take
+        # Slices: an index that may be negative would keep the loop from being vectorised.
+        v, m, w, o = u[done:end], n[done:end], words[skip:], out[done:end]
+        for i in range(o.size):
+            p = _probability(v[i], m[i], signed)
+            r = np.float32(np.int32(w[i] >> np.uint32(8))) * _UNIT
+            o[i] = (r < p) if stochastic else (p >= _HALF)
+        done = end
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _psm(u, noise, word, q, signed, stochastic):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    p = _probability(u, noise, signed)
+    if not stochastic:
+        p = _ONE if p >= _HALF else _ZERO
+    r = np.float32(np.int32(word >> np.uint32(8))) * _UNIT
+    lower = -noise if signed else _ZERO
+    clipped = min(max(u, min(lower, noise)), max(lower, noise))
+    masked = noise if r < q * p else lower
+    return masked if r < q else clipped
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def _progress(u, n, base, q, key, dom, signed, stochastic, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _progress(u, g, rate, n, base, q, key, dom, start, signed, stochastic, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     words = np.empty(BLOCK, np.uint32)
-    for first in range(0, out.size, BLOCK):
-        take = min(BLOCK, out.size - first)
-        philox_block(key, dom, first // BLOCK, words)
-        for i in range(take):
-            e = first + i
-            noise = n[e]
-            p = _probability(u[e], noise, signed)
-            if not stochastic:
-                p = _ONE if p >= _HALF else _ZERO
-            r = np.float32(np.int32(words[i] >> np.uint32(8))) * _UNIT
-            lower = -noise if signed else _ZERO
-            clipped = min(max(u[e], min(lower, noise)), max(lower, noise))
-            masked = noise if r < q * p else lower
-            out[e] = base[e] + (masked if r < q else clipped)
+    done = 0
+    while done < out.size:
+        block = (start + done) // BLOCK
+        skip = start + done - block * BLOCK
+        end = done + min(BLOCK - skip, out.size - done)
+        philox_block(key, dom, block, words)
+        v, m, b, w, o = u[done:end], n[done:end], base[done:end], words[skip:], out[done:end]
+        if g.size:
+            step = g[done:end]
+            for i in range(v.size):
+                v[i] = fma(rate, step[i], v[i])  # type: ignore[call-arg]
+        if signed:
+            for i in range(o.size):
+                o[i] = b[i] + _psm(v[i], m[i], w[i], q, True, stochastic)
+        else:
+            for i in range(o.size):
+                o[i] = b[i] + _psm(v[i], m[i], w[i], q, False, stochastic)
+        done = end
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
@@ -130,8 +149,37 @@ def progressive_weights(
     mask: MaskType,
     out: NDArray[np.float32],
     *,
+    start: int = 0,
     stochastic: bool = True,
+    gradient: NDArray[np.float32] = _NONE,
+    rate: float = 0.0,
 ) -> None:
-    """Write base + PSM(u) into `out`; all vectors float32 of one shape (d,); q = min(1, tau / S) in [0, 1]."""
-    key, dom = np.uint64(stream.key), np.uint64(stream.domain)
-    _progress(u, noise, base, np.float32(q), key, dom, mask is MaskType.SIGNED, stochastic, out)
+    """Write base + PSM(u) into `out`; all vectors float32 of one shape (k,), elements start..start+k-1 of the update.
+
+    Args:
+        u: the update; moved in place if a gradient is given.
+        noise: the noise of the same elements, never zero.
+        base: what is added.
+        q: min(1, tau / S) in [0, 1].
+        stream: the client's own randomness; element i uses draw i of it, whatever the range asked for.
+        mask: the codebook.
+        out: the weights.
+        start: the index of the first element.
+        stochastic: sample with probability p; otherwise threshold p at 1/2.
+        gradient: if given, u - rate * gradient takes the place of u first, rounded once: a step of SGD.
+        rate: the learning rate, rounded to float32.
+    """
+    _progress(
+        u,
+        gradient,
+        np.float32(-rate),
+        noise,
+        base,
+        np.float32(q),
+        np.uint64(stream.key),
+        np.uint64(stream.domain),
+        start,
+        mask is MaskType.SIGNED,
+        stochastic,
+        out,
+    )

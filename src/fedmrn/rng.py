@@ -7,8 +7,8 @@ A `Stream` is a (64-bit key, 64-bit domain) pair. Element i of a stream is found
     word    = philox4x32_10(counter = (n_low, n_high, domain_low, domain_high), key = (key_low, key_high))[plane]
 
 One call of the generator gives four words, and they land in four *planes* of a block instead of in four neighbours:
-consecutive elements of a plane then come from consecutive counters, and the loop over them vectorises. Any range of a
-stream can be made without the elements before it.
+consecutive elements of a plane then come from consecutive counters, and the loop over them vectorises
+(`fedmrn.philox`). Any range of a stream can be made without the elements before it.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC'11 (Random123).
 """
@@ -22,15 +22,8 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-PLANE = 256
-BLOCK = 4 * PLANE
+from fedmrn.philox import BLOCK, philox_block
 
-_M0 = np.uint64(0xD2511F53)
-_M1 = np.uint64(0xCD9E8D57)
-_W0 = np.uint64(0x9E3779B9)
-_W1 = np.uint64(0xBB67AE85)
-_LOW = np.uint64(0xFFFFFFFF)
-_32 = np.uint64(32)
 _2P24 = np.float32(2.0**-24)
 
 
@@ -56,45 +49,20 @@ def domain(purpose: Purpose, index: int = 0) -> int:
 
 
 @nb.njit(cache=True, nogil=True)
-def philox_block(key, dom, block, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Fill out[0:1024] with one block of words. Words live in 64-bit lanes; only their low half counts."""
-    first = np.uint64(block) * np.uint64(PLANE)
-    dom_low = dom & _LOW
-    dom_high = dom >> _32
-    for j in range(PLANE):
-        n = first + np.uint64(j)
-        c0 = n
-        c1 = n >> _32
-        c2 = dom_low
-        c3 = dom_high
-        k0 = key & _LOW
-        k1 = key >> _32
-        for _ in range(10):
-            p0 = (c0 & _LOW) * _M0
-            p1 = (c2 & _LOW) * _M1
-            c0 = (p1 >> _32) ^ c1 ^ k0
-            c2 = (p0 >> _32) ^ c3 ^ k1
-            c1 = p1
-            c3 = p0
-            k0 = (k0 + _W0) & _LOW
-            k1 = (k1 + _W1) & _LOW
-        out[j] = np.uint32(c0)
-        out[PLANE + j] = np.uint32(c1)
-        out[2 * PLANE + j] = np.uint32(c2)
-        out[3 * PLANE + j] = np.uint32(c3)
-
-
-@nb.njit(cache=True, nogil=True)
 def _fill_words(key, dom, start, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     words = np.empty(BLOCK, np.uint32)
     done = 0
     while done < out.size:
-        at = start + done
-        block = at // BLOCK
-        skip = at - block * BLOCK
+        block = (start + done) // BLOCK
+        skip = start + done - block * BLOCK
         take = min(BLOCK - skip, out.size - done)
-        philox_block(key, dom, block, words)
-        out[done : done + take] = words[skip : skip + take]
+        if take == BLOCK:
+            philox_block(key, dom, block, out[done : done + take])
+        else:
+            philox_block(key, dom, block, words)
+            w, o = words[skip:], out[done : done + take]
+            for i in range(take):  # assigning a slice would take two seconds more to compile
+                o[i] = w[i]
         done += take
 
 

@@ -11,7 +11,8 @@ Source: DRIVE (Vargaftik et al., NeurIPS 2021, section 4); blocks in place of pa
 import numba as nb
 import numpy as np
 
-from fedmrn.rng import BLOCK, Purpose, domain, philox_block
+from fedmrn.philox import BLOCK, philox_block
+from fedmrn.rng import Purpose, domain
 
 LARGEST = 1 << 16
 SMALLEST = 128

@@ -113,7 +113,7 @@ class Server:
             earlier round.
         secret: 16 to 64 bytes that only the server knows; noise keys are derived from it.
         limits: what is accepted from clients.
-        threads: for the fold of models above a million elements.
+        threads: for the fold of models above a million elements; by default all cores.
 
     Raises:
         ConfigError: if the state is not of the layout's shape or not one of the scheme's rule, or the secret has
@@ -128,7 +128,7 @@ class Server:
         secret: bytes,
         *,
         limits: Limits = DEFAULT_LIMITS,
-        threads: int = 1,
+        threads: int | None = None,
     ) -> None:
         if state.shape != (layout.size,) or state.dtype != np.float32:
             raise ConfigError(f"the state must be float32 of shape ({layout.size},), got {state.dtype} {state.shape}")

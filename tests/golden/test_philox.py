@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import oracle
-from fedmrn.rng import PLANE, Stream, philox_block
+from fedmrn.philox import BLOCK, PLANE, odd_block, philox_block
+from fedmrn.rng import Stream
 
 ONES = 0xFFFFFFFF
 VECTORS = [
@@ -53,3 +54,27 @@ def test_first_words_are_pinned() -> None:
     assert _hex(stream.words(0, 4)) == "20f4d595 57d0d554 55449de0 9f341add"
     assert _hex(stream.words((1 << 40) + 254, (1 << 40) + 258)) == "f0d3c00c 1ef083cc dbfa3401 ae290133"
     assert stream.permutation(8).tolist() == [5, 4, 3, 0, 2, 1, 6, 7]
+
+
+@pytest.mark.parametrize("block", [0, 1, (1 << 24) - 1, 1 << 24, (1 << 53) + 12345])
+def test_whole_blocks_are_the_definition(block: int) -> None:
+    """Every lane of the vectors, with counters on both sides of 2^32; `noise` turns the same words into floats."""
+    rng = np.random.default_rng(block % 1000)
+    key, dom = rng.integers(0, 1 << 64, 2, np.uint64)
+    out, expected = np.empty((2, BLOCK), np.uint32)
+    philox_block(key, dom, np.uint64(block), out)
+    with np.errstate(over="ignore"):
+        philox_block.py_func(key, dom, np.uint64(block), expected)
+    assert np.array_equal(out, expected)
+    values, unit = np.empty(BLOCK, np.float32), np.float32(0.3)
+    odd_block(key, dom, np.uint64(block), unit, values)
+    odd = 2 * (expected >> 8).astype(np.int64) + 1 - (1 << 24)
+    assert np.array_equal(values, odd.astype(np.float32) * unit)
+
+
+def test_a_block_is_written_and_nothing_beside_it() -> None:
+    out = np.full(BLOCK + 32, 7, np.uint32)
+    philox_block(np.uint64(1), np.uint64(2), np.uint64(3), out[16:-16])
+    assert (out[:16] == 7).all()
+    assert (out[-16:] == 7).all()
+    assert (out[16:-16] != 7).all()

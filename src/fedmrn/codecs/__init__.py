@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Plane, Reader, read_plane
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Fold, Plane, Reader, own_fold, read_plane
 from fedmrn.codecs.bernoulli import Bernoulli
 from fedmrn.codecs.coded_mask import CodedMask
 from fedmrn.codecs.float16 import Float16
@@ -43,6 +43,7 @@ __all__ = [
     "CodedMask",
     "EncodeKeys",
     "Float16",
+    "Fold",
     "Levels",
     "MaskedNoise",
     "Plane",
@@ -58,5 +59,6 @@ __all__ = [
     "Support",
     "Ternary",
     "codec_from",
+    "own_fold",
     "read_plane",
 ]

@@ -1,6 +1,7 @@
 """The one abstraction: a codec turns a float32 vector into bytes, and bytes into values that add up."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Protocol, Self
@@ -55,6 +56,17 @@ class Reader(Protocol):
 
     def read(self, start: int, out: NDArray[np.float32]) -> None:
         """Write decoded elements start, start+1, ... into `out` (float32); start is a multiple of `CHUNK`."""
+
+
+Fold = Callable[[int, float, bool, NDArray[np.int64]], None]
+"""(start, factor, near, total) adds the elements start, start+1, ... times the factor to `total`, as
+`fedmrn.kernels.fold` does; start is a multiple of `CHUNK`."""
+
+
+def own_fold(reader: Reader) -> Fold | None:
+    """Return the reader's method `fold`, if it can fold without writing the values down."""
+    found: Fold | None = getattr(reader, "fold", None)
+    return found
 
 
 def read_plane(reader: Reader, plane: Plane) -> Reader:

@@ -15,25 +15,36 @@ from numpy.typing import NDArray
 from fedmrn.bits import check_mask, pack_bits
 from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
 from fedmrn.errors import ConfigError, MalformedFrameError
+from fedmrn.kernels import choose, fold
 from fedmrn.masking import MaskType, draw_mask
-from fedmrn.noise import Law, NoiseSpec
+from fedmrn.noise import Law, NoiseSpec, fill_noise, gaussian_table
 from fedmrn.rng import Purpose, Stream, domain
 
 _PARAMS = struct.Struct("<BBf")
 
 
+_PIECE = 1 << 12  # elements whose noise stays in the first cache while it is chosen and folded
+
+
 @nb.njit(cache=True, nogil=True)
-def _apply_bits(noise, bits, signed):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    whole = noise.size // 8
-    for byte in range(whole):
-        b = bits[byte]
-        for k in range(8):
-            n = noise[8 * byte + k]
-            lower = -n if signed else np.float32(0.0)
-            noise[8 * byte + k] = n if b >> np.uint8(k) & np.uint8(1) else lower
-    for i in range(8 * whole, noise.size):
-        if not bits[i >> 3] >> np.uint8(i & 7) & np.uint8(1):
-            noise[i] = -noise[i] if signed else np.float32(0.0)
+def _read_masks(law, scale, table, key, start, bits, signed, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    noise = np.empty(min(_PIECE, out.size), np.float32)
+    for at in range(0, out.size, _PIECE):
+        part = out[at : min(at + _PIECE, out.size)]
+        fill_noise(law, scale, table, key, start + at, noise[: part.size])
+        choose(noise[: part.size], bits[(start + at) >> 3 :], signed, part)
+
+
+@nb.njit(cache=True, nogil=True)
+def _fold_masks(law, scale, table, key, start, bits, signed, factor, near, total):  # type: ignore[no-untyped-def]  # pragma: no cover
+    size = min(_PIECE, total.size)
+    noise, values = np.empty(size, np.float32), np.empty(size, np.float32)
+    for at in range(0, total.size, _PIECE):
+        sums = total[at : min(at + _PIECE, total.size)]
+        n, v = noise[: sums.size], values[: sums.size]
+        fill_noise(law, scale, table, key, start + at, n)
+        choose(n, bits[(start + at) >> 3 :], signed, v)
+        fold(v, factor, near, sums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +55,14 @@ class _MaskReader:
     bits: NDArray[np.uint8]
 
     def read(self, start: int, out: NDArray[np.float32]) -> None:
-        self.spec.fill(self.key, start, out)
-        _apply_bits(out, self.bits[start >> 3 :], self.signed)
+        spec = self.spec
+        law, scale, key = int(spec.law), np.float32(spec.scale), np.uint64(self.key)
+        _read_masks(law, scale, gaussian_table(), key, start, self.bits, self.signed, out)
+
+    def fold(self, start: int, factor: float, near: bool, total: NDArray[np.int64]) -> None:
+        spec = self.spec
+        law, scale, key = int(spec.law), np.float32(spec.scale), np.uint64(self.key)
+        _fold_masks(law, scale, gaussian_table(), key, start, self.bits, self.signed, factor, near, total)
 
 
 @dataclass(frozen=True)
@@ -102,4 +119,7 @@ class MaskedNoise(Codec):
         """
         check_mask(body, count)
         signed = self.mask is MaskType.SIGNED
-        return _MaskReader(self.noise, signed, noise_key, np.frombuffer(body, np.uint8))
+        bits = np.frombuffer(body, np.uint8)
+        if bits.flags.writeable:  # a reader may wait for others, and the caller use his buffer again
+            bits = bits.copy()
+        return _MaskReader(self.noise, signed, noise_key, bits)

@@ -1,6 +1,6 @@
 """Training through a code: the forward sees coded weights, the optimiser moves what is behind them; and FedMRN."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -13,7 +13,9 @@ from fedmrn.errors import UnsupportedModelError
 from fedmrn.frame import Frame, Role
 from fedmrn.layout import Group
 from fedmrn.masking import progressive_weights
+from fedmrn.parallel import in_parallel
 from fedmrn.rng import Purpose, Stream, domain
+from fedmrn.torch.fused import STAY, Move, sgd_moves, without_gradients
 from fedmrn.torch.local import F32, LocalRule
 
 
@@ -32,9 +34,13 @@ class Through(LocalRule):
         template = self.broadcast.select(Role.TEMPLATE, Group.CODED)
         self._prepare(None if template is None else codec_from(template.codec, template.params))
         _check_optimizer(self.inner, [t for t, _ in self._coded])
-        for tensor, where in self._coded:
-            tensor.data = self._weights[where].view(tensor.shape)
+        self._show(self._weights)
         self._draw()
+
+    def _show(self, vector: Tensor) -> None:
+        """Make the coded parameters views of this vector."""
+        for tensor, where in self._coded:
+            tensor.data = vector[where].view(tensor.shape)
 
     def _prepare(self, codec: Codec | None) -> None:
         """Look at the codec that the broadcast asks for, and set up."""
@@ -58,9 +64,11 @@ class Through(LocalRule):
     def _step(self) -> None:
         # The inner optimiser sees u in place of the weights, so that momentum, Adam and schedulers mean what they say.
         self._gradients()
-        self._weights.copy_(self._u)
-        self.inner.step()
-        self._u.copy_(self._weights)
+        self._show(self._u)
+        try:
+            self.inner.step()
+        finally:
+            self._show(self._weights)
         self._draw()  # after the last step too: the model is never left at u, whatever is done before `finish`
 
     def _update(self) -> F32:
@@ -90,6 +98,7 @@ class MaskedNoise(Through):
         **options: as for `LocalRule`.
 
     Memory beyond plain training: u, w and the noise, three float32 a coded parameter, and the broadcast's bytes.
+    Plain SGD moves u in the pass that draws the next weights; other optimisers take a pass of their own first.
     """
 
     options: ClassVar[tuple[str, ...]] = ("progressive", "stochastic")
@@ -106,19 +115,45 @@ class MaskedNoise(Through):
         self._codec = MaskedNoiseCodec(codec.noise, codec.mask, self.stochastic)
         self._noise = codec.noise.chunk(self.broadcast.noise_key, 0, self._size)
 
+    def _step(self) -> None:
+        tensors = [t for t, _ in self._coded]
+        moves = sgd_moves(self.inner, tensors)
+        if moves is None:
+            super()._step()
+            return
+        with without_gradients(tensors):
+            self.inner.step()  # of the tensors left dense; and schedulers see that a step was taken
+        self._draw_after(moves)
+
     def _draw(self) -> None:
         """Put w + PSM(u) into the model for the next step; tau counts from 1."""
-        tau = self.taken + 1
-        progressive_weights(
-            self._u.numpy(),
-            self._noise,
-            self._base,
-            min(1.0, tau / self.steps) if self.progressive else 1.0,
-            self._stream(),
-            self._codec.mask,
-            self._weights.numpy(),
-            stochastic=self.stochastic,
-        )
+        self._draw_after([STAY] * len(self._coded))
+
+    def _draw_after(self, moves: Sequence[Move]) -> None:
+        """Move u first, in the same pass."""
+        tau, stream = self.taken + 1, self._stream()
+        q = min(1.0, tau / self.steps) if self.progressive else 1.0
+        u, out = self._u.numpy(), self._weights.numpy()
+
+        def work(first: int, last: int) -> None:
+            for (_, where), move in zip(self._coded, moves, strict=True):
+                part = slice(max(first, where.start), min(last, where.stop))
+                if part.start < part.stop:
+                    progressive_weights(
+                        u[part],
+                        self._noise[part],
+                        self._base[part],
+                        q,
+                        stream,
+                        self._codec.mask,
+                        out[part],
+                        start=part.start,
+                        stochastic=self.stochastic,
+                        gradient=move.gradient[part.start - where.start : part.stop - where.start],
+                        rate=move.rate,
+                    )
+
+        in_parallel(work, self._size, torch.get_num_threads())
 
     def _codecs(self) -> dict[Group, Codec]:
         asked = self._asked

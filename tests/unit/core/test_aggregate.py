@@ -10,6 +10,7 @@ from core_examples import LAYOUT, noisy
 from numpy.typing import NDArray
 
 import fedmrn.aggregate
+import fedmrn.parallel
 from fedmrn.aggregate import Aggregator
 from fedmrn.codecs import CHUNK, Codec, EncodeKeys, MaskedNoise, Plane, Raw
 from fedmrn.errors import ConfigError, DuplicateFrameError, EmptyRoundError, FedmrnError, LimitError
@@ -128,14 +129,71 @@ def test_threads_change_nothing(codec: Codec, size: int, monkeypatch: pytest.Mon
     layout = Layout.of([TensorSpec("w", (size,), Group.CODED), TensorSpec("b", (size // 2,), Group.DENSE)])
     frames = _frames(4, codec, layout)
     expected = _folded(frames, codec=codec, layout=layout)
-    monkeypatch.setattr(fedmrn.aggregate, "_PARALLEL_FROM", 1)
+    monkeypatch.setattr(fedmrn.parallel, "PIECE", 1)
     pools: list[int] = []
-    pool = fedmrn.aggregate.ThreadPoolExecutor
-    monkeypatch.setattr(fedmrn.aggregate, "ThreadPoolExecutor", lambda n: (pools.append(n), pool(n))[1])
+    pool = fedmrn.parallel.ThreadPoolExecutor
+    monkeypatch.setattr(fedmrn.parallel, "ThreadPoolExecutor", lambda n: (pools.append(n), pool(n))[1])
     for threads in (2, 3, 8):
         found = _folded(frames, codec=codec, layout=layout, threads=threads)
         assert found._sum.tobytes() == expected._sum.tobytes()
     assert set(pools) == {2, 3, 8}
+
+
+@pytest.mark.parametrize("mask", MaskType)
+@pytest.mark.parametrize("law", Law)
+@pytest.mark.parametrize("count", [1, 8, 11, 16])
+def test_frames_that_wait_give_the_same_sum(
+    count: int, law: Law, mask: MaskType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the slow way: values read from each frame, and integers added one frame after the other."""
+    codec = MaskedNoise(NoiseSpec(law, 0.3), mask)
+    layout = Layout.of([TensorSpec("w", (CHUNK + 77,), Group.CODED), TensorSpec("b", (5,), Group.DENSE)])
+    frames = _frames(count, codec, layout)
+    monkeypatch.setattr(fedmrn.aggregate, "_WAIT_FROM", 1)
+    monkeypatch.setattr(fedmrn.aggregate, "_PART", CHUNK)
+    fold, half = _aggregator(codec, layout), _aggregator(codec, layout)
+    for i, frame in enumerate(frames):
+        (half if i % 3 == 1 else fold).add(frame, frame.noise_key)
+    assert (fold.count, half.count) == (count - (count + 1) // 3, (count + 1) // 3)
+    fold.merge(half)
+    found = fold.finish()
+    expected = np.zeros(layout.size, np.int64)
+    for frame in frames:
+        vector = _decoded(frame, codec).astype(np.float64)
+        for group in (Group.CODED, Group.DENSE):
+            span = layout.span(group)
+            factor = ldexp(frame.weight, fold._exponents[group])
+            expected[span] += np.rint(vector[span] * factor).astype(np.int64)
+    assert fold._sum.tobytes() == expected.tobytes()
+    assert found.tobytes() == fold.finish().tobytes() == fold.finish().tobytes()
+
+
+def test_a_frame_that_waits_keeps_its_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fedmrn.aggregate, "_WAIT_FROM", 1)
+    frames = _frames(2)
+    expected = _folded(frames).finish().tobytes()
+    fold, buffer = _aggregator(), bytearray(len(frames[0].to_bytes()))
+    for frame in frames:
+        buffer[:] = frame.to_bytes()
+        fold.add(Frame.from_bytes(buffer), frame.noise_key)
+    buffer[:] = bytes(len(buffer))
+    assert fold.finish().tobytes() == expected
+
+
+def test_an_interrupt_among_waiting_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fedmrn.aggregate, "_WAIT_FROM", 1)
+    fold, other = _folded(_frames(3)), _aggregator()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fedmrn.aggregate, "in_parallel", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fold.finish()
+    for attempt in (fold.finish, lambda: other.merge(fold)):
+        with pytest.raises(FedmrnError, match="interrupted half-way"):
+            attempt()
 
 
 def test_threads_above_a_million_elements() -> None:
@@ -330,7 +388,7 @@ def test_a_fold_that_was_interrupted_is_not_taken_for_a_whole_one(monkeypatch: p
         def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(fedmrn.aggregate, "_fold", interrupted)
+        patch.setattr(fedmrn.aggregate, "in_parallel", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fold.add(frames[1], frames[1].noise_key)
     for attempt in (

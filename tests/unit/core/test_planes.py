@@ -10,7 +10,7 @@ import pytest
 from core_examples import LAYOUT, noisy
 from numpy.typing import NDArray
 
-import fedmrn.aggregate
+import fedmrn.parallel
 from fedmrn.aggregate import Aggregator
 from fedmrn.codecs import (
     CHUNK,
@@ -145,7 +145,7 @@ def test_threads_change_nothing(threads: int, monkeypatch: pytest.MonkeyPatch) -
         frames = _frames(codec, layout)
         expected = _means(_add(_fold(codec, planes, layout), frames))
         with monkeypatch.context() as patch:
-            patch.setattr(fedmrn.aggregate, "_PARALLEL_FROM", 1)
+            patch.setattr(fedmrn.parallel, "PIECE", 1)
             assert _means(_add(_fold(codec, planes, layout, threads=threads), frames)) == expected
 
 

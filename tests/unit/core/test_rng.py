@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 import oracle
-from fedmrn.rng import BLOCK, PLANE, Purpose, Stream, derive_key, domain, fresh_key
+from fedmrn.philox import BLOCK, PLANE
+from fedmrn.rng import Purpose, Stream, derive_key, domain, fresh_key
 
 STREAM = Stream(0xFEDCBA9876543210, domain(Purpose.CLIENTS, 9))
 

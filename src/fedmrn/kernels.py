@@ -1,0 +1,103 @@
+"""What compiled loops share and the compiler would not make by itself: a rounded product sum, choice by bits, the fold.
+
+*Rounding to 64 bits.* The fold adds int64(rint(float64(value) * factor)). Processors without a vector instruction for
+that convert one value at a time; additions do it for all. With M = 3 * 2^51, whose unit in the last place is 1, the
+last bits of x + M are those of rint(x), ties to even, for |x| < 2^51. Larger ones, below 2^62, are cut first into
+high * 2^26 + low. Every step but the rounding is exact.
+"""
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+NEAR = 2.0**51
+"""Products below it need no cutting."""
+
+_MAGIC = np.float64(1.5 * 2.0**52)
+_MAGIC_BITS = np.int64(_MAGIC.view(np.int64))
+_26 = np.int64(26)
+_UP, _DOWN = np.float64(2.0**26), np.float64(2.0**-26)
+_LANES = 32
+
+
+@intrinsic
+def fma(context, a, b, c):  # type: ignore[no-untyped-def]
+    """a * b + c in float32, rounded once."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.fma(*args)
+
+    return types.float32(types.float32, types.float32, types.float32), generate
+
+
+@intrinsic
+def _bits_of(context, x):  # type: ignore[no-untyped-def]
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.IntType(64))
+
+    return types.int64(types.float64), generate
+
+
+@intrinsic
+def _choose_at(context, bits, values, signed, out):  # type: ignore[no-untyped-def]
+    """32 values at an address, by the 32 bits at another, to a third."""
+
+    def generate(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        floats = ir.VectorType(ir.FloatType(), _LANES)
+        packed = b.load(b.inttoptr(args[0], ir.IntType(_LANES).as_pointer()))
+        upper = b.load(b.inttoptr(args[1], floats.as_pointer()))
+        packed.align, upper.align = 1, 4
+        zeros = ir.Constant(floats, [ir.Constant(ir.FloatType(), 0.0)] * _LANES)
+        lower = b.select(args[2], b.fneg(upper), zeros)
+        taken = b.bitcast(packed, ir.VectorType(ir.IntType(1), _LANES))
+        b.store(b.select(taken, upper, lower), b.inttoptr(args[3], floats.as_pointer())).align = 4
+        return context.get_dummy_value()
+
+    return types.none(types.uint64, types.uint64, types.boolean, types.uint64), generate
+
+
+@nb.njit(cache=True, nogil=True)
+def choose(noise, bits, signed, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Write noise[i] where bit i is set; where it is not, its negative (signed) or 0.
+
+    Args:
+        noise: float32, contiguous.
+        bits: packed, least significant first; uint8, contiguous, at least one for each element.
+        signed: bool.
+        out: as many float32, contiguous; not `noise`, or the compiler stores under a mask, which some processors do
+            one element at a time.
+    """
+    whole = noise.size // _LANES * _LANES
+    b, n, o = np.uint64(bits.ctypes.data), np.uint64(noise.ctypes.data), np.uint64(out.ctypes.data)
+    for i in range(0, whole, _LANES):
+        at = np.uint64(4 * i)
+        _choose_at(b + np.uint64(i >> 3), n + at, signed, o + at)  # type: ignore[call-arg]
+    for i in range(whole, noise.size):
+        lower = -noise[i] if signed else np.float32(0.0)
+        out[i] = noise[i] if bits[i >> 3] >> np.uint8(i & 7) & np.uint8(1) else lower
+
+
+@nb.njit(cache=True, nogil=True)
+def fold(values, factor, near, total):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Add the products, each rounded to the nearest integer, to the sums.
+
+    Args:
+        values: float32.
+        factor: float64; every |value| * factor is below 2^62.
+        near: bool, whether every one is below NEAR.
+        total: int64, as many.
+    """
+    if near:
+        for i in range(values.size):
+            total[i] += _bits_of(np.float64(values[i]) * factor + _MAGIC) - _MAGIC_BITS  # type: ignore[call-arg]
+        return
+    for i in range(values.size):
+        x = np.float64(values[i]) * factor
+        high = x * _DOWN + _MAGIC
+        low = (x - (high - _MAGIC) * _UP) + _MAGIC
+        whole = _bits_of(high) - _MAGIC_BITS  # type: ignore[call-arg]
+        total[i] += (whole << _26) + (_bits_of(low) - _MAGIC_BITS)

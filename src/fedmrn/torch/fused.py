@@ -1,0 +1,76 @@
+"""Plain SGD in the pass that draws the next weights: u is read once for both, and nothing is copied.
+
+Which optimisers qualify is decided at each step, so that schedulers, clipping and a change of the settings mean what
+they mean to torch. The result is the one of torch to the bit: u - lr * gradient in float32, rounded once.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim import optimizer as hooks
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+class Move(NamedTuple):
+    """What a step does to one tensor: the gradient (float32, flat, logical C order; empty for no move) and the rate."""
+
+    gradient: NDArray[np.float32]
+    rate: float
+
+
+STAY = Move(np.empty(0, np.float32), 0.0)
+
+
+@cache
+def _rounds_once() -> bool:
+    """Whether this build of torch rounds u + alpha * g once (fused multiply-add), in vectors and beside them."""
+    u = torch.full((37,), -1.0)
+    g = torch.full((37,), 1.0 + 2.0**-12)
+    alpha = 1.0 + 2.0**-12  # the product is 1 + 2^-11 + 2^-24: the last term is lost if it is rounded by itself
+    exact = 2.0**-11 + 2.0**-24
+    return all(bool((a.add(b, alpha=alpha) == exact).all()) for a, b in ((u, g), (u[::2], g[::2]), (u[:1], g[:1])))
+
+
+def sgd_moves(optimizer: torch.optim.Optimizer, tensors: Sequence[Tensor]) -> list[Move] | None:
+    """Return what the optimiser's step does to each tensor, if that is plain SGD and nothing else; otherwise None."""
+    if type(optimizer) is not torch.optim.SGD or _has_hooks(optimizer) or not _rounds_once():
+        return None
+    moves = {id(t): STAY for t in tensors}
+    for group in optimizer.param_groups:
+        rate = group["lr"]
+        more = any(group[k] for k in ("momentum", "weight_decay", "maximize", "differentiable", "foreach", "fused"))
+        for p in group["params"]:
+            if id(p) not in moves or p.grad is None:
+                continue
+            if more or not isinstance(rate, float | int) or not abs(rate) <= _LARGEST:
+                return None
+            if p.grad.dtype != torch.float32 or p.grad.layout != torch.strided:
+                return None
+            moves[id(p)] = Move(p.grad.detach().reshape(-1).numpy(), float(rate))
+    return [moves[id(t)] for t in tensors]
+
+
+def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    """They may look at the gradients, or change them."""
+    mine = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    return any((*mine, hooks._global_optimizer_pre_hooks, hooks._global_optimizer_post_hooks))
+
+
+@contextmanager
+def without_gradients(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Take the gradients away, so that the optimiser's own step leaves these tensors alone; then give them back."""
+    gradients = [t.grad for t in tensors]
+    for t in tensors:
+        t.grad = None
+    try:
+        yield
+    finally:
+        for t, gradient in zip(tensors, gradients, strict=True):
+            t.grad = gradient
