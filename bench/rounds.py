@@ -183,9 +183,9 @@ def parallel(clients: int, samples: int, epochs: int) -> Benchmark:
 
 def plan(quick: bool) -> Iterator[Planned]:
     """Yield the benchmark on one thread."""
-    yield (partial(local, 1, 64, 2), 2) if quick else (partial(local, 1, 600, 1), 7)
+    yield (partial(local, 1, 64, 2), 2) if quick else (partial(local, 1, 600, 1), 5)
 
 
 def plan_workers(quick: bool) -> Iterator[Planned]:
     """Yield the benchmark of workers."""
-    yield (partial(parallel, 2, 64, 1), 2) if quick else (partial(parallel, 2 * CORES, 600, 1), 5)
+    yield (partial(parallel, 2, 64, 1), 2) if quick else (partial(parallel, CORES, 600, 1), 5)
