@@ -5,7 +5,8 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ from rich.table import Table
 from fedmrn.files import write_atomic
 
 PACKAGES = ("fedmrn", "numpy", "numba", "torch")
+MANY = 5  # measurements alike are shown together from here on
 Row = tuple[str, ...]
 
 
@@ -120,6 +122,9 @@ def _block(report: Mapping[str, Any]) -> str:
     load = f"load {at['load']:.1f} before" if at["load"] is not None else "load unknown"
     made = f"{cpu}; torch {at['torch']}, numba {at['numba']}; {load}; {report['created'][:10]}"
     parts = [f"{made}{'; --quick, figures mean little' if report['quick'] else ''}\n"]
+    if _alike(report["measurements"]):
+        parts.append(_markdown(*_merged(report["measurements"])))
+        return "\n" + "\n".join(parts) + "\n"
     for measured in report["measurements"]:
         facts = "".join(f"; {name} {fact}" for name, fact in measured.get("facts", {}).items())
         parts.append(f"**{measured['name']}**{facts}\n")
@@ -127,14 +132,35 @@ def _block(report: Mapping[str, Any]) -> str:
     return "\n" + "\n".join(parts) + "\n"
 
 
+def _alike(measured: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there are many measurements of the same cases: they become rows of one table."""
+    kinds = {(m.get("unit"), *m.get("cases", ()), "", *m.get("facts", ())) for m in measured}
+    return len(measured) >= MANY and len(kinds) == 1
+
+
+def _merged(measured: Sequence[Mapping[str, Any]]) -> tuple[Row, list[Row]]:
+    first = measured[0]
+    rows = []
+    for m in measured:
+        medians = (_figure(case["time"]["median"]) for case in m["cases"].values())
+        rows.append((m["name"], *medians, *m["facts"].values()))
+    return (f"medians, {first['unit']}", *first["cases"], *first["facts"]), rows
+
+
 def _goals(reports: Mapping[str, Mapping[str, Any]]) -> str:
     rows = []
     for report in reports.values():
+        same = defaultdict(list)
         for measured in report["measurements"]:
             for goal in measured.get("goals", ()):
+                same[goal["case"], goal["of"], goal["at_most"]].append((goal, measured))
+        for found in same.values():
+            worst = [max(found, key=lambda pair: pair[0]["found"])] if len(found) >= MANY else found
+            for goal, measured in worst:
                 of = f"/ {goal['of']}" if goal["of"] else measured["unit"]
+                name = f"worst of {len(found)}, {measured['name']}" if len(found) >= MANY else measured["name"]
                 figures = (f"{goal['found']:.3g}", f"{goal['at_most']:.3g}", "yes" if goal["met"] else "**no**")
-                rows.append((f"{measured['name']}: {goal['case']}", of, *figures, *_limit(goal, measured)))
+                rows.append((f"{name}: {goal['case']}", of, *figures, *_limit(goal, measured)))
     header = ("figure", "against", "measured", "target", "met", "the limit, same unit", "which limit")
     return "\n" + _markdown(header, rows) + "\n"
 

@@ -104,10 +104,19 @@ def test_the_tables_of_the_page_are_rewritten_and_nothing_else(quick: Quick) -> 
     assert page.endswith("after")
     for part in ("goals", *PARTS):
         assert f"before {part}\n<!-- bench {part} -->\n\n" in page
+    codecs = quick[0]["codecs"]["measurements"]
     for measured in timed(quick):
+        if measured in codecs:  # rows of one table, and of goals only the worst
+            assert f"\n| {measured['name']} | " in page
+            continue
         assert f"**{measured['name']}**" in page
         for goal in measured["goals"]:
             assert f"| {measured['name']}: {goal['case']} | " in page
+    for case in ("encode", "decode"):
+        found = [goal for m in codecs for goal in m["goals"] if goal["case"] == case]
+        worst = max(goal["found"] for goal in found)
+        assert f": {case} | ns an element | {worst:.3g} | 30 | " in page
+        assert page.count(f"worst of {len(found)}, ") == 2
 
 
 def test_every_block_of_the_document_is_there() -> None:
