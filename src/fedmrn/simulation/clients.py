@@ -207,7 +207,7 @@ def _start_all(pool: ProcessPoolExecutor, workers: int) -> None:
             pool.submit(_ready)
     finally:
         if main:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 def _in_order(pool: ProcessPoolExecutor, tasks: Iterable[Task], ahead: int) -> Iterator[Answer]:

@@ -153,7 +153,8 @@ def simulate(
         memory: what clients keep from rounds before `first`.
         on_client: called after each client of a round with its place in the round, from 1.
         workers: processes that train clients at the same time, each with the framework's present number of threads;
-            1: this one. The results do not depend on it. Close the iterator to end them before it does.
+            1: this one. The results do not depend on it. Close the iterator to end them before it does. A script
+            that asks for more than 1 runs under `if __name__ == "__main__":`, as each of them imports it.
 
     Raises:
         FrameError, UsageError, EncodeError: as the parts do.
