@@ -31,8 +31,8 @@ check: install   ## Formatting, lint, types, import layers
 test: check      ## Everything that CI checks
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=95
 
-bench: install   ## Time the transform and its codec against other ways; some minutes, best on a quiet machine
-	$(BIN)/python bench/transform.py
+bench: install   ## Time everything against its baselines (ARGS=--help); a quarter of an hour, best on a quiet machine
+	$(BIN)/python bench/suite.py $(ARGS)
 
 format: install  ## Rewrite the sources in the project's format
 	$(BIN)/ruff format .

@@ -3,7 +3,6 @@
 All take and return flat float32 vectors; the blocks are powers of two and divide the length.
 """
 
-import time
 from math import prod
 
 import numba as nb
@@ -23,13 +22,6 @@ def fast(x, block):  # type: ignore[no-untyped-def]
     """Run fedmrn's transform in place on each block; the loop is compiled too, since a call from Python costs more."""
     for start in range(0, x.size, block):
         walsh_hadamard(x[start : start + block])
-
-
-def compile_seconds() -> float:
-    """Compile the kernel anew, past the cache: what the first use on a machine costs, once."""
-    start = time.perf_counter()
-    nb.njit(nogil=True)(walsh_hadamard.py_func)(np.zeros(2, np.float32))
-    return time.perf_counter() - start
 
 
 def stacked(x: torch.Tensor, block: int) -> torch.Tensor:

@@ -14,6 +14,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+NANOSECONDS = {"ns": 1, "ms": 1_000_000}
+
 
 class DisagreementError(Exception):
     """Two ways to compute the same thing gave different results: their times mean nothing."""
@@ -28,6 +30,15 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Goal:
+    """What a case should reach: at most so many times the time of another one, or, with none, so much time."""
+
+    case: str
+    at_most: float
+    of: str = ""
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """Several ways to do the same work.
 
@@ -38,6 +49,10 @@ class Benchmark:
         baselines: the cases to which the others are compared, as ratios.
         check: compares the results before anything is timed.
         prepare: runs before each call and is not timed; it puts back what a case in place has overwritten.
+        unit: what a time is given in: "ns an element", or "ms a step", an element being one.
+        goals: what should be reached.
+        limit: the case that shows what the machine could do at best, and which limit it is.
+        facts: measured beside the times, after the last repetition: name -> figure with its unit.
     """
 
     name: str
@@ -46,6 +61,14 @@ class Benchmark:
     baselines: tuple[str, ...]
     check: Callable[[], Mapping[str, Agreement]]
     prepare: Callable[[], None] = lambda: None
+    unit: str = "ns an element"
+    goals: tuple[Goal, ...] = ()
+    limit: tuple[str, str] | None = None
+    facts: Callable[[], Mapping[str, str]] = dict
+
+
+Planned = tuple[Callable[[], Benchmark], int]
+"""What builds a benchmark, and how often each of its cases is run."""
 
 
 def measure(benchmark: Benchmark, repetitions: int, console: Console) -> dict[str, Any]:
@@ -65,13 +88,14 @@ def measure(benchmark: Benchmark, repetitions: int, console: Console) -> dict[st
     seconds = sum(_time(benchmark, case) for case in benchmark.cases) / 1e9  # also a warm-up
     plan = f"{len(benchmark.cases)} cases, {repetitions} times each, about {seconds * repetitions:.1f} s"
     console.print(f"{benchmark.name}: {plan}", style="dim", soft_wrap=True)
+    divide = benchmark.elements * NANOSECONDS[benchmark.unit.split()[0]]
     names, times = list(benchmark.cases), {case: np.empty(repetitions) for case in benchmark.cases}
     bar = {"console": console, "transient": True, "disable": not console.is_terminal, "auto_refresh": False}
     # The bar is drawn between repetitions only: a thread that draws would disturb what is timed.
     for i in track(range(repetitions), benchmark.name, **bar):
         for k in range(len(names)):
             case = names[(i + k) % len(names)]
-            times[case][i] = _time(benchmark, case) / benchmark.elements
+            times[case][i] = _time(benchmark, case) / divide
     return _summary(benchmark, times, agreement)
 
 
@@ -95,11 +119,20 @@ def _summary(
     for case, found in times.items():
         low, q1, median, q3 = (float(q) for q in np.quantile(found, (0, 0.25, 0.5, 0.75)))
         ratios = {b: median / float(np.median(times[b])) for b in benchmark.baselines}
-        cases[case] = {"ns_per_element": {"median": median, "min": low, "q1": q1, "q3": q3}, "ratio": ratios}
+        cases[case] = {"time": {"median": median, "min": low, "q1": q1, "q3": q3}, "ratio": ratios}
     return {
         "name": benchmark.name,
         "elements": benchmark.elements,
+        "unit": benchmark.unit,
         "repetitions": next(iter(times.values())).size,
         "agreement": {case: asdict(found) for case, found in agreement.items()},
         "cases": cases,
+        "goals": [_reached(goal, cases) for goal in benchmark.goals],
+        "limit": benchmark.limit,
+        "facts": dict(benchmark.facts()),
     }
+
+
+def _reached(goal: Goal, cases: Mapping[str, Any]) -> dict[str, Any]:
+    found = cases[goal.case]["ratio"][goal.of] if goal.of else cases[goal.case]["time"]["median"]
+    return {**asdict(goal), "found": found, "met": found <= goal.at_most}

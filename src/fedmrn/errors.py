@@ -30,6 +30,10 @@ class UnsupportedModelError(UsageError):
     """A model or an optimiser cannot be trained as asked; the message names the tensor or the option."""
 
 
+class WorkerError(FedmrnError):
+    """A process that trains clients ended without an answer."""
+
+
 class EncodeError(FedmrnError):
     """A vector cannot be encoded: it is not finite, or not of the shape that the layout says."""
 

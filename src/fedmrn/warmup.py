@@ -16,7 +16,7 @@ from fedmrn.update import encode_update
 
 
 def warm_up(scheme: Scheme) -> None:
-    """Run every kernel of a scheme once, through real frames."""
+    """Run every kernel of a scheme, and those of local training, once; the scheme's through real frames."""
     layout = Layout.of([TensorSpec("w", (129,), Group.CODED), TensorSpec("b", (1,), Group.DENSE)])
     zeros = np.zeros(9, np.float32)
     server = Server(layout, scheme, np.zeros(layout.size, np.float32), bytes(16))
@@ -25,3 +25,4 @@ def warm_up(scheme: Scheme) -> None:
     update = encode_update(broadcast, layout, server.state, weight=1, sampling_key=0)
     round_.add(0, update.to_bytes())
     progressive_weights(zeros, zeros + 1, zeros, 0.5, Stream(0, 0), MaskType.BINARY, np.empty_like(zeros))
+    Stream(0, 0).words(0, 1)  # the order of samples

@@ -89,6 +89,13 @@ def test_the_same_seed_gives_the_same_rounds(cli: Cli, tmp_path: Path) -> None:
     assert (tmp_path / "a" / "checkpoint.bin").read_bytes() == (tmp_path / "b" / "checkpoint.bin").read_bytes()
 
 
+def test_workers_change_nothing(cli: Cli, tmp_path: Path) -> None:
+    for workers in ("1", "2"):
+        assert cli("run", "digits", "--out", workers, *changes(f"train.workers={workers}")).returncode == 0
+    assert timeless(tmp_path / "1") == timeless(tmp_path / "2")
+    assert (tmp_path / "1" / "checkpoint.bin").read_bytes() == (tmp_path / "2" / "checkpoint.bin").read_bytes()
+
+
 def test_everything_that_is_ours_ignores_the_number_of_threads(cli: Cli, tmp_path: Path) -> None:
     for threads in ("1", "2"):
         assert cli("run", "digits", "--out", threads, *changes(f"train.threads={threads}")).returncode == 0
@@ -99,9 +106,11 @@ def test_everything_that_is_ours_ignores_the_number_of_threads(cli: Cli, tmp_pat
         assert abs(float(str(a["accuracy"])) - float(str(b["accuracy"]))) < 0.05
 
 
-@pytest.mark.parametrize("name", ["fedmrn", "topk-ef"])
-def test_ctrl_c_keeps_whole_rounds_and_resume_gives_the_identical_result(cli: Cli, tmp_path: Path, name: str) -> None:
-    many = ["--method", name, *changes("train.rounds=30")]
+@pytest.mark.parametrize(("name", "workers"), [("fedmrn", 1), ("topk-ef", 1), ("topk-ef", 2)])
+def test_ctrl_c_keeps_whole_rounds_and_resume_gives_the_identical_result(
+    cli: Cli, tmp_path: Path, name: str, workers: int
+) -> None:
+    many = ["--method", name, *changes("train.rounds=30", f"train.workers={workers}")]
     command = [sys.executable, "-m", "fedmrn", "run", "digits", "--out", "stopped", *many]
     process = subprocess.Popen(
         command,
@@ -109,6 +118,7 @@ def test_ctrl_c_keeps_whole_rounds_and_resume_gives_the_identical_result(cli: Cl
         env=os.environ,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
+        start_new_session=True,
         # Where the tests themselves run in the background, children would inherit that Ctrl-C is ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
@@ -117,7 +127,7 @@ def test_ctrl_c_keeps_whole_rounds_and_resume_gives_the_identical_result(cli: Cl
     while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") >= 2):
         time.sleep(0.02)
     assert log.exists(), "no round was finished in two minutes"
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers get it too
     _, message = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"--resume" in message

@@ -69,6 +69,8 @@ from fedmrn.update import encode_update
         (["run", "digits", "--set", "method.fedavg.lrr=3"], ["method.fedavg.lrr", "did you mean 'lr'"]),
         (["run", "digits", "--set", "train.rounds=true"], ["train.rounds", "valid integer"]),
         (["run", "digits", "--set", "train.threads=1000000000000"], ["train.threads"]),
+        (["run", "digits", "--set", "train.workers=0"], ["train.workers"]),
+        (["run", "digits", "--set", "train.autocast=float16"], ["train.autocast", "bfloat16"]),
         (["run", "digits", "--set", "data=5"], ["key needs its section"]),
         (["run", "digits", "--set", "method.lr=0.1\nx=3"], ["key=value"]),
         (["run", "digits", "--set", "method={lr=1}"], ["needs its section"]),

@@ -55,7 +55,10 @@ class TrainConfig:
     local_epochs: Count = 1
     batch_size: Count = 32
     weight_by: Literal["samples", "batches"] = "samples"
-    threads: Annotated[int, Field(ge=0, le=1024, strict=True)] = 0  # of the framework; 0: its own default
+    # Of the framework, in each process that trains; 0: its own default, shared out among the workers.
+    threads: Annotated[int, Field(ge=0, le=1024, strict=True)] = 0
+    workers: Annotated[int, Field(ge=1, le=1024, strict=True)] = 1  # processes that train clients
+    autocast: Literal["off", "bfloat16"] = "off"
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -12,7 +12,7 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import tomli_w
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedmrn.data import Dataset, PartitionSpec, augment, find_source, load_source, partition, plot_partition
 from fedmrn.errors import ConfigError, RunError
@@ -28,7 +28,6 @@ from fedmrn.experiments.checkpoint import forget, restore, save, saved_round
 from fedmrn.experiments.config import Experiment
 from fedmrn.files import write_atomic
 from fedmrn.methods import method
-from fedmrn.rng import Stream
 from fedmrn.server import Server
 from fedmrn.simulation.engine import Account, Federation, RoundResult, simulate, total
 from fedmrn.simulation.models import build_model
@@ -92,11 +91,6 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
     parts = partition(dataset.train_y.numpy(), spec, data.clients, experiment.seed)
 
     own: dict[str, Any] = {name: options.options[name] for name in RULES[row.local].options if name in options.options}
-    black = dataset.black()
-
-    def change(batch: Tensor, stream: Stream, start: int) -> Tensor:
-        return augment(batch, stream, start, fill=black)
-
     federation = Federation(
         scheme=row.scheme(options.options, options.side, options.down),
         rule=partial(attach, **own),
@@ -113,7 +107,8 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         lr=options.lr,
         seed=experiment.seed,
         by_batches=experiment.train.weight_by == "batches",
-        augment=change if dataset.augment else None,
+        augment=partial(augment, fill=dataset.black()) if dataset.augment else None,
+        bfloat16=experiment.train.autocast == "bfloat16",
     )
     return Prepared(dataset, federation, model)
 
@@ -159,10 +154,23 @@ def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, p
     records = records[:done]
     write_atomic(folder / "rounds.jsonl", "".join(json.dumps(r) + "\n" for r in records).encode())
     progress.start(experiment, done)
-    with _threads(experiment.train.threads), (folder / "rounds.jsonl").open("a", encoding="utf-8") as log:
-        for result in simulate(
-            prepared.federation, prepared.model, state, first=done + 1, memory=memory, on_client=progress.client
-        ):
+    train = experiment.train
+    with (
+        _threads(train.threads, train.workers),
+        (folder / "rounds.jsonl").open("a", encoding="utf-8") as log,
+        closing(
+            simulate(
+                prepared.federation,
+                prepared.model,
+                state,
+                first=done + 1,
+                memory=memory,
+                on_client=progress.client,
+                workers=train.workers,
+            )
+        ) as results,
+    ):
+        for result in results:
             record = to_record(result)
             log.write(json.dumps(record) + "\n")
             log.flush()
@@ -268,9 +276,9 @@ def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> s
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def _threads(count: int, workers: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(count or max(1, before // workers))
     try:
         yield
     finally:

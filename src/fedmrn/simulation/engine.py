@@ -6,11 +6,9 @@ In a simulation the clients' sampling keys come from the run's seed, so that it 
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from types import MappingProxyType
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,36 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedmrn.errors import ConfigError
-from fedmrn.frame import Frame, Kind
+from fedmrn.frame import Frame
 from fedmrn.rng import Purpose, Stream, derive_key, domain
 from fedmrn.scheme import Scheme
 from fedmrn.server import Server
+from fedmrn.simulation.clients import OPTIMIZERS, Answer, RuleFactory, Task, Training, clients
 from fedmrn.text import nearest
-from fedmrn.torch import LocalData, LocalRule, ModelLayout, evaluate, train_client
+from fedmrn.torch import ModelLayout, evaluate
 from fedmrn.torch.train import Augment, channels_last
 from fedmrn.update import plain
 
-OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = MappingProxyType(
-    {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
-)
 Memory = dict[int, NDArray[np.float32]]
 """Client -> what it keeps from its last round."""
-
-
-class RuleFactory(Protocol):
-    """Makes a client's local rule: `fedmrn.torch.attach`, or something that calls it with options."""
-
-    def __call__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        broadcast: Frame,
-        *,
-        steps: int,
-        sampling_key: int,
-        memory: NDArray[np.float32] | None,
-    ) -> LocalRule:
-        """Return the rule, attached to the model."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +49,7 @@ class Federation:
         by_batches: weight clients by batches instead of samples (the published code).
         seed: of everything random.
         augment: of training batches.
+        bfloat16: train under the framework's bfloat16 autocast; the parameters stay float32.
     """
 
     scheme: Scheme
@@ -87,6 +68,7 @@ class Federation:
     optimizer: str = "sgd"
     by_batches: bool = False
     augment: Augment | None = None
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.clients_per_round <= len(self.parts):
@@ -94,7 +76,6 @@ class Federation:
                 f"clients_per_round is {self.clients_per_round}, but there are {len(self.parts)} clients: "
                 f"choose 1 to {len(self.parts)}"
             )
-
         if self.optimizer not in OPTIMIZERS:
             raise ConfigError(f"optimizer {self.optimizer!r} does not exist{nearest(self.optimizer, OPTIMIZERS)}")
 
@@ -102,6 +83,20 @@ class Federation:
         """Return the clients of a round, in increasing order."""
         stream = Stream(derive_key(self.seed, "clients"), domain(Purpose.CLIENTS, round))
         return sorted(stream.permutation(len(self.parts))[: self.clients_per_round].tolist())
+
+    def training(self) -> Training:
+        """Return how every client trains."""
+        return Training(
+            self.rule,
+            self.optimizer,
+            self.local_epochs,
+            self.batch_size,
+            self.lr,
+            self.seed,
+            self.by_batches,
+            self.augment,
+            self.bfloat16,
+        )
 
 
 Account = dict[str, int]
@@ -132,9 +127,9 @@ class Exchange:
     raw_down: Account
 
     @classmethod
-    def of(cls, update: Frame, broadcast: Frame) -> "Exchange":
-        """Count an update and the broadcast that it answers."""
-        return cls(update.account(), broadcast.account(), plain(update).account(), plain(broadcast).account())
+    def of(cls, update: Frame, answer: Answer) -> "Exchange":
+        """Count an update; the client has counted the broadcast that it answers."""
+        return cls(update.account(), answer.down, plain(update).account(), answer.raw_down)
 
 
 @dataclass(frozen=True)
@@ -190,7 +185,8 @@ def simulate(
     first: int = 1,
     memory: Memory | None = None,
     on_client: Callable[[int], None] = lambda _: None,
-) -> Iterator[RoundResult]:
+    workers: int = 1,
+) -> Generator[RoundResult]:
     """Run rounds first..rounds, yielding each result.
 
     Args:
@@ -200,84 +196,71 @@ def simulate(
         first: the first round to run.
         memory: what clients keep from rounds before `first`.
         on_client: called after each client of a round with its place in the round, from 1.
+        workers: processes that train clients at the same time, each with the framework's present number of threads;
+            1: this one. The results do not depend on it. Close the iterator to end them before it does. A script
+            that asks for more than 1 runs under `if __name__ == "__main__":`, as each of them imports it.
 
     Raises:
         FrameError, UsageError, EncodeError: as the parts do.
+        WorkerError: a worker process was lost.
     """
     view = ModelLayout.of(model)
-    # Counters are not sent: each client starts from those of the model as it was built.
-    counters = [(buffer, buffer.clone()) for name, buffer in model.named_buffers() if name in view.counters]
     server = Server(view.layout, federation.scheme, state, secret_of(federation.seed))
     memory = dict(memory or {})
-    for number in range(first, federation.rounds + 1):
-        started = time.perf_counter()
-        clients = federation.sampled(number)
-        round_ = server.begin(number, clients)
-        exchanges: list[Exchange] = []
-        losses: list[float] = []
-        update, kept = b"", Memory()
-        for place, client in enumerate(clients, 1):
-            broadcast = Frame.from_bytes(round_.broadcast(client), kind=Kind.BROADCAST)
-            for buffer, initial in counters:
-                buffer.copy_(initial)
-            update, loss, keeps = _client(federation, model, broadcast, number, client, memory.get(client))
-            if keeps is not None:
-                kept[client] = keeps
-            exchanges.append(Exchange.of(round_.add(client, update), broadcast))
-            losses.append(loss)
-            on_client(place)
-        new = round_.finish()
-        memory.update(kept)
-        scores = []
-        for values in server.models(number):
-            view.write(values)
-            scores.append(evaluate(model, federation.test_x, federation.test_y, layout=channels_last))
-        accuracy, loss = (fmean(column) for column in zip(*scores, strict=True))
-        sent = sum(sum(exchange.up.values()) for exchange in exchanges)
-        bits = 8 * sent / (len(clients) * view.layout.trainable)
-        yield RoundResult(
-            number,
-            accuracy,
-            loss,
-            sum(losses) / len(losses),
-            exchanges,
-            bits,
-            clients,
-            time.perf_counter() - started,
-            new,
-            update,
-            kept,
-        )
+    with clients(model, federation.training(), workers) as train_all:
+        for number in range(first, federation.rounds + 1):
+            yield _round(federation, model, view, server, number, memory, train_all, on_client)
 
 
-def _client(
+def _round(
     federation: Federation,
     model: nn.Module,
-    broadcast: Frame,
+    view: ModelLayout,
+    server: Server,
     number: int,
-    client: int,
-    memory: NDArray[np.float32] | None,
-) -> tuple[bytes, float, NDArray[np.float32] | None]:
-    """One client's round: what it uploads, its loss, and what it keeps."""
+    memory: Memory,
+    train_all: Callable[[Iterable[Task]], Iterator[Answer]],
+    on_client: Callable[[int], None],
+) -> RoundResult:
+    """Run one round; `memory` is brought up to date."""
+    started = time.perf_counter()
+    chosen = federation.sampled(number)
+    round_ = server.begin(number, chosen)
+    exchanges: list[Exchange] = []
+    losses: list[float] = []
+    update, kept = b"", Memory()
 
-    def key(label: str) -> int:
-        return derive_key(federation.seed, label, number, client)
+    def task(client: int) -> Task:
+        mine = torch.from_numpy(federation.parts[client])
+        x, y = federation.train_x[mine].numpy(), federation.train_y[mine].numpy()
+        return Task(number, client, round_.broadcast(client), x, y, memory.get(client))
 
-    mine = torch.from_numpy(federation.parts[client])
-    data = LocalData(
-        federation.train_x[mine],
-        federation.train_y[mine],
-        federation.local_epochs,
-        federation.batch_size,
-        key("order"),
-        federation.augment,
-        channels_last=True,
+    for place, (client, answer) in enumerate(zip(chosen, train_all(map(task, chosen)), strict=True), 1):
+        update = answer.update
+        if answer.memory is not None:
+            kept[client] = answer.memory
+        exchanges.append(Exchange.of(round_.add(client, update), answer))
+        losses.append(answer.loss)
+        on_client(place)
+    new = round_.finish()
+    memory.update(kept)
+    scores = []
+    for values in server.models(number):
+        view.write(values)
+        scores.append(evaluate(model, federation.test_x, federation.test_y, layout=channels_last))
+    accuracy, loss = (fmean(column) for column in zip(*scores, strict=True))
+    sent = sum(sum(exchange.up.values()) for exchange in exchanges)
+    bits = 8 * sent / (len(chosen) * view.layout.trainable)
+    return RoundResult(
+        number,
+        accuracy,
+        loss,
+        sum(losses) / len(losses),
+        exchanges,
+        bits,
+        chosen,
+        time.perf_counter() - started,
+        new,
+        update,
+        kept,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key("framework") >> 1)  # dropout and the like
-        optimizer = OPTIMIZERS[federation.optimizer](model.parameters(), lr=federation.lr)
-        rule = federation.rule(
-            model, optimizer, broadcast, steps=data.steps, sampling_key=key("sampling"), memory=memory
-        )
-        frame, loss = train_client(model, rule, data, weight=data.batches if federation.by_batches else None)
-    return frame.to_bytes(), loss, rule.memory if rule.remembers else None

@@ -30,6 +30,8 @@ class LocalData:
         augment: applied to each batch.
         channels_last: give batches of images channels-last strides, which is faster on a CPU; for models that do not
             call `view` on what they get.
+        bfloat16: run forward and loss under torch's bfloat16 autocast; parameters, gradients and the optimiser stay
+            float32. It is faster on processors with bfloat16 arithmetic, and slower on others.
 
     Raises:
         ConfigError: without samples, with another number of targets, or less than one epoch or one sample a batch.
@@ -42,6 +44,7 @@ class LocalData:
     key: int
     augment: Augment | None = None
     channels_last: bool = False
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         if len(self.x) < 1 or self.epochs < 1 or self.batch_size < 1:
@@ -78,7 +81,8 @@ def train(model: nn.Module, rule: LocalRule, data: LocalData, loss: Loss = F.cro
             if data.augment is not None:
                 x = data.augment(x, changes, start)
             rule.zero_grad()
-            value = loss(model(channels_last(x) if data.channels_last else x), y)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=data.bfloat16):
+                value = loss(model(channels_last(x) if data.channels_last else x), y)
             value.backward()  # type: ignore[no-untyped-call]
             rule.step()
             total += value.item() * len(y)

@@ -239,3 +239,25 @@ def test_a_weight_is_a_positive_integer(weight: object) -> None:
     rule.step()
     with pytest.raises(EncodeError, match="positive integer"):
         rule.finish(weight=weight)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bfloat16_autocast_changes_the_forward_and_neither_the_parameters_nor_what_is_asked_for(name: str) -> None:
+    """Layers answer in bfloat16, whose values have 8 bits: a dozen roundings of 2^-9 move the loss by less than a
+    twentieth. All else stays float32."""
+    x, y = images()
+
+    def run(bfloat16: bool) -> tuple[float, set[torch.dtype]]:
+        model, data = net(), LocalData(x, y, 1, 4, 77, bfloat16=bfloat16)
+        seen: set[torch.dtype] = set()
+        model[0].register_forward_hook(lambda _module, _inputs, out: seen.add(out.dtype))
+        frame, loss = train_client(model, attached(model, name, data.steps, lr=0.01), data)
+        assert Frame.from_bytes(frame.to_bytes()) == frame
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}
+        return loss, seen
+
+    (exact, full), (near, half) = run(False), run(True)
+    assert (full, half) == ({torch.float32}, {torch.bfloat16})
+    assert exact != near
+    assert near == pytest.approx(exact, rel=0.05)
