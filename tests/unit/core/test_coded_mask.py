@@ -256,11 +256,7 @@ def test_the_parameters() -> None:
 
 
 SHORT_SIZES = (130, 66)
-SHORT = {
-    f"{law.name.lower()} {mask.name.lower()}": codec_of(law, mask, 2)
-    for law in Law
-    for mask in MaskType
-}
+SHORT = {f"{law.name.lower()} {mask.name.lower()}": codec_of(law, mask, 2) for law in Law for mask in MaskType}
 each_short = pytest.mark.parametrize("codec", SHORT.values(), ids=SHORT.keys())
 
 
