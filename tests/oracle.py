@@ -382,6 +382,16 @@ def decode_random(params: bytes, count: int, body: bytes, key: int) -> list[int]
     return follow(path, [prior[k] for k in where], each, words, params[7])
 
 
+def encode_random(
+    params: bytes, sizes: list[int], prior: list[int], information: list[int], path: bytes, bits: list[int], key: int
+) -> bytes:
+    """The body of codec 11 with these tables and this packed path, which is one that names these bits."""
+    head = struct.pack(f"<BI{len(sizes)}Q", 1, len(sizes), *sizes)
+    body = head + bytes(prior) + bytes(information) + path
+    assert decode_random(params, len(bits), body, key) == bits
+    return body
+
+
 # --- bodies -----------------------------------------------------------------------------------------------------------
 
 
@@ -426,20 +436,20 @@ def encode(section: dict[str, Any], key: int) -> bytes:
         return struct.pack("<I", len(rows)) + b"".join(rows) + packed([v > 0 for v in values])
     if codec == 7:
         return packed([v == 1 for v in values])
-    if codec == 9:
-        raw = encode({"codec": 1, "params": params[:6], "values": values}, key)
-        rows = (section.get("sizes", []), section.get("frequencies", []))
-        return encode_mask(params, *rows, unpacked(raw, len(values)), key) if "sizes" in section else b"\0" + raw
-    if codec == 11:
-        raw = encode({"codec": 1, "params": params[:6], "values": values}, key)
-        if "sizes" not in section:
-            return b"\0" + raw
-        sizes, tables = section["sizes"], bytes(section["prior"] + section["information"])
-        body = struct.pack(f"<BI{len(sizes)}Q", 1, len(sizes), *sizes) + tables + section["path"]
-        assert decode_random(params, len(values), body, key) == unpacked(raw, len(values))
-        return body
+    if codec in (9, 11):
+        return encode_shorter(section, encode({"codec": 1, "params": params[:6], "values": values}, key), key)
     kept = [v for v, s in zip(values, section["state"], strict=True) if s != 0]
     return struct.pack(f"<{len(kept)}f", *kept)
+
+
+def encode_shorter(section: dict[str, Any], raw: bytes, key: int) -> bytes:
+    """The body of codec 9 or 11 for a mask, coded if the section says how."""
+    if "sizes" not in section:
+        return b"\0" + raw
+    params, bits = section["params"], unpacked(raw, len(section["values"]))
+    if section["codec"] == 9:
+        return encode_mask(params, section["sizes"], section["frequencies"], bits, key)
+    return encode_random(params, *(section[part] for part in ("sizes", "prior", "information", "path")), bits, key)
 
 
 def write_frame(frame: dict[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Any update has a random code: codewords come back, in at most a byte more than a mask; damage is refused or a mask."""
+"""Any update has a random code: codewords come back, at most a byte longer than a mask; damage is refused or a mask."""
 
 import struct
 
@@ -29,6 +29,7 @@ codecs = st.builds(
 )
 keys = st.integers(0, (1 << 64) - 1)
 splits = st.lists(st.one_of(st.integers(0, 70), st.integers(0, 3000)), min_size=1, max_size=6)
+floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 spreads = st.one_of(st.sampled_from([0.0, 1e-30, 1e30]), st.floats(0, 0.05))
 
 
@@ -59,7 +60,7 @@ def test_codewords_come_back(codec: RandomCode, key: int, split: list[int], spre
 
 
 @settings(deadline=None, max_examples=100)
-@given(codecs, keys, arrays(np.float32, st.integers(0, 90), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))  # fmt: skip
+@given(codecs, keys, arrays(np.float32, st.integers(0, 90), elements=floats))
 def test_any_finite_values_have_a_code(codec: RandomCode, key: int, u: F32) -> None:
     for body in (codec.encode(u, EncodeKeys(key, 1)), coded(codec, u, key, [u.size])):
         values = check(codec, body, u.size, key)

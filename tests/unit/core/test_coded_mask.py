@@ -15,7 +15,6 @@ from fedmrn.codecs.contexts import Contexts
 from fedmrn.errors import ConfigError, EncodeError, FrameError, MalformedFrameError, PaddingError
 from fedmrn.masking import MaskType
 from fedmrn.noise import Law, NoiseSpec
-from fedmrn.rng import Purpose, Stream, domain
 
 F32 = NDArray[np.float32]
 Bits = NDArray[np.bool_]
