@@ -177,7 +177,7 @@ def test_the_dumps_show_every_part_of_coded_masks() -> None:
 
 
 def test_the_dumps_show_every_part_of_random_codes() -> None:
-    """Contexts that differ, all eight states, labels of both bits, unused bits in the last byte; and where bits are read."""
+    """Contexts that differ, all eight states, unused bits in the last byte; and where bits are read."""
     section = EXAMPLES["9.9"][1]["sections"][0]
     reads = oracle.reads_path_bit([section["information"][int(c)] for c in "".join(section["contexts"])])
     assert str([i for i, read in enumerate(reads) if read][:6])[1:-1] + ", ..." in DOCUMENT
