@@ -8,6 +8,7 @@ import struct
 import zlib
 from functools import cache
 from hashlib import blake2b
+from itertools import product
 from math import e, prod, sqrt
 from pathlib import Path
 from statistics import NormalDist
@@ -19,8 +20,8 @@ SECTION = "<BBBBQQ"
 HEADER_SIZE, SECTION_SIZE, CHECKSUM_SIZE = 56, 20, 4
 UNIFORM, GAUSSIAN, BERNOULLI = 0, 1, 2
 NOISE_DOMAIN = 1 << 32
-FINAL_MASK_DOMAIN = 3 << 32
 FROZEN_DOMAIN = 9 << 32
+CODEBOOK_DOMAIN = 11 << 32
 TABLE_FILE = Path(__file__).parents[1] / "src" / "fedmrn" / "gaussian.bin"
 
 
@@ -153,6 +154,8 @@ def read_frame(data: bytes, states: dict[int, list[float]] | None = None) -> dic
             section["scales"] = scales(body)
         if role == 0 and codec == 9 and body[0] == 1:
             section["sizes"], section["frequencies"], _ = coded_parts(params, body)
+        if role == 0 and codec == 11 and body[0] == 1:
+            section["sizes"], section["prior"], section["information"], section["path"] = random_parts(params, body)
         frame["sections"].append(section)
     assert at == len(data) - CHECKSUM_SIZE
     return frame
@@ -179,13 +182,19 @@ def packed(bits: list[bool]) -> bytes:
 # --- coded masks ------------------------------------------------------------------------------------------------------
 
 
-def coded_parts(params: bytes, body: bytes) -> tuple[list[int], list[int], list[int]]:
-    """The sizes, the frequencies and the words of a coded body of codec 9."""
+def sizes_of(body: bytes) -> list[int]:
+    """The sizes at the start of a body of codec 9 or 11 in mode 1."""
     mode, tensors = struct.unpack_from("<BI", body)
     assert mode == 1
     sizes = list(struct.unpack_from(f"<{tensors}Q", body, 5))
     assert all(sizes)
-    at = 5 + 8 * tensors
+    return sizes
+
+
+def coded_parts(params: bytes, body: bytes) -> tuple[list[int], list[int], list[int]]:
+    """The sizes, the frequencies and the words of a coded body of codec 9."""
+    sizes = sizes_of(body)
+    at = 5 + 8 * len(sizes)
     rest = at + sum(numbers_of_buckets(sizes, params[6]))
     assert (len(body) - rest) % 4 == 0
     words = list(struct.unpack_from(f"<{(len(body) - rest) // 4}I", body, rest))
@@ -200,20 +209,13 @@ def numbers_of_buckets(sizes: list[int], buckets: int) -> list[int]:
 
 def contexts(params: bytes, key: int, sizes: list[int]) -> list[int]:
     """The context of every element. Each operation on doubles that hold float32 numbers is rounded to float32."""
-    law, signed, scale, buckets, shared = struct.unpack("<BBfBB", params)
+    law, _, scale, buckets = struct.unpack("<BBfB", params[:7])
     bound = float32(table()[-1] * scale) if law == GAUSSIAN else scale
     found: list[int] = []
     first = 0
     for size, many in zip(sizes, numbers_of_buckets(sizes, buckets), strict=True):
         for i in range(len(found), len(found) + size):
             x = float32(abs(noise(law, scale, key, i)) / bound)
-            r = uniform(key, FINAL_MASK_DOMAIN, i) if shared else 0.0
-            if shared and signed:
-                x = float32(x * (2 * r - 1))
-                root = float32(sqrt(abs(x)))
-                x = float32((root if x >= 0 else -root) + 1) / 2
-            elif shared:
-                x = float32(sqrt(float32(x * r)))
             found.append(first + min(int(float32(x * many)), many - 1))
         first += many
     return found
@@ -268,7 +270,7 @@ def decode_mask(params: bytes, count: int, body: bytes, key: int, segment: int =
     if body[0] == 0:
         return unpacked(body[1:], count)
     sizes, frequencies, words = coded_parts(params, body)
-    assert sum(sizes) == count <= 177 * (8 * len(body) + 64)
+    assert sum(sizes) == count <= 1416 * len(body)
     where = contexts(params, key, sizes)
     assert {k for k, frequency in enumerate(frequencies) if frequency} == set(where)
     places = order(where, segment)
@@ -287,6 +289,109 @@ def encode_mask(params: bytes, sizes: list[int], frequencies: list[int], bits: l
     return head + bytes(frequencies) + struct.pack(f"<{len(words)}I", *words)
 
 
+# --- random codes -----------------------------------------------------------------------------------------------------
+
+
+def random_parts(params: bytes, body: bytes) -> tuple[list[int], list[int], list[int], bytes]:
+    """The sizes, priors, informations and packed path of a body of codec 11 in mode 1."""
+    sizes = sizes_of(body)
+    at = 5 + 8 * len(sizes)
+    many = sum(numbers_of_buckets(sizes, params[6]))
+    assert len(body) >= at + 2 * many
+    return sizes, list(body[at : at + many]), list(body[at + many : at + 2 * many]), body[at + 2 * many :]
+
+
+def reads_path_bit(information: list[int], block: int = 1 << 14) -> list[bool]:
+    """Whether a path bit is read before each element."""
+    found, spent = [], 0
+    for i, each in enumerate(information):
+        if i % block == 0:
+            spent = 256
+        found.append(spent >= 256)
+        spent += each - 256 * found[-1]
+    return found
+
+
+def candidate_bit(label: int, w: int, prior: int) -> int:
+    """The bit of an element with word w under a label."""
+    a, c = w % (1 << 16) | 1, w >> 16
+    return int((label * a + c >> 8) % 256 < prior)
+
+
+def follow(
+    path: list[int], priors: list[int], information: list[int], words: list[int], log2_states: int, block: int = 1 << 14
+) -> list[int]:
+    """The mask that a path names. All bits of the path are used."""
+    states, left = 1 << log2_states, list(path)
+    bits, state, label = [], 0, 0
+    for i, reads in enumerate(reads_path_bit(information, block)):
+        if i % block == 0:
+            state = 0
+        if reads:
+            b = left.pop(0)
+            label = b * states + state
+            state = (2 * state + b) % states
+        bits.append(candidate_bit(label, words[i], priors[i]))
+    assert not left
+    return bits
+
+
+def best_of_all_paths(
+    scores: list[int], priors: list[int], information: list[int], words: list[int], log2_states: int
+) -> int:
+    """The largest sum of scores of a mask that some path names, of one block: every path is tried."""
+    many = sum(reads_path_bit(information))
+    paths = product((0, 1), repeat=many)
+    masks = (follow(list(path), priors, information, words, log2_states) for path in paths)
+    return max(sum(s for s, bit in zip(scores, mask, strict=True) if bit) for mask in masks)
+
+
+def best_by_state(
+    scores: list[int], priors: list[int], information: list[int], words: list[int], log2_states: int
+) -> int:
+    """The same, by dynamic programming: the best sum up to here for each (state, label) that can be reached."""
+    states = 1 << log2_states
+    best = {(0, 0): 0}
+    for i, reads in enumerate(reads_path_bit(information)):
+        if reads:
+            ways: dict[tuple[int, int], int] = {}
+            for (state, _), total in best.items():
+                for b in (0, 1):
+                    to = ((2 * state + b) % states, b * states + state)
+                    ways[to] = max(total, ways.get(to, total))
+            best = ways
+        best = {
+            (state, label): total + scores[i] * candidate_bit(label, words[i], priors[i])
+            for (state, label), total in best.items()
+        }
+    return max(best.values())
+
+
+def decode_random(params: bytes, count: int, body: bytes, key: int) -> list[int]:
+    """The bits of a body of codec 11."""
+    if body[0] == 0:
+        return unpacked(body[1:], count)
+    sizes, prior, information, packed_path = random_parts(params, body)
+    assert sum(sizes) == count <= 2048 * len(body)
+    where = contexts(params, key, sizes)
+    for context, (k, i) in enumerate(zip(prior, information, strict=True)):
+        assert (k > 0) == (i > 0) == (context in set(where)), context
+    each = [information[k] for k in where]
+    path = unpacked(packed_path, sum(reads_path_bit(each)))
+    words = [word(key, CODEBOOK_DOMAIN, i) for i in range(count)]
+    return follow(path, [prior[k] for k in where], each, words, params[7])
+
+
+def encode_random(
+    params: bytes, sizes: list[int], prior: list[int], information: list[int], path: bytes, bits: list[int], key: int
+) -> bytes:
+    """The body of codec 11 with these tables and this packed path, which is one that names these bits."""
+    head = struct.pack(f"<BI{len(sizes)}Q", 1, len(sizes), *sizes)
+    body = head + bytes(prior) + bytes(information) + path
+    assert decode_random(params, len(bits), body, key) == bits
+    return body
+
+
 # --- bodies -----------------------------------------------------------------------------------------------------------
 
 
@@ -298,8 +403,8 @@ def decode(codec: int, params: bytes, count: int, body: bytes, key: int, state: 
     if codec in FLOATS:
         assert params == b""
         return list(struct.unpack(f"<{count}{FLOATS[codec]}", body))
-    if codec == 9:
-        bits = decode_mask(params, count, body, key)
+    if codec in (9, 11):
+        bits = (decode_mask if codec == 9 else decode_random)(params, count, body, key)
         codec, params, body = 1, params[:6], packed([bit == 1 for bit in bits])
     if codec == 1:
         law, signed, scale = struct.unpack("<BBf", params)
@@ -319,7 +424,7 @@ def decode(codec: int, params: bytes, count: int, body: bytes, key: int, state: 
 
 
 def encode(section: dict[str, Any], key: int) -> bytes:
-    """The only body that decodes to the section's values (with its scales or frequencies, or for its state)."""
+    """The only body that decodes to the section's values (with its scales, frequencies or path, or for its state)."""
     codec, params, values = section["codec"], section["params"], section["values"]
     if codec in FLOATS:
         return struct.pack(f"<{len(values)}{FLOATS[codec]}", *values)
@@ -331,12 +436,20 @@ def encode(section: dict[str, Any], key: int) -> bytes:
         return struct.pack("<I", len(rows)) + b"".join(rows) + packed([v > 0 for v in values])
     if codec == 7:
         return packed([v == 1 for v in values])
-    if codec == 9:
-        raw = encode({"codec": 1, "params": params[:6], "values": values}, key)
-        rows = (section.get("sizes", []), section.get("frequencies", []))
-        return encode_mask(params, *rows, unpacked(raw, len(values)), key) if "sizes" in section else b"\0" + raw
+    if codec in (9, 11):
+        return encode_shorter(section, encode({"codec": 1, "params": params[:6], "values": values}, key), key)
     kept = [v for v, s in zip(values, section["state"], strict=True) if s != 0]
     return struct.pack(f"<{len(kept)}f", *kept)
+
+
+def encode_shorter(section: dict[str, Any], raw: bytes, key: int) -> bytes:
+    """The body of codec 9 or 11 for a mask, coded if the section says how."""
+    if "sizes" not in section:
+        return b"\0" + raw
+    params, bits = section["params"], unpacked(raw, len(section["values"]))
+    if section["codec"] == 9:
+        return encode_mask(params, section["sizes"], section["frequencies"], bits, key)
+    return encode_random(params, *(section[part] for part in ("sizes", "prior", "information", "path")), bits, key)
 
 
 def write_frame(frame: dict[str, Any]) -> bytes:

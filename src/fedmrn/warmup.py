@@ -17,7 +17,7 @@ from fedmrn.update import encode_update
 
 def warm_up(scheme: Scheme) -> None:
     """Run every kernel of a scheme, and those of local training, once; the scheme's through real frames."""
-    layout = Layout.of([TensorSpec("w", (129,), Group.CODED), TensorSpec("b", (1,), Group.DENSE)])
+    layout = Layout.of([TensorSpec("w", (257,), Group.CODED), TensorSpec("b", (1,), Group.DENSE)])
     zeros = np.zeros(9, np.float32)
     server = Server(layout, scheme, np.zeros(layout.size, np.float32), bytes(16))
     round_ = server.begin(1, [0])

@@ -262,6 +262,24 @@ def test_coding_changes_bytes_and_nothing_else(cli: Cli, tmp_path: Path) -> None
     assert f"raw length  {len(data):,} bytes: mask " in shown.stdout
 
 
+def test_a_mask_named_by_a_random_code(cli: Cli, tmp_path: Path) -> None:
+    """A run is repeated to the byte, is shorter than masks coded without loss, and inspect says which codec it is."""
+    few = "method.log2_states=4"
+    settings = {
+        "named": ("fedmrn-mrc", [few]),
+        "again": ("fedmrn-mrc", [few]),
+        "coded": ("fedmrn", ["method.coding=entropy"]),
+    }
+    for name, (method, extra) in settings.items():
+        done = cli("run", "digits", "--method", method, "--out", name, *changes("train.local_epochs=5", *extra))
+        assert done.returncode == 0, done.stderr
+    named, again, coded = (timeless(tmp_path / name) for name in settings)
+    assert named == again
+    assert named[-1]["up"]["coded"] < 0.98 * coded[-1]["up"]["coded"]  # type: ignore[index]
+    assert named[-1]["raw"]["up"]["coded"] == coded[-1]["raw"]["up"]["coded"]  # type: ignore[index]
+    assert "random-code" in cli("inspect", str(tmp_path / "named/last-update.bin")).stdout
+
+
 def test_the_byte_account(cli: Cli, tmp_path: Path) -> None:
     """Everything in it follows from lengths of frames, of this run and of one that codes nothing."""
     less = ("method.fedmrn.coding=entropy", "method.fedmrn.side=float16", "method.fedmrn.down=eden4")

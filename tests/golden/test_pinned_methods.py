@@ -38,14 +38,14 @@ PINNED = {
     "fedmrn-no-pm": ("00000ad7233c", 125, "8b45d50c2809926f", "7483de19a5d2890a"),
     "fedmrn-no-sm": ("00000ad7233c", 125, "9916c58dc44e2b06", "1708711f8fe92963"),
     "fedmrn-post": ("00000ad7233c", 125, "8b45d50c2809926f", "7483de19a5d2890a"),
-    "fedmrn-shared": ("00000ad7233c1001", 126, "cece65eae376c131", "c47a5617955e66e9"),
-    "fedmrn-s-shared": ("00010ad7a33b2001", 126, "40e4016cbbd7822d", "8249f75ee3a51a41"),
-    "fedmrn coding=entropy": ("00000ad7233c1000", 126, "fc66cfe14e4f36c5", "7483de19a5d2890a"),
+    "fedmrn-mrc": ("00000ad7233c100848", 126, "fc66cfe14e4f36c5", "7483de19a5d2890a"),
+    "fedmrn-s-mrc": ("00010ad7a33b100848", 126, "14559c13b2f4beac", "4de0be74df658df1"),
+    "fedmrn coding=entropy": ("00000ad7233c10", 126, "fc66cfe14e4f36c5", "7483de19a5d2890a"),
 }
 # Masks of 20,000 elements, of which few ask for anything: these do get shorter. Length, and digests as above.
 SPARSE = {
-    "fedmrn-shared": (498, "43ff0dc9b49beaa4", "6752cc10ed75e98b"),
-    "fedmrn-s-shared": (666, "2888f3baa5070607", "1d20dd5ed67b05ba"),
+    "fedmrn-mrc": (516, "16d7f2f070dab9bf", "2522378a549cc6d3"),
+    "fedmrn-s-mrc": (275, "242d425f429a224e", "ed28a15780f7909a"),
     "fedmrn coding=entropy": (510, "80631d6c8d5dc1b3", "7085313e567ee633"),
 }
 

@@ -13,6 +13,7 @@ import oracle
 from fedmrn import errors, frame, noise
 from fedmrn.bits import pack_bits
 from fedmrn.codecs import (
+    CHUNK,
     CODECS,
     Bernoulli,
     Codec,
@@ -20,11 +21,14 @@ from fedmrn.codecs import (
     EncodeKeys,
     Levels,
     MaskedNoise,
+    RandomCode,
+    ShorterMask,
     Sign,
     SignRule,
     codec_from,
     coded_mask,
 )
+from fedmrn.codecs.trellis import LARGEST_STATES
 from fedmrn.frame import Frame, Kind, Limits, Role, Section
 from fedmrn.layout import Group, Layout, TensorSpec
 from fedmrn.masking import MaskType
@@ -63,7 +67,7 @@ def test_the_document_has_its_examples() -> None:
     seen = {(d["kind"], s["parameters"][:4]) for _, d in EXAMPLES.values() for s in d["sections"]}
     assert {(1, "0000"), (1, "0101"), (1, ""), (2, "0000"), (2, "")} <= seen
     codecs = {(s["codec"], s["role"]) for _, d in EXAMPLES.values() for s in d["sections"]}
-    assert {(0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (7, 0), (8, 0), (8, 2), (9, 0), (10, 0)} == codecs
+    assert {(0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (7, 0), (8, 0), (8, 2), (9, 0), (10, 0), (11, 0)} == codecs
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -82,17 +86,21 @@ def test_the_independent_reader_agrees(name: str) -> None:
         assert got["params"].hex() == want["parameters"]
         shown = len(want.get("values", []))  # of a long mask, the first ones
         assert got.get("values", [])[:shown] == want.get("values", [])
-        assert shown == got["elements"] * ("values" in want) or got["codec"] == 9
+        assert shown == got["elements"] * ("values" in want) or got["codec"] in (9, 11)
         if "noise" in want:
             law, signed, scale = struct.unpack("<BBf", got["params"][:6])
             for i, (n, value) in enumerate(zip(want["noise"], want["values"], strict=True)):
                 assert n == oracle.noise(law, scale, found["noise_key"], i)
                 assert value == (n if bits_of(want)[i] == 1 else -n if signed else 0.0)
-        if got["codec"] == 9:
-            assert bits_of(want) == oracle.decode_mask(got["params"], got["elements"], got["body"], found["noise_key"])
+        if got["codec"] in (9, 11):
+            decode = oracle.decode_mask if got["codec"] == 9 else oracle.decode_random
+            assert bits_of(want) == decode(got["params"], got["elements"], got["body"], found["noise_key"])
             assert (got["body"][0] == 1) is ("sizes" in want)
         if "sizes" in want:
-            assert (got["sizes"], got["frequencies"]) == (want["sizes"], want["frequencies"])
+            for field in ("sizes", "frequencies", "prior", "information"):
+                assert got.get(field) == want.get(field), field
+            if "path" in want:
+                assert got["path"] == oracle.packed([bit == "1" for bit in want["path"]])
             contexts = oracle.contexts(got["params"], found["noise_key"], want["sizes"])
             assert "".join(map(str, contexts)) == "".join(want["contexts"])
         assert [list(row) for row in got.get("scales", [])] == want.get("scales", [])
@@ -109,9 +117,11 @@ def _rebuilt(codec: Codec, got: Section, want: dict[str, Any], key: int, layout:
         codec = codec.bind(np.array(want["state"], np.float32))
     values = codec.decode(got.body, got.count, key)
     assert values[: len(want["values"])].tolist() == want["values"]
-    if isinstance(codec, CodedMask):
+    if isinstance(codec, ShorterMask):
         n = codec.inner.noise.chunk(key, 0, got.count)
         assert (values == n).astype(int).tolist() == bits_of(want)
+        if isinstance(codec, RandomCode) and "sizes" in want:  # what is decoded is no update that it was made of
+            values = ((37 * np.arange(got.count) % 101 - 50) * 2.0**-16).astype(np.float32)
         return codec.encode(values, EncodeKeys(key, 1, tuple(want.get("sizes", ()))))
     if isinstance(codec, MaskedNoise):
         n = codec.noise.chunk(key, 0, got.count)
@@ -157,14 +167,25 @@ def test_the_dumps_show_every_layout_of_masks() -> None:
 
 
 def test_the_dumps_show_every_part_of_coded_masks() -> None:
-    """Both kinds of contexts, tensors of one context and of two, the initial words and ones that are taken later."""
-    first, second = (EXAMPLES[name][1]["sections"][0] for name in ("9.8", "9.9"))
-    assert (first["parameters"][-2:], second["parameters"][-2:]) == ("00", "01")
-    assert oracle.numbers_of_buckets(first["sizes"], 2) == [2, 1]
-    assert all(len(set(bits_of(s))) == 2 for s in (first, second))
-    data, _ = EXAMPLES["9.9"]
+    """Tensors of one context and of two, the initial words and ones that are taken later."""
+    data, expected = EXAMPLES["9.8"]
+    section = expected["sections"][0]
+    assert oracle.numbers_of_buckets(section["sizes"], 2) == [2, 1]
+    assert set(bits_of(section)) == {0, 1}
     section = oracle.read_frame(data)["sections"][0]
-    assert len(oracle.coded_parts(section["params"], section["body"])[2]) == 4
+    assert len(oracle.coded_parts(section["params"], section["body"])[2]) == 7
+
+
+def test_the_dumps_show_every_part_of_random_codes() -> None:
+    """Contexts that differ, all eight states, unused bits in the last byte; and where bits are read."""
+    section = EXAMPLES["9.9"][1]["sections"][0]
+    reads = oracle.reads_path_bit([section["information"][int(c)] for c in "".join(section["contexts"])])
+    assert str([i for i, read in enumerate(reads) if read][:6])[1:-1] + ", ..." in DOCUMENT
+    path = section["path"]
+    assert sum(reads) == len(path) == 36
+    assert len(set(section["information"])) == len(set(section["prior"])) == 2
+    assert len({path[k : k + 3] for k in range(len(path) - 2)}) == 8
+    assert set(bits_of(section)) == {0, 1}
 
 
 def test_the_state_of_the_support_example_is_its_broadcasts() -> None:
@@ -202,8 +223,13 @@ def test_constants_of_the_document() -> None:
         assert f"### 2.{i + 1} Codec {i}: {name}\n" in DOCUMENT
     assert f"A segment is 2^{coded_mask.SEGMENT.bit_length() - 1} elements" in DOCUMENT
     assert coded_mask.SEGMENT == 1 << 20
-    assert f"0x{domain(Purpose.FINAL_MASK):016x}" in DOCUMENT
-    assert domain(Purpose.FINAL_MASK) == oracle.FINAL_MASK_DOMAIN
+    assert f"0x{domain(Purpose.CODEBOOK):016x}" in DOCUMENT
+    assert domain(Purpose.CODEBOOK) == oracle.CODEBOOK_DOMAIN
+    assert f"purpose {int(Purpose.CODEBOOK)} (the code book)" in DOCUMENT
+    assert f"`elements` at most\n{CodedMask.elements_a_byte} b;" in DOCUMENT
+    assert f"`elements` at\nmost {RandomCode.elements_a_byte} b;" in DOCUMENT
+    assert CHUNK == 16_384
+    assert f"u8 log2_states, 1 to {LARGEST_STATES};" in DOCUMENT
     assert [c.id for c in SIDE.values()] == [0, 10, 5]
     assert SIDE["levels"] == Levels(levels=127, block=64)
     assert "by codec 5 with\nblock 64 and s = 127, or by codec 10" in DOCUMENT

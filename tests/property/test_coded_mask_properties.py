@@ -6,24 +6,29 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 import oracle
+from fedmrn.bits import pack_bits
 from fedmrn.codecs import CodedMask, EncodeKeys, MaskedNoise
-from fedmrn.codecs.coded_mask import _Contexts
 from fedmrn.errors import FrameError
 from fedmrn.masking import MaskType
 from fedmrn.noise import Law, NoiseSpec
 
 codecs = st.builds(
-    lambda law, mask, buckets, shared: CodedMask(MaskedNoise(NoiseSpec(law, 0.01), mask), buckets, shared),
+    lambda law, mask, buckets: CodedMask(MaskedNoise(NoiseSpec(law, 0.01), mask), buckets),
     st.sampled_from(Law),
     st.sampled_from(MaskType),
     st.sampled_from([1, 2, 5, 16, 64]),
-    st.booleans(),
 )
 keys = st.integers(0, (1 << 64) - 1)
 splits = st.lists(st.one_of(st.integers(0, 70), st.integers(0, 3000)), min_size=1, max_size=6)
 densities = st.one_of(st.sampled_from([0.0, 0.001, 0.999, 1.0]), st.floats(0, 1))
+
+
+def coded(codec: CodedMask, bits: NDArray[np.bool_], key: int, split: list[int]) -> bytes:
+    """The coded body of a mask, whether it is the shorter one or not."""
+    return codec.coded(pack_bits(bits), np.zeros(bits.size, np.float32), EncodeKeys(key, 1, tuple(split)))
 
 
 @settings(deadline=None, max_examples=300)
@@ -37,8 +42,7 @@ def test_a_mask_comes_back(codec: CodedMask, key: int, split: list[int], density
     assert len(body) <= 1 + (count + 7) // 8
     assert np.array_equal(codec.decode(body, count, key) == n, bits)
     # And coded, whether that is worth it or not.
-    sizes = np.array([size for size in split if size], np.int64)
-    body = codec._code(bits, _Contexts.of(codec, key, sizes))
+    body = coded(codec, bits, key, split)
     assert np.array_equal(codec.decode(body, count, key) == n, bits)
 
 
@@ -48,7 +52,7 @@ def test_the_independent_decoder_agrees(
     codec: CodedMask, key: int, split: list[int], density: float, seed: int
 ) -> None:
     bits = np.random.Generator(np.random.Philox(seed)).random(sum(split)) < density
-    body = codec._code(bits, _Contexts.of(codec, key, np.array(split)))
+    body = coded(codec, bits, key, split)
     assert oracle.decode_mask(codec.params(), bits.size, body, key) == bits.astype(int).tolist()
 
 
@@ -58,8 +62,8 @@ def test_damage_is_refused_or_another_mask(
     codec: CodedMask, changes: list[tuple[int, int]], cut: int, key: int
 ) -> None:
     """The independent decoder refuses the same bodies, and reads the same masks."""
-    split, bits = (130, 70), np.random.Generator(np.random.Philox(1)).random(200) < 0.1
-    body = bytearray(codec._code(bits, _Contexts.of(codec, key, np.array(split))))
+    split, bits = [130, 70], np.random.Generator(np.random.Philox(1)).random(200) < 0.1
+    body = bytearray(coded(codec, bits, key, split))
     for at, value in changes:
         body[at % len(body)] = value
     damaged = bytes(body[: len(body) - cut] if cut % 3 == 0 else body)
@@ -72,7 +76,7 @@ def test_damage_is_refused_or_another_mask(
     n = codec.inner.noise.chunk(key, 0, 200)
     assert ((values == n) | (values == (-n if codec.inner.mask is MaskType.SIGNED else 0))).all()
     assert oracle.decode_mask(codec.params(), 200, damaged, key) == (values == n).astype(int).tolist()
-    again = codec.encode(values, EncodeKeys(key, 1, split))
+    again = codec.encode(values, EncodeKeys(key, 1, tuple(split)))
     assert np.array_equal(codec.decode(again, 200, key), values)
 
 

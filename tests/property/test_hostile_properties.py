@@ -37,7 +37,7 @@ def _update(round_: Round, client: str) -> bytes:
     return encode_update(broadcast, LAYOUT, VECTOR, weight=2, sampling_key=1).to_bytes()
 
 
-NAMES = ("fedmrn", "signsgd-vote", "fedbat", "fedpm", "fedsparsify-global", "fedsparsify-local", "fedmrn-shared")
+NAMES = ("fedmrn", "signsgd-vote", "fedbat", "fedpm", "fedsparsify-global", "fedsparsify-local", "fedmrn-mrc")
 UPDATES = {name: _update(_round(name), "ann") for name in NAMES}
 BROADCASTS = {name: _round(name).broadcast("ann") for name in NAMES}
 

@@ -95,6 +95,8 @@ class RandomCode(ShorterMask):
             u = vector[start : start + CHUNK]
             noise = self.inner.noise.chunk(contexts.key, start, start + u.size)
             p[start : start + u.size] = probability(u, noise, self.inner.mask)
+        if not self.inner.stochastic:
+            p = (p >= np.float32(0.5)).astype(np.float32)
         prior, information = self._tables(p, mine, contexts.count)
         path, used = np.empty(vector.size, np.bool_), 0
         draws = Stream(contexts.key, domain(Purpose.CODEBOOK))

@@ -62,9 +62,11 @@ class ShorterMask(Codec):
     def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
         """Mask the update u and send what is shorter, the mask or its code."""
         mask = self.inner.encode(vector, keys)
-        coded = self.coded(mask, vector, keys) if vector.size else mask + mask
-        worth_it = len(coded) < 1 + len(mask) and vector.size <= self.elements_a_byte * len(coded)
-        return coded if worth_it else bytes([_PLAIN]) + mask
+        plain = bytes([_PLAIN]) + mask
+        if not vector.size:
+            return plain
+        coded = self.coded(mask, vector, keys)
+        return coded if len(coded) < len(plain) and vector.size <= self.elements_a_byte * len(coded) else plain
 
     def coded(self, mask: bytes, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
         """Return the coded body, whether it is the shorter one or not."""

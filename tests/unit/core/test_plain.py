@@ -61,8 +61,8 @@ def test_a_coded_update_becomes_the_raw_one_to_the_byte(name: str) -> None:
     assert (plain(raw_up), plain(raw_down)) == (raw_up, raw_down)
 
 
-@pytest.mark.parametrize("name", ["fedmrn-shared", "fedmrn-s-shared"])
-def test_a_mask_that_shares_its_draws_takes_a_bit_an_element(name: str) -> None:
+@pytest.mark.parametrize("name", ["fedmrn-mrc", "fedmrn-s-mrc"])
+def test_a_mask_by_a_random_code_takes_a_bit_an_element(name: str) -> None:
     _, update = frames(name)
     bare = plain(update)
     assert len(bare.sections[0].body) == -(-CODED.stop // 8)
@@ -120,7 +120,7 @@ def test_every_method_says_the_same_and_nothing_is_left_to_undo(name: str, down:
             s.template for s in plain(update).sections
         ]
     coded = update.sections[0]
-    if not name.endswith("shared"):
+    if not name.endswith("mrc"):
         assert plain(update).sections[0] == coded
 
 

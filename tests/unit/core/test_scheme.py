@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedmrn.codecs import CodedMask, Float16, Levels, MaskedNoise, Raw, Sparse
+from fedmrn.codecs import CodedMask, Float16, Levels, MaskedNoise, RandomCode, Raw, Sparse
 from fedmrn.errors import ConfigError
 from fedmrn.layout import Group
 from fedmrn.masking import MaskType
@@ -62,20 +62,25 @@ def test_how_the_bits_of_a_mask_travel() -> None:
         method("fedmrn").scheme({"coding": "entopy"})
 
 
-def test_the_rows_of_shared_draws() -> None:
+def test_the_rows_of_random_codes() -> None:
     binary = MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY)
     signed = MaskedNoise(NoiseSpec(Law.UNIFORM, 0.005), MaskType.SIGNED)
-    assert [method(name).id for name in ("fedmrn-shared", "fedmrn-s-shared")] == [23, 24]
-    assert method("fedmrn-shared").scheme().codecs[Group.CODED] == CodedMask(binary, 16, shared=True)
-    assert method("fedmrn-s-shared").scheme().codecs[Group.CODED] == CodedMask(signed, 32, shared=True)
-    options = {"noise": "bernoulli", "scale": 0.25, "buckets": 3}
+    assert [method(name).id for name in ("fedmrn-mrc", "fedmrn-s-mrc")] == [23, 24]
+    assert [method(name).like for name in ("fedmrn-mrc", "fedmrn-s-mrc")] == ["fedmrn", "fedmrn-s"]
+    assert method("fedmrn-mrc").scheme().codecs[Group.CODED] == RandomCode(binary, 16, 8, 1.125)
+    assert method("fedmrn-s-mrc").scheme().codecs[Group.CODED] == RandomCode(signed, 16, 8, 1.125)
+    options = {"noise": "bernoulli", "scale": 0.25, "buckets": 3, "log2_states": 5, "rate": 2}
     inner = MaskedNoise(NoiseSpec(Law.BERNOULLI, 0.25), MaskType.BINARY)
-    assert method("fedmrn-shared").scheme(options).codecs[Group.CODED] == CodedMask(inner, 3, shared=True)
+    assert method("fedmrn-mrc").scheme(options).codecs[Group.CODED] == RandomCode(inner, 3, 5, 2.0)
     with pytest.raises(ConfigError, match="has no option 'coding'"):
-        method("fedmrn-shared").scheme({"coding": "entropy"})
-    for buckets in (0, 65):
-        with pytest.raises(ConfigError, match="buckets are 1 to 64"):
-            method("fedmrn-s-shared").scheme({"buckets": buckets})
+        method("fedmrn-mrc").scheme({"coding": "entropy"})
+    for option, value, message in (
+        *(("buckets", buckets, "buckets are 1 to 64") for buckets in (0, 65)),
+        *(("log2_states", states, "log2_states are 1 to 10") for states in (0, 11)),
+        *(("rate", rate, "rate is a multiple of 1/64 from 1 to 2") for rate in (0.5, 1.01, 2.5)),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            method("fedmrn-s-mrc").scheme({option: value})
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -9,6 +9,8 @@ p as p is uncertain: by the difference of scores or updates, and a few roundings
 decision; there must be hardly any that differ.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ from through_oracle import CODED, DENSE, LIMITS, FedBAT, FedPM, Mover, logit, sm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedmrn.codecs import CodedMask, codec_from
+from fedmrn.codecs import EncodeKeys, RandomCode, codec_from
 from fedmrn.errors import ConfigError, UnsupportedModelError
 from fedmrn.frame import Frame, Role
 from fedmrn.layout import Group
@@ -571,20 +573,19 @@ def test_coding_changes_nothing_but_the_bytes(name: str, lr: float, stochastic: 
 
 
 @pytest.mark.parametrize("lr", [0.01, 1.0])
-@pytest.mark.parametrize("name", ["fedmrn-shared", "fedmrn-s-shared"])
-def test_shared_draws_train_and_finish_with_what_the_server_sees(name: str, lr: float) -> None:
+@pytest.mark.parametrize("name", ["fedmrn-mrc", "fedmrn-s-mrc"])
+def test_random_codes_train_and_finish_with_what_the_server_sees(name: str, lr: float) -> None:
     frame, broadcast, model = trained(name, lr)
     view = ModelLayout.of(wide_net())
     start = view.read()
     section = frame.select(Role.UPDATE, Group.CODED)
     assert section is not None
     codec = codec_from(section.codec, section.params)
-    assert isinstance(codec, CodedMask)
-    assert codec.shared
+    assert isinstance(codec, RandomCode)
     span = view.layout.span(Group.CODED)
     noise = codec.inner.noise.chunk(Frame.from_bytes(broadcast).noise_key, 0, span.stop)
     update = decoded(frame, Group.CODED)
-    lower = -noise if name == "fedmrn-s-shared" else np.zeros_like(noise)
+    lower = -noise if name == "fedmrn-s-mrc" else np.zeros_like(noise)
     ones = update == noise
     assert (ones | (update == lower)).all()
     assert 0.01 < ones.mean() < 0.99
@@ -596,13 +597,16 @@ def test_shared_draws_train_and_finish_with_what_the_server_sees(name: str, lr: 
         assert len(section.body) < 0.85 * section.count / 8
 
 
-def test_shared_draws_are_of_the_final_mask_alone() -> None:
-    """Training draws by the client's own key: the update before the mask is that of the private row."""
+@pytest.mark.parametrize("stochastic", [True, False])
+@pytest.mark.parametrize(("name", "code"), [("fedmrn", "fedmrn-mrc"), ("fedmrn-s", "fedmrn-s-mrc")])
+def test_random_codes_are_of_the_final_mask_alone(name: str, code: str, stochastic: bool) -> None:
+    """Training draws by the client's own key: the update before the mask is that of the row without a code."""
     rules = []
-    for name in ("fedmrn", "fedmrn-shared"):
+    for row in (name, code):
         model = wide_net()
-        broadcast = starting_server(model, name).begin(1, ["a"]).broadcast("a")
-        rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), broadcast, steps=3, sampling_key=KEY)
+        broadcast = starting_server(model, row, {"scale": 0.01}).begin(1, ["a"]).broadcast("a")
+        sgd = torch.optim.SGD(model.parameters(), lr=0.01)
+        rule = attach(model, sgd, broadcast, steps=3, sampling_key=KEY, stochastic=stochastic)
         torch.manual_seed(4)
         for _ in range(3):
             x, y = batch(20, 40)
@@ -611,11 +615,17 @@ def test_shared_draws_are_of_the_final_mask_alone() -> None:
             rule.step()
         assert isinstance(rule, Through)
         rules.append(rule)
-    private, shared = rules
-    assert torch.equal(private._u, shared._u)
+    drawn, coded = rules
+    assert torch.equal(drawn._u, coded._u)
     frames = [rule.finish(weight=1) for rule in rules]
-    assert not np.array_equal(*(decoded(frame, Group.CODED) for frame in frames))
-    u = shared._u.numpy()
-    noise = shared._noise
-    r = Stream(shared.broadcast.noise_key, domain(Purpose.FINAL_MASK)).uniform(0, u.size)
-    np.testing.assert_array_equal(decoded(frames[1], Group.CODED) == noise, r < (u / noise).clip(0, 1))
+    section = frames[1].select(Role.UPDATE, Group.CODED)
+    assert section is not None
+    codec = codec_from(section.codec, section.params)
+    assert isinstance(codec, RandomCode)
+    codec = replace(codec, inner=replace(codec.inner, stochastic=stochastic))
+    keys = EncodeKeys(frames[1].noise_key, 0, coded.view.layout.sizes(Group.CODED))
+    assert section.body == codec.encode(coded._u.numpy(), keys)
+    # Nearer codewords of a signed mask are a bit of information each: not worth a code.
+    assert (section.body[0] == 1) is (stochastic or name == "fedmrn")
+    same = np.array_equal(*(decoded(frame, Group.CODED) for frame in frames))
+    assert same is (section.body[0] == 0)
