@@ -131,8 +131,9 @@ def report(
     at = places(layout)
     tensor, bucket = at["tensor"], np.minimum((np.abs(n) / inner.noise.bound * 16).astype(np.int64), 15)
     neighbours = [np.where(np.roll(mask, k), agrees(n, np.roll(n, k)), 1) for k in (1, 9)]
-    columns = np.bincount(tensor * 1000 + at["out"], mask) / np.maximum(np.bincount(tensor * 1000 + at["out"]), 1)
-    density = np.minimum((columns * 16).astype(np.int64), 15)[tensor * 1000 + at["out"]]
+    column = tensor * (int(at["out"].max()) + 1) + at["out"]
+    columns = np.bincount(column, mask) / np.maximum(np.bincount(column), 1)
+    density = np.minimum((columns * 16).astype(np.int64), 15)[column]
     rows = {
         "tensor": (tensor,),
         "tensor, |n|": (tensor, bucket),

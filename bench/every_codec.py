@@ -18,7 +18,7 @@ from fedmrn.methods import METHODS
 
 MOST = 30.0
 LAST = 100  # the round at which schedules have ended
-SHARED = "mrc"  # schemes that share sampling randomness have no goal
+SHARED = "mrc"  # random codes have no goal
 
 
 def codecs() -> dict[str, Codec]:

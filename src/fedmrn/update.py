@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmrn.bits import packed_size
 from fedmrn.codecs import Codec, EncodeKeys, Raw, codec_from
 from fedmrn.errors import EncodeError, LimitError, MalformedFrameError, WrongKindError, WrongLayoutError
 from fedmrn.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Role, Section
@@ -136,8 +137,8 @@ def encode_update(
 def plain(frame: Frame, limits: Limits = DEFAULT_LIMITS) -> Frame:
     """Return the frame that says the same in plain: masks as they are, state and side data as float32.
 
-    Its length is what coding is measured against. Of an update's coded group only lossless coding is undone: a codec
-    that loses something is the method itself. A broadcast's templates become those of the plain update.
+    Its length is what coding is measured against. Of an update's coded group only masks are written out, a bit an
+    element: any other codec is the method itself. A broadcast's templates become those of the plain update.
 
     Args:
         frame: as parsed; it is not changed.
@@ -155,6 +156,8 @@ def _plain(section: Section, noise_key: int, most: int) -> Section:
     body = section.body
     if section.group is Group.CODED and section.role is not Role.STATE:
         if section.role is Role.UPDATE:
+            if codec.uncoded is not codec and packed_size(section.count) > most:
+                raise LimitError(f"a mask of {section.count} elements is more than {most} bytes")
             body = codec.uncode(body, section.count, noise_key)
         codec = codec.uncoded
     elif codec != _RAW and not codec.needs_state:  # what is bound to a state cannot be read without it

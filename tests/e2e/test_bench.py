@@ -82,7 +82,7 @@ def test_what_is_compared_agrees(quick: Quick) -> None:
 def test_every_codec_and_model_is_there(quick: Quick) -> None:
     reports = quick[0]
     names = {m["name"] for m in reports["codecs"]["measurements"]}
-    assert {"fedavg", "fedmrn", "fedmrn, entropy", "fedmrn-shared", "signsgd", "topk", "terngrad", "qsgd"} <= names
+    assert {"fedavg", "fedmrn", "fedmrn, entropy", "fedmrn-mrc", "signsgd", "topk", "terngrad", "qsgd"} <= names
     assert {"drive", "eden4", "eden-half", "fedbat", "fedpm", "fedsparsify-global", "float16"} <= names
     for measured in reports["profile"]["measurements"]:
         for shares in measured["shares"].values():

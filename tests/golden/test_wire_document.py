@@ -28,7 +28,7 @@ from fedmrn.codecs import (
     codec_from,
     coded_mask,
 )
-from fedmrn.codecs.trellis import LARGEST_STATES
+from fedmrn.codecs.trellis import LARGEST_LOG2_STATES
 from fedmrn.frame import Frame, Kind, Limits, Role, Section
 from fedmrn.layout import Group, Layout, TensorSpec
 from fedmrn.masking import MaskType
@@ -229,7 +229,7 @@ def test_constants_of_the_document() -> None:
     assert f"`elements` at most\n{CodedMask.elements_a_byte} b;" in DOCUMENT
     assert f"`elements` at\nmost {RandomCode.elements_a_byte} b;" in DOCUMENT
     assert CHUNK == 16_384
-    assert f"u8 log2_states, 1 to {LARGEST_STATES};" in DOCUMENT
+    assert f"u8 log2_states, 1 to {LARGEST_LOG2_STATES};" in DOCUMENT
     assert [c.id for c in SIDE.values()] == [0, 10, 5]
     assert SIDE["levels"] == Levels(levels=127, block=64)
     assert "by codec 5 with\nblock 64 and s = 127, or by codec 10" in DOCUMENT

@@ -76,7 +76,7 @@ def test_no_path_is_better_than_the_one_found(codec: RandomCode, count: int, dat
     def draw(least: int, most: int) -> list[int]:
         return data.draw(st.lists(st.integers(least, most), min_size=count, max_size=count))
 
-    scores, priors, information, words = draw(-11348, 11348), draw(1, 255), draw(1, 255), draw(0, (1 << 32) - 1)
+    scores, priors, information, words = draw(-13481, 13481), draw(1, 255), draw(1, 255), draw(0, (1 << 32) - 1)
     log2 = codec.log2_states
     k, i, w = np.array(priors, np.int32), np.array(information, np.int32), np.array(words, np.uint32)
     path, mask = np.zeros(count, np.bool_), np.zeros(count, np.bool_)

@@ -11,16 +11,15 @@ from rich.table import Table
 
 from fedmrn.bits import unpack_bits
 from fedmrn.codecs import CHUNK, CODECS, MaskedNoise, codec_from
-from fedmrn.errors import LimitError, UnknownCodecError
+from fedmrn.errors import FrameError, LimitError
 from fedmrn.experiments.account import SECTIONS, traffic_line
 from fedmrn.experiments.summary import HEADER, LEGEND, Summary, cells, reference_of
-from fedmrn.frame import Frame, Limits, Role, Section
+from fedmrn.frame import Frame, Role, Section
 from fedmrn.methods import METHODS
 from fedmrn.update import plain
 
 _WIDEST = 1000
-_AT_MOST = Limits(max_bytes=1 << 30)
-_MOST = 1 << 30  # elements: a sparse section can declare more than anyone would wait for
+_MOST = 1 << 27  # elements: a section can declare more than anyone would wait for
 
 
 def show_table(
@@ -89,9 +88,11 @@ def _parts(frame: Frame) -> str:
 def _raw_length(frame: Frame) -> str:
     """The length without lossless coding, with side data and state as float32."""
     try:
-        raw = plain(frame, _AT_MOST)
-    except (LimitError, UnknownCodecError):
-        return "not known: a section is too large, or of an unknown codec"
+        if any(s.count > _MOST for s in frame.sections):
+            raise LimitError("too many elements to write out")
+        raw = plain(frame)
+    except FrameError:  # the section's own row says what is wrong with it
+        return "not known: a section is too large, damaged, or of an unknown codec"
     return f"{sum(raw.account().values()):,} bytes: {_parts(raw)}"
 
 
@@ -116,9 +117,9 @@ def _content(frame: Frame, s: Section) -> tuple[str, str]:
         return codec.name, f"{kind}; {ones / max(1, s.count):.1%} ones"
     if codec.needs_state:
         return codec.name, "readable beside its broadcast only"
-    reader = codec.open(s.body, s.count, frame.noise_key, float("inf"))
     if s.count > _MOST:
-        return codec.name, "too many elements to sum up"
+        return codec.name, "too many elements to look at"
+    reader = codec.open(s.body, s.count, frame.noise_key, float("inf"))
     total, largest, part = 0.0, 0.0, np.empty(CHUNK, np.float32)
     for start in range(0, s.count, CHUNK):
         values = part[: min(CHUNK, s.count - start)]

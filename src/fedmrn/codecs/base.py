@@ -117,7 +117,7 @@ class Codec(ABC):
 
     @property
     def uncoded(self) -> "Codec":
-        """The codec that says the same without lossless coding; most code nothing, and are it themselves."""
+        """The codec that says the same in plain, a mask as its bits; most are it themselves."""
         return self
 
     def uncode(self, body: bytes | memoryview, count: int, noise_key: int) -> bytes | memoryview:

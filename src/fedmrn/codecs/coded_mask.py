@@ -68,7 +68,7 @@ class CodedMask(ShorterMask):
 
     id: ClassVar[int] = 9
     name: ClassVar[str] = "coded-mask"
-    elements_a_byte: ClassVar[int] = 8 * 177  # the cheapest symbol costs log2(256 / 255) = 1 / 177.1 bits
+    elements_a_byte: ClassVar[int] = 8 * 177  # a symbol costs at least 1 / 177.1 bits, but zeros coded first
 
     @classmethod
     def from_params(cls, params: bytes) -> Self:

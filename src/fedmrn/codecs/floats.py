@@ -38,7 +38,9 @@ def open_floats(body: bytes | memoryview, kind: str, count: int, max_value: floa
         reader.read(start, values)
         np.abs(values, out=values)
         if not np.isfinite(values).all():
-            raise NonFiniteError(f"a {what} section holds NaN or infinity within elements {start}..{start + CHUNK}")
+            raise NonFiniteError(
+                f"a {what} section holds NaN or infinity within elements {start}..{start + values.size - 1}"
+            )
         if (values > max_value).any():
             raise BoundError(f"a {what} value has magnitude {values.max():g}; at most {max_value:g} is accepted")
     return reader

@@ -24,14 +24,14 @@ from fedmrn.codecs.base import CHUNK
 from fedmrn.codecs.contexts import Contexts
 from fedmrn.codecs.masked_noise import MaskedNoise
 from fedmrn.codecs.shorter_mask import ShorterMask
-from fedmrn.codecs.trellis import LARGEST_STATES, ONE, follow, search
+from fedmrn.codecs.trellis import LARGEST_LOG2_STATES, ONE, follow, search
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.masking import probability
 from fedmrn.rng import Purpose, Stream, domain
 
 _RATE = 64
 _LEVELS = 1024
-_CLEAR = 1 / 256  # a probability below this, or above its complement, is as good as certain
+_CLEAR = 1 / 2048  # below the least prior, so that an element that is certain never scores as one that is not
 
 
 def _logits() -> NDArray[np.int32]:
@@ -71,8 +71,8 @@ class RandomCode(ShorterMask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.log2_states <= LARGEST_STATES:
-            raise ConfigError(f"log2_states are 1 to {LARGEST_STATES}, got {self.log2_states}")
+        if not 1 <= self.log2_states <= LARGEST_LOG2_STATES:
+            raise ConfigError(f"log2_states are 1 to {LARGEST_LOG2_STATES}, got {self.log2_states}")
         if not 1 <= self.rate <= 2 or self.rate * _RATE % 1:
             raise ConfigError(f"rate is a multiple of 1/{_RATE} from 1 to 2, got {self.rate}")
 
@@ -112,11 +112,15 @@ class RandomCode(ShorterMask):
         self, p: NDArray[np.float32], mine: NDArray[np.uint32], count: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The prior of each context in 1/256, and its information in 1/256 bits times the rate; 0 where it is empty."""
-        totals = np.bincount(mine, minlength=count)
+        totals, ones, own = np.zeros(count, np.int64), np.zeros(count), np.zeros(count)
+        for start in range(0, p.size, CHUNK):
+            k, x = mine[start : start + CHUNK], p[start : start + CHUNK].astype(np.float64)
+            totals += np.bincount(k, minlength=count)
+            ones += np.bincount(k, x, count)
+            own += np.bincount(k, _entropy(x), count)
         some = np.maximum(totals, 1)
-        mean = np.bincount(mine, p, count) / some
+        mean, own = ones / some, own / some
         prior = np.rint(mean * ONE).clip(1, ONE - 1)
-        own = np.bincount(mine, _entropy(p.astype(np.float64)), count) / some
         cross = -(mean * np.log2(prior / ONE) + (1 - mean) * np.log2(1 - prior / ONE))
         information = np.rint((cross - own) * self.rate * ONE).clip(1, ONE - 1)
         there = totals > 0
@@ -130,9 +134,9 @@ class RandomCode(ShorterMask):
         packed = np.frombuffer(rest, np.uint8, offset=tables.size)
         path, used = np.unpackbits(packed, bitorder="little").view(np.bool_), 0
         draws, occurs = Stream(contexts.key, domain(Purpose.CODEBOOK)), np.zeros(contexts.count, np.bool_)
-        mask = np.empty(contexts.size, np.bool_)
-        for start in range(0, mask.size, CHUNK):
-            here = mask[start : start + CHUNK]
+        mask = np.zeros(packed_size(contexts.size), np.uint8)
+        for start in range(0, contexts.size, CHUNK):
+            here = np.empty(min(CHUNK, contexts.size - start), np.bool_)
             mine = contexts.part(start, start + here.size)
             occurs[mine] = True
             k, i = prior[mine].astype(np.int32), information[mine].astype(np.int32)
@@ -142,7 +146,8 @@ class RandomCode(ShorterMask):
             if bits < 0:
                 raise MalformedFrameError("the path of a random-code mask ends early")
             used += bits
+            mask[start >> 3 : (start + here.size + 7) >> 3] = np.packbits(here, bitorder="little")
         if packed.size != packed_size(used) or prior[~occurs].any() or information[~occurs].any():
             raise MalformedFrameError("something is left over after the path of a random-code mask")
         check_padding(packed.tobytes(), used)
-        return pack_bits(mask)
+        return mask.tobytes()

@@ -17,7 +17,7 @@ machine finds the same.
 import numba as nb
 import numpy as np
 
-LARGEST_STATES = 10
+LARGEST_LOG2_STATES = 10
 """The largest log2_states: work of the search and memory of a block double with each."""
 ONE = 256
 _UNREACHED = np.int32(-(1 << 30))
@@ -65,7 +65,7 @@ def search(scores, prior, information, words, log2_states, path):  # type: ignor
         prior: int32, k of each element, 1..255.
         information: int32, of each element, 1..255.
         words: uint32, w of each element.
-        log2_states: 1..`LARGEST_STATES`.
+        log2_states: 1..`LARGEST_LOG2_STATES`.
         path: bool, room for a bit an element.
 
     Returns:

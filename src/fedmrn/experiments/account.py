@@ -1,7 +1,7 @@
 """The byte account of a method: both ways, by section, a client, a round and in total, raw and as it was coded.
 
-Everything is a sum of lengths of frames; `raw` is what the same frames take without lossless coding, and with side data
-and state as float32 (`fedmrn.update.plain`).
+Everything is a sum of lengths of frames; `raw` is what the same frames take with masks as plain bits, and side data and
+state as float32 (`fedmrn.update.plain`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -110,7 +110,7 @@ ACCOUNT_HEADER = (
 )
 ACCOUNT_LEGEND = (
     "Bytes of a client a round, of a round, and of the whole run, as they travelled; beside each, raw: the same frames "
-    "without lossless coding, with side data and state as float32. bits: a trainable parameter and client, mean over "
+    "with masks as plain bits, with side data and state as float32. bits: a trainable parameter and client, mean over "
     "rounds; last bits: in the last round. mask: what the method codes, and on the way down the weights. side data: "
     "parameters and statistics of normalisation layers."
 )

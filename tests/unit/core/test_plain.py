@@ -8,11 +8,13 @@ import pytest
 from core_examples import fitting, noisy
 from numpy.typing import NDArray
 
-from fedmrn.codecs import Float16, Sparse, Support, codec_from
+from fedmrn.codecs import CodedMask, EncodeKeys, Float16, MaskedNoise, RandomCode, Sparse, Support, codec_from
 from fedmrn.errors import LimitError, MalformedFrameError, UnknownCodecError
 from fedmrn.frame import Frame, Kind, Limits, Role, Section
 from fedmrn.layout import Group, Layout, TensorSpec
+from fedmrn.masking import MaskType
 from fedmrn.methods import METHODS, method
+from fedmrn.noise import Law, NoiseSpec
 from fedmrn.scheme import DOWN, SIDE
 from fedmrn.server import Server
 from fedmrn.update import encode_update, plain, read_state
@@ -129,6 +131,14 @@ def test_nothing_is_decoded_beyond_the_limit() -> None:
     assert plain(update, Limits(max_bytes=32)) == plain(update)
     with pytest.raises(LimitError, match="8 values are more than 31 bytes"):
         plain(update, Limits(max_bytes=31))
+    mask = MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY)
+    for codec in (CodedMask(mask), RandomCode(mask)):
+        body = codec.encode(np.zeros(10_000, np.float32), EncodeKeys(update.noise_key, 1))
+        section = Section(codec.id, Role.UPDATE, Group.CODED, 10_000, codec.params(), body)
+        assert body[0] == 1, "this test is of masks that are shortened"
+        assert len(plain(replace(update, sections=(section,)), Limits(max_bytes=1250)).sections[0].body) == 1250
+        with pytest.raises(LimitError, match="a mask of 10000 elements is more than 1249 bytes"):
+            plain(replace(update, sections=(section,)), Limits(max_bytes=1249))
     # A sparse section of a few bytes may declare any number of elements.
     huge = 1 << 40
     body = bytes(8)

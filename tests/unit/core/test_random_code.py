@@ -182,7 +182,7 @@ def test_longer_paths_are_as_good_as_dynamic_programming_finds(log2_states: int)
 def test_the_largest_scores_of_a_whole_block_do_not_overflow(sign: int) -> None:
     """Twice the largest logit everywhere finds the path that 1 everywhere finds."""
     _, priors, information, words = block(CHUNK, 1, 5)
-    largest = 2 * 5675
+    largest = 7807 + 5674
     small, large = (run([sign * s] * CHUNK, priors, information, words, 8) for s in (1, largest))
     assert np.array_equal(small[0], large[0])
     share = small[1].mean() - np.mean(priors) / 256
@@ -240,6 +240,26 @@ def bias(p: NDArray[np.float64], bits: NDArray[np.float64]) -> list[tuple[float,
             error = float(np.sqrt((p[here] * (1 - p[here])).sum()) / here.sum())
             rows.append((float(p[here].mean()), float((bits - p)[here].mean()), error))
     return rows
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.001, 0.01, 0.03])
+def test_updates_far_below_the_noise_stay_that_small(spread: float) -> None:
+    """A prior is at least 1/256: what asks for less must not be rounded up to it, as a tensor that is frozen would be.
+
+    The share of ones and its mean, within five standard errors and a thousandth.
+    """
+    p, bits, *_ = sample(codec_of(), spread, 1 << 16, 2)
+    error = float(np.sqrt((p * (1 - p)).sum()) / p.size)
+    assert abs(float(bits.mean() - p.mean())) <= 0.001 + 5 * error
+
+
+def test_a_frozen_tensor_beside_a_trained_one_stays_where_it_is() -> None:
+    codec, sizes = codec_of(), (30_000, 30_000)
+    u = update(60_000, 0.3)
+    u[:30_000] = 0
+    bits = bits_of(codec, coded(codec, u, sizes), 60_000)
+    assert bits[:30_000].mean() < 0.001
+    assert bits[30_000:].mean() > 0.1
 
 
 @pytest.mark.parametrize("spread", SPREADS)
