@@ -1,11 +1,13 @@
 """Where the time of a step goes: self time by operator (torch.profiler), CNN4, batch 64, one thread."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from steps import FULL, QUICK, Stepper
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from fedmrn.torch import MaskedNoise
+from fedmrn.torch.fused import Move
 
 DRAW = "draw masked weights"
 LEAST = 0.01  # a smaller share is counted under "other"
@@ -23,18 +25,18 @@ def profiled(quick: bool) -> dict[str, Any]:
 def _shares(stepper: Stepper) -> dict[str, float]:
     rule = stepper.optimizer
     if isinstance(rule, MaskedNoise):
-        draw = rule._draw
+        draw = rule._draw_after
 
-        def noted() -> None:
+        def noted(moves: Sequence[Move]) -> None:
             with record_function(DRAW):
-                draw()
+                draw(moves)
 
-        rule._draw = noted  # type: ignore[method-assign]
+        rule._draw_after = noted  # type: ignore[method-assign]
     stepper()
     with profile(activities=[ProfilerActivity.CPU]) as trace:
         stepper()
     own = {event.key: event.self_cpu_time_total for event in trace.key_averages()}
     total = sum(own.values())
     found = {key: time / total for key, time in sorted(own.items(), key=lambda item: -item[1])}
-    large = {key: share for key, share in found.items() if share >= LEAST}
+    large = {key: share for key, share in found.items() if share >= LEAST or key == DRAW}
     return {**large, "other": 1 - sum(large.values())}

@@ -217,13 +217,14 @@ class Aggregator:
         if self._keys & other._keys:
             raise DuplicateFrameError("both aggregators folded a frame with the same noise key")
         self._check_room(other.count, other.total_weight)
-        for each in (self, other):
-            each._torn = True
-            each._fold_waiting()
-            each._torn = False
+        self._torn = other._torn = True  # as in `add`
+        self._fold_waiting()
+        other._fold_waiting()
+        other._torn = False
         self._sum += other._sum
         self._keys |= other._keys
         self.total_weight += other.total_weight
+        self._torn = False
 
     def _plan(self) -> tuple[object, ...]:
         return (

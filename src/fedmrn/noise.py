@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.errors import ConfigError, FedmrnError
-from fedmrn.philox import BLOCK, odd_block, philox_block
+from fedmrn.philox import BLOCK, check_vector, odd_block, philox_block
 from fedmrn.rng import Purpose, domain
 
 GAUSSIAN_SHA256 = "e8eb444f05726695700203a75ec7530b3f40d467ad7dfe220ba549b4e3000556"
@@ -119,7 +119,12 @@ class NoiseSpec:
         return self.scale
 
     def fill(self, key: int, start: int, out: NDArray[np.float32]) -> None:
-        """Write elements start, start+1, ... of the noise of a 64-bit key into `out` (float32, any length)."""
+        """Write elements start, start+1, ... of the noise of a 64-bit key into `out` (float32, any length).
+
+        Raises:
+            ValueError: `out` is not a contiguous, writeable float32 vector.
+        """
+        check_vector(out, np.float32)
         fill_noise(int(self.law), np.float32(self.scale), gaussian_table(), np.uint64(key), start, out)
 
     def chunk(self, key: int, start: int, stop: int) -> NDArray[np.float32]:

@@ -19,6 +19,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
+from numpy.typing import NDArray
 
 PLANE = 256
 BLOCK = 4 * PLANE
@@ -162,6 +163,16 @@ def _odd_at(context, block, key, dom, address, unit):  # type: ignore[no-untyped
         return context.get_dummy_value()
 
     return types.none(types.uint64, types.uint64, types.uint64, types.uint64, types.float32), generate
+
+
+def check_vector(out: NDArray[Any], kind: type[np.generic]) -> None:
+    """Refuse memory that the kernels cannot write to from front to back.
+
+    Raises:
+        ValueError: it is not a contiguous, writeable vector of this type.
+    """
+    if out.dtype != kind or out.ndim != 1 or not out.flags.c_contiguous or not out.flags.writeable:
+        raise ValueError(f"a contiguous, writeable vector of {np.dtype(kind)} is needed, got {out.dtype} {out.shape}")
 
 
 def _words(key, dom, block, out):  # type: ignore[no-untyped-def]

@@ -18,6 +18,7 @@ from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.kernels import choose, fold
 from fedmrn.masking import MaskType, draw_mask
 from fedmrn.noise import Law, NoiseSpec, fill_noise, gaussian_table
+from fedmrn.philox import check_vector
 from fedmrn.rng import Purpose, Stream, domain
 
 _PARAMS = struct.Struct("<BBf")
@@ -55,11 +56,13 @@ class _MaskReader:
     bits: NDArray[np.uint8]
 
     def read(self, start: int, out: NDArray[np.float32]) -> None:
+        check_vector(out, np.float32)
         spec = self.spec
         law, scale, key = int(spec.law), np.float32(spec.scale), np.uint64(self.key)
         _read_masks(law, scale, gaussian_table(), key, start, self.bits, self.signed, out)
 
     def fold(self, start: int, factor: float, near: bool, total: NDArray[np.int64]) -> None:
+        check_vector(total, np.int64)
         spec = self.spec
         law, scale, key = int(spec.law), np.float32(spec.scale), np.uint64(self.key)
         _fold_masks(law, scale, gaussian_table(), key, start, self.bits, self.signed, factor, near, total)
@@ -119,7 +122,6 @@ class MaskedNoise(Codec):
         """
         check_mask(body, count)
         signed = self.mask is MaskType.SIGNED
-        bits = np.frombuffer(body, np.uint8)
-        if bits.flags.writeable:  # a reader may wait for others, and the caller use his buffer again
-            bits = bits.copy()
+        # A copy: a reader may wait for others, and the caller use his buffer again, or wish the rest of the frame gone.
+        bits = np.frombuffer(body, np.uint8).copy()
         return _MaskReader(self.noise, signed, noise_key, bits)

@@ -112,14 +112,14 @@ class Client:
 
     def __init__(self, model: nn.Module, training: Training) -> None:
         self._model, self._training = model, training
-        counters = ModelLayout.of(model).counters
-        # Counters are not sent: each client starts from those of the model as it was built.
-        self._counters = [(b, b.clone()) for name, b in model.named_buffers() if name in counters]
+        sent = {tensor.name for tensor in ModelLayout.of(model).layout.tensors}
+        # Counters and the like are not sent: each client starts from those of the model as it was built.
+        self._others = [(b, b.clone()) for name, b in model.named_buffers() if name not in sent]
 
     def __call__(self, task: Task) -> Answer:
         """Train one client, from the bytes of its broadcast to those of its update."""
         training, broadcast = self._training, Frame.from_bytes(task.broadcast, kind=Kind.BROADCAST)
-        for buffer, initial in self._counters:
+        for buffer, initial in self._others:
             buffer.copy_(initial)
 
         def key(label: str) -> int:
@@ -183,11 +183,13 @@ def clients(
             yield lambda tasks: _in_order(pool, tasks, 2 * workers)
         except BrokenProcessPool as error:
             raise WorkerError(
-                "a process that trains clients ended without an answer (killed, or out of memory?): "
-                "try fewer workers; the rounds before this one are complete"
+                "a process that trains clients ended without an answer (killed, out of memory, or it could not start: "
+                "see above): try fewer workers; the rounds before this one are complete"
             ) from error
         except BaseException:
-            held.close()  # the workers end at once, in the midst of a client
+            held.close()  # the workers end at once, in the midst of a client, or of sending an answer:
+            # the pool's thread would wait for the rest of that, as this process itself holds the pipe open too.
+            pool._result_queue._writer.close()  # type: ignore[attr-defined]
             raise
 
 
@@ -195,7 +197,7 @@ def _told(model: nn.Module, training: Training) -> bytes:
     """Return what workers are told once. Sent as it is, a model would stay in memory that all of them share."""
     try:
         return pickle.dumps((model, training))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+    except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
         raise ConfigError(
             f"workers are processes of their own, and the model, the local rule or the augmentation cannot be sent to "
             f"them ({error}): define it at the top of a module, or use one worker"

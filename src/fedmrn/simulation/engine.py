@@ -207,7 +207,7 @@ def simulate(
     view = ModelLayout.of(model)
     server = Server(view.layout, federation.scheme, state, secret_of(federation.seed))
     memory = dict(memory or {})
-    with clients(model, federation.training(), workers) as train_all:
+    with clients(model, federation.training(), min(workers, federation.clients_per_round)) as train_all:
         for number in range(first, federation.rounds + 1):
             yield _round(federation, model, view, server, number, memory, train_all, on_client)
 

@@ -86,7 +86,7 @@ class ModelLayout:
     @torch.no_grad()
     def read(self) -> NDArray[np.float32]:
         """Return the model's values, float32, shape (layout.size,)."""
-        flat = torch.empty(self.layout.size)
+        flat = torch.empty(self.layout.size, dtype=torch.float32)
         for tensor, where in zip(self.tensors, self.layout.slices.values(), strict=True):
             flat[where] = tensor.detach().reshape(-1)
         return flat.numpy()

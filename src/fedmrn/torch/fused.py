@@ -31,8 +31,8 @@ STAY = Move(np.empty(0, np.float32), 0.0)
 @cache
 def _rounds_once() -> bool:
     """Whether this build of torch rounds u + alpha * g once (fused multiply-add), in vectors and beside them."""
-    u = torch.full((37,), -1.0)
-    g = torch.full((37,), 1.0 + 2.0**-12)
+    u = torch.full((37,), -1.0, dtype=torch.float32, device="cpu")  # whatever the defaults are
+    g = torch.full_like(u, 1.0 + 2.0**-12)
     alpha = 1.0 + 2.0**-12  # the product is 1 + 2^-11 + 2^-24: the last term is lost if it is rounded by itself
     exact = 2.0**-11 + 2.0**-24
     return all(bool((a.add(b, alpha=alpha) == exact).all()) for a, b in ((u, g), (u[::2], g[::2]), (u[:1], g[:1])))
@@ -53,7 +53,7 @@ def sgd_moves(optimizer: torch.optim.Optimizer, tensors: Sequence[Tensor]) -> li
                 return None
             if p.grad.dtype != torch.float32 or p.grad.layout != torch.strided:
                 return None
-            moves[id(p)] = Move(p.grad.detach().reshape(-1).numpy(), float(rate))
+            moves[id(p)] = Move(p.grad.detach().resolve_neg().reshape(-1).numpy(), float(rate))
     return [moves[id(t)] for t in tensors]
 
 

@@ -26,7 +26,7 @@ class Through(LocalRule):
     """
 
     def _begin(self) -> None:
-        self._u = torch.zeros(self._size)
+        self._u = torch.zeros(self._size, dtype=torch.float32)
         self._base = self._state[: self._size]
         self._weights = torch.from_numpy(self._base.copy())
         specs = zip(self.view.tensors, self.view.layout.tensors, self.view.layout.slices.values(), strict=True)

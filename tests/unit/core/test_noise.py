@@ -140,3 +140,15 @@ def test_a_damaged_table_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         monkeypatch.undo()
         gaussian_table.cache_clear()
     assert gaussian_table().size == 4096
+
+
+@pytest.mark.parametrize("law", Law)
+def test_only_a_vector_in_one_piece_is_filled(law: Law) -> None:
+    """The kernels write from front to back: what lies between or behind must not be touched."""
+    spec, memory = NoiseSpec(law, 1.0), np.full(8192, 7, np.float32)
+    frozen = memory[:2048].copy()
+    frozen.flags.writeable = False
+    for out in (memory[:4096:2], memory[4095:2047:-1], memory[:4096].reshape(2, -1), frozen, memory.view(np.float64)):
+        with pytest.raises(ValueError, match="contiguous, writeable vector of float32"):
+            spec.fill(5, 0, out)
+    assert (memory == 7).all()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from fedmrn.parallel import in_parallel
 from fedmrn.torch import MaskedNoise, attach, through
-from fedmrn.torch.fused import sgd_moves
+from fedmrn.torch.fused import _rounds_once, sgd_moves
 from fedmrn.torch.train import channels_last
 
 STEPS = 25
@@ -76,7 +76,11 @@ def trained(
 def test_bits_of_the_general_path(
     name: str, between: Callable[[nn.Module], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fused = list(trained(name, lambda o: o, between))
+    taken = []
+    with monkeypatch.context() as watch:
+        watch.setattr(through, "sgd_moves", lambda *a: taken.append(sgd_moves(*a)) or taken[-1])
+        fused = list(trained(name, lambda o: o, between))
+    assert [moves is not None for moves in taken] == [_rounds_once()] * STEPS
     monkeypatch.setattr(through, "sgd_moves", lambda *_: None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -84,6 +88,10 @@ def test_bits_of_the_general_path(
     assert len({step[0] for step in fused}) == STEPS
 
 
+needs_fma = pytest.mark.skipif(not _rounds_once(), reason="this build of torch rounds products: nothing is fused")
+
+
+@needs_fma
 def test_u_moves_as_torch_rounds() -> None:
     """Against torch's own step on a copy of u: many sizes, rates and magnitudes, also beside the vectors."""
     rng = np.random.default_rng(1)
@@ -109,6 +117,30 @@ def one(**settings: object) -> tuple[torch.optim.SGD, Tensor]:
     return torch.optim.SGD([p], **{"lr": 0.1, **settings}), p  # type: ignore[arg-type]
 
 
+def test_a_torch_that_rounds_products_takes_its_own_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer, p = one()
+    monkeypatch.setattr("fedmrn.torch.fused._rounds_once", lambda: False)
+    assert sgd_moves(optimizer, [p]) is None
+
+
+def test_the_look_at_torch_does_not_depend_on_its_defaults() -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert _rounds_once.__wrapped__() is _rounds_once()
+    finally:
+        torch.set_default_dtype(before)
+
+
+@needs_fma
+def test_negative_views_are_gradients_too() -> None:
+    optimizer, p = one()
+    p.grad = torch._neg_view(torch.full((3,), -2.0))
+    assert [m.gradient.tolist() for m in sgd_moves(optimizer, [p]) or []] == [[2.0] * 3]
+
+
+@needs_fma
 def test_what_is_plain_sgd() -> None:
     optimizer, p = one()
     assert [(m.gradient.tolist(), m.rate) for m in sgd_moves(optimizer, [p]) or []] == [([2.0] * 3, 0.1)]
