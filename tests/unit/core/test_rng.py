@@ -100,6 +100,7 @@ def test_domains() -> None:
         "QUANTISE": 8,
         "FROZEN": 9,
         "EVALUATE": 10,
+        "CODEBOOK": 11,
     }
 
 

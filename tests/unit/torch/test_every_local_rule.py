@@ -22,7 +22,7 @@ STEPS = 4
 CODED = 16 * 12 + 16 + 1  # of the model below
 every_method = pytest.mark.parametrize("name", METHODS)
 RANDOM = {
-    *("fedmrn", "fedmrn-s", "fedmrn-no-pm", "fedmrn-post"),
+    *("fedmrn", "fedmrn-s", "fedmrn-mrc", "fedmrn-s-mrc", "fedmrn-no-pm", "fedmrn-post"),
     *("fedbat", "fedpm", "signsgd-stochastic", "terngrad", "qsgd"),
 }
 """Methods that draw with the client's own key, in training or in what is sent."""
