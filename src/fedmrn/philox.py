@@ -10,7 +10,6 @@ Ten rounds are a chain: latency, not work. So `LANES` counters go through side b
 constant and the high half of a counter is constant within a block: the first two rounds cost less than one.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba as nb
@@ -32,11 +31,7 @@ _LOW = 0xFFFFFFFF
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _WORDS, _PAIRS = ir.VectorType(_I32, LANES), ir.VectorType(_I64, LANES // 2)
-_FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _ODD, _EVEN = 1, 0
-
-Use = Callable[..., None]
-"""(builder, element, its words and those of the next LANES - 1, more arguments) -> emits what is done with them."""
 
 
 def _all(value: int, kind: ir.VectorType = _WORDS) -> ir.Constant:
@@ -100,69 +95,36 @@ def _rounds(
     return c0, c1, c2, c3
 
 
-def _block_kernel(module: ir.Module, name: str, kinds: Sequence[ir.Type], use: Use) -> ir.Function:
-    """Return a function (block, key, domain, more arguments of these kinds) that does something with a block of words.
-
-    A module has it once under its name.
-    """
-    name = f"fedmrn.philox.{name}"
+def _block_kernel(module: ir.Module) -> ir.Function:
+    """Return a function (block, key, domain, address) that writes a block of words; a module has it once."""
+    name = "fedmrn.philox.words"
     if name in module.globals:
         return module.globals[name]
-    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64, _I64, _I64, *kinds]), name)
+    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * 4), name)
     fn.linkage = "internal"
     fn.attributes.add("noinline")
     fn.attributes.alignstack = 64  # what does not fit into the registers is kept there in whole vectors
     b = ir.IRBuilder(fn.append_basic_block("entry"))
-    block, key, dom, *more = fn.args
+    block, key, dom, address = fn.args
     first = b.mul(block, _I64(PLANE))
     lanes = ir.Constant(_WORDS, [_I32(i) for i in range(LANES)])
     with cgutils.for_range(b, _I64(PLANE // LANES)) as loop:
         j = b.mul(loop.index, _I64(LANES))
         low = b.add(_splat(b, b.trunc(b.add(first, j), _I32)), lanes)
         for plane, words in enumerate(_rounds(b, low, first, key, dom)):
-            use(b, b.add(j, _I64(PLANE * plane)), words, *more)
+            at = b.add(address, b.mul(b.add(j, _I64(PLANE * plane)), _I64(4)))
+            b.store(words, b.inttoptr(at, _WORDS.as_pointer())).align = 4
     b.ret_void()
     return fn
-
-
-def _odd(b: ir.IRBuilder, words: ir.Value, unit: ir.Value) -> ir.Value:
-    """Return float32(2 * (w >> 8) + 1 - 2^24) * unit of each word w."""
-    # With its top bit turned a signed word is w - 2^31; shifted by 7, with the last bit set: 2 (w >> 8) + 1 - 2^24.
-    signed = b.xor(words, _all(1 << 31))
-    whole = b.or_(b.ashr(signed, _all(7)), _all(1))
-    return b.fmul(b.sitofp(whole, _FLOATS), _splat(b, unit))
-
-
-def _put(b: ir.IRBuilder, value: ir.Value, address: ir.Value, element: ir.Value) -> None:
-    at = b.add(address, b.mul(element, _I64(4)))
-    b.store(value, b.inttoptr(at, value.type.as_pointer())).align = 4
-
-
-def _store_words(b: ir.IRBuilder, element: ir.Value, words: ir.Value, *args: ir.Value) -> None:
-    _put(b, words, args[0], element)
-
-
-def _store_odd(b: ir.IRBuilder, element: ir.Value, words: ir.Value, *args: ir.Value) -> None:
-    address, unit = args
-    _put(b, _odd(b, words, unit), address, element)
 
 
 @intrinsic
 def _words_at(context, block, key, dom, address):  # type: ignore[no-untyped-def]
     def generate(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        b.call(_block_kernel(b.module, "words", [_I64], _store_words), args)
+        b.call(_block_kernel(b.module), args)
         return context.get_dummy_value()
 
     return types.none(types.uint64, types.uint64, types.uint64, types.uint64), generate
-
-
-@intrinsic
-def _odd_at(context, block, key, dom, address, unit):  # type: ignore[no-untyped-def]
-    def generate(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        b.call(_block_kernel(b.module, "odd", [_I64, ir.FloatType()], _store_odd), args)
-        return context.get_dummy_value()
-
-    return types.none(types.uint64, types.uint64, types.uint64, types.uint64, types.float32), generate
 
 
 def check_vector(out: NDArray[Any], kind: type[np.generic]) -> None:
@@ -202,9 +164,3 @@ def _words_compiled(key, dom, block, out):  # type: ignore[no-untyped-def]
 def philox_block(key, dom, block, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Fill out[0:1024] (uint32, contiguous) with one block of words; key and dom are uint64."""
     _words(key, dom, block, out)  # type: ignore[no-untyped-call]
-
-
-@nb.njit(cache=True, nogil=True)
-def odd_block(key, dom, block, unit, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Fill out[0:1024] (float32, contiguous) with float32(2 * (w >> 8) + 1 - 2^24) * unit of one block of words w."""
-    _odd_at(np.uint64(block), key, dom, np.uint64(out.ctypes.data), unit)  # type: ignore[call-arg]
