@@ -117,7 +117,7 @@ class Exchange:
 
     Attributes:
         up, down: of the two frames as they travelled.
-        raw_up, raw_down: of the same frames without lossless coding, with side data and state as float32
+        raw_up, raw_down: of the same frames with masks as plain bits, with side data and state as float32
             (`fedmrn.update.plain`).
     """
 
