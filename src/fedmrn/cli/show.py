@@ -86,7 +86,7 @@ def _parts(frame: Frame) -> str:
 
 
 def _raw_length(frame: Frame) -> str:
-    """The length without lossless coding, with side data and state as float32."""
+    """The length with masks as plain bits, and side data and state as float32."""
     try:
         if any(s.count > _MOST for s in frame.sections):
             raise LimitError("too many elements to write out")
