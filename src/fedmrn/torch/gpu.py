@@ -34,12 +34,12 @@ _EXACT = {"enable_fp_fusion": False}
 
 
 @triton.jit
-def _word(draw, i):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _word(draw, i):  # pragma: no cover - compiled
     return tl.load(draw + i).to(tl.uint32, bitcast=True)
 
 
 @triton.jit
-def _philox(block, draw):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _philox(block, draw):  # pragma: no cover - compiled
     """The four planes of a block of random words."""
     n = block * _PLANE + tl.arange(0, _PLANE)
     c0, c1, c2, c3 = n.to(tl.uint32), (n >> 32).to(tl.uint32), _word(draw, 2), _word(draw, 3)
@@ -53,7 +53,7 @@ def _philox(block, draw):  # type: ignore[no-untyped-def]  # pragma: no cover - 
 
 
 @triton.jit
-def _noise_plane(w, at, out, table, scale, size, LAW: tl.constexpr):  # type: ignore[no-untyped-def,untyped-decorator,unused-ignore]  # pragma: no cover - compiled
+def _noise_plane(w, at, out, table, scale, size, LAW: tl.constexpr):  # pragma: no cover - compiled
     if LAW == _UNIFORM:
         value = (((w >> 7) | 1).to(tl.int32) - 16777216).to(tl.float32) * (scale * _UNIT)
     elif LAW == _GAUSSIAN:
@@ -65,7 +65,7 @@ def _noise_plane(w, at, out, table, scale, size, LAW: tl.constexpr):  # type: ig
 
 
 @triton.jit(do_not_specialize=["start", "size"])
-def _noise(out, draw, table, scale, start, size, LAW: tl.constexpr):  # type: ignore[no-untyped-def,untyped-decorator,unused-ignore]  # pragma: no cover - compiled
+def _noise(out, draw, table, scale, start, size, LAW: tl.constexpr):  # pragma: no cover - compiled
     block = tl.cast(start, tl.int64) // _BLOCK + tl.program_id(0)
     at = block * _BLOCK - start + tl.arange(0, _PLANE)
     w0, w1, w2, w3 = _philox(block, draw)
@@ -76,7 +76,9 @@ def _noise(out, draw, table, scale, start, size, LAW: tl.constexpr):  # type: ig
 
 
 @triton.jit
-def _weights_plane(w, at, u, g, rate, n, base, q, out, size, MOVE: tl.constexpr, SIGNED: tl.constexpr, SM: tl.constexpr):  # type: ignore[no-untyped-def,untyped-decorator,unused-ignore]  # fmt: skip  # pragma: no cover - compiled
+def _weights_plane(
+    w, at, u, g, rate, n, base, q, out, size, MOVE: tl.constexpr, SIGNED: tl.constexpr, SM: tl.constexpr
+):  # pragma: no cover - compiled
     inside = (at >= 0) & (at < size)
     v = tl.load(u + at, mask=inside, other=0.0)
     if MOVE:
@@ -89,8 +91,8 @@ def _weights_plane(w, at, u, g, rate, n, base, q, out, size, MOVE: tl.constexpr,
         lower = -upper
     else:
         lower = 0.0
-    p = tl.where(0.0 > p, 0.0, p)
-    p = tl.where(1.0 < p, 1.0, p)
+    p = tl.where(p < 0.0, 0.0, p)
+    p = tl.where(p > 1.0, 1.0, p)
     if not SM:
         p = tl.where(p >= 0.5, 1.0, 0.0)
     r = (w >> 8).to(tl.int32).to(tl.float32) * _UNIT
@@ -102,7 +104,9 @@ def _weights_plane(w, at, u, g, rate, n, base, q, out, size, MOVE: tl.constexpr,
 
 
 @triton.jit(do_not_specialize=["start", "size"])
-def _weights(u, g, rate, n, base, draw, out, start, size, MOVE: tl.constexpr, SIGNED: tl.constexpr, SM: tl.constexpr):  # type: ignore[no-untyped-def,untyped-decorator,unused-ignore]  # fmt: skip  # pragma: no cover - compiled
+def _weights(
+    u, g, rate, n, base, draw, out, start, size, MOVE: tl.constexpr, SIGNED: tl.constexpr, SM: tl.constexpr
+):  # pragma: no cover - compiled
     block = tl.cast(start, tl.int64) // _BLOCK + tl.program_id(0)
     at = block * _BLOCK - start + tl.arange(0, _PLANE)
     q = tl.load(draw + 4).to(tl.float32, bitcast=True)
