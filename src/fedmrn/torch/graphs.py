@@ -6,8 +6,8 @@ the device needs to run them. A graph is launched once.
 A captured step uses addresses, not tensors. So what it uses must stay where it was: batches are copied into memory of
 the graph's own, the vectors of local rules live in `StepGraphs.kept`, and a step is replayed only for the key that it
 was captured under, which holds every other address and setting. The steps of a new key before its capture are taken on
-the capture's stream (lazy initialisation, compilation). They are real steps, and capturing runs nothing, so that nothing
-has to be put back: not u, the statistics of batch norm, nor the state of a generator.
+the capture's stream (lazy initialisation, compilation). They are real steps, and capturing runs nothing, so there is
+nothing to put back: not u, the statistics of batch norm, nor the state of a generator.
 
 The calls that need CUDA are the two methods of `CudaGraphs`; the rest runs, and is tested, on any device.
 """
