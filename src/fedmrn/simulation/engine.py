@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import fmean
 
 import numpy as np
@@ -251,8 +252,8 @@ def _round(
     scores = []
     for values in server.models(number):
         view.write(values)
-        layout = {"layout": channels_last} if view.device.type == "cpu" else {}
-        scores.append(evaluate(model, federation.test_x, federation.test_y, **layout))
+        test = partial(evaluate, layout=channels_last) if view.device.type == "cpu" else evaluate
+        scores.append(test(model, federation.test_x, federation.test_y))
     accuracy, loss = (fmean(column) for column in zip(*scores, strict=True))
     sent = sum(sum(exchange.up.values()) for exchange in exchanges)
     bits = 8 * sent / (len(chosen) * view.layout.trainable)

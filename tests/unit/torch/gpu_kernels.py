@@ -1,0 +1,56 @@
+"""The GPU kernels as a test runs them: compiled where CUDA is, and on CPU tensors through Triton's interpreter.
+
+Triton decides when a kernel is defined whether it will be interpreted. So the interpreter gets a copy of the module of
+its own, and the one that training imports is compiled as ever.
+"""
+
+import importlib.util
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from unittest import mock
+
+import pytest
+import torch
+
+import fedmrn.torch
+
+MODULE = Path(fedmrn.torch.__file__).with_name("gpu.py")
+WORDS = Path(__file__).with_name("words_kernel.py")
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+BOTH = [
+    pytest.param("cpu", id="interpreter", marks=needs_triton),
+    pytest.param("cuda", id="cuda", marks=[needs_triton, needs_cuda]),
+]
+
+
+@cache
+def kernels(device: str) -> ModuleType:
+    """The kernels for tensors of a device."""
+    if device == "cuda":
+        return importlib.import_module("fedmrn.torch.gpu")
+    importlib.import_module("triton")  # before: its own functions are to be compiled as well
+    with mock.patch.dict(os.environ, TRITON_INTERPRET="1"):
+        return _loaded("interpreted_gpu", MODULE)
+
+
+@cache
+def write_words(device: str) -> ModuleType:
+    """A module whose `write` writes a block of the random words of `kernels(device)`."""
+    philox = kernels(device)._philox
+    with mock.patch.dict(os.environ, TRITON_INTERPRET="01"[device == "cpu"]):
+        return _loaded(f"words_kernel_{device}", WORDS, philox=philox)
+
+
+def _loaded(name: str, path: Path, **names: object) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    vars(module).update(names)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
