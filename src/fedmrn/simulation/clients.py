@@ -30,7 +30,7 @@ from fedmrn.errors import ConfigError, WorkerError
 from fedmrn.frame import Frame, Kind
 from fedmrn.rng import derive_key
 from fedmrn.torch import LocalData, LocalRule, ModelLayout, train_client
-from fedmrn.torch.graphs import StepGraphs
+from fedmrn.torch.graphs import CudaGraphs, StepGraphs
 from fedmrn.torch.train import Augment
 from fedmrn.update import plain
 
@@ -116,7 +116,7 @@ class Client:
         self._model, self._training = model, training
         view = ModelLayout.of(model)
         self._cuda = [view.device] if view.device.type == "cuda" else []
-        self._graphs = StepGraphs() if self._cuda and training.graphs else None
+        self._graphs = StepGraphs(CudaGraphs(view.device)) if self._cuda and training.graphs else None
         sent = {tensor.name for tensor in view.layout.tensors}
         # Counters and the like are not sent: each client starts from those of the model as it was built.
         self._others = [(b, b.clone()) for name, b in model.named_buffers() if name not in sent]

@@ -54,7 +54,7 @@ def sgd_moves(optimizer: torch.optim.Optimizer, tensors: Sequence[Tensor]) -> li
                 return None
             if p.grad.dtype != torch.float32 or p.grad.layout != torch.strided:
                 return None
-            moves[id(p)] = Move(p.grad.detach().resolve_neg().reshape(-1), rate)
+            moves[id(p)] = Move(p.grad.detach().resolve_neg().reshape(-1).contiguous(), rate)
     return [moves[id(t)] for t in tensors]
 
 

@@ -36,14 +36,14 @@ class Recorder(Protocol):
 
 
 class CudaGraphs:  # pragma: no cover - needs CUDA
-    """Captures on the current CUDA device."""
+    """Captures on a CUDA device."""
 
-    def __init__(self) -> None:
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def aside(self, call: Callable[[], None]) -> None:
         """See `Recorder`."""
-        now = torch.cuda.current_stream()
+        now = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(now)
         with torch.cuda.stream(self._stream):
             call()
@@ -71,7 +71,7 @@ class StepGraphs:
     """Captured steps, for one client after another on one model.
 
     Args:
-        recorder: by default that of CUDA.
+        recorder: what captures; `CudaGraphs` of the model's device.
 
     Attributes:
         kept: the memory of local rules' vectors by name, used by one client after another.
@@ -83,9 +83,9 @@ class StepGraphs:
     before = 3
     most = 4
 
-    def __init__(self, recorder: Recorder | None = None) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         self.kept: dict[str, Tensor] = {}
-        self._recorder = CudaGraphs() if recorder is None else recorder
+        self._recorder = recorder
         self._captured: dict[Hashable, _Captured] = {}
 
     def run(self, step: Step, key: Hashable, x: Tensor, y: Tensor) -> None:

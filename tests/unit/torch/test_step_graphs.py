@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from fedmrn.errors import UnsupportedModelError
 from fedmrn.torch import LocalData, LocalRule, MaskedNoise, attach, evaluate, through, train_client
 from fedmrn.torch.fused import _rounds_once
-from fedmrn.torch.graphs import StepGraphs
+from fedmrn.torch.graphs import CudaGraphs, StepGraphs
 
 Optimiser = Callable[[nn.Module], torch.optim.Optimizer]
 SAMPLES, BATCH, EPOCHS = 7, 2, 2  # three full batches and a smaller one an epoch
@@ -262,6 +262,10 @@ def test_nothing_needs_triton_on_the_cpu() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
+def on_cuda() -> StepGraphs:
+    return StepGraphs(CudaGraphs(torch.device("cuda")))
+
+
 @needs_cuda
 @needs_triton
 class TestOnCuda:
@@ -289,14 +293,14 @@ class TestOnCuda:
     @pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedavg"])
     def test_replayed_clients_are_the_eager_ones(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-        assert list(some_clients(name, StepGraphs(), "cuda")) == list(some_clients(name, None, "cuda"))
+        assert list(some_clients(name, on_cuda(), "cuda")) == list(some_clients(name, None, "cuda"))
 
     def test_torch_rounds_a_step_once(self) -> None:
         assert _rounds_once("cuda")
 
     @pytest.mark.parametrize("name", ["fedpm", "fedbat", "fedsparsify-global", "fedsparsify-local", "topk-ef"])
     def test_other_methods_train(self, name: str) -> None:
-        for frame, loss, _ in some_clients(name, StepGraphs(), "cuda"):
+        for frame, loss, _ in some_clients(name, on_cuda(), "cuda"):
             assert np.isfinite(loss)
             assert frame
 
