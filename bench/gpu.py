@@ -3,7 +3,7 @@
 `step`: a client's steps by `fedmrn.torch.train`, the samples on the device. Each call waits for the device at its end.
   plain, fedmrn, fedmrn-s    plain SGD and training through masks, steps captured once and replayed
   ..., eager                 the same, each kernel launched by itself
-`round`: the engine with the preset's model, batch size, clients and local epochs, on synthetic samples of the data set's
+`round`: the engine with the model, batch size, clients and local epochs of a preset, on synthetic samples of its data's
 shape and number. `fold`: aggregation is the server's, on its processor: the smaller case of the part `fold`.
 
 Without CUDA nothing is measured.
