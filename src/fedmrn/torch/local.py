@@ -103,7 +103,7 @@ class LocalRule(torch.optim.Optimizer):
         return {}
 
     def _step(self) -> None:
-        """Do all of a step that the device does, and nothing else: a captured step is this, again and again."""
+        """Do what the device does in a step; where `captured` allows it, replayed in place of a call."""
         self.inner.step()
 
     def _update(self) -> F32:
@@ -129,11 +129,17 @@ class LocalRule(torch.optim.Optimizer):
         self.taken += 1
 
     def captured(self) -> Hashable | None:
-        """Return what a captured `_step` depends on (rates, addresses), or None if it must not be captured."""
+        """Return what a captured `_step` depends on (rates, addresses), or None if it must not be captured.
+
+        A subclass with a `_step` of its own answers for it; by default, None.
+        """
         return plain_sgd(self.inner) if type(self)._step is LocalRule._step else None
 
     def place(self, kept: dict[str, Tensor]) -> None:
-        """Move what `_step` uses beside the model's tensors to the memory of earlier clients, or leave it there."""
+        """Move what a captured `_step` uses, beside the model's tensors, to where it was for earlier clients.
+
+        `kept` holds their memory by name; what it lacks is added.
+        """
 
     def finish(self, *, weight: int) -> Frame:
         """Return the update frame and give the model back.
