@@ -27,7 +27,7 @@ def _shares(stepper: Stepper) -> dict[str, float]:
     if isinstance(rule, MaskedNoise):
         draw = rule._draw_after
 
-        def noted(moves: Sequence[Move]) -> None:
+        def noted(moves: Sequence[tuple[slice, Move]]) -> None:
             with record_function(DRAW):
                 draw(moves)
 

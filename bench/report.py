@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +20,7 @@ from rich.table import Table
 from fedmrn.files import write_atomic
 
 PACKAGES = ("fedmrn", "numpy", "numba", "torch")
+NOT_MEASURED = "no CUDA device: not measured"
 MANY = 5  # measurements alike are shown together from here on
 Row = tuple[str, ...]
 
@@ -82,6 +84,7 @@ def machine() -> dict[str, Any]:
         "vectors": widest,
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # others at work disturb
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
@@ -117,9 +120,12 @@ def _markdown(header: Row, rows: Iterable[Row]) -> str:
 
 
 def _block(report: Mapping[str, Any]) -> str:
+    if not report["measurements"]:
+        return f"\n{NOT_MEASURED[0].upper()}{NOT_MEASURED[1:]}.\n\n"
     at = report["machine"]
     cpu = f"{at['cpu']}, {at['cores']} cores{', ' + at['vectors'] if at['vectors'] else ''}"
     load = f"load {at['load']:.1f} before" if at["load"] is not None else "load unknown"
+    cpu += f"; {at['gpu']}" if report["part"] == "gpu" else ""
     made = f"{cpu}; torch {at['torch']}, numba {at['numba']}; {load}; {report['created'][:10]}"
     parts = [f"{made}{'; --quick, figures mean little' if report['quick'] else ''}\n"]
     if _alike(report["measurements"]):

@@ -16,6 +16,7 @@ from typing import Any
 import entropy
 import every_codec
 import folds
+import gpu
 import noises
 import profiles
 import rounds
@@ -23,7 +24,7 @@ import steps
 import torch
 import transforms
 from harness import DisagreementError, Planned, measure
-from report import machine, rewrite, show, write
+from report import NOT_MEASURED, machine, rewrite, show, write
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
@@ -43,6 +44,7 @@ PARTS: Mapping[str, tuple[Plan, str]] = {
     "step": (steps.plan, "a training step against plain SGD and the published layers"),
     "round": (rounds.plan, "a round of the Fashion-MNIST preset against the published trainer"),
     "workers": (rounds.plan_workers, "the same with clients in worker processes"),
+    "gpu": (gpu.plan, "steps and rounds on a CUDA device, where there is one"),
     "profile": (lambda _: iter(()), "where the time of a step goes"),
 }
 EXAMPLES = """examples:
@@ -116,6 +118,8 @@ def run(name: str, quick: bool, out: Console, err: Console) -> dict[str, Any]:
         if name == "profile":
             measured.append(profiles.profiled(quick))
             show(out, measured[-1])
+    if not measured:
+        out.print(NOT_MEASURED, highlight=False, soft_wrap=True)
     return {"part": name, "quick": quick, "machine": here, "measurements": measured}
 
 

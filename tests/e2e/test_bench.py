@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 BENCH = Path(__file__).parents[2] / "bench"
-PARTS = ("noise", "codecs", "entropy", "transform", "fold", "large", "step", "round", "workers", "profile")
+PARTS = ("noise", "codecs", "entropy", "transform", "fold", "large", "step", "round", "workers", "gpu", "profile")
 
 
 def suite(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -51,7 +52,7 @@ def test_figures_fit_together(quick: Quick) -> None:
     for part, report in reports.items():
         assert (report["part"], report["quick"]) == (part, True)
         assert {"cpu", "vectors", "cores", "load", "python", "numpy", "numba", "torch"} <= report["machine"].keys()
-        assert report["measurements"]
+        assert report["measurements"] or (part == "gpu" and not torch.cuda.is_available())
         assert f"written: new/quick/{part}.json" in done.stdout
     for measured in timed(quick):
         assert measured["name"] in done.stdout
@@ -124,6 +125,27 @@ def test_every_block_of_the_document_is_there() -> None:
     for part in ("goals", *PARTS):
         assert text.count(f"<!-- bench {part} -->\n") == 1
     assert text.count("<!-- end -->") == len(PARTS) + 1
+
+
+def test_without_a_gpu_it_is_said_that_nothing_was_measured(quick: Quick) -> None:
+    reports, done, page = quick
+    measured = bool(reports["gpu"]["measurements"])
+    assert measured is torch.cuda.is_available()
+    assert ("no CUDA device: not measured" in done.stdout) is not measured
+    assert ("<!-- bench gpu -->\n\nNo CUDA device: not measured.\n\n<!-- end -->" in page) is not measured
+
+
+def test_the_part_for_a_gpu_runs_on_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCH)
+    gpu, harness = importlib.import_module("gpu"), importlib.import_module("harness")
+    with torch.random.fork_rng(devices=[]):
+        for build, repetitions in gpu.plan(True, "cpu"):
+            measured = harness.measure(build(), repetitions, Console(quiet=True))
+            assert all(found["time"]["median"] > 0 for found in measured["cases"].values())
+            assert measured["cases"].keys() & {"fedmrn", "fedmrn, eager"}
+            for name, fact in measured["facts"].items():
+                case = name.removesuffix(", rounds a second")
+                assert float(fact) == pytest.approx(1000 / measured["cases"][case]["time"]["median"], rel=0.5)
 
 
 @pytest.mark.parametrize("wrong", [1e-3, float("nan")])

@@ -71,6 +71,8 @@ from fedmrn.update import encode_update
         (["run", "digits", "--set", "train.threads=1000000000000"], ["train.threads"]),
         (["run", "digits", "--set", "train.workers=0"], ["train.workers"]),
         (["run", "digits", "--set", "train.autocast=float16"], ["train.autocast", "bfloat16"]),
+        (["run", "digits", "--set", "train.device=tpu"], ["train.device", "'cpu', 'cuda' or 'auto'"]),
+        (["run", "digits", "--set", "train.graphs=1"], ["train.graphs", "boolean"]),
         (["run", "digits", "--set", "data=5"], ["key needs its section"]),
         (["run", "digits", "--set", "method.lr=0.1\nx=3"], ["key=value"]),
         (["run", "digits", "--set", "method={lr=1}"], ["needs its section"]),

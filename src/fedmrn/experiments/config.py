@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmrn.errors import ConfigError
@@ -59,6 +59,8 @@ class TrainConfig:
     threads: Annotated[int, Field(ge=0, le=1024, strict=True)] = 0
     workers: Annotated[int, Field(ge=1, le=1024, strict=True)] = 1  # processes that train clients
     autocast: Literal["off", "bfloat16"] = "off"
+    device: Literal["cpu", "cuda", "auto"] = "cpu"  # auto: CUDA where it is
+    graphs: StrictBool = True  # on CUDA, a step captured once and replayed
 
 
 @dataclass(frozen=True, config=_STRICT)

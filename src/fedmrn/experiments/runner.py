@@ -77,7 +77,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         UsageError: data that is missing or damaged, a setting that does not fit it.
     """
     data, options = experiment.data, experiment.options
-    row, source = method(experiment.method), find_source(data.name)
+    row, source, device = method(experiment.method), find_source(data.name), find_device(experiment.train.device)
     model = build_model(
         experiment.model.name,
         channels=source.shape[0],
@@ -85,7 +85,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         classes=source.classes,
         seed=experiment.seed,
         init_std=experiment.model.init_std or None,
-    )
+    ).to(device)
     dataset = load_source(source, data_dir)
     spec = PartitionSpec(data.partition, data.alpha, data.min_size, data.share)
     parts = partition(dataset.train_y.numpy(), spec, data.clients, experiment.seed)
@@ -109,8 +109,23 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         by_batches=experiment.train.weight_by == "batches",
         augment=partial(augment, fill=dataset.black()) if dataset.augment else None,
         bfloat16=experiment.train.autocast == "bfloat16",
+        graphs=experiment.train.graphs,
     )
     return Prepared(dataset, federation, model)
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of `train.device`: cpu, cuda, or with auto CUDA where torch finds it.
+
+    Raises:
+        ConfigError: it is cuda and torch finds none.
+    """
+    cuda = torch.cuda.is_available()
+    if name == "cuda" and not cuda:
+        raise ConfigError(
+            f'train.device = "cuda", but torch {torch.__version__} finds no CUDA device here; "auto" takes the CPU then'
+        )
+    return torch.device("cuda" if cuda and name != "cpu" else "cpu")
 
 
 def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, progress: Progress) -> list[Record]:

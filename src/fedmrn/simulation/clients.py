@@ -30,6 +30,7 @@ from fedmrn.errors import ConfigError, WorkerError
 from fedmrn.frame import Frame, Kind
 from fedmrn.rng import derive_key
 from fedmrn.torch import LocalData, LocalRule, ModelLayout, train_client
+from fedmrn.torch.graphs import CudaGraphs, StepGraphs
 from fedmrn.torch.train import Augment
 from fedmrn.update import plain
 
@@ -67,6 +68,7 @@ class Training:
     by_batches: bool
     augment: Augment | None
     bfloat16: bool
+    graphs: bool
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,10 @@ class Client:
 
     def __init__(self, model: nn.Module, training: Training) -> None:
         self._model, self._training = model, training
-        sent = {tensor.name for tensor in ModelLayout.of(model).layout.tensors}
+        view = ModelLayout.of(model)
+        self._cuda = [view.device] if view.device.type == "cuda" else []
+        self._graphs = StepGraphs(CudaGraphs(view.device)) if self._cuda and training.graphs else None
+        sent = {tensor.name for tensor in view.layout.tensors}
         # Counters and the like are not sent: each client starts from those of the model as it was built.
         self._others = [(b, b.clone()) for name, b in model.named_buffers() if name not in sent]
 
@@ -132,10 +137,10 @@ class Client:
             training.batch_size,
             key("order"),
             training.augment,
-            channels_last=True,
+            channels_last=not self._cuda,  # what it gains is the CPU's
             bfloat16=training.bfloat16,
         )
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=self._cuda):
             torch.manual_seed(key("framework") >> 1)  # dropout and the like
             optimizer = OPTIMIZERS[training.optimizer](self._model.parameters(), lr=training.lr)
             rule = training.rule(
@@ -147,7 +152,7 @@ class Client:
                 memory=task.memory,
             )
             weight = data.batches if training.by_batches else None
-            frame, loss = train_client(self._model, rule, data, weight=weight)
+            frame, loss = train_client(self._model, rule, data, weight=weight, graphs=self._graphs)
         down, raw = broadcast.account(), plain(broadcast).account()
         return Answer(frame.to_bytes(), down, raw, loss, rule.memory if rule.remembers else None)
 

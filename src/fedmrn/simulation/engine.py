@@ -7,7 +7,8 @@ In a simulation the clients' sampling keys come from the run's seed, so that it 
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import fmean
 
 import numpy as np
@@ -50,6 +51,7 @@ class Federation:
         seed: of everything random.
         augment: of training batches.
         bfloat16: train under the framework's bfloat16 autocast; the parameters stay float32.
+        graphs: on CUDA, capture steps and replay them (`fedmrn.torch.graphs`).
     """
 
     scheme: Scheme
@@ -69,6 +71,7 @@ class Federation:
     by_batches: bool = False
     augment: Augment | None = None
     bfloat16: bool = False
+    graphs: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.clients_per_round <= len(self.parts):
@@ -96,6 +99,7 @@ class Federation:
             self.by_batches,
             self.augment,
             self.bfloat16,
+            self.graphs,
         )
 
 
@@ -191,7 +195,7 @@ def simulate(
 
     Args:
         federation: the setting.
-        model: the architecture; its values are overwritten.
+        model: the architecture, on the device that trains and evaluates; its values are overwritten.
         state: of the server before round `first`; `Server.initial` gives the first.
         first: the first round to run.
         memory: what clients keep from rounds before `first`.
@@ -207,6 +211,7 @@ def simulate(
     view = ModelLayout.of(model)
     server = Server(view.layout, federation.scheme, state, secret_of(federation.seed))
     memory = dict(memory or {})
+    federation = replace(federation, test_x=federation.test_x.to(view.device), test_y=federation.test_y.to(view.device))
     with clients(model, federation.training(), min(workers, federation.clients_per_round)) as train_all:
         for number in range(first, federation.rounds + 1):
             yield _round(federation, model, view, server, number, memory, train_all, on_client)
@@ -247,7 +252,8 @@ def _round(
     scores = []
     for values in server.models(number):
         view.write(values)
-        scores.append(evaluate(model, federation.test_x, federation.test_y, layout=channels_last))
+        test = partial(evaluate, layout=channels_last) if view.device.type == "cpu" else evaluate
+        scores.append(test(model, federation.test_x, federation.test_y))
     accuracy, loss = (fmean(column) for column in zip(*scores, strict=True))
     sent = sum(sum(exchange.up.values()) for exchange in exchanges)
     bits = 8 * sent / (len(chosen) * view.layout.trainable)

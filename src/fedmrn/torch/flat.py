@@ -24,6 +24,8 @@ NORMALISATION = (
     nn.RMSNorm,
 )
 
+DEVICES = ("cpu", "cuda")
+
 Choose = Callable[[str, nn.Module, nn.Parameter], Group]
 """(name, the module that owns it, the parameter) -> CODED or DENSE."""
 
@@ -54,12 +56,15 @@ class ModelLayout:
         """Return the layout of a model.
 
         Raises:
-            UnsupportedModelError: a tensor is not float32 on the CPU or shares memory with another, or none is
-                trained.
+            UnsupportedModelError: a tensor is not float32, is neither on the CPU nor on a CUDA device or on another one
+                than the rest, or shares memory with another; or none is trained.
         """
         found: list[tuple[TensorSpec, Tensor]] = []
         frozen, counters = [], []
+        first: tuple[str, torch.device] | None = None
         for name, owner, tensor in _tensors(model):
+            first = first or (name, tensor.device)
+            _check_device(name, tensor, *first)
             shape = tuple(tensor.shape)
             if isinstance(tensor, nn.Parameter):
                 if tensor.requires_grad:
@@ -73,23 +78,24 @@ class ModelLayout:
         if not any(spec.group is Group.CODED for spec, _ in found):
             raise UnsupportedModelError("the model has no trained parameter to compress")
         for spec, tensor in found:
-            if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            if tensor.dtype != torch.float32:
                 raise UnsupportedModelError(
-                    f"tensor {spec.name} is {tensor.dtype} on {tensor.device}; fedmrn trains float32 on the CPU: "
-                    "call model.float().cpu() first"
+                    f"tensor {spec.name} is {tensor.dtype}; fedmrn trains float32: call model.float() first"
                 )
         _refuse_overlap(found)
         layout = Layout.of(spec for spec, _ in found)
         by_name = {spec.name: tensor for spec, tensor in found}
         return cls(layout, tuple(by_name[t.name] for t in layout.tensors), tuple(frozen), tuple(counters))
 
+    @property
+    def device(self) -> torch.device:
+        """The device that all of the model lies on."""
+        return self.tensors[0].device
+
     @torch.no_grad()
     def read(self) -> NDArray[np.float32]:
         """Return the model's values, float32, shape (layout.size,)."""
-        flat = torch.empty(self.layout.size, dtype=torch.float32)
-        for tensor, where in zip(self.tensors, self.layout.slices.values(), strict=True):
-            flat[where] = tensor.detach().reshape(-1)
-        return flat.numpy()
+        return torch.cat([tensor.detach().reshape(-1) for tensor in self.tensors]).cpu().numpy()
 
     @torch.no_grad()
     def write(self, vector: NDArray[np.float32]) -> None:
@@ -101,6 +107,7 @@ class ModelLayout:
         if vector.shape != (self.layout.size,):
             raise WrongLayoutError(f"the model has {self.layout.size} values, the vector {vector.shape}")
         flat = torch.from_numpy(np.require(vector, requirements=("C", "W")))  # torch warns of read-only arrays
+        flat = flat.to(self.device)
         for tensor, where in zip(self.tensors, self.layout.slices.values(), strict=True):
             tensor.copy_(flat[where].view(tensor.shape))
 
@@ -126,6 +133,18 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
             if id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield dot + name, module, tensor
+
+
+def _check_device(name: str, tensor: Tensor, first: str, device: torch.device) -> None:
+    if tensor.device.type not in DEVICES:
+        raise UnsupportedModelError(
+            f"tensor {name} is on {tensor.device}; fedmrn trains on the CPU or on CUDA: move it with model.cpu()"
+        )
+    if tensor.device != device:
+        raise UnsupportedModelError(
+            f"tensor {name} is on {tensor.device}, but {first} on {device}; the whole model must lie on one device: "
+            "call model.cpu() or model.cuda()"
+        )
 
 
 def _refuse_overlap(found: list[tuple[TensorSpec, Tensor]]) -> None:

@@ -4,14 +4,13 @@ Which optimisers qualify is decided at each step, so that schedulers, clipping a
 they mean to torch. The result is the one of torch to the bit: u - lr * gradient in float32, rounded once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import optimizer as hooks
 
@@ -21,40 +20,62 @@ _LARGEST = float(np.finfo(np.float32).max)
 class Move(NamedTuple):
     """What a step does to one tensor: the gradient (float32, flat, logical C order; empty for no move) and the rate."""
 
-    gradient: NDArray[np.float32]
+    gradient: Tensor
     rate: float
 
 
-STAY = Move(np.empty(0, np.float32), 0.0)
+STAY = Move(torch.empty(0, dtype=torch.float32, device="cpu"), 0.0)
 
 
 @cache
-def _rounds_once() -> bool:
-    """Whether this build of torch rounds u + alpha * g once (fused multiply-add), in vectors and beside them."""
-    u = torch.full((37,), -1.0, dtype=torch.float32, device="cpu")  # whatever the defaults are
+def _rounds_once(device: str = "cpu") -> bool:
+    """Whether this build of torch rounds u + alpha * g once (fused multiply-add) on a kind of device: in vectors and
+    beside them, and for several tensors at a time, which is how its SGD does it on CUDA."""
+    u = torch.full((37,), -1.0, dtype=torch.float32, device=device)  # whatever the defaults are
     g = torch.full_like(u, 1.0 + 2.0**-12)
     alpha = 1.0 + 2.0**-12  # the product is 1 + 2^-11 + 2^-24: the last term is lost if it is rounded by itself
     exact = 2.0**-11 + 2.0**-24
-    return all(bool((a.add(b, alpha=alpha) == exact).all()) for a, b in ((u, g), (u[::2], g[::2]), (u[:1], g[:1])))
+    moved = [a.add(b, alpha=alpha) for a, b in ((u, g), (u[::2], g[::2]), (u[:1], g[:1]))]
+    moved += torch._foreach_add([u, u[:1]], [g, g[:1]], alpha=alpha)
+    return all(bool((a == exact).all()) for a in moved)
 
 
 def sgd_moves(optimizer: torch.optim.Optimizer, tensors: Sequence[Tensor]) -> list[Move] | None:
     """Return what the optimiser's step does to each tensor, if that is plain SGD and nothing else; otherwise None."""
-    if type(optimizer) is not torch.optim.SGD or _has_hooks(optimizer) or not _rounds_once():
+    if type(optimizer) is not torch.optim.SGD or _has_hooks(optimizer) or not _rounds_once(tensors[0].device.type):
         return None
     moves = {id(t): STAY for t in tensors}
     for group in optimizer.param_groups:
-        rate = group["lr"]
-        more = any(group[k] for k in ("momentum", "weight_decay", "maximize", "differentiable", "foreach", "fused"))
+        rate = _rate(group)
         for p in group["params"]:
             if id(p) not in moves or p.grad is None:
                 continue
-            if more or not isinstance(rate, float | int) or not abs(rate) <= _LARGEST:
+            if rate is None:
                 return None
             if p.grad.dtype != torch.float32 or p.grad.layout != torch.strided:
                 return None
-            moves[id(p)] = Move(p.grad.detach().resolve_neg().reshape(-1).numpy(), float(rate))
+            moves[id(p)] = Move(p.grad.detach().resolve_neg().reshape(-1).contiguous(), rate)
     return [moves[id(t)] for t in tensors]
+
+
+def _rate(group: dict[str, Any]) -> float | None:
+    """Return the rate of a parameter group, if its step is plain SGD; otherwise None."""
+    rate = group["lr"]
+    more = any(group[k] for k in ("momentum", "weight_decay", "maximize", "differentiable", "foreach", "fused"))
+    plain = not more and isinstance(rate, float | int) and abs(rate) <= _LARGEST
+    return float(rate) if plain else None
+
+
+def plain_sgd(optimizer: torch.optim.Optimizer) -> Hashable | None:
+    """Return what fixes an optimiser's step, if that is plain SGD for all it holds and nothing else; otherwise None.
+
+    Two optimisers with the same value do the same to the same memory, given the same gradients there.
+    """
+    if type(optimizer) is not torch.optim.SGD or _has_hooks(optimizer):
+        return None
+    rates = [_rate(group) for group in optimizer.param_groups]
+    places = [tuple((id(p), p.data_ptr()) for p in group["params"]) for group in optimizer.param_groups]
+    return None if None in rates else tuple(zip(rates, places, strict=True))
 
 
 def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:

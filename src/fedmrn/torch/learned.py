@@ -25,13 +25,13 @@ class ProbabilityMask(Through):
     def _prepare(self, codec: Codec | None) -> None:
         if not isinstance(codec, Bernoulli):
             raise UnsupportedModelError("this broadcast does not ask for masks of frozen weights")
-        self._frozen = torch.from_numpy(frozen_weights(self.view.layout, codec.seed))
-        self._u = torch.logit(torch.from_numpy(self._base), eps=1e-6)
+        self._frozen = torch.from_numpy(frozen_weights(self.view.layout, codec.seed)).to(self._u.device)
+        self._u = torch.logit(self._base, eps=1e-6)
 
     def _draw(self) -> None:
         """Put w0 * m into the model for the next step."""
         self._p = torch.sigmoid(self._u)
-        mask = torch.from_numpy(self._stream().uniform(0, self._size)) < self._p
+        mask = self._uniform() < self._p
         torch.mul(self._frozen, mask, out=self._weights)
 
     @torch.no_grad()
@@ -42,10 +42,10 @@ class ProbabilityMask(Through):
                 tensor.grad.mul_(slope[where].view(tensor.shape))
 
     def _handed_over(self) -> F32:
-        return torch.sigmoid(self._u).numpy()
+        return torch.sigmoid(self._u.cpu()).numpy()
 
     def _final(self, frame: Frame) -> F32:
-        return self._frozen.numpy() * self._decoded(frame)
+        return self._frozen.cpu().numpy() * self._decoded(frame)
 
 
 class LearnedSign(Through):
@@ -86,7 +86,7 @@ class LearnedSign(Through):
     def _spread(self) -> Tensor:
         """The scale of every element."""
         sizes = torch.tensor([t.numel() for t, _ in self._coded])
-        return torch.repeat_interleave(torch.tensor(self._scales()), sizes)
+        return torch.repeat_interleave(torch.tensor(self._scales()), sizes).to(self._u.device)
 
     def _start(self) -> None:
         low, _ = self.LIMITS
@@ -96,14 +96,13 @@ class LearnedSign(Through):
         """Put w + u, or after the warm-up w + a * sign, into the model for the next step."""
         free = max(1.0, self.warmup * self.steps + 1e-9)  # 0.29 * 100 is 28.999... in doubles
         if not self._first and self.taken + 1 <= free:
-            self._weights.copy_(torch.from_numpy(self._base) + self._u)
+            self._weights.copy_(self._base + self._u)
             return
         if not self._first:
             self._start()
         scale = self._spread()
-        r = torch.from_numpy(self._stream().uniform(0, self._size))
-        self._sign = torch.where((2 * r - 1) * scale < self._u, 1.0, -1.0)
-        self._weights.copy_(torch.from_numpy(self._base) + scale * self._sign)
+        self._sign = torch.where((2 * self._uniform() - 1) * scale < self._u, 1.0, -1.0)
+        self._weights.copy_(self._base + scale * self._sign)
 
     @torch.no_grad()
     def _gradients(self) -> None:

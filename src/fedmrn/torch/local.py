@@ -16,14 +16,14 @@ weights; put an L2 term into the loss), and closures.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from types import EllipsisType
 from typing import Any, ClassVar, Never
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from fedmrn.codecs import Codec, codec_from
 from fedmrn.errors import ConfigError, UnsupportedModelError
@@ -31,6 +31,7 @@ from fedmrn.frame import Frame, Role
 from fedmrn.layout import Group
 from fedmrn.rng import fresh_key
 from fedmrn.torch.flat import Choose, ModelLayout, default_choice
+from fedmrn.torch.fused import plain_sgd
 from fedmrn.update import encode_update, read_state
 
 F32 = NDArray[np.float32]
@@ -102,6 +103,7 @@ class LocalRule(torch.optim.Optimizer):
         return {}
 
     def _step(self) -> None:
+        """Do what the device does in a step; where `captured` allows it, replayed in place of a call."""
         self.inner.step()
 
     def _update(self) -> F32:
@@ -119,8 +121,25 @@ class LocalRule(torch.optim.Optimizer):
             raise UnsupportedModelError("optimisers that need a closure (LBFGS) cannot train through a mask")
         if self._finished:
             raise ConfigError("this client has finished; attach again for the next round")
-        self.taken += 1
+        self.advance()
         self._step()
+
+    def advance(self) -> None:
+        """Count a step. `step` is this and `_step`; where a captured `_step` is replayed, this comes before it."""
+        self.taken += 1
+
+    def captured(self) -> Hashable | None:
+        """Return what a captured `_step` depends on (rates, addresses), or None if it must not be captured.
+
+        A subclass with a `_step` of its own answers for it; by default, None.
+        """
+        return plain_sgd(self.inner) if type(self)._step is LocalRule._step else None
+
+    def place(self, kept: dict[str, Tensor]) -> None:
+        """Move what a captured `_step` uses, beside the model's tensors, to where it was for earlier clients.
+
+        `kept` holds their memory by name; what it lacks is added.
+        """
 
     def finish(self, *, weight: int) -> Frame:
         """Return the update frame and give the model back.

@@ -1,7 +1,8 @@
 """Training through a code: the forward sees coded weights, the optimiser moves what is behind them; and FedMRN."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import Any, ClassVar
 
 import torch
@@ -15,8 +16,13 @@ from fedmrn.layout import Group
 from fedmrn.masking import progressive_weights
 from fedmrn.parallel import in_parallel
 from fedmrn.rng import Purpose, Stream, domain
-from fedmrn.torch.fused import STAY, Move, sgd_moves, without_gradients
+from fedmrn.torch.fused import STAY, Move, plain_sgd, sgd_moves, without_gradients
 from fedmrn.torch.local import F32, LocalRule
+
+_AHEAD = 1024
+"""Steps whose random streams are put on a device at a time."""
+_VECTORS = ("_u", "_weights", "_base", "_noise", "_aimed")
+"""What a captured step of `MaskedNoise` uses beside the model's tensors."""
 
 
 class Through(LocalRule):
@@ -26,9 +32,8 @@ class Through(LocalRule):
     """
 
     def _begin(self) -> None:
-        self._u = torch.zeros(self._size, dtype=torch.float32)
-        self._base = self._state[: self._size]
-        self._weights = torch.from_numpy(self._base.copy())
+        self._base = torch.from_numpy(self._state[: self._size]).to(self.view.device)
+        self._u, self._weights = torch.zeros_like(self._base), self._base.clone()
         specs = zip(self.view.tensors, self.view.layout.tensors, self.view.layout.slices.values(), strict=True)
         self._coded = [(t, where) for t, spec, where in specs if spec.group is Group.CODED]
         template = self.broadcast.select(Role.TEMPLATE, Group.CODED)
@@ -55,11 +60,11 @@ class Through(LocalRule):
 
     def _handed_over(self) -> F32:
         """Return the coded part of the update."""
-        return self._u.numpy()
+        return self._u.cpu().numpy()
 
     def _final(self, frame: Frame) -> F32:
         """Return the weights that the model is left with: as the server will see them."""
-        return self._base + self._decoded(frame)
+        return self._state[: self._size] + self._decoded(frame)
 
     def _step(self) -> None:
         # The inner optimiser sees u in place of the weights, so that momentum, Adam and schedulers mean what they say.
@@ -78,13 +83,17 @@ class Through(LocalRule):
 
     @torch.no_grad()
     def _release(self, frame: Frame) -> None:
-        final = torch.from_numpy(self._final(frame))
+        final = torch.from_numpy(self._final(frame)).to(self.view.device)
         for tensor, where in self._coded:
             tensor.data = final[where].view(tensor.shape).clone()
 
-    def _stream(self) -> Stream:
-        """The client's own randomness for the next step; steps count from 1."""
-        return Stream(self.sampling_key, domain(Purpose.TRAIN_MASK, self.taken + 1))
+    def _stream(self, step: int) -> Stream:
+        """The client's own randomness for a step; steps count from 1."""
+        return Stream(self.sampling_key, domain(Purpose.TRAIN_MASK, step))
+
+    def _uniform(self) -> Tensor:
+        """Draws for the next step, in [0, 1)."""
+        return torch.from_numpy(self._stream(self.taken + 1).uniform(0, self._size)).to(self.view.device)
 
 
 class MaskedNoise(Through):
@@ -113,7 +122,16 @@ class MaskedNoise(Through):
         if not isinstance(codec, MaskedNoiseCodec):
             raise UnsupportedModelError("this broadcast does not ask for masked noise")
         self._codec = MaskedNoiseCodec(codec.noise, codec.mask, self.stochastic)
-        self._noise = codec.noise.chunk(self.broadcast.noise_key, 0, self._size)
+        self._kernels = _kernels_of(self.view.device)
+        self._noise = torch.empty_like(self._base)
+        self._aimed = torch.empty(0, dtype=torch.int32, device=self.view.device)
+        if self._kernels is None:
+            codec.noise.fill(self.broadcast.noise_key, 0, self._noise.numpy())
+            return
+        self._kernels.fill(codec.noise, self.broadcast.noise_key, 0, self._noise)
+        self._aimed = torch.empty(self._kernels.WORDS, dtype=torch.int32, device=self.view.device)
+        self._ahead = min(_AHEAD, self.steps + 1)
+        self._aim()
 
     def _step(self) -> None:
         tensors = [t for t, _ in self._coded]
@@ -123,41 +141,106 @@ class MaskedNoise(Through):
             return
         with without_gradients(tensors):
             self.inner.step()  # of the tensors left dense; and schedulers see that a step was taken
-        self._draw_after(moves)
+        self._draw_after([(where, move) for (_, where), move in zip(self._coded, moves, strict=True)])
 
     def _draw(self) -> None:
-        """Put w + PSM(u) into the model for the next step; tau counts from 1."""
-        self._draw_after([STAY] * len(self._coded))
+        """Put w + PSM(u) into the model for the next step."""
+        self._draw_after([(slice(0, self._size), STAY)])
 
-    def _draw_after(self, moves: Sequence[Move]) -> None:
+    def _draw_after(self, moves: Sequence[tuple[slice, Move]]) -> None:
         """Move u first, in the same pass."""
-        tau, stream = self.taken + 1, self._stream()
-        q = min(1.0, tau / self.steps) if self.progressive else 1.0
-        u, out = self._u.numpy(), self._weights.numpy()
+        if self._kernels is None:
+            self._draw_on_cpu(moves)
+            return
+        for where, move in moves:
+            self._kernels.progressive_weights(
+                self._u[where],
+                self._noise[where],
+                self._base[where],
+                self._aimed,
+                self._codec.mask,
+                self._weights[where],
+                start=where.start,
+                stochastic=self.stochastic,
+                gradient=None if move is STAY else move.gradient,
+                rate=move.rate,
+            )
+
+    def _draw_on_cpu(self, moves: Sequence[tuple[slice, Move]]) -> None:
+        q, stream = self._q(self.taken + 1), self._stream(self.taken + 1)
+        u, noise, base, out = (v.numpy() for v in (self._u, self._noise, self._base, self._weights))
+        parts = [(where, move.gradient.numpy(), move.rate) for where, move in moves]
 
         def work(first: int, last: int) -> None:
-            for (_, where), move in zip(self._coded, moves, strict=True):
+            for where, gradient, rate in parts:
                 part = slice(max(first, where.start), min(last, where.stop))
                 if part.start < part.stop:
                     progressive_weights(
                         u[part],
-                        self._noise[part],
-                        self._base[part],
+                        noise[part],
+                        base[part],
                         q,
                         stream,
                         self._codec.mask,
                         out[part],
                         start=part.start,
                         stochastic=self.stochastic,
-                        gradient=move.gradient[part.start - where.start : part.stop - where.start],
-                        rate=move.rate,
+                        gradient=gradient[part.start - where.start : part.stop - where.start],
+                        rate=rate,
                     )
 
         in_parallel(work, self._size, torch.get_num_threads())
 
+    def _q(self, step: int) -> float:
+        """The share of elements that are masked in a step; tau counts from 1."""
+        return min(1.0, step / self.steps) if self.progressive else 1.0
+
+    def _aim(self) -> None:
+        """Put what the next draw needs where the device's kernels read it: no step waits for a copy from the host."""
+        at = self.taken % self._ahead
+        if at == 0:
+            steps = range(self.taken + 1, self.taken + 1 + self._ahead)
+            rows = self._kernels.draws([self._stream(s) for s in steps], [self._q(s) for s in steps])
+            self._draws = rows.to(self.view.device)
+        self._aimed.copy_(self._draws[at])
+
+    def advance(self) -> None:
+        """Count a step, and let the device's kernels know."""
+        super().advance()
+        if self._kernels is not None:
+            self._aim()
+
+    def captured(self) -> Hashable | None:
+        """See `LocalRule`."""
+        sgd = plain_sgd(self.inner)
+        if sgd is None or type(self)._step is not MaskedNoise._step:
+            return None
+        return sgd, self._codec.mask, self.stochastic, tuple(getattr(self, name).data_ptr() for name in _VECTORS)
+
+    def place(self, kept: dict[str, Tensor]) -> None:
+        """See `LocalRule`."""
+        for name in _VECTORS:
+            mine = getattr(self, name)
+            if name not in kept or kept[name].shape != mine.shape:
+                kept[name] = torch.empty_like(mine)
+            setattr(self, name, kept[name].copy_(mine))
+        self._show(self._weights)
+
     def _codecs(self) -> dict[Group, Codec]:
         asked = self._asked
         return {Group.CODED: replace(asked, inner=self._codec) if isinstance(asked, ShorterMask) else self._codec}
+
+
+def _kernels_of(device: torch.device) -> Any:
+    """Return the module of the kernels of a device: None for the CPU, whose kernels are `fedmrn.masking`'s."""
+    if device.type == "cpu":
+        return None
+    try:
+        return import_module("fedmrn.torch.gpu")
+    except ImportError as error:
+        raise UnsupportedModelError(
+            f"training through a mask on {device} needs Triton ({error}): pip install 'fedmrn[gpu]', or model.cpu()"
+        ) from error
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, coded: Iterable[Tensor]) -> None:

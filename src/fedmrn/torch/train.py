@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from fedmrn.errors import ConfigError
 from fedmrn.frame import Frame
 from fedmrn.rng import Purpose, Stream, domain
+from fedmrn.torch.graphs import StepGraphs
 from fedmrn.torch.local import LocalRule
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -63,30 +64,66 @@ class LocalData:
         return self.epochs * self.batches
 
 
-def train(model: nn.Module, rule: LocalRule, data: LocalData, loss: Loss = F.cross_entropy) -> float:
+def train(
+    model: nn.Module,
+    rule: LocalRule,
+    data: LocalData,
+    loss: Loss = F.cross_entropy,
+    *,
+    graphs: StepGraphs | None = None,
+) -> float:
     """Train one client for data.steps steps; return the mean loss of its last epoch.
 
     The same model, broadcast, data and keys give the same result, but for the arithmetic of the framework itself,
     which may depend on its number of threads.
+
+    Args:
+        model: any module, on the rule's device; the samples are moved there once.
+        rule: attached to the model.
+        data: the client's samples.
+        loss: of a batch's outputs and targets; a mean over the batch.
+        graphs: capture steps of plain SGD and replay them, for this client and the next ones that it is passed for;
+            other rules and optimisers are trained as without.
     """
     model.train()
-    total = 0.0
+    device = rule.view.device
+    samples, targets = data.x.to(device), data.y.to(device)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    if graphs is not None:
+        rule.place(graphs.kept)
+        total = graphs.kept.setdefault("total", total)
+
+    def learn(x: Tensor, y: Tensor) -> None:
+        rule.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=data.bfloat16):
+            value = loss(model(x), y)
+        value.backward()  # type: ignore[no-untyped-call]
+        total.add_(value.detach().double() * len(y))
+
+    def learn_and_move(x: Tensor, y: Tensor) -> None:
+        learn(x, y)
+        rule._step()
+
     for epoch in range(data.epochs):
-        order = torch.from_numpy(Stream(data.key, domain(Purpose.SHUFFLE, epoch)).permutation(len(data.x)))
+        order = torch.from_numpy(Stream(data.key, domain(Purpose.SHUFFLE, epoch)).permutation(len(data.x))).to(device)
         changes = Stream(data.key, domain(Purpose.AUGMENT, epoch))
-        total = 0.0
+        total.zero_()
         for start in range(0, len(order), data.batch_size):
             chosen = order[start : start + data.batch_size]
-            x, y = data.x[chosen], data.y[chosen]
+            x, y = samples[chosen], targets[chosen]
             if data.augment is not None:
                 x = data.augment(x, changes, start)
-            rule.zero_grad()
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=data.bfloat16):
-                value = loss(model(channels_last(x) if data.channels_last else x), y)
-            value.backward()  # type: ignore[no-untyped-call]
-            rule.step()
-            total += value.item() * len(y)
-    return total / len(data.x)
+            if data.channels_last:
+                x = channels_last(x)
+            moves = None if graphs is None else rule.captured()
+            if graphs is None or moves is None:
+                learn(x, y)
+                rule.step()
+                continue
+            rule.advance()
+            tensors = tuple(t.data_ptr() for t in (*model.parameters(), *model.buffers()))
+            graphs.run(learn_and_move, (model, loss, data.bfloat16, tensors, moves), x, y)
+    return total.item() / len(data.x)
 
 
 def train_client(
@@ -96,9 +133,10 @@ def train_client(
     *,
     weight: int | None = None,
     loss: Loss = F.cross_entropy,
+    graphs: StepGraphs | None = None,
 ) -> tuple[Frame, float]:
     """Train, and return the update frame (weight: by default the number of samples) and the last epoch's mean loss."""
-    mean = train(model, rule, data, loss)
+    mean = train(model, rule, data, loss, graphs=graphs)
     return rule.finish(weight=len(data.x) if weight is None else weight), mean
 
 
@@ -114,16 +152,17 @@ def evaluate(
 ) -> tuple[float, float]:
     """Return (accuracy in [0, 1], mean loss) of a classifier over all of x, in evaluation mode.
 
-    `layout` is applied to each batch; `channels_last` for a convolutional model.
+    `layout` is applied to each batch; `channels_last` for a convolutional model. Samples are on the model's device.
     """
     model.eval()
-    right, total = 0, 0.0
+    right = torch.zeros((), dtype=torch.int64, device=x.device)
+    total = torch.zeros((), dtype=torch.float64, device=x.device)
     for start in range(0, len(x), batch_size):
         out = model(layout(x[start : start + batch_size]))
         target = y[start : start + batch_size]
-        right += int((out.argmax(1) == target).sum())
-        total += float(loss(out, target)) * len(target)
-    return right / len(x), total / len(x)
+        right += (out.argmax(1) == target).sum()
+        total += loss(out, target).double() * len(target)
+    return int(right) / len(x), total.item() / len(x)
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def test_a_vector_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
 def test_other_float_types_are_refused_by_name(dtype: torch.dtype) -> None:
     model = images()
     model[4].to(dtype)
-    with pytest.raises(UnsupportedModelError, match=r"4\.weight is torch\.\w+ on cpu.*model\.float\(\)\.cpu\(\)"):
+    with pytest.raises(UnsupportedModelError, match=r"4\.weight is torch\.\w+; .*model\.float\(\)"):
         ModelLayout.of(model)
     statistics = images()
     statistics[1].running_var = statistics[1].running_var.to(dtype)
@@ -70,8 +70,26 @@ def test_other_float_types_are_refused_by_name(dtype: torch.dtype) -> None:
 
 
 def test_a_model_on_another_device_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"0\.weight is torch\.float32 on meta"):
+    with pytest.raises(UnsupportedModelError, match=r"0\.weight is on meta; .*model\.cpu\(\)"):
         ModelLayout.of(images().to("meta"))
+
+
+def test_a_model_on_two_devices_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`meta` stands for a second device, which may not be there; counters and frozen tensors count as well."""
+    monkeypatch.setattr("fedmrn.torch.flat.DEVICES", ("cpu", "meta"))
+    model = images()
+    assert ModelLayout.of(model).device == torch.device("cpu")
+    model[4].to("meta")
+    with pytest.raises(UnsupportedModelError, match=r"4\.weight is on meta, but 0\.weight on cpu; .*one device"):
+        ModelLayout.of(model)
+    model = images()
+    model[1].num_batches_tracked = model[1].num_batches_tracked.to("meta")
+    with pytest.raises(UnsupportedModelError, match=r"1\.num_batches_tracked is on meta"):
+        ModelLayout.of(model)
+    model = images()
+    model[4].weight = nn.Parameter(model[4].weight.to("meta"), requires_grad=False)
+    with pytest.raises(UnsupportedModelError, match=r"4\.weight is on meta"):
+        ModelLayout.of(model)
 
 
 def test_buffers_that_are_not_saved_are_not_sent() -> None:

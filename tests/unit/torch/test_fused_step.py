@@ -119,7 +119,7 @@ def one(**settings: object) -> tuple[torch.optim.SGD, Tensor]:
 
 def test_a_torch_that_rounds_products_takes_its_own_step(monkeypatch: pytest.MonkeyPatch) -> None:
     optimizer, p = one()
-    monkeypatch.setattr("fedmrn.torch.fused._rounds_once", lambda: False)
+    monkeypatch.setattr("fedmrn.torch.fused._rounds_once", lambda _: False)
     assert sgd_moves(optimizer, [p]) is None
 
 
@@ -145,7 +145,7 @@ def test_what_is_plain_sgd() -> None:
     optimizer, p = one()
     assert [(m.gradient.tolist(), m.rate) for m in sgd_moves(optimizer, [p]) or []] == [([2.0] * 3, 0.1)]
     p.grad = None
-    assert [m.gradient.size for m in sgd_moves(optimizer, [p, torch.ones(2)]) or []] == [0, 0]
+    assert [m.gradient.numel() for m in sgd_moves(optimizer, [p, torch.ones(2)]) or []] == [0, 0]
 
 
 @pytest.mark.parametrize(

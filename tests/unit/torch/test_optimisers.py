@@ -333,7 +333,7 @@ class TestSteps:
         w = model.w.detach().clone()
         rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.0), broadcast, steps=4, sampling_key=3)
         assert isinstance(rule, MaskedNoise)
-        noise = torch.from_numpy(rule._noise)
+        noise = rule._noise
         rule._u.copy_(noise / 2)
         shares = []
         for _ in range(4):
@@ -353,7 +353,7 @@ class TestSteps:
         model, given = Pushed(SIZE), gradients()
         w = model.w.detach().clone()
         rule = masked(model, torch.optim.SGD(model.parameters(), lr=0.01), steps=2)
-        noise = torch.from_numpy(rule._noise)
+        noise = rule._noise
         for gradient in given:
             rule.zero_grad()
             model.pushed(gradient).backward()
