@@ -5,8 +5,8 @@ DENSE. Persistent floating-point buffers (running statistics) are STATS. A param
 is frozen and not sent; integer buffers (`num_batches_tracked`) are not sent. `describe` names every one of them.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -42,12 +42,14 @@ class ModelLayout:
         tensors: the module's own tensors in flat order; a tied parameter appears once.
         frozen: names of parameters that do not require a gradient.
         counters: names of buffers that are not floats.
+        tied: further names of tensors, as in a state dict, and the name that the layout has for each.
     """
 
     layout: Layout
     tensors: tuple[Tensor, ...]
     frozen: tuple[str, ...]
     counters: tuple[str, ...]
+    tied: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module, choose: Choose = default_choice) -> "ModelLayout":
@@ -81,7 +83,8 @@ class ModelLayout:
         _refuse_overlap(found)
         layout = Layout.of(spec for spec, _ in found)
         by_name = {spec.name: tensor for spec, tensor in found}
-        return cls(layout, tuple(by_name[t.name] for t in layout.tensors), tuple(frozen), tuple(counters))
+        tensors = tuple(by_name[t.name] for t in layout.tensors)
+        return cls(layout, tensors, tuple(frozen), tuple(counters), _tied(model, by_name))
 
     @torch.no_grad()
     def read(self) -> NDArray[np.float32]:
@@ -126,6 +129,12 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
             if id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield dot + name, module, tensor
+
+
+def _tied(model: nn.Module, by_name: Mapping[str, Tensor]) -> dict[str, str]:
+    names = {id(tensor): name for name, tensor in by_name.items()}
+    everything = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {other: names[id(t)] for other, t in everything if id(t) in names and names[id(t)] != other}
 
 
 def _refuse_overlap(found: list[tuple[TensorSpec, Tensor]]) -> None:
