@@ -100,10 +100,11 @@ class Round:
             raise WrongRoundError(f"round {self.number} is finished")
         server = self._server
         rule, coded = server.scheme.rule, server.layout.span(Group.CODED)
-        mean = self.aggregator.finish()
-        means = [mean[coded], *(self.aggregator.finish_plane(plane) for plane in rule.planes[1:])]
-        state = server.state + mean
-        state[coded] = rule.step(self.number, server.state[coded], *means)
+        more = [self.aggregator.finish_plane(plane) for plane in rule.planes[1:]]
+        state = self.aggregator.close()  # the mean, and then in its place the state: three dense models at most
+        stepped = rule.step(self.number, server.state[coded], state[coded], *more)
+        state += server.state
+        state[coded] = stepped
         server.state = state
         self._closed = True
         return state

@@ -176,6 +176,7 @@ def run(
                 partial(prepare, experiment, data_dir.resolve()),
                 prepared,
                 state,
+                progress.wait("starting Flower's simulation engine"),
                 first=done + 1,
                 memory=memory,
                 on_client=progress.client,
@@ -196,17 +197,23 @@ def run(
 
 
 def _results(
-    engine: Engine, make: Callable[[], Prepared], prepared: Prepared, state: NDArray[np.float32], **options: Any
+    engine: Engine,
+    make: Callable[[], Prepared],
+    prepared: Prepared,
+    state: NDArray[np.float32],
+    starting: AbstractContextManager[None],
+    **options: Any,
 ) -> Generator[RoundResult]:
     if engine == "process":
         return simulate(prepared.federation, prepared.model, state, **options)
-    for switch in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED"):  # read when Flower and Ray are imported
+    # Read when Flower and Ray are imported: no telemetry, no advice on what Ray will do in future.
+    for switch in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
         os.environ.setdefault(switch, "0")
     try:
         from fedmrn.flower.engine import simulate_on_flower  # noqa: PLC0415 - an extra, and seconds to import
     except ModuleNotFoundError as error:
         raise ConfigError('--engine flower needs Flower: pip install "fedmrn[flower]" "flwr[simulation]"') from error
-    return simulate_on_flower(make, prepared.federation, prepared.model, state, **options)
+    return simulate_on_flower(make, prepared.federation, prepared.model, state, starting=starting, **options)
 
 
 def to_record(result: RoundResult) -> Record:

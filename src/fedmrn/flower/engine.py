@@ -9,7 +9,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from importlib.util import find_spec
 from logging import ERROR, getLogger
@@ -64,6 +64,7 @@ def simulate_on_flower(
     memory: Memory | None = None,
     on_client: Callable[[int], None] = lambda _: None,
     workers: int = 1,
+    starting: AbstractContextManager[None] | None = None,
 ) -> Generator[RoundResult]:
     """Run rounds first..rounds on Flower's simulation engine, yielding each result.
 
@@ -71,6 +72,7 @@ def simulate_on_flower(
         make: builds the setting and the architecture anew, in each of Ray's processes.
         federation, model, state, first, memory, on_client: as for `simulate`.
         workers: Ray's processes that train clients, each with the framework's present number of threads.
+        starting: entered while Flower starts, which takes seconds.
 
     Raises:
         ConfigError: Ray is not installed.
@@ -81,8 +83,10 @@ def simulate_on_flower(
         raise ConfigError('--engine flower needs Flower\'s simulation engine: pip install "flwr[simulation]"')
     strategy = _Watched(federation, model, state)
     memory = dict(memory or {})
-    with _running(_client_app(pickle.dumps(make), torch.get_num_threads()), len(federation.parts), workers) as running:
-        nodes = _partitions(running, len(federation.parts))
+    app, clients = _client_app(pickle.dumps(make), torch.get_num_threads()), len(federation.parts)
+    with _running(app, clients, workers) as running:
+        with starting or nullcontext():
+            nodes = _partitions(running, clients)
         for number in range(first, federation.rounds + 1):
             started = time.perf_counter()
             chosen = federation.sampled(number)
@@ -210,7 +214,12 @@ def _running(client_app: ClientApp, nodes: int, workers: int) -> Iterator[_Runni
 
     def work() -> None:
         config = {
-            "init_args": {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False},
+            "init_args": {
+                "num_cpus": workers,
+                "include_dashboard": False,
+                "log_to_driver": False,
+                "logging_level": ERROR,
+            },
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
         }
         try:
@@ -224,7 +233,7 @@ def _running(client_app: ClientApp, nodes: int, workers: int) -> Iterator[_Runni
     thread = threading.Thread(target=work, name="flower")
     thread.start()
     try:
-        grid = handed.get()
+        grid = handed.get()  # long before Ray is there
         if isinstance(grid, BaseException):
             raise WorkerError(f"Flower's simulation engine did not start: {grid}") from grid
         yield _Running(grid, thread.is_alive)

@@ -24,6 +24,7 @@ from fedmrn.errors import ConfigError, EmptyRoundError, FrameError, UnknownClien
 from fedmrn.flower.metrics import agreeing, only_metrics
 from fedmrn.flower.records import FRAME, STATE, cut, update_bytes
 from fedmrn.flower.report import RoundReport
+from fedmrn.flower.streaming import Streaming
 from fedmrn.frame import DEFAULT_LIMITS, Frame, Limits
 from fedmrn.layout import Layout
 from fedmrn.methods import method as find_method
@@ -95,11 +96,13 @@ class FedMRN(FedAvg):
     def start(self, grid: Grid, initial_arrays: ArrayRecord, *args: Any, **kwargs: Any) -> Result:
         """Run all rounds, as FedAvg does, from these arrays: a state dict of the model.
 
+        Replies are folded as they come.
+
         Raises:
             ConfigError: the arrays are not those of the model.
         """
         self.begin(initial_arrays)
-        return super().start(grid, initial_arrays, *args, **kwargs)
+        return super().start(Streaming(grid), initial_arrays, *args, **kwargs)
 
     def begin(self, initial_arrays: ArrayRecord) -> None:
         """Set the model that round 1 starts from; for those who call `configure_train` themselves.
