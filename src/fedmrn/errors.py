@@ -118,5 +118,9 @@ class UnknownClientError(FrameError):
     """The frame comes from a client that was not asked in this round."""
 
 
+class WrongMessageError(FrameError):
+    """A message of the transport does not carry one frame in the form agreed upon."""
+
+
 class EmptyRoundError(FedmrnError):
     """No frame was folded, so there is no mean."""

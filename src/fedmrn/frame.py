@@ -132,6 +132,10 @@ class Frame:
 
     def to_bytes(self) -> bytes:
         """Return the frame's bytes."""
+        return b"".join(self.parts())
+
+    def parts(self) -> list[bytes | memoryview]:
+        """Return the frame's bytes in pieces, bodies uncopied: the header, three a section, the checksum."""
         total = HEADER_SIZE + sum(s.size for s in self.sections) + CHECKSUM_SIZE
         parts: list[bytes | memoryview] = [
             _HEADER.pack(
@@ -156,7 +160,7 @@ class Frame:
         crc = 0
         for part in parts:
             crc = zlib.crc32(part, crc)
-        return b"".join([*parts, _CRC.pack(crc)])
+        return [*parts, _CRC.pack(crc)]
 
     @classmethod
     def from_bytes(

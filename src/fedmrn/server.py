@@ -49,6 +49,14 @@ class Round:
         Raises:
             UnknownClientError: if the client is not in this round.
         """
+        return self.broadcast_frame(client).to_bytes()
+
+    def broadcast_frame(self, client: int | str) -> Frame:
+        """Return the same as a frame: templates first; where the broadcast is exact, all share the bytes of the state.
+
+        Raises:
+            UnknownClientError: if the client is not in this round.
+        """
         server = self._server
         key = self._key(client)
         state = self._exact
@@ -56,9 +64,7 @@ class Round:
             keys = EncodeKeys(key, derive_key(server.secret, "broadcast", self.number, client))
             state = state_sections(server.layout, server.state, server.scheme.down, keys)
         sections = self._templates + state
-        return Frame(
-            Kind.BROADCAST, server.scheme.method, self.number, key, server.layout.digest, 0, sections
-        ).to_bytes()
+        return Frame(Kind.BROADCAST, server.scheme.method, self.number, key, server.layout.digest, 0, sections)
 
     def add(self, client: int | str, data: bytes | memoryview) -> Frame:
         """Check and fold a client's update; return the frame as parsed.
@@ -94,10 +100,11 @@ class Round:
             raise WrongRoundError(f"round {self.number} is finished")
         server = self._server
         rule, coded = server.scheme.rule, server.layout.span(Group.CODED)
-        mean = self.aggregator.finish()
-        means = [mean[coded], *(self.aggregator.finish_plane(plane) for plane in rule.planes[1:])]
-        state = server.state + mean
-        state[coded] = rule.step(self.number, server.state[coded], *means)
+        more = [self.aggregator.finish_plane(plane) for plane in rule.planes[1:]]
+        state = self.aggregator.close()  # the mean, and then in its place the state: three dense models at most
+        stepped = rule.step(self.number, server.state[coded], state[coded], *more)
+        state += server.state
+        state[coded] = stepped
         server.state = state
         self._closed = True
         return state

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fedmrn.bits import packed_size
 from fedmrn.codecs import Codec, EncodeKeys, Raw, codec_from
+from fedmrn.codecs.base import check_finite
 from fedmrn.errors import EncodeError, LimitError, MalformedFrameError, WrongKindError, WrongLayoutError
 from fedmrn.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Role, Section
 from fedmrn.layout import Group, Layout
@@ -36,13 +37,20 @@ def state_sections(
 ) -> tuple[Section, ...]:
     """Return the model's state as sections: exact ones, unless codecs are given.
 
+    The bodies of exact sections are views of the state, not copies.
+
     Raises:
         EncodeError: if the state is not finite, or a codec cannot hold it.
     """
     sections = []
     for group, span in _parts(layout):
-        codec = (codecs or {}).get(group, _RAW)
-        body = codec.encode(state[span], replace(keys, sizes=layout.sizes(group)))
+        codec, part = (codecs or {}).get(group, _RAW), state[span]
+        body: bytes | memoryview
+        if codec == _RAW:
+            check_finite(part)
+            body = part.astype("<f4", copy=False).data.cast("B")
+        else:
+            body = codec.encode(part, replace(keys, sizes=layout.sizes(group)))
         sections.append(Section(codec.id, Role.STATE, group, span.stop - span.start, codec.params(), body))
     return tuple(sections)
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,6 +57,13 @@ Resume = Annotated[
 _DATA = Path("data")
 
 
+class Engine(StrEnum):
+    """Who runs the clients."""
+
+    PROCESS = "process"
+    FLOWER = "flower"
+
+
 @app.command()
 def run(
     preset: Preset,
@@ -68,6 +76,10 @@ def run(
         typer.Option("--out", help="Folder for the run. [default: runs/PRESET/METHOD-seedN]", show_default=False),
     ] = None,
     resume: Resume = False,
+    engine: Annotated[
+        Engine,
+        typer.Option(help="Who runs the clients: this process, or Flower's simulation engine (Ray). Same results."),
+    ] = Engine.PROCESS,
 ) -> None:
     """Run one method with one seed.
 
@@ -80,7 +92,7 @@ def run(
     from fedmrn.experiments.runner import run_name  # a wrong setting is told before the heavy imports
 
     folder = out_dir or Path("runs") / setting.name / run_name(experiment)
-    if _run_all(f"{setting.name}: {setting.description}", [(experiment, folder)], data_dir, resume):
+    if _run_all(f"{setting.name}: {setting.description}", [(experiment, folder)], data_dir, resume, engine):
         raise typer.Exit(1)
     _report(folder, [folder])
 
@@ -239,7 +251,13 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
-def _run_all(title: str, plan: "list[tuple[Experiment, Path]]", data_dir: Path, resume: bool) -> list[Path]:
+def _run_all(
+    title: str,
+    plan: "list[tuple[Experiment, Path]]",
+    data_dir: Path,
+    resume: bool,
+    engine: Engine = Engine.PROCESS,
+) -> list[Path]:
     """Run a plan and return the folders of runs that diverged; those are told, and the others go on."""
     from fedmrn.cli.progress import Bars
     from fedmrn.experiments.runner import run as run_experiment
@@ -249,7 +267,7 @@ def _run_all(title: str, plan: "list[tuple[Experiment, Path]]", data_dir: Path, 
     with Bars(out, len(plan)) as bars:
         for experiment, folder in plan:
             try:
-                run_experiment(experiment, folder, data_dir=data_dir, resume=resume, progress=bars)
+                run_experiment(experiment, folder, data_dir=data_dir, resume=resume, progress=bars, engine=engine.value)
             except KeyboardInterrupt:
                 kept = f"every whole round is in {folder}" if (folder / "config.toml").exists() else "before round 1"
                 _say(err, f"stopped, {kept}; the same command with --resume goes on from there")

@@ -11,15 +11,17 @@ partition.png      who holds what
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import tomli_w
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from fedmrn.data import Dataset, PartitionSpec, augment, find_source, load_source, partition, plot_partition
@@ -36,6 +38,8 @@ from fedmrn.warmup import warm_up
 
 Record = dict[str, Any]
 """A line of rounds.jsonl."""
+Engine = Literal["process", "flower"]
+"""Who runs the clients: this process and its workers, or Flower's simulation engine. The results are the same."""
 _KEYS = {"accuracy", "loss", "train_loss", "up", "down", "bits_per_parameter", "clients", "seconds"}
 """What a line must have; `raw` and `by_client` are missing in runs from before they were counted."""
 
@@ -128,10 +132,18 @@ def find_device(name: str) -> torch.device:
     return torch.device("cuda" if cuda and name != "cpu" else "cpu")
 
 
-def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, progress: Progress) -> list[Record]:
+def run(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    data_dir: Path,
+    resume: bool,
+    progress: Progress,
+    engine: Engine = "process",
+) -> list[Record]:
     """Run an experiment to its end and return its records; a stopped run keeps every whole round.
 
-    A wrong setting or missing data is found before the folder is made.
+    A wrong setting or missing data is found before the folder is made. Either engine goes on with a run of the other.
 
     Raises:
         RunError: the folder is in use by another configuration, or holds a run and `resume` is not set.
@@ -174,10 +186,12 @@ def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, p
         _threads(train.threads, train.workers),
         (folder / "rounds.jsonl").open("a", encoding="utf-8") as log,
         closing(
-            simulate(
-                prepared.federation,
-                prepared.model,
+            _results(
+                engine,
+                partial(prepare, experiment, data_dir.resolve()),
+                prepared,
                 state,
+                progress.wait("starting Flower's simulation engine"),
                 first=done + 1,
                 memory=memory,
                 on_client=progress.client,
@@ -195,6 +209,26 @@ def run(experiment: Experiment, folder: Path, *, data_dir: Path, resume: bool, p
             records.append(record)
             progress.round(record)
     return records
+
+
+def _results(
+    engine: Engine,
+    make: Callable[[], Prepared],
+    prepared: Prepared,
+    state: NDArray[np.float32],
+    starting: AbstractContextManager[None],
+    **options: Any,
+) -> Generator[RoundResult]:
+    if engine == "process":
+        return simulate(prepared.federation, prepared.model, state, **options)
+    # Read when Flower and Ray are imported: no telemetry, no advice on what Ray will do in future.
+    for switch in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
+        os.environ.setdefault(switch, "0")
+    try:
+        from fedmrn.flower.engine import simulate_on_flower  # noqa: PLC0415 - an extra, and seconds to import
+    except ModuleNotFoundError as error:
+        raise ConfigError('--engine flower needs Flower: pip install "fedmrn[flower]" "flwr[simulation]"') from error
+    return simulate_on_flower(make, prepared.federation, prepared.model, state, starting=starting, **options)
 
 
 def to_record(result: RoundResult) -> Record:

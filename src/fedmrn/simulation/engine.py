@@ -87,6 +87,11 @@ class Federation:
         stream = Stream(derive_key(self.seed, "clients"), domain(Purpose.CLIENTS, round))
         return sorted(stream.permutation(len(self.parts))[: self.clients_per_round].tolist())
 
+    def samples(self, client: int) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+        """Return a client's inputs and targets."""
+        mine = torch.from_numpy(self.parts[client])
+        return self.train_x[mine].numpy(), self.train_y[mine].numpy()
+
     def training(self) -> Training:
         """Return how every client trains."""
         return Training(
@@ -208,19 +213,17 @@ def simulate(
         FrameError, UsageError, EncodeError: as the parts do.
         WorkerError: a worker process was lost.
     """
-    view = ModelLayout.of(model)
-    server = Server(view.layout, federation.scheme, state, secret_of(federation.seed))
+    server = Server(ModelLayout.of(model).layout, federation.scheme, state, secret_of(federation.seed))
     memory = dict(memory or {})
     federation = replace(federation, test_x=federation.test_x.to(view.device), test_y=federation.test_y.to(view.device))
     with clients(model, federation.training(), min(workers, federation.clients_per_round)) as train_all:
         for number in range(first, federation.rounds + 1):
-            yield _round(federation, model, view, server, number, memory, train_all, on_client)
+            yield _round(federation, model, server, number, memory, train_all, on_client)
 
 
 def _round(
     federation: Federation,
     model: nn.Module,
-    view: ModelLayout,
     server: Server,
     number: int,
     memory: Memory,
@@ -231,42 +234,65 @@ def _round(
     started = time.perf_counter()
     chosen = federation.sampled(number)
     round_ = server.begin(number, chosen)
-    exchanges: list[Exchange] = []
-    losses: list[float] = []
-    update, kept = b"", Memory()
+    trained = Trained()
 
     def task(client: int) -> Task:
-        mine = torch.from_numpy(federation.parts[client])
-        x, y = federation.train_x[mine].numpy(), federation.train_y[mine].numpy()
-        return Task(number, client, round_.broadcast(client), x, y, memory.get(client))
+        return Task(number, client, round_.broadcast(client), *federation.samples(client), memory.get(client))
 
     for place, (client, answer) in enumerate(zip(chosen, train_all(map(task, chosen)), strict=True), 1):
-        update = answer.update
         if answer.memory is not None:
-            kept[client] = answer.memory
-        exchanges.append(Exchange.of(round_.add(client, update), answer))
-        losses.append(answer.loss)
+            trained.kept[client] = answer.memory
+        trained.exchanges.append(Exchange.of(round_.add(client, answer.update), answer))
+        trained.losses.append(answer.loss)
+        trained.sample = answer.update
         on_client(place)
-    new = round_.finish()
-    memory.update(kept)
+    round_.finish()
+    memory.update(trained.kept)
+    return conclude(federation, model, server, number, trained, started)
+
+
+@dataclass
+class Trained:
+    """What came of a round's clients, in the order of `Federation.sampled`.
+
+    Attributes:
+        exchanges: the bytes of each one's frames.
+        losses: mean of each one's last local epoch.
+        kept: what they keep.
+        sample: the update frame of the last.
+    """
+
+    exchanges: list[Exchange] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    kept: Memory = field(default_factory=dict)
+    sample: bytes = b""
+
+
+def conclude(
+    federation: Federation, model: nn.Module, server: Server, number: int, trained: Trained, started: float
+) -> RoundResult:
+    """Evaluate the models that the server's new state stands for, and return the round's result.
+
+    `started` is when the round did, by `time.perf_counter`.
+    """
+    view, chosen = ModelLayout.of(model), federation.sampled(number)
     scores = []
     for values in server.models(number):
         view.write(values)
         test = partial(evaluate, layout=channels_last) if view.device.type == "cpu" else evaluate
         scores.append(test(model, federation.test_x, federation.test_y))
     accuracy, loss = (fmean(column) for column in zip(*scores, strict=True))
-    sent = sum(sum(exchange.up.values()) for exchange in exchanges)
-    bits = 8 * sent / (len(chosen) * view.layout.trainable)
+    sent = sum(sum(exchange.up.values()) for exchange in trained.exchanges)
     return RoundResult(
         number,
         accuracy,
         loss,
-        sum(losses) / len(losses),
-        exchanges,
-        bits,
+        sum(trained.losses) / len(trained.losses),
+        trained.exchanges,
+        8 * sent / (len(chosen) * view.layout.trainable),
         chosen,
         time.perf_counter() - started,
-        new,
-        update,
-        kept,
+        server.state,
+        trained.sample,
+        trained.kept,
     )

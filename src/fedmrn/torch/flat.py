@@ -5,8 +5,8 @@ DENSE. Persistent floating-point buffers (running statistics) are STATS. A param
 is frozen and not sent; integer buffers (`num_batches_tracked`) are not sent. `describe` names every one of them.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -44,12 +44,14 @@ class ModelLayout:
         tensors: the module's own tensors in flat order; a tied parameter appears once.
         frozen: names of parameters that do not require a gradient.
         counters: names of buffers that are not floats.
+        tied: further names of tensors, as in a state dict, and the name that the layout has for each.
     """
 
     layout: Layout
     tensors: tuple[Tensor, ...]
     frozen: tuple[str, ...]
     counters: tuple[str, ...]
+    tied: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module, choose: Choose = default_choice) -> "ModelLayout":
@@ -85,7 +87,8 @@ class ModelLayout:
         _refuse_overlap(found)
         layout = Layout.of(spec for spec, _ in found)
         by_name = {spec.name: tensor for spec, tensor in found}
-        return cls(layout, tuple(by_name[t.name] for t in layout.tensors), tuple(frozen), tuple(counters))
+        tensors = tuple(by_name[t.name] for t in layout.tensors)
+        return cls(layout, tensors, tuple(frozen), tuple(counters), _tied(model, by_name))
 
     @property
     def device(self) -> torch.device:
@@ -145,6 +148,12 @@ def _check_device(name: str, tensor: Tensor, first: str, device: torch.device) -
             f"tensor {name} is on {tensor.device}, but {first} on {device}; the whole model must lie on one device: "
             "call model.cpu() or model.cuda()"
         )
+
+
+def _tied(model: nn.Module, by_name: Mapping[str, Tensor]) -> dict[str, str]:
+    names = {id(tensor): name for name, tensor in by_name.items()}
+    everything = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {other: names[id(t)] for other, t in everything if id(t) in names and names[id(t)] != other}
 
 
 def _refuse_overlap(found: list[tuple[TensorSpec, Tensor]]) -> None:

@@ -168,6 +168,33 @@ def test_frames_that_wait_give_the_same_sum(
     assert found.tobytes() == fold.finish().tobytes() == fold.finish().tobytes()
 
 
+@pytest.mark.parametrize("size", [1, 2, CHUNK + 77, 3 * (1 << 18) + 5])
+def test_closing_gives_the_mean_over_the_sum_and_ends_it(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bytes as `finish`, for every part of the vector, with groups of odd sizes and a group not asked for."""
+    tensors = [TensorSpec("w", (size,), Group.CODED), TensorSpec("b", (7,), Group.DENSE)]
+    layout = Layout.of([*tensors, TensorSpec("s", (3,), Group.STATS)])
+    frames = _frames(3, layout=layout)
+    one, two = _folded(frames, layout=layout), _folded(frames, layout=layout)
+    expected = one.finish()
+    mean = two.close()
+    assert mean.tobytes() == expected.tobytes()
+    assert mean.dtype == np.float32
+    base = mean if mean.base is None else mean.base
+    assert isinstance(base, np.ndarray)
+    assert base.nbytes <= 4 * layout.size + 4  # the rest of the sum is given back
+    for again in (two.close, two.finish, lambda: two.add(frames[0], frames[0].noise_key), lambda: one.merge(two)):
+        with pytest.raises(FedmrnError, match="closed"):
+            again()
+    asked = templates(layout, {Group.CODED: MASKED, Group.DENSE: Raw(), Group.STATS: Raw()})[:1]
+    part = Aggregator(layout, asked, method=2, round=1, max_clients=50)
+    for frame in frames:
+        only = replace(frame, sections=frame.sections[:1])
+        part.add(only, only.noise_key)
+    found = part.close()
+    assert found[:size].tobytes() == expected[:size].tobytes()
+    assert not found[size:].any()
+
+
 def test_a_frame_that_waits_keeps_its_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fedmrn.aggregate, "_WAIT_FROM", 1)
     frames = _frames(2)

@@ -1,0 +1,85 @@
+"""Frames in Flower's records: bytes in an `Array` of a serialisation type of its own, which nothing else can average.
+
+A reply carries one frame in one array. A broadcast is cut in two: the *state*, which all clients of a round share where
+the broadcast is exact, so that Flower holds and stores it once; and the rest, some hundred bytes with the client's
+noise key. Joined again they are the frame, byte for byte.
+"""
+
+from typing import NamedTuple
+
+from flwr.app import Array, ArrayRecord, RecordDict
+
+from fedmrn.errors import WrongMessageError
+from fedmrn.frame import CHECKSUM_SIZE, Frame, Role
+
+STYPE = "fedmrn.frame.v1"
+FRAME = "frame"
+STATE = "state"
+_PIECES = 3  # of a section, in `Frame.parts`
+
+
+class Cut(NamedTuple):
+    """A broadcast's frame without its state, and the state."""
+
+    frame: Array
+    state: Array
+
+
+def to_array(data: bytes) -> Array:
+    """Return bytes as an array that Flower carries and does not understand."""
+    return Array("uint8", (len(data),), STYPE, data)
+
+
+def cut(frame: Frame, state: Array | None = None) -> Cut:
+    """Cut a broadcast (templates first, then the state); `state`, if given, is taken for that of an equal state."""
+    parts = frame.parts()
+    at = 1 + _PIECES * sum(section.role is Role.TEMPLATE for section in frame.sections)
+    if state is None:
+        state = to_array(b"".join(parts[at:-1]))
+    return Cut(to_array(b"".join([*parts[:at], parts[-1]])), state)
+
+
+def broadcast_bytes(content: RecordDict, key: str) -> bytes:
+    """Return the broadcast's bytes from a message's content; `key` names the record of arrays.
+
+    Raises:
+        WrongMessageError: the content is not what a fedmrn strategy sends.
+    """
+    arrays = _arrays(content, key, {FRAME, STATE})
+    head, state = _data(arrays, FRAME), _data(arrays, STATE)
+    at = max(0, len(head) - CHECKSUM_SIZE)
+    return b"".join([head[:at], state, head[at:]])
+
+
+def update_bytes(content: RecordDict, key: str) -> bytes:
+    """Return the update's bytes from a reply's content; `key` names the record of arrays.
+
+    Raises:
+        WrongMessageError: the content is not one frame in one array.
+    """
+    return _data(_arrays(content, key, {FRAME}), FRAME)
+
+
+def _arrays(content: RecordDict, key: str, names: set[str]) -> ArrayRecord:
+    found = content.array_records
+    if set(found) != {key}:
+        raise WrongMessageError(f"a message has one record of arrays, {key!r}; this one has {_short(found)}")
+    if set(found[key]) != names:
+        raise WrongMessageError(f"record {key!r} holds {_short(found[key])}, where {_short(names)} belongs")
+    return found[key]
+
+
+def _data(arrays: ArrayRecord, name: str) -> bytes:
+    array = arrays[name]
+    if array.stype != STYPE or array.dtype != "uint8":
+        raise WrongMessageError(
+            f"array {name!r} is {array.dtype[:40]!r} as {array.stype[:40]!r}, not uint8 as {STYPE!r}"
+        )
+    if tuple(array.shape) != (len(array.data),):
+        raise WrongMessageError(f"array {name!r} has {len(array.data)} bytes, which is not the shape that it declares")
+    return array.data
+
+
+def _short(names: object) -> str:
+    text = ", ".join(sorted(map(repr, names))) or "nothing"  # type: ignore[call-overload]
+    return text if len(text) < 200 else text[:200] + " ..."

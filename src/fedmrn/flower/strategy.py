@@ -1,0 +1,274 @@
+"""The strategy: Flower's FedAvg with one frame a client in place of dense arrays.
+
+    strategy = FedMRN(ModelLayout.of(model), "fedmrn", fraction_train=0.5)
+    strategy.start(grid, initial_arrays=ArrayRecord(model.state_dict()), num_rounds=10)
+
+Sampling, evaluation on clients, `evaluate_fn` and the result are stock FedAvg's: the arrays that they see are the
+global model under the names of its state dict. Only training messages differ; `fedmrn.flower.client` answers them.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from logging import INFO, WARNING, getLogger
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app.metadata import Metadata
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, Result
+from numpy.typing import NDArray
+
+from fedmrn.errors import ConfigError, EmptyRoundError, FrameError, UnknownClientError
+from fedmrn.flower.metrics import agreeing, only_metrics
+from fedmrn.flower.records import FRAME, STATE, cut, update_bytes
+from fedmrn.flower.report import RoundReport
+from fedmrn.flower.streaming import Streaming
+from fedmrn.frame import DEFAULT_LIMITS, Frame, Limits
+from fedmrn.layout import Layout
+from fedmrn.methods import method as find_method
+from fedmrn.server import Round, Server
+
+log = getLogger("flwr").log
+
+
+class View(Protocol):
+    """What the strategy needs to know of a model; `fedmrn.torch.ModelLayout` is one."""
+
+    @property
+    def layout(self) -> Layout:
+        """The flat vector."""
+
+    @property
+    def tied(self) -> Mapping[str, str]:
+        """Further names of its tensors in the state dict."""
+
+
+class FedMRN(FedAvg):
+    """FedMRN, or any other method of the table, in place of FedAvg.
+
+    Args:
+        view: `fedmrn.torch.ModelLayout.of(model)`, or a `Layout` for a server without torch.
+        method: which method; `fedmrn methods` lists them.
+        options: of the method, such as {"scale": 0.01, "coding": "entropy"}.
+        side: how batch norm and other dense values travel up: float32, float16, levels.
+        down: how the state travels down: float32, float16, eden4, eden3, eden2.
+        secret: 16 to 64 bytes that noise keys are derived from; fresh ones by default.
+        limits: what is accepted from clients.
+        **fedavg: as for Flower's FedAvg: fraction_train, min_train_nodes, ...
+
+    Attributes:
+        reports: what came of each round since `start`.
+
+    Raises:
+        ConfigError: a method, option or secret that cannot be.
+    """
+
+    def __init__(
+        self,
+        view: View | Layout,
+        method: str = "fedmrn",
+        options: Mapping[str, Any] | None = None,
+        *,
+        side: str = "float32",
+        down: str = "float32",
+        secret: bytes | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        **fedavg: Any,
+    ) -> None:
+        super().__init__(**fedavg)
+        self.layout, self.tied = (view, {}) if isinstance(view, Layout) else (view.layout, view.tied)
+        self.method = find_method(method)
+        self.scheme = self.method.scheme(options, side, down)
+        self.reports: list[RoundReport] = []
+        self._secret, self._limits = os.urandom(32) if secret is None else secret, limits
+        self._server: Server | None = None
+        self._round: Round | None = None
+        self._asked: dict[int, Metadata] = {}
+        self._initial = ArrayRecord()
+
+    def summary(self) -> None:
+        """Log the method, then what FedAvg logs."""
+        log(INFO, "\t├──> fedmrn: method %s, %s trained parameters", self.method.name, f"{self.layout.trainable:,}")
+        super().summary()
+
+    def start(self, grid: Grid, initial_arrays: ArrayRecord, *args: Any, **kwargs: Any) -> Result:
+        """Run all rounds, as FedAvg does, from these arrays: a state dict of the model.
+
+        Replies are folded as they come.
+
+        Raises:
+            ConfigError: the arrays are not those of the model.
+        """
+        self.begin(initial_arrays)
+        return super().start(Streaming(grid), initial_arrays, *args, **kwargs)
+
+    def begin(self, initial_arrays: ArrayRecord) -> None:
+        """Set the model that round 1 starts from; for those who call `configure_train` themselves.
+
+        Raises:
+            ConfigError: the arrays are not those of the model.
+        """
+        model = _flat(self.layout, initial_arrays)
+        state = Server.initial(self.layout, self.scheme, model)
+        self._server = Server(self.layout, self.scheme, state, self._secret, limits=self._limits)
+        sent = {*self.layout.slices, *self.tied}
+        self._initial = ArrayRecord({name: array for name, array in initial_arrays.items() if name not in sent})
+        self._round, self.reports = None, []
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample nodes as FedAvg does, and return each one's broadcast.
+
+        The messages are a list: Flower's grid goes over them twice. They share the bytes of the state.
+        """
+        self._round = None
+        stock = super().configure_train(server_round, ArrayRecord(), config, grid)
+        nodes = [message.metadata.dst_node_id for message in stock]
+        if not nodes:
+            return []
+        if self._server is None:
+            self.begin(arrays)
+        return self.broadcasts(server_round, {node: node for node in nodes}, config)
+
+    def broadcasts(self, server_round: int, clients: Mapping[int, int], config: ConfigRecord) -> list[Message]:
+        """Start a round with these nodes, and return their messages.
+
+        Args:
+            server_round: from 1.
+            clients: node id -> the number that its noise key is made from, in the order of asking.
+            config: sent along.
+        """
+        if self._server is None:
+            raise ConfigError("the strategy has no model to start from: call start() or begin() first")
+        round_ = self._server.begin(server_round, clients.values())
+        report = RoundReport(server_round, list(clients), self.layout.trainable)
+        shared: Array | None = None
+        messages = []
+        for node, client in clients.items():
+            frame = round_.broadcast_frame(client)
+            head, state = cut(frame, shared)
+            if self.scheme.exact_broadcast:
+                shared = state
+            report.down += len(head.data) + len(state.data)
+            self.sent(node, frame)
+            record = ArrayRecord({FRAME: head, STATE: state})
+            content = RecordDict({self.arrayrecord_key: record, self.configrecord_key: config})
+            messages.append(Message(content=content, message_type=MessageType.TRAIN, dst_node_id=node))
+        # Ids are given to messages when they are sent. What is kept of them does not hold their content.
+        self._asked = {node: message.metadata for node, message in zip(clients, messages, strict=True)}
+        self._round, self._clients, self._report = round_, dict(clients), report
+        return messages
+
+    def sent(self, node: int, frame: Frame) -> None:
+        """A broadcast is about to be sent; for those who want to look at it."""
+
+    def folded(self, node: int, message: Message, frame: Frame) -> None:
+        """An update was folded; for those who want to look at it."""
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Fold replies one at a time, as they come; refuse each that does not belong, and go on.
+
+        Returns:
+            The new model and the mean of the clients' metrics with the counts of `RoundReport.metrics`; no model, only
+            counts, where nothing was folded: the old one stays.
+        """
+        if self._round is None or self._server is None:
+            return None, None
+        round_, report = self._round, self._report
+        contents: list[tuple[int, RecordDict]] = []
+        for message in replies:
+            node = self._node_of(message)
+            if node is not None:
+                report.answered.add(node)
+            if message.has_error():
+                reason = f"code {message.error.code}: {message.error.reason}"
+                report.failed.append(f"{_name(node, message)}: {reason}")
+                continue
+            try:
+                if node is None:
+                    raise UnknownClientError("this reply answers no message of this round")
+                data = update_bytes(message.content, self.arrayrecord_key)
+                frame = round_.add(self._clients[node], data)
+            except FrameError as error:
+                report.refused.append(f"{_name(node, message)}: {type(error).__name__}: {error}")
+                continue
+            report.folded.append(node)
+            report.up += len(data)
+            self.folded(node, message, frame)
+            contents.append((node, only_metrics(message.content)))
+        self._round = None
+        self.reports.append(report)
+        self._log(report)
+        counts = MetricRecord(report.metrics())
+        try:
+            round_.finish()
+        except EmptyRoundError:
+            log(WARNING, "round %s: no update was folded: the model stays as it was", server_round)
+            return None, counts
+        good, others = agreeing(contents, self.weighted_by_key)
+        _log_others(server_round, others)
+        metrics = self.train_metrics_aggr_fn(good, self.weighted_by_key) if good else MetricRecord()
+        return self.model(server_round), MetricRecord({**metrics, **counts})
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Average the metrics that have the form most have; the others are left out and named."""
+        found, _ = self._check_and_log_replies(list(replies), is_train=False, validate=False)
+        contents = [(message.metadata.src_node_id, message.content) for message in found]
+        good, others = agreeing(contents, self.weighted_by_key)
+        _log_others(server_round, others)
+        return self.evaluate_metrics_aggr_fn(good, self.weighted_by_key) if good else None
+
+    def model(self, server_round: int) -> ArrayRecord:
+        """Return the global model after a round as a state dict: what the clients evaluate, and `start` returns.
+
+        What never travels (counters, frozen parameters) is as in the initial arrays.
+        """
+        if self._server is None:
+            raise ConfigError("the strategy has no model yet: call start() or begin() first")
+        values = next(iter(self._server.models(server_round)))
+        arrays = dict(self._initial)
+        for tensor in self.layout.tensors:
+            arrays[tensor.name] = Array(values[self.layout.slices[tensor.name]].reshape(tensor.shape))
+        return ArrayRecord({**arrays, **{other: arrays[name] for other, name in self.tied.items()}})
+
+    def _node_of(self, message: Message) -> int | None:
+        """Return the node whose message is answered; the sender of an error is not the node."""
+        answered = message.metadata.reply_to_message_id
+        for node, asked in self._asked.items():
+            if asked.message_id and asked.message_id == answered:
+                return node if message.has_error() or message.metadata.src_node_id == node else None
+        return None
+
+    def _log(self, report: RoundReport) -> None:
+        log(INFO if len(report.folded) == len(report.asked) else WARNING, "%s", report)
+        for line in (*report.refused, *report.failed):
+            log(WARNING, "\t> round %s: %s", report.round, line)
+
+
+def _flat(layout: Layout, arrays: ArrayRecord) -> NDArray[np.float32]:
+    vector = np.empty(layout.size, np.float32)
+    for tensor in layout.tensors:
+        array = arrays.get(tensor.name)
+        if array is None or array.dtype != "float32" or tuple(array.shape) != tensor.shape:
+            found = "not there" if array is None else f"{array.dtype} of shape {tuple(array.shape)}"
+            raise ConfigError(
+                f"the initial arrays must be the model's state dict: {tensor.name} is {found}, and must be float32 of "
+                f"shape {tensor.shape}"
+            )
+        if prod(tensor.shape):
+            vector[layout.slices[tensor.name]] = array.numpy().reshape(-1)
+    return vector
+
+
+def _name(node: int | None, message: Message) -> str:
+    return f"node {message.metadata.src_node_id if node is None else node}"
+
+
+def _log_others(server_round: int, nodes: list[int]) -> None:
+    if nodes:
+        log(WARNING, "round %s: metrics left out, as their form is not the others', of nodes %s", server_round, nodes)
