@@ -213,7 +213,8 @@ def simulate(
         FrameError, UsageError, EncodeError: as the parts do.
         WorkerError: a worker process was lost.
     """
-    server = Server(ModelLayout.of(model).layout, federation.scheme, state, secret_of(federation.seed))
+    view = ModelLayout.of(model)
+    server = Server(view.layout, federation.scheme, state, secret_of(federation.seed))
     memory = dict(memory or {})
     federation = replace(federation, test_x=federation.test_x.to(view.device), test_y=federation.test_y.to(view.device))
     with clients(model, federation.training(), min(workers, federation.clients_per_round)) as train_all:
