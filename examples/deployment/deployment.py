@@ -126,13 +126,12 @@ class Deployment:
                     process.wait(max(0.0, deadline - time.monotonic()))
         for process in self._processes.values():
             _kill_group(process)
-        for _ in range(50):  # children watch their parent, and end a moment after it
-            if not (left := self.left_over()):
-                return
+        patience = time.monotonic() + 5  # children watch their parent, and end a moment after it
+        while (left := self.left_over()) and time.monotonic() < patience + 30:
+            for pid in left if time.monotonic() > patience else ():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
     def left_over(self) -> list[int]:
         """Return the processes of this deployment that still run (where there is /proc; elsewhere none is found)."""
