@@ -1,0 +1,1 @@
+"""A Flower app: image classification with fedmrn, or with stock FedAvg to compare."""

@@ -1,0 +1,41 @@
+"""The example's own deployment and app, for tests; whoever imports this is skipped where Flower is not installed."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("flwr", reason='needs Flower: pip install -e ".[cli,flower]"')
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+APP = EXAMPLES / "flower-app"
+sys.path.insert(0, str(EXAMPLES / "deployment"))
+
+from deployment import Deployment  # noqa: E402 - found on the path just set
+
+
+@contextlib.contextmanager
+def deployed(nodes: int, folder: Path, through: Callable[[int], int] = lambda port: port) -> Iterator[Deployment]:
+    """A deployment of which nothing is left over, whatever happens."""
+    deployment = Deployment(nodes, folder, through=through)
+    try:
+        with deployment:
+            yield deployment
+    finally:
+        assert deployment.left_over() == []
+
+
+def result_of(deployment: Deployment, run: str, out: Path, timeout: float = 900) -> dict[str, Any]:
+    """Wait for a run, which must end well, and return what it wrote to its folder."""
+    deadline = time.monotonic() + timeout
+    while not (status := deployment.status(run)).startswith("finished"):
+        assert time.monotonic() < deadline, deployment.log("superlink")
+        time.sleep(1)
+    assert status == "finished:completed", deployment.log("superlink")
+    result: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return result
