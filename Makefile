@@ -5,6 +5,8 @@ TORCH  ?= torch==2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
 SEEDS  ?= 1-3
+# Processes that run tests; each has one thread of the framework.
+JOBS   ?= 2
 
 .PHONY: help run test bench check format install clean
 help:            ## List the targets
@@ -29,7 +31,7 @@ check: install   ## Formatting, lint, types, import layers
 	$(BIN)/lint-imports
 
 test: check      ## Everything that CI checks
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=95
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 bench: install   ## Time everything against its baselines (ARGS=--help); a quarter of an hour, best on a quiet machine
 	$(BIN)/python bench/suite.py $(ARGS)

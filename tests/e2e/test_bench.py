@@ -30,6 +30,9 @@ def suite(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 Quick = tuple[dict[str, dict[str, Any]], subprocess.CompletedProcess[str], str]
 
 
+pytestmark = pytest.mark.xdist_group("bench")  # its runs are made once
+
+
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Quick:
     folder = tmp_path_factory.mktemp("bench")

@@ -38,6 +38,9 @@ D2, D4 = 0.117481847829, 0.00950100800819  # of the Lloyd-Max codebooks of the n
 THEORY = {"drive": pi / 2 - 1, "drive-mse": 1 - 2 / pi, "eden2": D2 / (1 - D2), "eden4": D4 / (1 - D4)}
 
 
+pytestmark = pytest.mark.xdist_group("codec-error")  # its table is made once
+
+
 @pytest.fixture(scope="module")
 def rows() -> list[CodecError]:
     return measure_codecs(EVERY, size=SIZE)
