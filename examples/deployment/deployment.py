@@ -100,9 +100,16 @@ class Deployment:
         Args:
             app: its folder.
             config: what differs from its pyproject.toml: "key=value" as in TOML.
+
+        Raises:
+            DeploymentError: Flower refuses the app or its configuration.
         """
         overrides = [word for change in config for word in ("-c", change)]
-        return str(self._flwr("run", str(app), LINK, *overrides)["run-id"])
+        try:
+            return str(self._flwr("run", str(app), LINK, *overrides)["run-id"])
+        except DeploymentError as error:
+            known = f"keys of -c are those of [tool.flwr.app.config] in {app / 'pyproject.toml'}"
+            raise DeploymentError(f"{error}\n{known}; words need quotes, as in TOML") from error
 
     def follow(self, run: str, out: TextIO | None = None) -> None:
         """Show the log of a run until it ends."""

@@ -47,7 +47,9 @@ docs/deployment.md says what to change between machines.""",
     if args.result_dir is not None:
         changes.append(f"result-dir={json.dumps(str(args.result_dir.resolve()))}")
     folder = args.state or Path(tempfile.mkdtemp(prefix="fedmrn-deployment-"))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped on the way out
+    # So that what was started is stopped on the way out; a shell may have its background jobs ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     status = ""
     try:
         print(f"Starting a SuperLink and {args.nodes} SuperNodes on 127.0.0.1; logs in {folder}/logs", flush=True)
@@ -56,13 +58,14 @@ docs/deployment.md says what to change between machines.""",
             deployment.follow(run)
             status = deployment.status(run)
     except DeploymentError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}\nlogs are kept in {folder}/logs", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        status = "interrupted"
         print("stopped: everything that was started has ended", file=sys.stderr)
         return 130
     finally:
-        if args.state is None and status == "finished:completed":
+        if args.state is None and status in ("finished:completed", "interrupted"):
             shutil.rmtree(folder, ignore_errors=True)
     if status != "finished:completed":
         print(f"error: the run is {status or 'lost'}; what happened is in {folder}/logs", file=sys.stderr)
