@@ -325,9 +325,9 @@ def test_merging_is_all_or_nothing() -> None:
     frames = _frames(6)
     fold, overlapping, full = _folded(frames[:3]), _folded(frames[2:4]), _folded(frames[3:])
     before = (fold._sum.tobytes(), set(fold._senders), fold.total_weight)
-    with pytest.raises(DuplicateFrameError, match="same noise key"):
+    with pytest.raises(DuplicateFrameError, match="of the same client"):
         fold.merge(overlapping)
-    with pytest.raises(DuplicateFrameError, match="same noise key"):
+    with pytest.raises(DuplicateFrameError, match="of the same client"):
         fold.merge(fold)
     assert (fold._sum.tobytes(), fold._senders, fold.total_weight) == before
     small, rest = _folded(frames[:3], max_clients=5), _folded(frames[3:], max_clients=5)
