@@ -53,7 +53,7 @@ class Round:
         server = self._server
         key = self._key(client)
         state = self._exact
-        if state is None:  # under keys of its own for each client: what coding loses averages out over a round
+        if state is None:  # under keys of each client's own, unless it is shared: what coding loses averages out then
             keys = EncodeKeys(key, derive_key(server.secret, "broadcast", self.number, client))
             state = state_sections(server.layout, server.state, server.scheme.down, keys)
         sections = self._templates + state

@@ -10,7 +10,9 @@ import oracle
 from fedmrn.errors import ConfigError, DuplicateFrameError, LimitError, WrongKeyError, WrongRoundError
 from fedmrn.frame import Frame
 from fedmrn.layout import Group
+from fedmrn.masking import MaskType, probability
 from fedmrn.methods import METHODS, method
+from fedmrn.noise import Law, NoiseSpec
 from fedmrn.rng import derive_key
 from fedmrn.server import Round, Server
 from fedmrn.update import encode_update
@@ -169,3 +171,23 @@ def test_partial_sums_know_their_clients() -> None:
         whole.add(c, data[c])
     assert left.count == 3
     assert left.finish().tobytes() == whole.aggregator.finish().tobytes()
+
+
+def test_what_a_shared_key_does_to_the_mean() -> None:
+    """The expected values of the codewords, of four clients whose updates stay below the noise (secure-aggregation.md).
+
+    Binary: half of the mean update, and a kick of half of the mean magnitude in the noise's direction, the same for all
+    clients. Signed: the mean update, whatever the noise. Float32 rounds p, p + 1 and half of it by 2^-24 at most each,
+    and the exact products are taken in double.
+    """
+    n = NoiseSpec(Law.UNIFORM, 0.01).chunk(7, 0, 4096)
+    share = np.stack([noisy(n.size, key, 1.0) for key in range(1, 5)])  # of the noise, in [-1, 1)
+    u = (share * np.abs(n)).astype(np.float32)
+    wide = n.astype(np.float64)
+    binary = np.mean([probability(v, n, MaskType.BINARY) * wide for v in u], axis=0)
+    signed = np.mean([(2.0 * probability(v, n, MaskType.SIGNED) - 1) * wide for v in u], axis=0)
+    mean, size = u.mean(0, dtype=np.float64), np.abs(u).mean(0, dtype=np.float64)
+    kick = np.sign(wide) * size / 2
+    assert (np.abs(binary - (mean / 2 + kick)) <= np.abs(wide) * 2.0**-24).all()
+    assert (np.abs(signed - mean) <= np.abs(wide) * 2.0**-22).all()
+    assert np.abs(kick).mean() > 0.2 * np.abs(wide).mean(), "not a small effect: E|share| / 2 is 1/4"
