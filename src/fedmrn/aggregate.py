@@ -108,16 +108,16 @@ class Aggregator:
         self._coded = layout.span(Group.CODED).stop
         self._sum = np.zeros(layout.size + (len(self.planes) - 1) * self._coded, np.int64)
         self._waiting: list[tuple[Reader, float, bool]] = []
-        self._keys: set[int] = set()
+        self._senders: set[int | str] = set()
         self._torn = False
         self.total_weight = 0
 
     @property
     def count(self) -> int:
         """The number of frames folded so far."""
-        return len(self._keys)
+        return len(self._senders)
 
-    def add(self, frame: Frame, noise_key: int) -> None:
+    def add(self, frame: Frame, noise_key: int, client: int | str | None = None) -> None:
         """Fold one update; all or nothing. One thread at a time: give each thread an aggregator, and merge them.
 
         Where the sum is larger than the caches, up to 7 frames of a codec that allows it (masked noise) are kept,
@@ -126,11 +126,13 @@ class Aggregator:
         Args:
             frame: as parsed.
             noise_key: the key that this client was sent.
+            client: who sent it, where clients share a noise key; else the key tells them apart.
 
         Raises:
             FrameError: one subclass for each cause; the sum is then as it was before.
         """
-        readers = self._check(frame, noise_key)
+        sender = noise_key if client is None else client
+        readers = self._check(frame, noise_key, sender)
         weight = frame.weight if self.weighted else 1
         self._torn = True  # until the fold is through: an interrupt half-way must not leave a sum that looks whole
         for group, reader in readers:
@@ -145,11 +147,11 @@ class Aggregator:
                     self._fold([(read_plane(reader, plane), factor, near)], self._sum[self._span(i)])
         if len(self._waiting) == _WAITING:
             self._fold_waiting()
-        self._keys.add(noise_key)
+        self._senders.add(sender)
         self.total_weight += weight
         self._torn = False
 
-    def _check(self, frame: Frame, noise_key: int) -> list[tuple[Group, Reader]]:
+    def _check(self, frame: Frame, noise_key: int, sender: int | str) -> list[tuple[Group, Reader]]:
         self._check_whole()
         if frame.kind is not Kind.UPDATE:
             raise WrongKindError("an update was expected, got a broadcast")
@@ -161,8 +163,8 @@ class Aggregator:
             raise WrongLayoutError("the frame was made for a model with other tensors")
         if frame.noise_key != noise_key:
             raise WrongKeyError("the frame repeats another noise key than the one this client was sent")
-        if noise_key in self._keys:
-            raise DuplicateFrameError("a frame with this noise key was folded already")
+        if sender in self._senders:
+            raise DuplicateFrameError("a frame of this client was folded already")
         if not 1 <= frame.weight <= self.limits.max_weight:
             raise LimitError(f"weight {frame.weight} is not in 1..{self.limits.max_weight}")
         self._check_room(1, frame.weight if self.weighted else 1)
@@ -216,15 +218,15 @@ class Aggregator:
         other._check_whole()
         if self._plan() != other._plan():
             raise ConfigError("only aggregators of the same round, model, method and limits can be merged")
-        if self._keys & other._keys:
-            raise DuplicateFrameError("both aggregators folded a frame with the same noise key")
+        if self._senders & other._senders:
+            raise DuplicateFrameError("both aggregators folded a frame of the same client")
         self._check_room(other.count, other.total_weight)
         self._torn = other._torn = True  # as in `add`
         self._fold_waiting()
         other._fold_waiting()
         other._torn = False
         self._sum += other._sum
-        self._keys |= other._keys
+        self._senders |= other._senders
         self.total_weight += other.total_weight
         self._torn = False
 

@@ -75,8 +75,8 @@ def _schedule(o: Options) -> CubicSchedule:
     return CubicSchedule(o["sparsity"], o["rounds"], o["start"], o["every"])
 
 
-_BINARY: Mapping[str, Value] = {"noise": "uniform", "scale": 0.01, "coding": "raw"}
-_SIGNED: Mapping[str, Value] = {"noise": "uniform", "scale": 0.005, "coding": "raw"}
+_BINARY: Mapping[str, Value] = {"noise": "uniform", "scale": 0.01, "coding": "raw", "noise_key": "client"}
+_SIGNED: Mapping[str, Value] = {"noise": "uniform", "scale": 0.005, "coding": "raw", "noise_key": "client"}
 _CODE: Mapping[str, Value] = {"buckets": 16, "log2_states": 8, "rate": 1.125}
 _WHOLE: Mapping[str, Value] = {"keep": 1.0}
 _TOPK: Mapping[str, Value] = {"density": 0.03, "bits": 32}

@@ -24,6 +24,8 @@ DOWN: Mapping[str, tuple[Codec, Codec]] = MappingProxyType(
     }
 )
 """How the state is broadcast: the coded group, and the others."""
+NOISE_KEY: Mapping[str, bool] = MappingProxyType({"client": False, "round": True})
+"""Whose a noise key is: one client's in one round, or that of all clients of a round."""
 Value = float | int | str
 Options = Mapping[str, Any]
 """Name -> value, of the type that the row gives as default."""
@@ -39,6 +41,7 @@ class Scheme:
         rule: how the coded part of the server's state moves.
         weighted: whether clients count by their weight, or alike.
         down: how each group of the state is broadcast; exact where nothing is said.
+        shared_key: whether all clients of a round have one noise key.
 
     Raises:
         ConfigError: the method needs an exact broadcast and is not given one.
@@ -49,6 +52,7 @@ class Scheme:
     rule: ServerRule = field(default_factory=ServerRule)
     weighted: bool = True
     down: Mapping[Group, Codec] = field(default_factory=dict)
+    shared_key: bool = False
 
     def __post_init__(self) -> None:
         if self.rule.needs_zeros and not self.exact_broadcast:
@@ -75,7 +79,8 @@ class Method:
         local: the name of its local rule (`fedmrn.torch.RULES`): what local training optimises.
         codec: makes the codec of the CODED group from the options.
         options: what can be set, and the defaults, published ones where there are any; codec, server rule and local
-            rule each take theirs. `rounds` and `seed` follow the experiment unless they are set.
+            rule each take theirs. `rounds` and `seed` follow the experiment unless they are set. `noise_key`
+            (a key of `NOISE_KEY`) is the scheme's own.
         rule: makes the server rule from the options.
         weighted: whether clients count by their weight, or alike.
         optimizer: of local training, sgd or adam.
@@ -128,7 +133,10 @@ class Method:
             raise ConfigError(f"broadcast {down!r} does not exist{nearest(down, DOWN)}")
         coded, others = DOWN[down]
         broadcast = {Group.CODED: coded, Group.DENSE: others, Group.STATS: others}
-        return Scheme(self.id, codecs, self.rule(values), self.weighted, broadcast)
+        whose = str(values.get("noise_key", "client"))
+        if whose not in NOISE_KEY:
+            raise ConfigError(f"noise_key {whose!r} does not exist{nearest(whose, NOISE_KEY)}")
+        return Scheme(self.id, codecs, self.rule(values), self.weighted, broadcast, NOISE_KEY[whose])
 
 
 def _as(kind: type, value: object, where: str) -> Value:

@@ -21,7 +21,8 @@ class Round:
     def __init__(self, server: "Server", number: int, clients: Iterable[int | str]) -> None:
         self.number = number
         self._server = server
-        self._keys = {c: derive_key(server.secret, "noise", number, c) for c in clients}
+        shared = server.scheme.shared_key
+        self._keys = {c: derive_key(server.secret, "noise", number, *(() if shared else (c,))) for c in clients}
         if not self._keys:
             raise ConfigError("a round needs at least one client")
         if not 1 <= number < 1 << 32:
@@ -60,7 +61,7 @@ class Round:
         server = self._server
         key = self._key(client)
         state = self._exact
-        if state is None:  # under keys of its own for each client: what coding loses averages out over a round
+        if state is None:  # under keys of each client's own, unless it is shared: what coding loses averages out then
             keys = EncodeKeys(key, derive_key(server.secret, "broadcast", self.number, client))
             state = state_sections(server.layout, server.state, server.scheme.down, keys)
         sections = self._templates + state
@@ -80,7 +81,7 @@ class Round:
         if client in self._done:
             raise DuplicateFrameError(f"client {client} answered already in round {self.number}")
         frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=self._server.limits)
-        self.aggregator.add(frame, key)
+        self.aggregator.add(frame, key, client if self._server.scheme.shared_key else None)
         self._done.add(client)
         return frame
 

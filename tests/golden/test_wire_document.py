@@ -249,6 +249,14 @@ def test_noise_key_of_the_document() -> None:
     assert oracle.derived_key(secret, "noise", 3, "client-7") == key == int(EXAMPLES["9.1"][1]["noise_key"], 16)
 
 
+def test_noise_key_of_a_round_of_the_document() -> None:
+    secret = bytes.fromhex(re.search(r"With the secret `([0-9a-f]+)`", DOCUMENT)[1])
+    message = bytes.fromhex(re.search(r"the message ends after the round: here\n`([0-9a-f]+)`", DOCUMENT)[1])
+    key = int(re.search(r"the round's key is 0x([0-9a-f]{16})", DOCUMENT)[1], 16)
+    assert message == b"s\5\0\0\0noise" + b"i\1\0\0\0" + b"3"
+    assert derive_key(secret, "noise", 3) == oracle.derived_key(secret, "noise", 3) == key
+
+
 def test_every_frame_error_is_in_the_document() -> None:
     named = {e.__name__ for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.FrameError)}
     assert {n for n in named if n not in DOCUMENT} == set()

@@ -76,12 +76,12 @@ def test_a_damaged_update_is_refused_or_valid(name: str, plan: list[tuple[str, i
     round_ = _round(name)
     round_.add("bob", _update(round_, "bob"))
     fold = round_.aggregator
-    before = (fold._sum.tobytes(), set(fold._keys), fold.total_weight)
+    before = (fold._sum.tobytes(), set(fold._senders), fold.total_weight)
     data = _damaged(UPDATES[name], plan, total)
     try:
         frame = round_.add("ann", data)
     except FrameError:
-        assert (fold._sum.tobytes(), fold._keys, fold.total_weight) == before
+        assert (fold._sum.tobytes(), fold._senders, fold.total_weight) == before
         round_.add("ann", UPDATES[name])
     else:
         assert frame.to_bytes() == data

@@ -6,7 +6,7 @@ seed makes an `Experiment`, which is what runs, and what a run folder keeps as `
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -100,12 +100,14 @@ class Experiment:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str) -> Self:
-        """Return the experiment that `as_dict` wrote.
+        """Return the experiment that `as_dict` wrote; an option that its method did not have then has its default.
 
         Raises:
             ConfigError: naming the key and the place.
         """
-        return _validate(cls, values, where)
+        found = _validate(cls, values, where)
+        options = method(found.method).resolve(found.options.options)
+        return replace(found, options=replace(found.options, options=options))
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -119,7 +119,7 @@ def test_any_order_and_any_tree(codec: Codec) -> None:
             leaves[int(rng.integers(len(leaves)))].merge(first)
         (root,) = leaves
         assert root._sum.tobytes() == whole._sum.tobytes()
-        assert (root._keys, root.total_weight, root.count) == (whole._keys, whole.total_weight, 24)
+        assert (root._senders, root.total_weight, root.count) == (whole._senders, whole.total_weight, 24)
         assert root.finish().tobytes() == expected
 
 
@@ -339,28 +339,28 @@ def _different_plans() -> Iterator[tuple[str, Aggregator]]:
 def test_other_plans_do_not_merge(other: Aggregator) -> None:
     """Also where the resolution happens to agree: limits that differ could overflow together."""
     fold = _folded(_frames(3))
-    before = (fold._sum.tobytes(), set(fold._keys), fold.total_weight)
+    before = (fold._sum.tobytes(), set(fold._senders), fold.total_weight)
     with pytest.raises(ConfigError, match="can be merged"):
         fold.merge(other)
     with pytest.raises(ConfigError, match="can be merged"):
         other.merge(fold)
-    assert (fold._sum.tobytes(), fold._keys, fold.total_weight) == before
+    assert (fold._sum.tobytes(), fold._senders, fold.total_weight) == before
     assert not other._sum.any()
 
 
 def test_merging_is_all_or_nothing() -> None:
     frames = _frames(6)
     fold, overlapping, full = _folded(frames[:3]), _folded(frames[2:4]), _folded(frames[3:])
-    before = (fold._sum.tobytes(), set(fold._keys), fold.total_weight)
-    with pytest.raises(DuplicateFrameError, match="same noise key"):
+    before = (fold._sum.tobytes(), set(fold._senders), fold.total_weight)
+    with pytest.raises(DuplicateFrameError, match="of the same client"):
         fold.merge(overlapping)
-    with pytest.raises(DuplicateFrameError, match="same noise key"):
+    with pytest.raises(DuplicateFrameError, match="of the same client"):
         fold.merge(fold)
-    assert (fold._sum.tobytes(), fold._keys, fold.total_weight) == before
+    assert (fold._sum.tobytes(), fold._senders, fold.total_weight) == before
     small, rest = _folded(frames[:3], max_clients=5), _folded(frames[3:], max_clients=5)
     with pytest.raises(LimitError, match="planned for 5 clients"):
         small.merge(rest)
-    assert (small._sum.tobytes(), small._keys) == (_folded(frames[:3], max_clients=5)._sum.tobytes(), {0, 1, 2})
+    assert (small._sum.tobytes(), small._senders) == (_folded(frames[:3], max_clients=5)._sum.tobytes(), {0, 1, 2})
     fold.merge(full)
     assert fold.count == 6
 
@@ -368,9 +368,9 @@ def test_merging_is_all_or_nothing() -> None:
 def test_merging_leaves_the_other_alone() -> None:
     frames = _frames(4)
     fold, other = _folded(frames[:2]), _folded(frames[2:])
-    before = (other._sum.tobytes(), set(other._keys), other.total_weight)
+    before = (other._sum.tobytes(), set(other._senders), other.total_weight)
     fold.merge(other)
-    assert (other._sum.tobytes(), other._keys, other.total_weight) == before
+    assert (other._sum.tobytes(), other._senders, other.total_weight) == before
     with pytest.raises(DuplicateFrameError):
         fold.merge(other)
 

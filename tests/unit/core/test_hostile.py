@@ -208,7 +208,7 @@ def round_() -> Round:
 def _content(aggregator: Aggregator) -> tuple[object, ...]:
     return (
         aggregator._sum.tobytes(),
-        frozenset(aggregator._keys),
+        frozenset(aggregator._senders),
         aggregator.count,
         aggregator.total_weight,
         aggregator.finish().tobytes(),

@@ -219,6 +219,19 @@ class TestBytes:
         assert [f.noise_key for f in updates] == [f.noise_key for f in frames]
         assert [f.round for f in updates] == [1] * 4 + [2] * 4 + [3] * 4
 
+    def test_clients_may_share_the_noise_of_a_round(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tape = Tape(monkeypatch)
+        results = run(federation(scheme=method("fedmrn").scheme({"scale": 0.02, "noise_key": "round"})))
+        frames = [Frame.from_bytes(data, kind=Kind.UPDATE) for _, _, data in tape.up]
+        keys = [f.noise_key for f in frames]
+        assert [len(set(keys[i : i + 4])) for i in (0, 4, 8)] == [1, 1, 1]
+        assert len(set(keys)) == 3
+        assert len({bytes(f.sections[0].body) for f in frames}) == 12
+        own = run(federation())
+        assert [r.clients for r in results] == [r.clients for r in own]
+        assert [r.up for r in results] == [r.up for r in own]
+        assert results[0].state.tobytes() != own[0].state.tobytes()
+
     def test_what_the_clients_sent_and_nothing_else_makes_the_next_state(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The frames of a run, given to a server of one's own in any order, with any number of threads."""
         tape = Tape(monkeypatch)
