@@ -8,7 +8,7 @@ SEEDS  ?= 1-3
 # Processes that run tests; each has one thread of the framework.
 JOBS   ?= 2
 
-.PHONY: help run test bench check format install clean
+.PHONY: help run test test-long bench check format install clean
 help:            ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -32,6 +32,9 @@ check: install   ## Formatting, lint, types, import layers
 
 test: check      ## Everything that CI checks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=95
+
+test-long: install  ## What takes minutes of waiting: the bytes on a socket, fedmrn against stock Flower
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -rA
 
 bench: install   ## Time everything against its baselines (ARGS=--help); a quarter of an hour, best on a quiet machine
 	$(BIN)/python bench/suite.py $(ARGS)

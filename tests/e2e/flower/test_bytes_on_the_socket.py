@@ -8,7 +8,7 @@ import pytest
 from counting import counting
 from deployed import APP, deployed, result_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 # Besides the payload a node sends 6 kB when it joins, 20 kB for each message and its reply, and 0.9 kB every 3 seconds
 # that it waits. Four rounds leave room for a slow machine, on which nodes wait longer.
