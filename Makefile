@@ -10,7 +10,7 @@ JOBS   ?= 2
 
 .PHONY: help run test test-long bench check format install clean
 help:            ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(VENV)/.installed: pyproject.toml
 	@echo "Setting up $(VENV) (once; about a minute) ..."
