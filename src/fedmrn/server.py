@@ -104,6 +104,8 @@ class Round:
         more = [self.aggregator.finish_plane(plane) for plane in rule.planes[1:]]
         state = self.aggregator.close()  # the mean, and then in its place the state: three dense models at most
         stepped = rule.step(self.number, server.state[coded], state[coded], *more)
+        if np.may_share_memory(stepped, state):  # a rule may return the mean itself
+            stepped = stepped.copy()
         state += server.state
         state[coded] = stepped
         server.state = state

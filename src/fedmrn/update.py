@@ -48,7 +48,7 @@ def state_sections(
         body: bytes | memoryview
         if codec == _RAW:
             check_finite(part)
-            body = part.astype("<f4", copy=False).data.cast("B")
+            body = np.ascontiguousarray(part, "<f4").data.cast("B")
         else:
             body = codec.encode(part, replace(keys, sizes=layout.sizes(group)))
         sections.append(Section(codec.id, Role.STATE, group, span.stop - span.start, codec.params(), body))

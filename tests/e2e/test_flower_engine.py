@@ -16,6 +16,7 @@ def records(folder: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("flower")  # not beside other processes of Flower: ports, and two cores
 def test_a_run_on_flower_is_the_run_of_this_process(cli: Cli, tmp_path: Path) -> None:
     """Accuracy, losses, the bytes of every frame, and the checkpoint."""
     for engine in ("process", "flower"):

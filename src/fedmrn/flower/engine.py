@@ -114,7 +114,7 @@ class _Watched(FedMRN):
         super().__init__(view)
         self.scheme = federation.scheme
         self.server = self._server = Server(view.layout, federation.scheme, state, secret_of(federation.seed))
-        self._found: dict[int, tuple[Exchange, float, NDArray[np.float32] | None, bytes]] = {}
+        self._found: dict[int, tuple[Exchange, float, NDArray[np.float32] | None, Frame]] = {}
         self._down: dict[int, tuple[dict[str, int], dict[str, int]]] = {}
 
     def sent(self, node: int, frame: Frame) -> None:
@@ -124,17 +124,18 @@ class _Watched(FedMRN):
         loss = float(message.content.metric_records["metrics"]["train_loss"])  # type: ignore[arg-type]
         memory = _memory(message)
         answer = Answer(b"", *self._down[node], loss, memory)
-        self._found[self._clients[node]] = Exchange.of(frame, answer), loss, memory, frame.to_bytes()
+        self._found[self._clients[node]] = Exchange.of(frame, answer), loss, memory, frame
 
     def trained(self, chosen: Iterable[int]) -> Trained:
         """Return what came of these clients, and forget it."""
         trained = Trained()
         for client in chosen:
-            exchange, loss, memory, trained.sample = self._found[client]
+            exchange, loss, memory, frame = self._found[client]
             trained.exchanges.append(exchange)
             trained.losses.append(loss)
             if memory is not None:
                 trained.kept[client] = memory
+        trained.sample = frame.to_bytes()
         self._found, self._down = {}, {}
         return trained
 
@@ -229,20 +230,23 @@ def _running(client_app: ClientApp, nodes: int, workers: int) -> Iterator[_Runni
             run_simulation(server_app, client_app, nodes, backend_config=config)  # type: ignore[arg-type]
         except BaseException as error:  # whoever waits for the grid raises it
             handed.put(error)
+        finally:
+            handed.put(WorkerError("it ended"))
 
     logger = getLogger("flwr")
     before = logger.level
-    logger.setLevel(ERROR)
     thread = threading.Thread(target=work, name="flower")
-    thread.start()
     try:
+        logger.setLevel(ERROR)
+        thread.start()
         grid = handed.get()  # long before Ray is there
         if isinstance(grid, BaseException):
             raise WorkerError(f"Flower's simulation engine did not start: {grid}") from grid
         yield _Running(grid, thread.is_alive)
     finally:
         done.set()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
         logger.setLevel(before)
 
 

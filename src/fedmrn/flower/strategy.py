@@ -21,7 +21,7 @@ from flwr.serverapp.strategy import FedAvg, Result
 from numpy.typing import NDArray
 
 from fedmrn.errors import ConfigError, EmptyRoundError, FrameError, UnknownClientError
-from fedmrn.flower.metrics import agreeing, only_metrics
+from fedmrn.flower.metrics import Metrics
 from fedmrn.flower.records import FRAME, STATE, cut, update_bytes
 from fedmrn.flower.report import RoundReport
 from fedmrn.flower.streaming import Streaming
@@ -54,7 +54,7 @@ class FedMRN(FedAvg):
         options: of the method, such as {"scale": 0.01, "coding": "entropy"}.
         side: how batch norm and other dense values travel up: float32, float16, levels.
         down: how the state travels down: float32, float16, eden4, eden3, eden2.
-        secret: 16 to 64 bytes that noise keys are derived from; fresh ones by default.
+        secret: 16 to 64 bytes that noise keys are derived from, for one run alone; by default fresh ones at each start.
         limits: what is accepted from clients.
         **fedavg: as for Flower's FedAvg: fraction_train, min_train_nodes, ...
 
@@ -82,7 +82,7 @@ class FedMRN(FedAvg):
         self.method = find_method(method)
         self.scheme = self.method.scheme(options, side, down)
         self.reports: list[RoundReport] = []
-        self._secret, self._limits = os.urandom(32) if secret is None else secret, limits
+        self._secret, self._limits = secret, limits
         self._server: Server | None = None
         self._round: Round | None = None
         self._asked: dict[int, Metadata] = {}
@@ -112,7 +112,8 @@ class FedMRN(FedAvg):
         """
         model = _flat(self.layout, initial_arrays)
         state = Server.initial(self.layout, self.scheme, model)
-        self._server = Server(self.layout, self.scheme, state, self._secret, limits=self._limits)
+        secret = os.urandom(32) if self._secret is None else self._secret
+        self._server = Server(self.layout, self.scheme, state, secret, limits=self._limits)
         sent = {*self.layout.slices, *self.tied}
         self._initial = ArrayRecord({name: array for name, array in initial_arrays.items() if name not in sent})
         self._round, self.reports = None, []
@@ -180,14 +181,13 @@ class FedMRN(FedAvg):
         if self._round is None or self._server is None:
             return None, None
         round_, report = self._round, self._report
-        contents: list[tuple[int, RecordDict]] = []
+        metrics = Metrics(self.weighted_by_key, self._limits.max_weight)
         for message in replies:
             node = self._node_of(message)
             if node is not None:
                 report.answered.add(node)
             if message.has_error():
-                reason = f"code {message.error.code}: {message.error.reason}"
-                report.failed.append(f"{_name(node, message)}: {reason}")
+                report.failed.append(f"{_name(node, message)}: {_reason(message)}")
                 continue
             try:
                 if node is None:
@@ -200,7 +200,7 @@ class FedMRN(FedAvg):
             report.folded.append(node)
             report.up += len(data)
             self.folded(node, message, frame)
-            contents.append((node, only_metrics(message.content)))
+            metrics.add(node, message.content)
         self._round = None
         self.reports.append(report)
         self._log(report)
@@ -210,16 +210,21 @@ class FedMRN(FedAvg):
         except EmptyRoundError:
             log(WARNING, "round %s: no update was folded: the model stays as it was", server_round)
             return None, counts
-        good, others = agreeing(contents, self.weighted_by_key)
+        good, others = metrics.agreeing()
         _log_others(server_round, others)
-        metrics = self.train_metrics_aggr_fn(good, self.weighted_by_key) if good else MetricRecord()
-        return self.model(server_round), MetricRecord({**metrics, **counts})
+        mean = self.train_metrics_aggr_fn(good, self.weighted_by_key) if good else MetricRecord()
+        return self.model(server_round), MetricRecord({**mean, **counts})
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Average the metrics that have the form most have; the others are left out and named."""
-        found, _ = self._check_and_log_replies(list(replies), is_train=False, validate=False)
-        contents = [(message.metadata.src_node_id, message.content) for message in found]
-        good, others = agreeing(contents, self.weighted_by_key)
+        metrics = Metrics(self.weighted_by_key, self._limits.max_weight)
+        for message in replies:
+            node = message.metadata.src_node_id
+            if message.has_error():
+                log(WARNING, "evaluation after round %s: node %s: %s", server_round, node, _reason(message))
+            else:
+                metrics.add(node, message.content)
+        good, others = metrics.agreeing()
         _log_others(server_round, others)
         return self.evaluate_metrics_aggr_fn(good, self.weighted_by_key) if good else None
 
@@ -267,6 +272,12 @@ def _flat(layout: Layout, arrays: ArrayRecord) -> NDArray[np.float32]:
 
 def _name(node: int | None, message: Message) -> str:
     return f"node {message.metadata.src_node_id if node is None else node}"
+
+
+def _reason(message: Message) -> str:
+    """What an error says, as one line: its text is a client's."""
+    text = (message.error.reason or "")[:300].encode("unicode_escape").decode("ascii")
+    return f"code {message.error.code}: {text}"
 
 
 def _log_others(server_round: int, nodes: list[int]) -> None:

@@ -1,18 +1,22 @@
-"""A grid that hands over replies while others are still awaited, a few at a time.
+"""A grid that hands over replies while others are still awaited, one at a time.
 
 Flower's own waits for all of them and holds them in a list: with masks, a thirty-second of a model for each client.
 """
 
 import time
 from collections.abc import Iterable, Iterator
+from logging import WARNING, getLogger
 from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError
 
-AT_A_TIME = 8
-"""Replies that are held together."""
-POLL = 1.0
+log = getLogger("flwr").log
+
+UNREADABLE = (TypeError, ValueError, LookupError, AttributeError, DecodeError)
+"""What Flower raises over a reply that is well signed and not well formed; what the network raises passes on."""
+POLL = 2.0
 """Seconds between two looks."""
 
 
@@ -31,10 +35,15 @@ class Streaming(Grid):
     def _replies(self, waiting: list[str], end: float | None) -> Iterator[Message]:
         while waiting:
             answered = set()
-            for start in range(0, len(waiting), AT_A_TIME):
-                for message in self._grid.pull_messages(waiting[start : start + AT_A_TIME]):
-                    answered.add(message.metadata.reply_to_message_id)
-                    yield message
+            for name in waiting:
+                try:  # one at a time: Flower forgets what it has handed over, and so what came with a bad one
+                    found = list(self._grid.pull_messages([name]))
+                except UNREADABLE as error:
+                    log(WARNING, "a reply could not be read (%s): its node counts as silent", type(error).__name__)
+                    answered.add(name)
+                    continue
+                answered.update(message.metadata.reply_to_message_id for message in found)
+                yield from found
             waiting = [name for name in waiting if name not in answered]
             if waiting and end is not None and time.monotonic() >= end:
                 return

@@ -119,13 +119,17 @@ class LocalRule(torch.optim.Optimizer):
         """
         if closure is not None:
             raise UnsupportedModelError("optimisers that need a closure (LBFGS) cannot train through a mask")
-        if self._finished:
-            raise ConfigError("this client has finished; attach again for the next round")
         self.advance()
         self._step()
 
     def advance(self) -> None:
-        """Count a step. `step` is this and `_step`; where a captured `_step` is replayed, this comes before it."""
+        """Count a step. `step` is this and `_step`; where a captured `_step` is replayed, this comes before it.
+
+        Raises:
+            ConfigError: after `finish`.
+        """
+        if self._finished:
+            raise ConfigError("this client has finished; attach again for the next round")
         self.taken += 1
 
     def captured(self) -> Hashable | None:

@@ -14,7 +14,7 @@ from deployed import APP, deployed, result_of
 
 import oracle
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flower")]
 
 UPDATE, STATE = 0, 1
 SETTINGS = ('model="mlp"', 'partition="dirichlet"', "num-server-rounds=3", "fraction-evaluate=0.0", "save-frames=true")

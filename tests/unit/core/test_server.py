@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from core_examples import CLIENTS, LAYOUT, SECRET, begin, fitting, noisy, play, start, update
 
-from fedmrn.codecs import Plane, Sign, Sparse, codec_from
+from fedmrn.codecs import Plane, Raw, Sign, Sparse, codec_from
 from fedmrn.errors import (
     ChecksumError,
     ConfigError,
@@ -20,7 +20,8 @@ from fedmrn.frame import Frame, Kind, Limits, Role
 from fedmrn.layout import Group
 from fedmrn.methods import method
 from fedmrn.rng import derive_key
-from fedmrn.rules import MeanMask
+from fedmrn.rules import F32, MeanMask, ServerRule
+from fedmrn.scheme import Scheme
 from fedmrn.server import Server
 from fedmrn.update import encode_update, read_state
 
@@ -296,3 +297,36 @@ def test_a_state_stands_for_itself_or_for_several_models() -> None:
     assert [m.tobytes() for m in models] == [m.tobytes() for m in expected]
     assert len({m.tobytes() for m in models}) == 5
     assert [m.tobytes() for m in server.models(4)] != [m.tobytes() for m in models]
+
+
+class MeanItself(ServerRule):
+    """A rule may return what it is given."""
+
+    def step(self, round: int, state: F32, *means: F32) -> F32:
+        return means[0]
+
+
+class NoMove(ServerRule):
+    def step(self, round: int, state: F32, *means: F32) -> F32:
+        return state
+
+
+@pytest.mark.parametrize("rule", [ServerRule(), MeanItself(), NoMove()])
+def test_a_rule_may_return_the_mean_or_the_state_itself(rule: ServerRule) -> None:
+    codecs = {Group.CODED: Raw(), Group.DENSE: Raw(), Group.STATS: Raw()}
+    state = noisy(LAYOUT.size, 1)
+    server = Server(LAYOUT, Scheme(0, codecs, rule), state.copy(), bytes(16))
+    round_ = play(server, 1, {"ann": noisy(LAYOUT.size, 2), "bob": noisy(LAYOUT.size, 3)}, {"ann": 1, "bob": 3})
+    mean = round_.aggregator.finish()
+    coded, rest = LAYOUT.span(Group.CODED), slice(LAYOUT.span(Group.CODED).stop, None)
+    expected = {"ServerRule": state + mean, "MeanItself": mean, "NoMove": state}[type(rule).__name__]
+    found = round_.finish()
+    assert found[coded].tobytes() == expected[coded].tobytes()
+    assert found[rest].tobytes() == (state + mean)[rest].tobytes()
+
+
+def test_a_state_may_be_strided() -> None:
+    state = noisy(2 * LAYOUT.size, 4)[::2]
+    codecs = {Group.CODED: Raw(), Group.DENSE: Raw(), Group.STATS: Raw()}
+    server, whole = (Server(LAYOUT, Scheme(0, codecs), s, bytes(16)) for s in (state, state.copy()))
+    assert server.begin(1, ["ann"]).broadcast("ann") == whole.begin(1, ["ann"]).broadcast("ann")

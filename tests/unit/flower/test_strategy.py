@@ -125,6 +125,10 @@ def raised(message: Message) -> Message:
     return reply_from(message, Error(5, "node unavailable"), SUPERLINK)
 
 
+def forging(message: Message) -> Message:
+    return reply_from(message, Error(0, "x" * 200 + "\n\x1b[0mround 1: 3 of 3 updates folded" + "y" * 5000), SUPERLINK)
+
+
 def foreign(message: Message) -> Message:
     back = honest(BAD)(message)
     back.metadata.__dict__["_reply_to_message_id"] = "another"
@@ -187,6 +191,7 @@ CASES: dict[str, tuple[Callable[[Message], Any], str, int, int]] = {
     # what the node does; what the log says; how many are refused; how many are silent
     "nothing": (nothing, "", 0, 1),
     "raised": (raised, "node 13: code 5: node unavailable", 0, 0),
+    "forging": (forging, "x\\n\\x1b[0mround 1: 3 of 3", 0, 0),
     "foreign": (foreign, "node 13: UnknownClientError", 1, 1),
     "in the name of another": (in_the_name_of_another, "node 11: UnknownClientError", 1, 1),
     "empty": (empty, "node 13: WrongMessageError", 1, 0),
@@ -211,8 +216,9 @@ def test_what_does_not_belong_is_refused_counted_and_named(case: str, caplog: py
         arrays, metrics = one_round(plan, grid(node13=answer))
     report = plan.reports[0]
     assert set(report.folded) == {11, 12}
-    assert (len(report.refused), report.silent, len(report.failed)) == (refused, silent, case == "raised")
+    assert (len(report.refused), report.silent, len(report.failed)) == (refused, silent, case in ("raised", "forging"))
     assert text in caplog.text
+    assert max(map(len, caplog.text.splitlines())) < 1000
     assert metrics is not None
     assert metrics["updates-folded"] == 2
     assert arrays is not None
@@ -269,6 +275,16 @@ def test_a_stale_reply_and_another_nodes_frame_are_refused() -> None:
     assert fresh.reports[0].refused[0].startswith("node 13: WrongKeyError")
 
 
+def test_each_start_draws_a_secret_of_its_own() -> None:
+    plan = FedMRN(ModelLayout.of(small_model()))
+    keys = []
+    for _ in range(2):
+        plan.begin(initial())
+        messages = plan.configure_train(1, initial(), ConfigRecord(), grid())
+        keys.append({records.broadcast_bytes(m.content, "arrays")[24:32] for m in messages})
+    assert len(keys[0] | keys[1]) == 6
+
+
 def test_an_empty_round_is_an_outcome_and_the_run_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     def absent_first(node: int) -> Callable[[Message], Message | None]:
         def answer(message: Message) -> Message | None:
@@ -313,6 +329,11 @@ def metrics_as(node: int, record: MetricRecord | None) -> Callable[[Message], Me
         MetricRecord({"num-examples": -1, "train_loss": 1e9}),
         MetricRecord({"num-examples": [1, 2], "train_loss": 1e9}),
         MetricRecord({"num-examples": 12, "other": 1e9}),
+        MetricRecord({"num-examples": 12, "train_loss": float("nan")}),
+        MetricRecord({"num-examples": 12, "train_loss": float("-inf")}),
+        MetricRecord({"num-examples": 2**62, "train_loss": -7.0}),
+        MetricRecord({"num-examples": 1.7e308, "train_loss": -7.0}),
+        MetricRecord({"num-examples": 12, "train_loss": 1.0, "more": [0.0] * 10_001}),
     ],
 )
 def test_odd_metrics_are_left_out_and_the_update_counts(

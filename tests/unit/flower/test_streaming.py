@@ -6,9 +6,10 @@ from collections.abc import Iterable
 import pytest
 from fake_grid import FakeGrid, reply_from
 from flwr.app import Message, MessageType, RecordDict
+from google.protobuf.message import DecodeError
 
 from fedmrn.flower import streaming
-from fedmrn.flower.streaming import AT_A_TIME, Streaming
+from fedmrn.flower.streaming import Streaming
 
 
 class Slow(FakeGrid):
@@ -56,11 +57,31 @@ def test_a_silent_node_ends_the_round_by_the_clock() -> None:
     assert time.monotonic() - started >= 0.3
 
 
-def test_not_more_than_a_few_replies_are_asked_for_at_a_time() -> None:
-    count = 3 * AT_A_TIME + 1
-    grid = Slow(dict.fromkeys(range(10, 10 + count), answer))
-    assert len(list(Streaming(grid).send_and_receive(messages(range(10, 10 + count))))) == count
-    assert max(grid.asked) == AT_A_TIME
+def test_replies_are_asked_for_one_at_a_time() -> None:
+    grid = Slow(dict.fromkeys(range(10, 20), answer))
+    assert len(list(Streaming(grid).send_and_receive(messages(range(10, 20))))) == 10
+    assert set(grid.asked) == {1}
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, IndexError, KeyError, AttributeError, DecodeError])
+def test_a_reply_that_flower_cannot_read_costs_no_other(
+    error: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    def unreadable(message: Message) -> Message:
+        raise error("as Flower does over a reply that is not well formed")
+
+    grid = FakeGrid({1: answer, 2: unreadable, 3: answer})
+    replies = Streaming(grid).send_and_receive(messages((1, 2, 3)), timeout=60)
+    assert {m.metadata.src_node_id for m in replies} == {1, 3}
+    assert "a reply could not be read" in caplog.text
+
+
+def test_what_the_network_raises_passes_on() -> None:
+    def lost(message: Message) -> Message:
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError):
+        list(Streaming(FakeGrid({1: lost})).send_and_receive(messages((1,))))
 
 
 def test_what_could_not_be_sent_is_not_waited_for() -> None:
