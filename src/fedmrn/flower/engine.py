@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from logging import ERROR, getLogger
@@ -27,7 +26,7 @@ from torch import nn
 
 from fedmrn.errors import ConfigError, EncodeError, WorkerError
 from fedmrn.flower.client import update_reply
-from fedmrn.flower.records import broadcast_bytes
+from fedmrn.flower.records import broadcast_bytes, update_bytes
 from fedmrn.flower.strategy import FedMRN
 from fedmrn.frame import Frame
 from fedmrn.server import Server
@@ -83,8 +82,7 @@ def simulate_on_flower(
     if find_spec("ray") is None:
         raise ConfigError('--engine flower needs Flower\'s simulation engine: pip install "flwr[simulation]"')
     strategy = _Watched(federation, model, state)
-    device = ModelLayout.of(model).device
-    federation = replace(federation, test_x=federation.test_x.to(device), test_y=federation.test_y.to(device))
+    federation = federation.tested_on(ModelLayout.of(model).device)
     memory = dict(memory or {})
     app, clients = _client_app(pickle.dumps(make), torch.get_num_threads()), len(federation.parts)
     with _running(app, clients, workers) as running:
@@ -114,7 +112,7 @@ class _Watched(FedMRN):
         super().__init__(view)
         self.scheme = federation.scheme
         self.server = self._server = Server(view.layout, federation.scheme, state, secret_of(federation.seed))
-        self._found: dict[int, tuple[Exchange, float, NDArray[np.float32] | None, Frame]] = {}
+        self._found: dict[int, tuple[Exchange, Answer]] = {}
         self._down: dict[int, tuple[dict[str, int], dict[str, int]]] = {}
 
     def sent(self, node: int, frame: Frame) -> None:
@@ -122,20 +120,15 @@ class _Watched(FedMRN):
 
     def folded(self, node: int, message: Message, frame: Frame) -> None:
         loss = float(message.content.metric_records["metrics"]["train_loss"])  # type: ignore[arg-type]
-        memory = _memory(message)
-        answer = Answer(b"", *self._down[node], loss, memory)
-        self._found[self._clients[node]] = Exchange.of(frame, answer), loss, memory, frame
+        update = update_bytes(message.content, self.arrayrecord_key)
+        answer = Answer(update, *self._down[node], loss, _memory(message))
+        self._found[self._clients[node]] = Exchange.of(frame, answer), answer
 
     def trained(self, chosen: Iterable[int]) -> Trained:
         """Return what came of these clients, and forget it."""
         trained = Trained()
         for client in chosen:
-            exchange, loss, memory, frame = self._found[client]
-            trained.exchanges.append(exchange)
-            trained.losses.append(loss)
-            if memory is not None:
-                trained.kept[client] = memory
-        trained.sample = frame.to_bytes()
+            trained.add(client, *self._found[client])
         self._found, self._down = {}, {}
         return trained
 
@@ -153,8 +146,7 @@ def _client_app(told: bytes, threads: int) -> ClientApp:
         federation, client = _built(told, threads)
         partition = int(context.node_config[_PARTITION])
         broadcast = broadcast_bytes(message.content, "arrays")
-        samples = federation.samples(partition)
-        task = Task(Frame.from_bytes(broadcast).round, partition, broadcast, *samples, _memory(message))
+        task = Task(partition, broadcast, *federation.samples(partition), _memory(message))
         try:
             answer = client(task)
         except EncodeError as error:  # errors lose their type on the way; this one is for the caller to tell apart

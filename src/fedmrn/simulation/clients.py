@@ -76,13 +76,12 @@ class Task:
     """One client's part in one round.
 
     Attributes:
-        round, client: which.
+        client: which.
         broadcast: the bytes that the server sent.
         x, y: the client's samples.
         memory: what it kept from its last round.
     """
 
-    round: int
     client: int
     broadcast: bytes
     x: NDArray[np.generic]
@@ -128,7 +127,7 @@ class Client:
             buffer.copy_(initial)
 
         def key(label: str) -> int:
-            return derive_key(training.seed, label, task.round, task.client)
+            return derive_key(training.seed, label, broadcast.round, task.client)
 
         data = LocalData(
             torch.from_numpy(task.x),

@@ -92,6 +92,10 @@ class Federation:
         mine = torch.from_numpy(self.parts[client])
         return self.train_x[mine].numpy(), self.train_y[mine].numpy()
 
+    def tested_on(self, device: torch.device) -> "Federation":
+        """Return the same with the test samples on a device."""
+        return replace(self, test_x=self.test_x.to(device), test_y=self.test_y.to(device))
+
     def training(self) -> Training:
         """Return how every client trains."""
         return Training(
@@ -216,7 +220,7 @@ def simulate(
     view = ModelLayout.of(model)
     server = Server(view.layout, federation.scheme, state, secret_of(federation.seed))
     memory = dict(memory or {})
-    federation = replace(federation, test_x=federation.test_x.to(view.device), test_y=federation.test_y.to(view.device))
+    federation = federation.tested_on(view.device)
     with clients(model, federation.training(), min(workers, federation.clients_per_round)) as train_all:
         for number in range(first, federation.rounds + 1):
             yield _round(federation, model, server, number, memory, train_all, on_client)
@@ -238,14 +242,10 @@ def _round(
     trained = Trained()
 
     def task(client: int) -> Task:
-        return Task(number, client, round_.broadcast(client), *federation.samples(client), memory.get(client))
+        return Task(client, round_.broadcast(client), *federation.samples(client), memory.get(client))
 
     for place, (client, answer) in enumerate(zip(chosen, train_all(map(task, chosen)), strict=True), 1):
-        if answer.memory is not None:
-            trained.kept[client] = answer.memory
-        trained.exchanges.append(Exchange.of(round_.add(client, answer.update), answer))
-        trained.losses.append(answer.loss)
-        trained.sample = answer.update
+        trained.add(client, Exchange.of(round_.add(client, answer.update), answer), answer)
         on_client(place)
     round_.finish()
     memory.update(trained.kept)
@@ -267,6 +267,14 @@ class Trained:
     losses: list[float] = field(default_factory=list)
     kept: Memory = field(default_factory=dict)
     sample: bytes = b""
+
+    def add(self, client: int, exchange: Exchange, answer: Answer) -> None:
+        """Note what came of the next client."""
+        self.exchanges.append(exchange)
+        self.losses.append(answer.loss)
+        self.sample = answer.update
+        if answer.memory is not None:
+            self.kept[client] = answer.memory
 
 
 def conclude(

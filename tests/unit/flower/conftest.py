@@ -1,20 +1,13 @@
 """One thread of the framework for every test here, and Flower's idea of which task this process is."""
 
-from collections.abc import Iterator
-
 import pytest
-import torch
+
+from one_thread import one_thread
 
 pytest.importorskip("flwr", reason="Flower is not installed: pip install fedmrn[flower]")
 from flwr.supercore.task_identity import TaskIdentity
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+__all__ = ["one_thread"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,16 +1,17 @@
-"""One thread of the framework and one seed for every test here."""
+"""One seed of the framework for every test here, and one thread."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
 
+from one_thread import one_thread
+
+__all__ = ["one_thread"]
+
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _one_seed() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         yield
-    torch.set_num_threads(before)
