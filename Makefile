@@ -8,7 +8,7 @@ SEEDS  ?= 1-3
 # Processes that run tests; each has one thread of the framework.
 JOBS   ?= 2
 
-.PHONY: help run test test-long bench check format install clean
+.PHONY: help run test test-long bench check format install develop clean
 help:            ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -16,15 +16,22 @@ $(VENV)/.installed: pyproject.toml
 	@echo "Setting up $(VENV) (once; about a minute) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[cli]"
+	@touch $@
+
+# Flower with Ray, Triton and the checkers: many times what a run needs.
+$(VENV)/.developed: $(VENV)/.installed
+	@echo "Adding what tests need (once; some minutes) ..."
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[cli,dev]"
 	@touch $@
 
-install: $(VENV)/.installed  ## Set up the virtual environment
+install: $(VENV)/.installed  ## Set up the virtual environment for runs
+develop: $(VENV)/.developed  ## The same, with what tests, benchmarks and formatting need
 
 run: install     ## FedAvg and FedMRN side by side on digits: a table, and plots in runs/digits
 	$(BIN)/fedmrn compare digits --seeds $(SEEDS) --resume
 
-check: install   ## Formatting, lint, types, import layers
+check: develop   ## Formatting, lint, types, import layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -33,13 +40,13 @@ check: install   ## Formatting, lint, types, import layers
 test: check      ## Everything that CI checks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=95
 
-test-long: install  ## What takes minutes of waiting: the bytes on a socket, fedmrn against stock Flower
+test-long: develop  ## What takes minutes of waiting: the bytes on a socket, fedmrn against stock Flower
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -rA
 
-bench: install   ## Time everything against its baselines (ARGS=--help); a quarter of an hour, best on a quiet machine
+bench: develop   ## Time everything against its baselines (ARGS=--help); a quarter of an hour, best on a quiet machine
 	$(BIN)/python bench/suite.py $(ARGS)
 
-format: install  ## Rewrite the sources in the project's format
+format: develop  ## Rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
