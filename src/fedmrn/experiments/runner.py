@@ -147,9 +147,10 @@ def run(
 
     Raises:
         RunError: the folder is in use by another configuration, or holds a run and `resume` is not set.
-        UsageError: as `prepare`.
+        UsageError: as `prepare`, or what the engine needs is not installed.
     """
     check_folder(folder, experiment, resume)
+    check_engine(engine)
     records = read_records(folder)
     saved = saved_round(folder)
     if min(saved, len(records)) >= experiment.train.rounds:
@@ -221,14 +222,23 @@ def _results(
 ) -> Generator[RoundResult]:
     if engine == "process":
         return simulate(prepared.federation, prepared.model, state, **options)
+    from fedmrn.flower.engine import simulate_on_flower  # noqa: PLC0415 - an extra, and seconds to import
+
+    return simulate_on_flower(make, prepared.federation, prepared.model, state, starting=starting, **options)
+
+
+def check_engine(engine: Engine) -> None:
+    """Raise ConfigError if what an engine needs is not installed."""
+    if engine == "process":
+        return
     # Read when Flower and Ray are imported: no telemetry, no advice on what Ray will do in future.
     for switch in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
         os.environ.setdefault(switch, "0")
     try:
-        from fedmrn.flower.engine import simulate_on_flower  # noqa: PLC0415 - an extra, and seconds to import
+        from fedmrn.flower.engine import check_ray  # noqa: PLC0415 - an extra, and seconds to import
     except ModuleNotFoundError as error:
         raise ConfigError('--engine flower needs Flower: pip install "fedmrn[flower]" "flwr[simulation]"') from error
-    return simulate_on_flower(make, prepared.federation, prepared.model, state, starting=starting, **options)
+    check_ray()
 
 
 def to_record(result: RoundResult) -> Record:

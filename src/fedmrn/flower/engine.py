@@ -79,8 +79,7 @@ def simulate_on_flower(
         EncodeError: a client's training diverged.
         WorkerError: a client failed, or Flower did.
     """
-    if find_spec("ray") is None:
-        raise ConfigError('--engine flower needs Flower\'s simulation engine: pip install "flwr[simulation]"')
+    check_ray()
     strategy = _Watched(federation, model, state)
     federation = federation.tested_on(ModelLayout.of(model).device)
     memory = dict(memory or {})
@@ -102,6 +101,12 @@ def simulate_on_flower(
             trained = strategy.trained(chosen)
             memory.update(trained.kept)
             yield conclude(federation, model, strategy.server, number, trained, started)
+
+
+def check_ray() -> None:
+    """Raise ConfigError if Ray is not installed."""
+    if find_spec("ray") is None:
+        raise ConfigError('--engine flower needs Flower\'s simulation engine: pip install "flwr[simulation]"')
 
 
 class _Watched(FedMRN):
