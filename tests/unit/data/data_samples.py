@@ -42,7 +42,7 @@ def tiny_idx() -> tuple[Source, list[bytes], list[np.ndarray]]:
         rng.integers(0, 256, (7, 28, 28), np.uint8),
         rng.integers(0, 10, 7, np.uint8),
     ]
-    blobs = [gzip.compress(idx(array)) for array in arrays]
+    blobs = [zipped(idx(array)) for array in arrays]
     return describe(DATASETS["fashion-mnist"], blobs, train=20, test=7), blobs, arrays
 
 
@@ -65,14 +65,22 @@ def python2_pickle(array: np.ndarray, labels: list[int], label_key: bytes, fortr
     return b"\x80\x02}(" + items + b"u."
 
 
-def tar_gz(members: dict[str, bytes]) -> bytes:
+def zipped(data: bytes) -> bytes:
+    """The same bytes at any time: they name tests, which two processes must find alike."""
+    return gzip.compress(data, mtime=0)
+
+
+def archive(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, blob in members.items():
-            info = tarfile.TarInfo(name)
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for info, blob in members:
             info.size = len(blob)
-            archive.addfile(info, io.BytesIO(blob))
-    return buffer.getvalue()
+            tar.addfile(info, io.BytesIO(blob))
+    return zipped(buffer.getvalue())
+
+
+def tar_gz(members: dict[str, bytes]) -> bytes:
+    return archive(*((tarfile.TarInfo(name), blob) for name, blob in members.items()))
 
 
 def tiny_cifar(name: str = "cifar10") -> tuple[Source, list[bytes], dict[str, tuple[np.ndarray, list[int]]]]:

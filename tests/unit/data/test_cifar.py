@@ -1,5 +1,4 @@
 import gzip
-import io
 import os
 import pickle
 import tarfile
@@ -7,7 +6,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from data_samples import describe, python2_pickle, tar_gz, tiny_cifar, write
+from data_samples import archive, describe, python2_pickle, tar_gz, tiny_cifar, write, zipped
 
 from fedmrn.data import load_source
 from fedmrn.data.cifar import read_members
@@ -160,24 +159,16 @@ def test_members_are_found_by_exact_name():
 
 def test_padding_behind_the_end_is_allowed():
     # tar pads to whole records, of a size that the writer chooses.
-    assert read_members(gzip.compress(gzip.decompress(WHOLE) + bytes(20_480)), ["x"], 4000, "t") == {"x": NOISE}
+    assert read_members(zipped(gzip.decompress(WHOLE) + bytes(20_480)), ["x"], 4000, "t") == {"x": NOISE}
 
 
 def special(kind: bytes, name: str = "x", size: int = 0) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        info = tarfile.TarInfo(name)
-        info.type, info.size, info.linkname = kind, size, "/etc/hostname"
-        archive.addfile(info, io.BytesIO(bytes(size)))
-    return buffer.getvalue()
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, "/etc/hostname"
+    return archive((info, bytes(size)))
 
 
-TWICE = io.BytesIO()
-with tarfile.open(fileobj=TWICE, mode="w:gz") as _archive:
-    for _content in (b"1", b"2"):
-        _info = tarfile.TarInfo("x")
-        _info.size = 1
-        _archive.addfile(_info, io.BytesIO(_content))
+TWICE = archive((tarfile.TarInfo("x"), b"1"), (tarfile.TarInfo("x"), b"2"))
 NOISE = np.random.default_rng(0).bytes(3000)
 WHOLE = tar_gz({"x": NOISE})
 
@@ -186,19 +177,19 @@ WHOLE = tar_gz({"x": NOISE})
     ("blob", "what"),
     [
         (b"", "not a sound archive"),
-        (gzip.compress(b""), "not a sound archive"),
+        (zipped(b""), "not a sound archive"),
         (WHOLE + b"x", "not a sound archive"),
         (b"text", "not a sound archive"),
-        (gzip.compress(b"text" * 999), "not a sound archive"),
+        (zipped(b"text" * 999), "not a sound archive"),
         (tar_gz({"y": b"1"}), "lacks x"),
         (tar_gz({"x": bytes(4001)}), "repeated, too large or not a file"),
-        (TWICE.getvalue(), "repeated, too large or not a file"),
+        (TWICE, "repeated, too large or not a file"),
         (special(tarfile.SYMTYPE), "repeated, too large or not a file"),
         (special(tarfile.LNKTYPE), "repeated, too large or not a file"),
         (special(tarfile.DIRTYPE), "repeated, too large or not a file"),
         (special(tarfile.FIFOTYPE), "repeated, too large or not a file"),
         (tar_gz({"bomb": bytes(1 << 20), "x": b"1"}), "inflates to more"),
-        (gzip.compress(gzip.decompress(WHOLE) + bytes(1 << 20)), "inflates to more"),
+        (zipped(gzip.decompress(WHOLE) + bytes(1 << 20)), "inflates to more"),
         (WHOLE[: len(WHOLE) // 2], "not a sound archive"),
         (WHOLE[:1500] + b"\xff" * 8 + WHOLE[1508:], "not a sound archive"),
     ],

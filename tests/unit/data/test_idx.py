@@ -1,16 +1,16 @@
-import gzip
 import struct
 import tracemalloc
 
 import numpy as np
 import pytest
+from data_samples import zipped
 
 from fedmrn.data.idx import parse_idx
 from fedmrn.errors import DataError
 
 ARRAY = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 HEAD = bytes.fromhex("00000803 00000002 00000003 00000004")
-GOOD = gzip.compress(HEAD + ARRAY.tobytes())
+GOOD = zipped(HEAD + ARRAY.tobytes())
 
 
 def test_literal_bytes():
@@ -26,16 +26,16 @@ def test_literal_bytes():
         (b"", "ends inside its header"),
         (b"plain text", "not sound gzip"),
         (HEAD + ARRAY.tobytes(), "not sound gzip"),
-        (gzip.compress(b""), "ends inside its header"),
-        (gzip.compress(HEAD[:15]), "ends inside its header"),
+        (zipped(b""), "ends inside its header"),
+        (zipped(HEAD[:15]), "ends inside its header"),
         (
-            gzip.compress(b"\0\0\x09\3" + HEAD[4:] + ARRAY.tobytes()),
+            zipped(b"\0\0\x09\3" + HEAD[4:] + ARRAY.tobytes()),
             "starts with 00000903, expected 00000803",
         ),
-        (gzip.compress(b"\0\0\x08\1" + HEAD[4:] + ARRAY.tobytes()), "starts with 00000801"),
-        (gzip.compress(HEAD[:12] + b"\xff" * 4 + ARRAY.tobytes()), "declares dimensions"),
-        (gzip.compress(HEAD + ARRAY.tobytes()[:-1]), "ends after 23 of its 24"),
-        (gzip.compress(HEAD + ARRAY.tobytes() + b"x"), "goes on after its 24"),
+        (zipped(b"\0\0\x08\1" + HEAD[4:] + ARRAY.tobytes()), "starts with 00000801"),
+        (zipped(HEAD[:12] + b"\xff" * 4 + ARRAY.tobytes()), "declares dimensions"),
+        (zipped(HEAD + ARRAY.tobytes()[:-1]), "ends after 23 of its 24"),
+        (zipped(HEAD + ARRAY.tobytes() + b"x"), "goes on after its 24"),
         (GOOD + b"x", "goes on after its 24"),
         (GOOD + GOOD, "goes on after its 24"),
         (GOOD[:-1], "ends after 24 of its 24"),
@@ -57,7 +57,7 @@ def test_every_truncation_is_refused():
 
 
 def test_a_bomb_is_not_inflated():
-    bomb = gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 2, 3, 4) + bytes(1 << 26))
+    bomb = zipped(struct.pack(">4B3I", 0, 0, 8, 3, 2, 3, 4) + bytes(1 << 26))
     tracemalloc.start()
     with pytest.raises(DataError, match="goes on"):
         parse_idx(bomb, (2, 3, 4), "f.gz")

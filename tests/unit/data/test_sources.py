@@ -1,5 +1,4 @@
 import functools
-import gzip
 import http.server
 import threading
 from dataclasses import FrozenInstanceError, replace
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_samples import describe, idx, tiny_idx, write
+from data_samples import describe, idx, tiny_idx, write, zipped
 
 from fedmrn.data import DATASETS, Dataset, load, load_source
 from fedmrn.errors import ConfigError, DataError
@@ -120,7 +119,7 @@ def test_an_unreadable_file_is_reported(tmp_path, monkeypatch):
 
 def test_sound_files_with_wrong_labels_are_refused(tmp_path):
     source, blobs, arrays = tiny_idx()
-    blobs[3] = gzip.compress(idx(np.full_like(arrays[3], 10)))
+    blobs[3] = zipped(idx(np.full_like(arrays[3], 10)))
     source = describe(source, blobs)
     write(source, blobs, tmp_path)
     with pytest.raises(DataError, match="test labels are not 7 numbers from 0 to 9"):
