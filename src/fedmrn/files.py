@@ -1,18 +1,93 @@
-"""Files that are never half-written."""
+"""Files that are never half-written, and folders that one process uses at a time."""
 
+import errno
+import fcntl
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from fedmrn.errors import RunError
+
+_LOCK = ".lock"
+_PATIENCE = 2.0  # seconds: a process that was killed a moment ago may not be gone yet
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file at once or not at all, whatever happens meanwhile.
+    """Replace a file at once or not at all, whatever happens meanwhile; when this returns it is on disk.
 
     Raises:
-        OSError: the folder cannot be written; the file is then as it was.
+        OSError: the file cannot be written; it is then as it was.
     """
     temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
+    try:
+        with _named(path):
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add to the end of a file; when this returns it is on disk.
+
+    Raises:
+        OSError: the file cannot be written; it may then end in a part of the data.
+    """
+    with _named(path), path.open("ab") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder that exists for this process alone; the lock ends with the process, however that ends.
+
+    Raises:
+        RunError: another process holds it.
+        OSError: the folder cannot be written.
+    """
+    with (folder / _LOCK).open("ab") as file:
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RunError(f"{folder} is in use by another process; wait for it, or stop it") from None
+                time.sleep(0.05)
+            except OSError as error:
+                if error.errno in _NO_LOCKS:  # a file system without locks: better unguarded than not at all
+                    break
+                raise
+        yield
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let an error say which file it is about: a full disk's does not by itself."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a new name outlive a power failure, on file systems that can promise it."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

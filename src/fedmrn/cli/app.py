@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +18,7 @@ from fedmrn.errors import (
     RunError,
     UsageError,
 )
+from fedmrn.experiments.engines import Engine
 
 if TYPE_CHECKING:
     from fedmrn.experiments.config import Experiment
@@ -55,13 +55,6 @@ Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with runs that are there; finished ones are not run again.")
 ]
 _DATA = Path("data")
-
-
-class Engine(StrEnum):
-    """Who runs the clients."""
-
-    PROCESS = "process"
-    FLOWER = "flower"
 
 
 @app.command()
@@ -267,7 +260,7 @@ def _run_all(
     with Bars(out, len(plan)) as bars:
         for experiment, folder in plan:
             try:
-                run_experiment(experiment, folder, data_dir=data_dir, resume=resume, progress=bars, engine=engine.value)
+                run_experiment(experiment, folder, data_dir=data_dir, resume=resume, progress=bars, engine=engine)
             except KeyboardInterrupt:
                 kept = f"every whole round is in {folder}" if (folder / "config.toml").exists() else "before round 1"
                 _say(err, f"stopped, {kept}; the same command with --resume goes on from there")

@@ -4,7 +4,8 @@ checkpoint.bin                the state as a broadcast frame: checksum, layout d
 memory/CLIENT-ROUND.bin       what a client keeps since that round, as a frame with one raw section
 
 The files of a round's clients are written before its checkpoint, and older ones of the same clients are deleted after
-it: whenever a run is stopped, the files up to the checkpoint's round are all there, and later ones are not read.
+it: whenever a run is stopped, the files up to the checkpoint's round are all there, and later ones are not read. What
+is left over then is deleted when the run goes on.
 """
 
 import re
@@ -79,10 +80,7 @@ def restore(
         raise RunError(
             f"{folder / 'rounds.jsonl'} lost rounds before {saved.round}; delete checkpoint.bin beside it to start anew"
         )
-    newest: dict[int, tuple[int, Path]] = {}
-    for path, client, round_ in _memory_files(folder):
-        if round_ <= saved.round:
-            newest[client] = max(newest.get(client, (0, path)), (round_, path))
+    newest = _newest(folder, saved.round)
     for client, round_ in taken_part(saved.round).items():
         if newest.get(client, (0, folder))[0] != round_:
             raise RunError(
@@ -92,10 +90,23 @@ def restore(
     return saved.round, state, {c: _read_memory(path, c, round_, layout) for c, (round_, path) in newest.items()}
 
 
-def forget(folder: Path) -> None:
-    """Delete what clients kept in an earlier run of this folder, before round 1."""
+def tidy(folder: Path, saved: int) -> None:
+    """Delete what a stop, or an earlier run, left in `memory/` beside what clients keep at the end of round `saved`."""
+    current = {path for _, path in _newest(folder, saved).values()}
     for path, _, _ in _memory_files(folder):
-        path.unlink()
+        if path not in current:
+            path.unlink(missing_ok=True)
+    for path in (folder / "memory").glob("*.bin.part"):
+        path.unlink(missing_ok=True)
+
+
+def _newest(folder: Path, saved: int) -> dict[int, tuple[int, Path]]:
+    """Return (round, file) of what each client keeps at the end of round `saved`."""
+    newest: dict[int, tuple[int, Path]] = {}
+    for path, client, round_ in _memory_files(folder):
+        if round_ <= saved:
+            newest[client] = max(newest.get(client, (0, path)), (round_, path))
+    return newest
 
 
 def _memory_files(folder: Path) -> list[tuple[Path, int, int]]:

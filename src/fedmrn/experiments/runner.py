@@ -6,6 +6,10 @@ checkpoint.bin     the server's state after the last whole round (see `checkpoin
 memory/            what clients keep from their last round, for methods whose clients do
 last-update.bin    one client's frame of the last round, for `fedmrn inspect`
 partition.png      who holds what
+.lock              held by the process that writes here
+
+Each file is replaced at once, or grows by a line that is on disk before the checkpoint that counts it: a run that is
+killed at any moment goes on to the files that it would have written undisturbed, but for `seconds`.
 """
 
 import json
@@ -16,7 +20,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tomli_w
@@ -26,9 +30,10 @@ from torch import nn
 
 from fedmrn.data import Dataset, PartitionSpec, augment, find_source, load_source, partition, plot_partition
 from fedmrn.errors import ConfigError, RunError
-from fedmrn.experiments.checkpoint import forget, restore, save, saved_round
+from fedmrn.experiments.checkpoint import restore, save, saved_round, tidy
 from fedmrn.experiments.config import Experiment
-from fedmrn.files import write_atomic
+from fedmrn.experiments.engines import Engine
+from fedmrn.files import append, locked, write_atomic
 from fedmrn.methods import method
 from fedmrn.server import Server
 from fedmrn.simulation.engine import Account, Federation, RoundResult, simulate, total
@@ -38,8 +43,6 @@ from fedmrn.warmup import warm_up
 
 Record = dict[str, Any]
 """A line of rounds.jsonl."""
-Engine = Literal["process", "flower"]
-"""Who runs the clients: this process and its workers, or Flower's simulation engine. The results are the same."""
 _KEYS = {"accuracy", "loss", "train_loss", "up", "down", "bits_per_parameter", "clients", "seconds"}
 """What a line must have; `raw` and `by_client` are missing in runs from before they were counted."""
 
@@ -139,28 +142,51 @@ def run(
     data_dir: Path,
     resume: bool,
     progress: Progress,
-    engine: Engine = "process",
+    engine: Engine = Engine.PROCESS,
 ) -> list[Record]:
     """Run an experiment to its end and return its records; a stopped run keeps every whole round.
 
     A wrong setting or missing data is found before the folder is made. Either engine goes on with a run of the other.
 
     Raises:
-        RunError: the folder is in use by another configuration, or holds a run and `resume` is not set.
+        RunError: the folder is in use by another configuration or process, holds a run and `resume` is not set, or a
+            round cannot be written.
         UsageError: as `prepare`, or what the engine needs is not installed.
     """
     check_folder(folder, experiment, resume)
     check_engine(engine)
-    records = read_records(folder)
-    saved = saved_round(folder)
-    if min(saved, len(records)) >= experiment.train.rounds:
+    if finished(folder, experiment):
+        tidy(folder, saved_round(folder))
+        records = read_records(folder)
         progress.start(experiment, len(records))
         return records[: experiment.train.rounds]
+    if folder.exists():
+        with locked(folder):  # if another process has it, that is told before the data is read
+            pass
     with progress.wait(f"reading {experiment.data.name}"):
         prepared = prepare(experiment, data_dir)
     with progress.wait("preparing the kernels (compiled once for an installation)"):
         warm_up(prepared.federation.scheme)
     folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        check_folder(folder, experiment, resume)  # another process may have been here meanwhile
+        return _go_on(experiment, folder, prepared, data_dir=data_dir, progress=progress, engine=engine)
+
+
+def finished(folder: Path, experiment: Experiment) -> bool:
+    """Whether a folder holds all rounds of its experiment.
+
+    Raises:
+        RunError: the checkpoint is damaged.
+    """
+    return min(saved_round(folder), len(read_records(folder))) >= experiment.train.rounds
+
+
+def _go_on(
+    experiment: Experiment, folder: Path, prepared: Prepared, *, data_dir: Path, progress: Progress, engine: Engine
+) -> list[Record]:
+    """Run what is missing, in a folder that is this process's."""
+    records = read_records(folder)
     write_atomic(folder / "config.toml", tomli_w.dumps(experiment.as_dict()).encode())
     view = ModelLayout.of(prepared.model)
     layout = view.layout
@@ -170,8 +196,8 @@ def run(
 
     remembers = RULES[method(experiment.method).local].remembers
     done, state, memory = restore(folder, len(records), layout, taken_part if remembers else lambda _: {})
+    tidy(folder, done)
     if state is None:
-        forget(folder)
         state = Server.initial(layout, prepared.federation.scheme, view.read())
         plot_partition(
             prepared.dataset.train_y.numpy(),
@@ -185,7 +211,6 @@ def run(
     train = experiment.train
     with (
         _threads(train.threads, train.workers),
-        (folder / "rounds.jsonl").open("a", encoding="utf-8") as log,
         closing(
             _results(
                 engine,
@@ -202,11 +227,15 @@ def run(
     ):
         for result in results:
             record = to_record(result)
-            log.write(json.dumps(record) + "\n")
-            log.flush()
-            os.fsync(log.fileno())
-            write_atomic(folder / "last-update.bin", result.sample)
-            save(folder, layout, method(experiment.method).id, result)
+            try:
+                append(folder / "rounds.jsonl", (json.dumps(record) + "\n").encode())
+                write_atomic(folder / "last-update.bin", result.sample)
+                save(folder, layout, method(experiment.method).id, result)
+            except OSError as error:
+                raise RunError(
+                    f"{error.filename}: {error.strerror}; the {len(records)} rounds before are kept; put that right, "
+                    "and the same command with --resume goes on"
+                ) from error
             records.append(record)
             progress.round(record)
     return records
@@ -220,7 +249,7 @@ def _results(
     starting: AbstractContextManager[None],
     **options: Any,
 ) -> Generator[RoundResult]:
-    if engine == "process":
+    if engine == Engine.PROCESS:
         return simulate(prepared.federation, prepared.model, state, **options)
     from fedmrn.flower.engine import simulate_on_flower  # noqa: PLC0415 - an extra, and seconds to import
 
@@ -229,7 +258,7 @@ def _results(
 
 def check_engine(engine: Engine) -> None:
     """Raise ConfigError if what an engine needs is not installed."""
-    if engine == "process":
+    if engine == Engine.PROCESS:
         return
     # Read when Flower and Ray are imported: no telemetry, no advice on what Ray will do in future.
     for switch in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):

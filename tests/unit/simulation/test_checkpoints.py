@@ -12,7 +12,7 @@ from small_federation import federation, records, remembered, run, small_model
 from fedmrn.codecs import EncodeKeys, Raw
 from fedmrn.errors import RunError
 from fedmrn.experiments import checkpoint
-from fedmrn.experiments.checkpoint import forget, restore, save, saved_round
+from fedmrn.experiments.checkpoint import restore, save, saved_round, tidy
 from fedmrn.frame import Frame, Kind, Role, Section
 from fedmrn.layout import Group, Layout, TensorSpec
 from fedmrn.methods import METHODS
@@ -324,9 +324,13 @@ class TestDamage:
             restore(tmp_path, 1, LAYOUT)
 
 
-def test_what_an_earlier_run_kept_is_forgotten(tmp_path: Path) -> None:
-    (tmp_path / "memory").mkdir()
-    for name in ("3-1.bin", "notes.txt"):
+def test_what_a_stop_left_is_deleted_and_nothing_else(tmp_path: Path) -> None:
+    store(tmp_path, result(1, 1, 2), result(2, 2))
+    kept = names(tmp_path)
+    assert kept == ["1-1.bin", "2-2.bin"]
+    for name in ("2-1.bin", "1-3.bin", "4-3.bin", "1-3.bin.part", "notes.txt"):
         (tmp_path / "memory" / name).write_bytes(b"old")
-    forget(tmp_path)
-    assert [path.name for path in (tmp_path / "memory").iterdir()] == ["notes.txt"]
+    tidy(tmp_path, 2)
+    assert names(tmp_path) == [*kept, "notes.txt"]
+    tidy(tmp_path, 0)  # before round 1 of another run
+    assert names(tmp_path) == ["notes.txt"]
