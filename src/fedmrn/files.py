@@ -11,7 +11,7 @@ from pathlib import Path
 from fedmrn.errors import RunError
 
 _LOCK = ".lock"
-_PATIENCE = 2.0  # seconds: a process that was killed a moment ago may not be gone yet
+_PATIENCE = 5.0  # seconds: a process that was killed a moment ago may not be gone yet
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 

@@ -39,11 +39,11 @@ def left(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_a_run(cli: Cli, tmp_path: Path) -> None:
-    many = ("run", "digits", "--method", "topk-ef", *changes("train.rounds=12"))
+    many = ("run", "digits", "--method", "topk-ef", *changes("train.rounds=8"))
     assert cli(*many, "--out", "whole").returncode == 0
     took = sum(json.loads(line)["seconds"] for line in (tmp_path / "whole/rounds.jsonl").read_text().splitlines())
     generator = random.Random(1)  # noqa: S311
-    seconds = [generator.uniform(0.05, 1.0 + took / 5) for _ in range(12)]
+    seconds = [generator.uniform(0.05, 1.0 + took / 5) for _ in range(8)]
     assert killed(tmp_path, seconds, *many, "--out", "killed", "--resume") >= 3
     whole = left(tmp_path / "whole")
     assert len(whole) == 4 + 4  # configuration, rounds, checkpoint, an update, and what four clients keep

@@ -78,12 +78,10 @@ def run(
 
     Example: `fedmrn run fmnist-iid --method fedmrn --seed 1 --set train.rounds=20 --data-dir data`
     """
-    from fedmrn.experiments.config import load_setting
+    from fedmrn.experiments.config import load_setting, run_name
 
     setting = load_setting(preset, set_ or [])
     experiment = setting.experiment(method, seed)
-    from fedmrn.experiments.runner import run_name  # a wrong setting is told before the heavy imports
-
     folder = out_dir or Path("runs") / setting.name / run_name(experiment)
     if _run_all(f"{setting.name}: {setting.description}", [(experiment, folder)], data_dir, resume, engine):
         raise typer.Exit(1)
@@ -131,7 +129,7 @@ def compare(
 
     `fedmrn compare fmnist-short --methods all --seeds 1-2 --tune lr=0.01,0.03,0.1,0.3`
     """
-    from fedmrn.experiments.config import load_setting
+    from fedmrn.experiments.config import load_setting, run_name
     from fedmrn.methods import METHODS
 
     if tune is None and (tune_rounds, tune_seed, tune_set, tune_dir) != (None,) * 4:
@@ -141,7 +139,7 @@ def compare(
     chosen = _seeds(seeds)
     plan = [setting.experiment(name, seed) for name in names for seed in chosen]
     folder = out_dir or Path("runs") / setting.name
-    from fedmrn.experiments.runner import check_folder, run_name
+    from fedmrn.experiments.runner import check_folder
     from fedmrn.experiments.tune import Grid, choose, trials, tuned, write_tuning
 
     lost: list[Path] = []
@@ -163,6 +161,61 @@ def compare(
     lost += _run_all(f"{setting.name}: {setting.description}", runs, data_dir, resume)
     _report(folder, [path for _, path in runs if path not in lost])
     if lost:
+        raise typer.Exit(1)
+
+
+@app.command()
+def sweep(
+    source: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP]", help="One of those listed without it, or a TOML file.")
+    ] = None,
+    set_: Changes = None,
+    data_dir: DataDir = _DATA,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the runs. [default: runs/SWEEP]", show_default=False),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Runs at a time. [default: what the cores can take; 1 on a GPU]"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and how far they are; run none.")] = False,
+) -> None:
+    """Run methods x seeds x settings from one file, several at a time; finished runs are not run again.
+
+    The same command goes on with a sweep that was stopped or killed. Without a name: list the ready ones.
+
+    Example: `fedmrn sweep digits-ablation --jobs 2`
+    """
+    from fedmrn.cli.show import show_table
+    from fedmrn.experiments.sweep import load_sweep, sweeps
+
+    if source is None:
+        show_table(out, ("sweep", "what it is"), list(sweeps().items()))
+        return
+    found = load_sweep(source, set_ or [])
+    from fedmrn.cli import sweep as work  # a wrong setting is told before the heavy imports
+    from fedmrn.experiments.cells import default_jobs
+
+    folder = out_dir or Path("runs") / found.name
+    left = work.plan(found, folder)
+    if dry_run:
+        work.show_plan(out, found, folder)
+    _say(out, f"{found.name}: {found.description}", style="dim")
+    _say(out, work.state(found, folder, left), style="dim")
+    if dry_run:
+        return
+    failed = 0
+    if left:
+        jobs = jobs or default_jobs([cell.experiment for cell in left])
+        try:
+            failed = work.run_all(out, found, folder, left, data_dir, jobs)
+        except KeyboardInterrupt:
+            _say(err, f"stopped, every whole round is in {folder}; the same command goes on from there")
+            raise typer.Exit(130) from None
+    work.report(out, found, folder)
+    _say(out, f"{folder}/: the runs, and a report.html for each table")
+    if failed:
         raise typer.Exit(1)
 
 

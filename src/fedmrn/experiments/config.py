@@ -105,7 +105,7 @@ class Experiment:
         Raises:
             ConfigError: naming the key and the place.
         """
-        found = _validate(cls, values, where)
+        found = validate(cls, values, where)
         options = method(found.method).resolve(found.options.options)
         return replace(found, options=replace(found.options, options=options))
 
@@ -138,9 +138,28 @@ class Setting:
             **{k: v for k, v in values.items() if k in COMMON},
             "options": row.resolve({k: v for k, v in values.items() if k not in COMMON}),
         }
-        options = _validate(MethodConfig, values, f"{self.name}: method.{name}")
+        options = validate(MethodConfig, values, f"{self.name}: method.{name}")
         parts = {"data": self.data, "model": self.model, "train": self.train, "options": options}
-        return _validate(Experiment, {"preset": self.name, "method": name, "seed": seed, **parts}, self.name)
+        return validate(Experiment, {"preset": self.name, "method": name, "seed": seed, **parts}, self.name)
+
+
+def run_name(experiment: Experiment) -> str:
+    """Return the folder's name: method and seed."""
+    return f"{experiment.method}-seed{experiment.seed}"
+
+
+def difference(
+    old: dict[str, Any], new: dict[str, Any], places: tuple[str, str] = ("there", "here"), prefix: str = ""
+) -> str:
+    """Return in words where two experiments, as dictionaries, differ."""
+    parts = []
+    for key in {**old, **new}:
+        a, b = old.get(key, "absent"), new.get(key, "absent")
+        if isinstance(a, dict) and isinstance(b, dict):
+            parts.append(difference(a, b, places, f"{prefix}{key}."))
+        elif a != b:
+            parts.append(f"{prefix}{key} is {a!r} {places[0]} and {b!r} {places[1]}")
+    return ", ".join(p for p in parts if p)
 
 
 def presets() -> dict[str, str]:
@@ -189,7 +208,7 @@ def load_setting(source: str, changes: Iterable[str] = (), flag: str = "--set") 
         _apply(values, change, flag)
     if isinstance(values.get("method"), dict):
         _check_options(values["method"], name)
-    return _validate(Setting, {"name": name, **values}, name)
+    return validate(Setting, {"name": name, **values}, name)
 
 
 def _check_options(table: Mapping[str, Any], where: str) -> None:
@@ -243,7 +262,12 @@ def _fields(kind: Any) -> list[str]:
     return list(kind.__dataclass_fields__)
 
 
-def _validate(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+def validate(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Return values as a frozen dataclass.
+
+    Raises:
+        ConfigError: names the place and the key that is wrong, unknown or missing.
+    """
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:

@@ -31,7 +31,7 @@ from torch import nn
 from fedmrn.data import Dataset, PartitionSpec, augment, find_source, load_source, partition, plot_partition
 from fedmrn.errors import ConfigError, RunError
 from fedmrn.experiments.checkpoint import restore, save, saved_round, tidy
-from fedmrn.experiments.config import Experiment
+from fedmrn.experiments.config import Experiment, difference
 from fedmrn.experiments.engines import Engine
 from fedmrn.files import append, locked, write_atomic
 from fedmrn.methods import method
@@ -70,11 +70,6 @@ class Prepared:
     dataset: Dataset
     federation: Federation
     model: nn.Module
-
-
-def run_name(experiment: Experiment) -> str:
-    """Return the folder's name: method and seed."""
-    return f"{experiment.method}-seed{experiment.seed}"
 
 
 def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
@@ -347,20 +342,9 @@ def check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
         )
     if found != experiment:
         raise RunError(
-            f"{folder} holds another configuration: {_difference(found.as_dict(), experiment.as_dict())}; "
+            f"{folder} holds another configuration: {difference(found.as_dict(), experiment.as_dict())}; "
             "use the same, or --out FOLDER for a new run"
         )
-
-
-def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
-    parts = []
-    for key in {**old, **new}:
-        a, b = old.get(key, "absent"), new.get(key, "absent")
-        if isinstance(a, dict) and isinstance(b, dict):
-            parts.append(_difference(a, b, f"{prefix}{key}."))
-        elif a != b:
-            parts.append(f"{prefix}{key} is {a!r} there and {b!r} here")
-    return ", ".join(p for p in parts if p)
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fedmrn.errors import ConfigError, RunError
-from fedmrn.experiments.config import COMMON, Experiment, Setting, parse_value
-from fedmrn.experiments.runner import read_records, run_name
+from fedmrn.experiments.config import COMMON, Experiment, Setting, parse_value, run_name
+from fedmrn.experiments.runner import read_records
 from fedmrn.files import write_atomic
 from fedmrn.methods import method
 

@@ -209,12 +209,19 @@ def _told(model: nn.Module, training: Training) -> bytes:
 
 
 def _start_all(pool: ProcessPoolExecutor, workers: int) -> None:
-    """Start the processes. Ctrl-C is for the process that started them, also while they are starting."""
+    """Start the processes."""
+    with uninterrupted():
+        for _ in range(workers):
+            pool.submit(_ready)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C, here and in processes that are started meanwhile: it is for the process that started them."""
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
     try:
-        for _ in range(workers):
-            pool.submit(_ready)
+        yield
     finally:
         if main:
             signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
@@ -239,12 +246,12 @@ def _start(told: bytes, threads: int, watched: Connection) -> None:
     """Set up a worker process, by what the process that started it says."""
     global _client  # noqa: PLW0603
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
+    threading.Thread(target=end_with, args=(watched,), daemon=True).start()
     torch.set_num_threads(threads)
     _client = Client(*pickle.loads(told))  # noqa: S301
 
 
-def _end_with(watched: Connection) -> None:
+def end_with(watched: Connection) -> None:
     """End this process as soon as the other end of a pipe is closed: at the latest when its owner ends."""
     try:
         watched.recv_bytes()

@@ -1,0 +1,97 @@
+"""`fedmrn sweep`: what there is to do, doing it, and the report."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+
+from fedmrn.cli.board import Board
+from fedmrn.cli.show import show_table
+from fedmrn.errors import RunError
+from fedmrn.experiments.cells import check, run_cells
+from fedmrn.experiments.report import write_report
+from fedmrn.experiments.runner import check_folder, finished, read_records
+from fedmrn.experiments.summary import HEADER, LEGEND, cells, reference_of
+from fedmrn.experiments.sweep import Cell, Sweep
+from fedmrn.files import locked
+
+
+def plan(sweep: Sweep, folder: Path) -> list[Cell]:
+    """Return the cells that are not finished, in the order in which to run them: seed by seed.
+
+    Raises:
+        RunError: the folder of a cell holds another configuration, or one that cannot be read.
+    """
+    for cell in sweep.cells:
+        check_folder(folder / cell.folder, cell.experiment, resume=True)
+    return sorted((c for c in sweep.cells if not _finished(c, folder)), key=lambda cell: cell.experiment.seed)
+
+
+def _finished(cell: Cell, folder: Path) -> bool:
+    try:
+        return finished(folder / cell.folder, cell.experiment)
+    except RunError:  # a damaged checkpoint: told when the cell is run, and the others run
+        return False
+
+
+def show_plan(console: Console, sweep: Sweep, folder: Path) -> None:
+    """Print every cell and how far it is."""
+    rows = []
+    for cell in sweep.cells:
+        done, rounds = len(read_records(folder / cell.folder)), cell.experiment.train.rounds
+        rows.append((str(cell.folder), f"{min(done, rounds)} of {rounds}"))
+    show_table(console, ("cell", "rounds"), rows)
+
+
+def state(sweep: Sweep, folder: Path, left: Sequence[Cell]) -> str:
+    """Return in a line how far a sweep is, and what its folder holds beside it."""
+    begun = sum((folder / cell.folder / "config.toml").exists() for cell in left)
+    text = f"{len(sweep.cells)} cells: {len(sweep.cells) - len(left)} finished, {begun} begun, {len(left) - begun} new"
+    mine = {folder / cell.folder for cell in sweep.cells}
+    others = sorted(str(p.parent.relative_to(folder)) for p in folder.rglob("config.toml") if p.parent not in mine)
+    return f"{text}; not of this sweep: {', '.join(others)}" if others else text
+
+
+def run_all(console: Console, sweep: Sweep, folder: Path, left: Sequence[Cell], data_dir: Path, jobs: int) -> int:
+    """Run the cells that are left, and return how many failed; those are told, and the others go on.
+
+    Raises:
+        RunError: another process runs this sweep.
+        UsageError: data that is missing or damaged, a setting that does not fit it.
+    """
+    with console.status("reading the data"):
+        check([cell.experiment for cell in left], data_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    with (
+        locked(folder),
+        Board(console, sweep, folder, jobs) as board,
+        closing(run_cells(left, folder, jobs=jobs, data_dir=data_dir)) as events,
+    ):
+        for event in events:
+            failed += event.kind == "failed"
+            board.tell(event)
+    return failed
+
+
+def report(console: Console, sweep: Sweep, folder: Path) -> None:
+    """Write a report for each table of the sweep, over its finished cells, and print one for all.
+
+    Raises:
+        RunError: no cell is finished.
+    """
+    rows: list[tuple[str, ...]] = []
+    with console.status("writing the reports"):
+        for name, mine in sweep.tables.items():
+            runs = [folder / c.folder for c in mine if _finished(c, folder)]
+            if runs:
+                (folder / name).mkdir(exist_ok=True)
+                found = write_report(folder / name, runs).rows
+                rows += [(name, *cells(row, reference_of(found))) for row in found]
+    if not rows:
+        raise RunError(f"no cell of sweep {sweep.name} is finished")
+    header: tuple[str, ...] = ("", *HEADER)
+    if not any(row[0] for row in rows):
+        header, rows = header[1:], [row[1:] for row in rows]
+    show_table(console, header, rows, title=sweep.description, caption=LEGEND, figures=True)
