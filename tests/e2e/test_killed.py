@@ -1,9 +1,10 @@
 """Real kills at random moments: the same command goes on to the files of an undisturbed run."""
 
-import json
 import os
 import random
 import re
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,23 +12,29 @@ from pathlib import Path
 import pytest
 from command import Cli, changes
 
+from fedmrn.experiments.runner import run
+from fedmrn.experiments.sweep import load_sweep
+from silent import Silent
+
 KILLING = Path(__file__).with_name("killing.py")
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+RANDOM = random.Random(1)  # noqa: S311
 
 
-def killed(folder: Path, seconds: list[float], *command: str) -> int:
-    """How often a command was killed before it ended well."""
+def killed(folder: Path, where: str, moments: list[str], *command: str) -> tuple[list[int], str]:
+    """How a command ended each time before it ended well, and what it said as errors."""
     done = subprocess.run(
-        [sys.executable, str(KILLING), ",".join(f"{s:.3f}" for s in seconds), *command],
+        [sys.executable, str(KILLING), where, ",".join(moments), *command],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+        env=ENV,
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    return int(re.findall(r"killed (\d+) times", done.stdout)[-1])
+    return [int(end) for end in done.stdout.splitlines()[-1].removeprefix("ends: ").split()], done.stderr
 
 
 def left(folder: Path) -> dict[str, bytes]:
@@ -41,10 +48,59 @@ def left(folder: Path) -> dict[str, bytes]:
 def test_a_run(cli: Cli, tmp_path: Path) -> None:
     many = ("run", "digits", "--method", "topk-ef", *changes("train.rounds=8"))
     assert cli(*many, "--out", "whole").returncode == 0
-    took = sum(json.loads(line)["seconds"] for line in (tmp_path / "whole/rounds.jsonl").read_text().splitlines())
-    generator = random.Random(1)  # noqa: S311
-    seconds = [generator.uniform(0.05, 1.0 + took / 5) for _ in range(8)]
-    assert killed(tmp_path, seconds, *many, "--out", "killed", "--resume") >= 3
+    moments = [f"{RANDOM.choice(['', '+'])}{RANDOM.uniform(0, 0.5):.3f}" for _ in range(8)]
+    ends, _ = killed(tmp_path, "killed", moments, *many, "--out", "killed", "--resume")
+    assert ends.count(-signal.SIGKILL) >= 4
     whole = left(tmp_path / "whole")
     assert len(whole) == 4 + 4  # configuration, rounds, checkpoint, an update, and what four clients keep
     assert left(tmp_path / "killed") == whole
+
+
+SWEEP = """
+preset = "digits"
+methods = ["fedmrn", "topk-ef"]
+seeds = [1]
+[set]
+train.rounds = 4
+train.local_epochs = 1
+train.clients_per_round = 2
+data.clients = 4
+[axes]
+method.lr = [0.1, 0.05]
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep(tmp_path: Path) -> None:
+    """Stopped by Ctrl-C, then killed: its workers end too, as the next attempt finds the folders free."""
+    (tmp_path / "mine.toml").write_text(SWEEP)
+    moments = ["^0", f"+{RANDOM.uniform(0, 0.5):.3f}"]
+    ends, errors = killed(tmp_path, "runs", moments, "sweep", "mine.toml", "--jobs", "2")
+    assert ends == [130, -signal.SIGKILL]
+    assert errors == "stopped, every whole round is in runs/mine; the same command goes on from there\n"
+    for cell in load_sweep(str(tmp_path / "mine.toml")).cells:
+        run(cell.experiment, tmp_path / "whole" / cell.folder, data_dir=tmp_path, resume=False, progress=Silent())
+    assert left(tmp_path / "runs/mine") == left(tmp_path / "whole")
+
+
+def test_a_disk_that_is_full(cli: Cli, tmp_path: Path) -> None:
+    """Files that may not grow to the size of the checkpoint: one line, nothing half-written; with room it goes on."""
+    limit = 100_000
+    done = subprocess.run(
+        [sys.executable, "-m", "fedmrn", "run", "digits", "--out", "r", *changes()],
+        cwd=tmp_path,
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == (
+        "error: r/checkpoint.bin: File too large; the 0 rounds before are kept; put that right, and the same command "
+        "with --resume goes on\n"
+    )
+    assert not list(tmp_path.rglob("*.part"))
+    done = cli("run", "digits", "--out", "r", "--resume", *changes())
+    assert done.returncode == 0, done.stderr

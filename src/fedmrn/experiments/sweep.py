@@ -159,9 +159,10 @@ def _block(whole: Mapping[str, Any], own: Mapping[str, Any], where: str) -> Bloc
     if merged.get("methods") == "all":
         merged["methods"] = list(METHODS)
     block = validate(Block, merged, where)
-    for key in ("preset", "methods", "seeds"):
-        if len(set(getattr(block, key))) != len(getattr(block, key)):
-            raise ConfigError(f"{where}: {key} has the same twice")
+    lists = {key: getattr(block, key) for key in ("preset", "methods", "seeds")}
+    for key, listed in (lists | {f"axes.{key}": values for key, values in block.axes.items()}).items():
+        if len(set(listed)) != len(listed):
+            raise ConfigError(f"{where}: {key} has the same value twice")
     return block
 
 
@@ -248,7 +249,7 @@ def _unique(tables: Mapping[str, Mapping[str, Experiment]]) -> tuple[list[Cell],
         first = next(iter(mine.values()))
         for key, e in mine.items():
             if (e.data, e.model, e.train) != (first.data, first.model, first.train):
-                raise ConfigError(_clash(f"the table {table or '.'}", first, e))
+                raise ConfigError(_clash(f"the table {table or 'without a name'}", first, e))
             if key not in cells:
                 cells[key] = cell = Cell(e, Path(table) / run_name(e))
                 if taken.setdefault(cell.folder, e) is not e:

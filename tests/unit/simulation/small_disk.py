@@ -4,7 +4,6 @@ happens if it is full from some moment on."""
 import io
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +12,9 @@ import pytest
 from small_federation import blobs, federation, small_model
 
 from fedmrn.experiments import runner
-from fedmrn.experiments.config import Experiment, load_setting
+from fedmrn.experiments.config import load_setting
 from fedmrn.files import write_atomic
+from silent import Silent
 
 METHOD = "topk-ef"  # its clients keep something
 CHANGES = ("train.rounds=3", "train.clients_per_round=2", "train.threads=1")
@@ -73,19 +73,6 @@ class Disk:
         monkeypatch.setattr(Path, "open", watched_open)
         for name in ("fsync", "replace", "unlink", "mkdir"):
             watch(name)
-
-
-class Silent:
-    """Nobody is told."""
-
-    def wait(self, text: str) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def start(self, experiment: Experiment, done: int) -> None: ...
-
-    def client(self, place: int) -> None: ...
-
-    def round(self, record: runner.Record) -> None: ...
 
 
 def small_run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:

@@ -1,0 +1,18 @@
+"""For runs in the tests' own process."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+from fedmrn.experiments.config import Experiment
+
+
+class Silent:
+    """A run's progress, told to nobody."""
+
+    def wait(self, text: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def start(self, experiment: Experiment, done: int) -> None: ...
+
+    def client(self, place: int) -> None: ...
+
+    def round(self, record: Record) -> None: ...
