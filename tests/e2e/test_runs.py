@@ -373,6 +373,7 @@ def test_lists(cli: Cli) -> None:
     assert "fedmrn-s" in cli("methods").stdout
     assert "fashion-mnist" in cli("datasets").stdout
     assert "fmnist-iid" in cli("presets").stdout
+    assert "ablation-noise" in cli("sweep").stdout
     help_ = cli("--help").stdout
     assert "compare" in help_
     assert "digits" in help_

@@ -77,6 +77,8 @@ from fedmrn.update import encode_update
         (["run", "digits", "--set", "method.lr=0.1\nx=3"], ["key=value"]),
         (["run", "digits", "--set", "method={lr=1}"], ["needs its section"]),
         (["run", "misspelt.toml"], ["method.topk.densty", "did you mean 'density'"]),
+        (["sweep", "papers"], ["sweep 'papers'", "did you mean 'paper'"]),
+        (["sweep", "paper", "--data-dir", "none", "--set", "train.rounds=1"], ["train-images-idx3-ubyte.gz", "none"]),
         (["inspect", "nothing.bin"], ["nothing.bin", "not a file"]),
         (["inspect", "/dev/zero"], ["not a file"]),
     ],

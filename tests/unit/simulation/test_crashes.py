@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,84 @@ def test_a_disk_that_is_full_from_any_moment_on(tmp_path: Path, monkeypatch: pyt
         run(folder)
         assert timeless(files(folder)) == timeless(whole)
     assert failures > 10
+
+
+def flipped(data: bytes) -> bytes:
+    place_ = len(data) // 2
+    return data[:place_] + bytes([data[place_] ^ 4]) + data[place_ + 1 :]
+
+
+def other_model(found: Files) -> Files:
+    """The checkpoint's frame says that it is of another layout; its checksum is right."""
+    frame = Frame.from_bytes(found["checkpoint.bin"])
+    return {"checkpoint.bin": replace(frame, layout_digest=bytes(16)).to_bytes()}
+
+
+def of_memory(change: Callable[[bytes], bytes | None]) -> Callable[[Files], dict[str, bytes | None]]:
+    def spoil(found: Files) -> dict[str, bytes | None]:
+        name = next(name for name in found if name.startswith("memory/"))
+        return {name: change(found[name])}
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda found: {"checkpoint.bin": found["checkpoint.bin"][:-9]}, id="cut"),
+        pytest.param(lambda found: {"checkpoint.bin": b""}, id="empty"),
+        pytest.param(lambda found: {"checkpoint.bin": flipped(found["checkpoint.bin"])}, id="a bit"),
+        pytest.param(other_model, id="of another model"),
+        pytest.param(lambda found: {"rounds.jsonl": b""}, id="no rounds"),
+        pytest.param(lambda found: {"config.toml": b"method = "}, id="configuration"),
+        pytest.param(of_memory(lambda data: None), id="memory, missing"),
+        pytest.param(of_memory(lambda data: data[:-1]), id="memory, cut"),
+        pytest.param(of_memory(flipped), id="memory, a bit"),
+    ],
+)
+def test_damage_is_told_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Files], dict[str, bytes | None]]
+) -> None:
+    """One line that names the file; every file stays as it is; with the damaged one put back the run goes on."""
+    run, disk, folder = small_run(monkeypatch), Disk(tmp_path, monkeypatch), tmp_path / "run"
+    states = moments(run, tmp_path / "whole", disk)
+    good = [state for state in states if saved(state) == 2][-1]
+    place(good, folder)
+    (name, data), *_ = spoil(good).items()
+    if data is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(data)
+    before = files(folder)
+    with pytest.raises(RunError) as caught:
+        run(folder)
+    assert str(folder / name.split("/")[0]) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert files(folder) == before
+    place({name: good[name]}, folder)
+    run(folder)
+    assert timeless(files(folder)) == timeless(files(tmp_path / "whole"))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished run needs no writing; another is told where it failed, and nothing is changed."""
+    run, disk = small_run(monkeypatch), Disk(tmp_path, monkeypatch)
+    states = moments(run, tmp_path / "whole", disk)
+    begun = tmp_path / "begun"
+    place(next(state for state in states if saved(state) == 1), begun)
+    before = files(begun)
+
+    def refuse(_: str) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(begun))
+
+    disk.before = refuse
+    run(tmp_path / "whole")
+    for folder in (begun, tmp_path / "new"):
+        with pytest.raises(OSError, match="Read-only file system"):
+            run(folder)
+    disk.before = lambda _: None
+    assert files(begun) == before
+    assert not (tmp_path / "new").exists()
 
 
 class TestWriting:

@@ -1,0 +1,57 @@
+"""Cells in worker processes: a worker that is lost is its cell's failure, and nothing is left behind."""
+
+import multiprocessing
+import os
+import signal
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from fedmrn.experiments.cells import Event, check, run_cells
+from fedmrn.experiments.config import load_setting
+from fedmrn.experiments.runner import read_records
+from fedmrn.experiments.sweep import load_sweep
+
+TEXT = """
+preset = "digits"
+methods = ["fedmrn"]
+seeds = [1, 2, 3]
+[set]
+train.rounds = 2
+train.local_epochs = 1
+train.clients_per_round = 1
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_lost(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(TEXT)
+    cells = load_sweep(str(tmp_path / "s.toml")).cells
+    events: list[Event] = []
+    with closing(run_cells(cells, tmp_path, jobs=1, data_dir=tmp_path)) as found:
+        for event in found:
+            events.append(event)
+            (worker,) = multiprocessing.active_children()
+            if len(events) == 1:  # the first cell has started
+                os.kill(worker.pid or 0, signal.SIGKILL)
+            if (event.cell, event.kind) == (cells[2], "start"):
+                break
+    assert not multiprocessing.active_children()
+    last = {event.cell.folder: event for event in events}
+    first, second, third = (cell.folder for cell in cells)
+    assert last[first].kind == "failed"
+    assert "its process ended (exit code -9)" in last[first].text
+    assert [e.kind for e in events if e.cell.folder == second] == ["start", "round", "round", "done"]
+    assert [e.round for e in events if e.kind == "round"] == [1, 2]
+    assert [r["accuracy"] for r in read_records(tmp_path / second)] == [e.accuracy for e in events if e.kind == "round"]
+    assert last[third].kind == "start"
+
+
+def test_each_setting_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    monkeypatch.setattr("fedmrn.experiments.cells.prepare", lambda experiment, _: built.append(experiment))
+    settings = [load_setting("digits", [f"data.partition={kind}"]) for kind in ("iid", "labels")]
+    experiments = [s.experiment(name, seed) for s in settings for name in ("fedavg", "fedmrn") for seed in (1, 2)]
+    check(experiments, tmp_path)
+    assert built == [experiments[0], experiments[4]]
