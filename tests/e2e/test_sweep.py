@@ -46,7 +46,7 @@ def test_failures_are_told_tables_are_written_and_finished_cells_are_not_run_aga
     assert len(before) == 4
 
     (tmp_path / "mine.toml").write_text(
-        SWEEP.replace("0.02]", "0.03]").replace('"fedavg"', '"topk"').replace("1e30", "1")
+        SWEEP.replace("0.02]", "0.03]").replace('"fedavg"', '"topk"').replace("1e30", "0.1")
     )
     done = cli("sweep", "mine.toml", "--jobs", "1")
     assert done.returncode == 0, done.stderr

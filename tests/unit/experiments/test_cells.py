@@ -32,8 +32,8 @@ def test_a_worker_that_is_lost(tmp_path: Path) -> None:
     with closing(run_cells(cells, tmp_path, jobs=1, data_dir=tmp_path)) as found:
         for event in found:
             events.append(event)
-            (worker,) = multiprocessing.active_children()
             if len(events) == 1:  # the first cell has started
+                (worker,) = multiprocessing.active_children()
                 os.kill(worker.pid or 0, signal.SIGKILL)
             if (event.cell, event.kind) == (cells[2], "start"):
                 break
