@@ -10,6 +10,7 @@ from fedmrn.codecs import Codec, Float16, Levels, Raw, Rotated
 from fedmrn.errors import ConfigError
 from fedmrn.layout import Group
 from fedmrn.rules import ServerRule
+from fedmrn.server_optimizer import Scaled, ServerOptimizer
 from fedmrn.text import nearest
 
 SIDE: Mapping[str, Codec] = MappingProxyType({"float32": Raw(), "float16": Float16(), "levels": Levels(127, 64)})
@@ -42,6 +43,7 @@ class Scheme:
         weighted: whether clients count by their weight, or alike.
         down: how each group of the state is broadcast; exact where nothing is said.
         shared_key: whether all clients of a round have one noise key.
+        optimizer: how far the trained part of the state moves along what the rule asks for.
 
     Raises:
         ConfigError: the method needs an exact broadcast and is not given one.
@@ -53,6 +55,7 @@ class Scheme:
     weighted: bool = True
     down: Mapping[Group, Codec] = field(default_factory=dict)
     shared_key: bool = False
+    optimizer: ServerOptimizer = field(default_factory=lambda: Scaled(1.0))
 
     def __post_init__(self) -> None:
         if self.rule.needs_zeros and not self.exact_broadcast:
@@ -114,13 +117,20 @@ class Method:
             found[name] = _as(type(self.options[name]), value, f"method {self.name}: {name} = {value!r}")
         return found
 
-    def scheme(self, options: Options | None = None, side: str = "float32", down: str = "float32") -> Scheme:
+    def scheme(
+        self,
+        options: Options | None = None,
+        side: str = "float32",
+        down: str = "float32",
+        optimizer: ServerOptimizer | None = None,
+    ) -> Scheme:
         """Return the scheme.
 
         Args:
             options: of the method.
             side: a key of `SIDE`: how the dense group and the statistics travel up.
             down: a key of `DOWN`: how the state travels down.
+            optimizer: of the server; by default the state moves by the mean.
 
         Raises:
             ConfigError: an option does not exist or is unusable.
@@ -136,7 +146,8 @@ class Method:
         whose = str(values.get("noise_key", "client"))
         if whose not in NOISE_KEY:
             raise ConfigError(f"noise_key {whose!r} does not exist{nearest(whose, NOISE_KEY)}")
-        return Scheme(self.id, codecs, self.rule(values), self.weighted, broadcast, NOISE_KEY[whose])
+        shared, moves = NOISE_KEY[whose], optimizer or Scaled(1.0)
+        return Scheme(self.id, codecs, self.rule(values), self.weighted, broadcast, shared, moves)
 
 
 def _as(kind: type, value: object, where: str) -> Value:

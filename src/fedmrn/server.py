@@ -12,6 +12,7 @@ from fedmrn.frame import DEFAULT_LIMITS, Frame, Kind, Limits
 from fedmrn.layout import Group, Layout
 from fedmrn.rng import derive_key
 from fedmrn.scheme import Scheme
+from fedmrn.server_optimizer import Scaled
 from fedmrn.update import state_sections, templates
 
 
@@ -108,7 +109,14 @@ class Round:
             stepped = stepped.copy()
         state += server.state
         state[coded] = stepped
-        server.state = state
+        optimizer, trained = server.scheme.optimizer, slice(0, server.layout.trainable)
+        moments = server.moments
+        if optimizer != Scaled(1.0):
+            moves, moments = optimizer.step(state[trained] - server.state[trained], moments)
+            np.add(server.state[trained], moves, out=state[trained])
+            state[coded] = rule.settle(state[coded], stepped)
+        server.state, server.moments = state, moments
+        server.density = self.aggregator.density()
         self._closed = True
         return state
 
@@ -124,10 +132,16 @@ class Server:
         secret: 16 to 64 bytes that only the server knows; noise keys are derived from it.
         limits: what is accepted from clients.
         threads: for the fold of models above a million elements; by default all cores.
+        moments: of the scheme's optimizer after an earlier round, float32, shape (slots, layout.trainable); by default
+            those before round 1.
+
+    Attributes:
+        density: for each coded tensor the share of ones in the masks of the last finished round; empty where no masks
+            are sent.
 
     Raises:
-        ConfigError: if the state is not of the layout's shape or not one of the scheme's rule, or the secret has
-            another length.
+        ConfigError: if the state or the moments are not of the layout's shape or the state not one of the scheme's
+            rule, or the secret has another length.
     """
 
     def __init__(
@@ -139,6 +153,7 @@ class Server:
         *,
         limits: Limits = DEFAULT_LIMITS,
         threads: int | None = None,
+        moments: NDArray[np.float32] | None = None,
     ) -> None:
         if state.shape != (layout.size,) or state.dtype != np.float32:
             raise ConfigError(f"the state must be float32 of shape ({layout.size},), got {state.dtype} {state.shape}")
@@ -147,6 +162,13 @@ class Server:
         scheme.rule.check(state[layout.span(Group.CODED)])
         self.layout, self.scheme, self.state = layout, scheme, state
         self.secret, self.limits, self.threads = secret, limits, threads
+        self.moments = scheme.optimizer.start(layout.trainable) if moments is None else moments
+        expected = (scheme.optimizer.slots, layout.trainable)
+        if self.moments.shape != expected or self.moments.dtype != np.float32:
+            raise ConfigError(
+                f"the moments must be float32 of shape {expected}, got {self.moments.dtype} {self.moments.shape}"
+            )
+        self.density: dict[str, float] = {}
 
     @staticmethod
     def initial(layout: Layout, scheme: Scheme, model: NDArray[np.float32]) -> NDArray[np.float32]:

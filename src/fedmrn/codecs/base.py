@@ -69,6 +69,12 @@ def own_fold(reader: Reader) -> Fold | None:
     return found
 
 
+def mask_of(reader: Reader) -> NDArray[np.uint8] | None:
+    """Return the packed bits of an opened section, if it is a mask: uint8, shape (ceil(d / 8),)."""
+    found: NDArray[np.uint8] | None = getattr(reader, "mask", None)
+    return found
+
+
 def read_plane(reader: Reader, plane: Plane) -> Reader:
     """Return the reader of one plane of an opened section.
 

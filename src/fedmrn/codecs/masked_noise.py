@@ -53,19 +53,19 @@ class _MaskReader:
     spec: NoiseSpec
     signed: bool
     key: int
-    bits: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
 
     def read(self, start: int, out: NDArray[np.float32]) -> None:
         check_vector(out, np.float32)
         spec = self.spec
         law, scale, key = int(spec.law), np.float32(spec.scale), np.uint64(self.key)
-        _read_masks(law, scale, gaussian_table(), key, start, self.bits, self.signed, out)
+        _read_masks(law, scale, gaussian_table(), key, start, self.mask, self.signed, out)
 
     def fold(self, start: int, factor: float, near: bool, total: NDArray[np.int64]) -> None:
         check_vector(total, np.int64)
         spec = self.spec
         law, scale, key = int(spec.law), np.float32(spec.scale), np.uint64(self.key)
-        _fold_masks(law, scale, gaussian_table(), key, start, self.bits, self.signed, factor, near, total)
+        _fold_masks(law, scale, gaussian_table(), key, start, self.mask, self.signed, factor, near, total)
 
 
 @dataclass(frozen=True)

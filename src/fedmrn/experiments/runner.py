@@ -3,6 +3,7 @@
 config.toml        the resolved experiment
 rounds.jsonl       one JSON line a round
 checkpoint.bin     the server's state after the last whole round (see `checkpoint`)
+moments-N.bin      of the server's optimizer after round N, where it has one
 memory/            what clients keep from their last round, for methods whose clients do
 last-update.bin    one client's frame of the last round, for `fedmrn inspect`
 partition.png      who holds what
@@ -28,6 +29,7 @@ from fedmrn.data import Dataset, PartitionSpec, augment, find_source, load_sourc
 from fedmrn.errors import ConfigError, RunError
 from fedmrn.experiments.checkpoint import forget, restore, save, saved_round
 from fedmrn.experiments.config import Experiment
+from fedmrn.experiments.moments import restore_moments, save_moments
 from fedmrn.files import write_atomic
 from fedmrn.methods import method
 from fedmrn.server import Server
@@ -96,7 +98,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
 
     own: dict[str, Any] = {name: options.options[name] for name in RULES[row.local].options if name in options.options}
     federation = Federation(
-        scheme=row.scheme(options.options, options.side, options.down),
+        scheme=experiment.scheme(),
         rule=partial(attach, **own),
         optimizer=options.optimizer,
         train_x=dataset.normalised_train(),
@@ -170,6 +172,8 @@ def run(
 
     remembers = RULES[method(experiment.method).local].remembers
     done, state, memory = restore(folder, len(records), layout, taken_part if remembers else lambda _: {})
+    slots = prepared.federation.scheme.optimizer.slots
+    moments = restore_moments(folder, layout, done, slots)
     if state is None:
         forget(folder)
         state = Server.initial(layout, prepared.federation.scheme, view.read())
@@ -195,6 +199,7 @@ def run(
                 progress.wait("starting Flower's simulation engine"),
                 first=done + 1,
                 memory=memory,
+                moments=moments,
                 on_client=progress.client,
                 workers=train.workers,
             )
@@ -206,6 +211,7 @@ def run(
             log.flush()
             os.fsync(log.fileno())
             write_atomic(folder / "last-update.bin", result.sample)
+            save_moments(folder, layout, method(experiment.method).id, result.round, result.moments)
             save(folder, layout, method(experiment.method).id, result)
             records.append(record)
             progress.round(record)
@@ -245,7 +251,8 @@ def to_record(result: RoundResult) -> Record:
     """Return a round as plain values: everything but `seconds` is a function of the configuration and the seed.
 
     `up` and `down` hold the bytes of all clients together by part, `raw` what the same would have taken without coding
-    (`fedmrn.update.plain`), and `by_client` the bytes of each client, in the order of `clients`.
+    (`fedmrn.update.plain`), and `by_client` the bytes of each client, in the order of `clients`. `density` is the share
+    of ones in the masks, a coded tensor; other methods have none.
     """
     exchanges = result.exchanges
     return {
@@ -261,6 +268,7 @@ def to_record(result: RoundResult) -> Record:
         },
         "by_client": {"up": _columns([e.up for e in exchanges]), "down": _columns([e.down for e in exchanges])},
         "bits_per_parameter": result.bits_per_parameter,
+        **({"density": result.density} if result.density else {}),
         "clients": result.clients,
         "seconds": round(result.seconds, 3),
     }

@@ -70,14 +70,19 @@ def federation(name: str = "fedmrn", **changes: Any) -> Federation:
 
 
 def run(
-    setting: Federation, state: NDArray[np.float32] | None = None, *, first: int = 1, memory: Memory | None = None
+    setting: Federation,
+    state: NDArray[np.float32] | None = None,
+    *,
+    first: int = 1,
+    memory: Memory | None = None,
+    moments: NDArray[np.float32] | None = None,
 ) -> list[RoundResult]:
     """The rounds from `first` on; by default from the state that the scheme makes of the small model."""
     model = small_model()
     view = ModelLayout.of(model)
     if state is None:
         state = Server.initial(view.layout, setting.scheme, view.read())
-    return list(simulate(setting, model, state, first=first, memory=memory))
+    return list(simulate(setting, model, state, first=first, memory=memory, moments=moments))
 
 
 def remembered(results: list[RoundResult]) -> Memory:
@@ -88,7 +93,8 @@ def remembered(results: list[RoundResult]) -> Memory:
 def record(result: RoundResult) -> dict[str, object]:
     """All that a round leaves behind, but for the clock."""
     memory = {client: kept.tobytes() for client, kept in result.memory.items()}
-    return asdict(replace(result, seconds=0.0)) | {"state": result.state.tobytes(), "memory": memory}
+    vectors = {"state": result.state.tobytes(), "moments": result.moments.tobytes()}
+    return asdict(replace(result, seconds=0.0)) | vectors | {"memory": memory}
 
 
 def records(results: list[RoundResult]) -> list[dict[str, object]]:
