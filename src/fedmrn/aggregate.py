@@ -112,7 +112,7 @@ class Aggregator:
         self._senders: set[int | str] = set()
         self._ones: dict[str, int] = {}
         self._torn = False
-        self.total_weight = 0
+        self.total_weight = self._squares = 0
 
     @property
     def count(self) -> int:
@@ -153,6 +153,7 @@ class Aggregator:
             self._fold_waiting()
         self._senders.add(sender)
         self.total_weight += weight
+        self._squares += weight**2
         self._torn = False
 
     def _count(self, reader: Reader) -> None:
@@ -163,6 +164,11 @@ class Aggregator:
             if tensor.group is Group.CODED and tensor.size:
                 where = self.layout.slices[tensor.name]
                 self._ones[tensor.name] = self._ones.get(tensor.name, 0) + count_ones(mask, where.start, where.stop)
+
+    @property
+    def effective_clients(self) -> float:
+        """How many clients of one weight the mean is worth: (sum of weights)^2 / sum of their squares; 0 if none."""
+        return self.total_weight**2 / self._squares if self._squares else 0.0
 
     def density(self) -> dict[str, float]:
         """Return for each coded tensor the share of ones in the masks folded so far; nothing where no mask was sent."""
@@ -248,6 +254,7 @@ class Aggregator:
         for name, ones in other._ones.items():
             self._ones[name] = self._ones.get(name, 0) + ones
         self.total_weight += other.total_weight
+        self._squares += other._squares
         self._torn = False
 
     def _plan(self) -> tuple[object, ...]:

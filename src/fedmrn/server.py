@@ -1,11 +1,13 @@
 """The server: what it sends, which updates it takes, and how a mean becomes the next state."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.aggregate import Aggregator
+from fedmrn.auto_scale import Seen, mean_product
 from fedmrn.codecs import EncodeKeys
 from fedmrn.errors import ConfigError, DuplicateFrameError, UnknownClientError, WrongRoundError
 from fedmrn.frame import DEFAULT_LIMITS, Frame, Kind, Limits
@@ -14,6 +16,24 @@ from fedmrn.rng import derive_key
 from fedmrn.scheme import Scheme
 from fedmrn.server_optimizer import Scaled
 from fedmrn.update import state_sections, templates
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a server keeps from round to round beside its state.
+
+    Attributes:
+        moments: of the scheme's optimizer, float32, shape (slots, trained parameters).
+        scale: of the noise, where it is adapted (`fedmrn.auto_scale`); else None.
+    """
+
+    moments: NDArray[np.float32]
+    scale: float | None = None
+
+    @classmethod
+    def at_start(cls, layout: Layout, scheme: Scheme) -> "Carried":
+        """Return what a run starts with."""
+        return cls(scheme.optimizer.start(layout.trainable), None if scheme.auto is None else scheme.auto.start)
 
 
 class Round:
@@ -31,7 +51,7 @@ class Round:
         self._closed = False
         self._done: set[int | str] = set()
         self._exact = state_sections(server.layout, server.state) if server.scheme.exact_broadcast else None
-        self._templates = templates(server.layout, server.scheme.codecs_at(number))
+        self._templates = templates(server.layout, server.scheme.codecs_at(number, server.carried.scale))
         self.aggregator = Aggregator(
             server.layout,
             self._templates,
@@ -41,7 +61,7 @@ class Round:
             weighted=server.scheme.weighted,
             limits=server.limits,
             threads=server.threads,
-            planes=server.scheme.rule.planes,
+            planes=server.scheme.planes,
             state=server.state,
         )
 
@@ -86,6 +106,14 @@ class Round:
         self._done.add(client)
         return frame
 
+    def _seen(
+        self, density: Mapping[str, float], mean: NDArray[np.float32], parts: Sequence[NDArray[np.float32]]
+    ) -> Seen:
+        sizes = {t.name: t.size for t in self._server.layout.tensors}
+        ones, size = sum(share * sizes[name] for name, share in density.items()), max(1, mean.size)
+        power, *small = (mean_product(mean, part) for part in (mean, *parts))
+        return Seen(size, self.aggregator.effective_clients, ones / size, power, *small)
+
     def _key(self, client: int | str) -> int:
         if client not in self._keys:
             raise UnknownClientError(f"client {client} was not asked in round {self.number}")
@@ -102,21 +130,26 @@ class Round:
             raise WrongRoundError(f"round {self.number} is finished")
         server = self._server
         rule, coded = server.scheme.rule, server.layout.span(Group.CODED)
-        more = [self.aggregator.finish_plane(plane) for plane in rule.planes[1:]]
+        parts = [self.aggregator.finish_plane(plane) for plane in server.scheme.planes[1:]]
+        more = parts[: len(rule.planes) - 1]
+        density = self.aggregator.density()
         state = self.aggregator.close()  # the mean, and then in its place the state: three dense models at most
+        scale, auto = server.carried.scale, server.scheme.auto
+        if scale is not None and auto is not None:
+            scale = auto.next(scale, self._seen(density, state[coded], parts[len(more) :]))
         stepped = rule.step(self.number, server.state[coded], state[coded], *more)
         if np.may_share_memory(stepped, state):  # a rule may return the mean itself
             stepped = stepped.copy()
         state += server.state
         state[coded] = stepped
         optimizer, trained = server.scheme.optimizer, slice(0, server.layout.trainable)
-        moments = server.moments
+        moments = server.carried.moments
         if optimizer != Scaled(1.0):
             moves, moments = optimizer.step(state[trained] - server.state[trained], moments)
             np.add(server.state[trained], moves, out=state[trained])
             state[coded] = rule.settle(state[coded], stepped)
-        server.state, server.moments = state, moments
-        server.density = self.aggregator.density()
+        server.state, server.carried = state, Carried(moments, scale)
+        server.density = density
         self._closed = True
         return state
 
@@ -132,8 +165,7 @@ class Server:
         secret: 16 to 64 bytes that only the server knows; noise keys are derived from it.
         limits: what is accepted from clients.
         threads: for the fold of models above a million elements; by default all cores.
-        moments: of the scheme's optimizer after an earlier round, float32, shape (slots, layout.trainable); by default
-            those before round 1.
+        carried: what the server kept beside the state after that earlier round; by default what a run starts with.
 
     Attributes:
         density: for each coded tensor the share of ones in the masks of the last finished round; empty where no masks
@@ -153,7 +185,7 @@ class Server:
         *,
         limits: Limits = DEFAULT_LIMITS,
         threads: int | None = None,
-        moments: NDArray[np.float32] | None = None,
+        carried: Carried | None = None,
     ) -> None:
         if state.shape != (layout.size,) or state.dtype != np.float32:
             raise ConfigError(f"the state must be float32 of shape ({layout.size},), got {state.dtype} {state.shape}")
@@ -162,12 +194,13 @@ class Server:
         scheme.rule.check(state[layout.span(Group.CODED)])
         self.layout, self.scheme, self.state = layout, scheme, state
         self.secret, self.limits, self.threads = secret, limits, threads
-        self.moments = scheme.optimizer.start(layout.trainable) if moments is None else moments
-        expected = (scheme.optimizer.slots, layout.trainable)
-        if self.moments.shape != expected or self.moments.dtype != np.float32:
-            raise ConfigError(
-                f"the moments must be float32 of shape {expected}, got {self.moments.dtype} {self.moments.shape}"
-            )
+        start = Carried.at_start(layout, scheme)
+        self.carried = carried = start if carried is None else carried
+        shape, moments = start.moments.shape, carried.moments
+        if moments.shape != shape or moments.dtype != np.float32:
+            raise ConfigError(f"the moments must be float32 of shape {shape}, got {moments.dtype} {moments.shape}")
+        if (carried.scale is None) != (start.scale is None):
+            raise ConfigError("a carried noise scale belongs to a scheme that adapts it, and to no other")
         self.density: dict[str, float] = {}
 
     @staticmethod

@@ -23,6 +23,8 @@ class Plane(Enum):
     """The scale of the element's tensor."""
     KEPT = "kept"
     """1 where the element was sent, else 0."""
+    SMALL = "small"
+    """The value where its noise is smaller than the median magnitude, else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,10 @@ class Codec(ABC):
 
     def bind(self, state: NDArray[np.float32]) -> "Codec":
         """Return the codec for updates of this state (float32, shape (d,)), which both sides know; most need none."""
+        return self
+
+    def rescaled(self, scale: float) -> "Codec":
+        """Return the codec with noise of another scale; only codecs over noise have one."""
         return self
 
     @property

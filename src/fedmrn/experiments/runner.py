@@ -3,7 +3,7 @@
 config.toml        the resolved experiment
 rounds.jsonl       one JSON line a round
 checkpoint.bin     the server's state after the last whole round (see `checkpoint`)
-moments-N.bin      of the server's optimizer after round N, where it has one
+carried-N.bin      what the server keeps beside the state after round N, where it keeps something (see `carried`)
 memory/            what clients keep from their last round, for methods whose clients do
 last-update.bin    one client's frame of the last round, for `fedmrn inspect`
 partition.png      who holds what
@@ -27,9 +27,9 @@ from torch import nn
 
 from fedmrn.data import Dataset, PartitionSpec, augment, find_source, load_source, partition, plot_partition
 from fedmrn.errors import ConfigError, RunError
+from fedmrn.experiments.carried import restore_carried, save_carried
 from fedmrn.experiments.checkpoint import forget, restore, save, saved_round
 from fedmrn.experiments.config import Experiment
-from fedmrn.experiments.moments import restore_moments, save_moments
 from fedmrn.files import write_atomic
 from fedmrn.methods import method
 from fedmrn.server import Server
@@ -172,8 +172,7 @@ def run(
 
     remembers = RULES[method(experiment.method).local].remembers
     done, state, memory = restore(folder, len(records), layout, taken_part if remembers else lambda _: {})
-    slots = prepared.federation.scheme.optimizer.slots
-    moments = restore_moments(folder, layout, done, slots)
+    carried = restore_carried(folder, layout, done, prepared.federation.scheme)
     if state is None:
         forget(folder)
         state = Server.initial(layout, prepared.federation.scheme, view.read())
@@ -199,7 +198,7 @@ def run(
                 progress.wait("starting Flower's simulation engine"),
                 first=done + 1,
                 memory=memory,
-                moments=moments,
+                carried=carried,
                 on_client=progress.client,
                 workers=train.workers,
             )
@@ -211,7 +210,7 @@ def run(
             log.flush()
             os.fsync(log.fileno())
             write_atomic(folder / "last-update.bin", result.sample)
-            save_moments(folder, layout, method(experiment.method).id, result.round, result.moments)
+            save_carried(folder, layout, method(experiment.method).id, result.round, result.carried)
             save(folder, layout, method(experiment.method).id, result)
             records.append(record)
             progress.round(record)
@@ -252,7 +251,8 @@ def to_record(result: RoundResult) -> Record:
 
     `up` and `down` hold the bytes of all clients together by part, `raw` what the same would have taken without coding
     (`fedmrn.update.plain`), and `by_client` the bytes of each client, in the order of `clients`. `density` is the share
-    of ones in the masks, a coded tensor; other methods have none.
+    of ones in the masks, a coded tensor; other methods have none. `next_scale` is that of the next round's noise, where
+    it is adapted.
     """
     exchanges = result.exchanges
     return {
@@ -269,6 +269,7 @@ def to_record(result: RoundResult) -> Record:
         "by_client": {"up": _columns([e.up for e in exchanges]), "down": _columns([e.down for e in exchanges])},
         "bits_per_parameter": result.bits_per_parameter,
         **({"density": result.density} if result.density else {}),
+        **({"next_scale": result.carried.scale} if result.carried.scale is not None else {}),
         "clients": result.clients,
         "seconds": round(result.seconds, 3),
     }

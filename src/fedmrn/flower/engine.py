@@ -29,7 +29,7 @@ from fedmrn.flower.client import update_reply
 from fedmrn.flower.records import broadcast_bytes, update_bytes
 from fedmrn.flower.strategy import FedMRN
 from fedmrn.frame import Frame
-from fedmrn.server import Server
+from fedmrn.server import Carried, Server
 from fedmrn.simulation.clients import Answer, Client, Task
 from fedmrn.simulation.engine import Exchange, Federation, Memory, RoundResult, Trained, conclude, secret_of
 from fedmrn.torch import ModelLayout
@@ -62,7 +62,7 @@ def simulate_on_flower(
     *,
     first: int = 1,
     memory: Memory | None = None,
-    moments: NDArray[np.float32] | None = None,
+    carried: Carried | None = None,
     on_client: Callable[[int], None] = lambda _: None,
     workers: int = 1,
     starting: AbstractContextManager[None] | None = None,
@@ -71,7 +71,7 @@ def simulate_on_flower(
 
     Args:
         make: builds the setting and the architecture anew, in each of Ray's processes.
-        federation, model, state, first, memory, moments, on_client: as for `simulate`.
+        federation, model, state, first, memory, carried, on_client: as for `simulate`.
         workers: Ray's processes that train clients, each with the framework's present number of threads.
         starting: entered while Flower starts, which takes seconds.
 
@@ -81,7 +81,7 @@ def simulate_on_flower(
         WorkerError: a client failed, or Flower did.
     """
     check_ray()
-    strategy = _Watched(federation, model, state, moments)
+    strategy = _Watched(federation, model, state, carried)
     federation = federation.tested_on(ModelLayout.of(model).device)
     memory = dict(memory or {})
     app, clients = _client_app(pickle.dumps(make), torch.get_num_threads()), len(federation.parts)
@@ -118,13 +118,13 @@ class _Watched(FedMRN):
         federation: Federation,
         model: nn.Module,
         state: NDArray[np.float32],
-        moments: NDArray[np.float32] | None,
+        carried: Carried | None,
     ) -> None:
         view = ModelLayout.of(model)
         super().__init__(view)
         self.scheme = federation.scheme
         secret = secret_of(federation.seed)
-        self.server = self._server = Server(view.layout, federation.scheme, state, secret, moments=moments)
+        self.server = self._server = Server(view.layout, federation.scheme, state, secret, carried=carried)
         self._found: dict[int, tuple[Exchange, Answer]] = {}
         self._down: dict[int, tuple[dict[str, int], dict[str, int]]] = {}
 

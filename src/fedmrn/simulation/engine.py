@@ -20,7 +20,7 @@ from fedmrn.errors import ConfigError
 from fedmrn.frame import Frame
 from fedmrn.rng import Purpose, Stream, derive_key, domain
 from fedmrn.scheme import Scheme
-from fedmrn.server import Server
+from fedmrn.server import Carried, Server
 from fedmrn.simulation.clients import OPTIMIZERS, Answer, RuleFactory, Task, Training, clients
 from fedmrn.text import nearest
 from fedmrn.torch import ModelLayout, evaluate
@@ -160,7 +160,7 @@ class RoundResult:
         state: the new global model, float32, shape (d,).
         sample: the update frame of the last client.
         memory: what the clients of this round keep, for methods whose clients do.
-        moments: of the server's optimizer, float32, shape (slots, trained parameters).
+        carried: what the server keeps beside the state.
         density: for each coded tensor the share of ones in the masks; empty where no masks are sent.
     """
 
@@ -175,7 +175,7 @@ class RoundResult:
     state: NDArray[np.float32] = field(repr=False)
     sample: bytes = field(repr=False)
     memory: Memory = field(repr=False, default_factory=dict)
-    moments: NDArray[np.float32] = field(repr=False, default_factory=lambda: np.zeros((0, 0), np.float32))
+    carried: Carried = field(repr=False, default_factory=lambda: Carried(np.zeros((0, 0), np.float32)))
     density: dict[str, float] = field(repr=False, default_factory=dict)
 
     @property
@@ -201,7 +201,7 @@ def simulate(
     *,
     first: int = 1,
     memory: Memory | None = None,
-    moments: NDArray[np.float32] | None = None,
+    carried: Carried | None = None,
     on_client: Callable[[int], None] = lambda _: None,
     workers: int = 1,
 ) -> Generator[RoundResult]:
@@ -213,7 +213,7 @@ def simulate(
         state: of the server before round `first`; `Server.initial` gives the first.
         first: the first round to run.
         memory: what clients keep from rounds before `first`.
-        moments: of the server's optimizer before `first`; by default those before round 1.
+        carried: what the server kept beside the state before `first`; by default what a run starts with.
         on_client: called after each client of a round with its place in the round, from 1.
         workers: processes that train clients at the same time, each with the framework's present number of threads;
             1: this one. The results do not depend on it. Close the iterator to end them before it does. A script
@@ -224,7 +224,7 @@ def simulate(
         WorkerError: a worker process was lost.
     """
     view = ModelLayout.of(model)
-    server = Server(view.layout, federation.scheme, state, secret_of(federation.seed), moments=moments)
+    server = Server(view.layout, federation.scheme, state, secret_of(federation.seed), carried=carried)
     memory = dict(memory or {})
     federation = federation.tested_on(view.device)
     with clients(model, federation.training(), min(workers, federation.clients_per_round)) as train_all:
@@ -310,6 +310,6 @@ def conclude(
         server.state,
         trained.sample,
         trained.kept,
-        server.moments,
+        server.carried,
         server.density,
     )

@@ -12,7 +12,7 @@ from fedmrn.frame import Frame
 from fedmrn.layout import Group
 from fedmrn.methods import METHODS, method
 from fedmrn.rules import MeanMask
-from fedmrn.server import Server
+from fedmrn.server import Carried, Server
 from fedmrn.server_optimizer import SERVER, Adam, Momentum, Scaled, ServerOptimizer
 from fedmrn.update import encode_update
 
@@ -140,7 +140,7 @@ def test_moments_of_another_shape_are_refused() -> None:
     state = noisy(LAYOUT.size, 1)
     for wrong in (np.zeros((2, LAYOUT.trainable), np.float32), np.zeros((1, LAYOUT.trainable))):
         with pytest.raises(ConfigError, match="moments"):
-            Server(LAYOUT, scheme, state, SECRET, moments=wrong)
+            Server(LAYOUT, scheme, state, SECRET, carried=Carried(wrong))
 
 
 @pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedpm"])
