@@ -3,6 +3,8 @@
 Too small a scale is seen as saturation: a client's u is beyond its noise, and the mask says no more than a sign. Too
 large a one drowns the update in the dice of its mask. Between the two lies a range of an order of magnitude in which
 accuracy hardly depends on the scale, so the rule steers into that range, by at most a factor of two a round, and rests.
+Updates become smaller as training converges, and the scale does not follow them down: it falls only while it is too
+large for the largest updates so far.
 
 What tells where a scale lies:
 
@@ -28,8 +30,8 @@ AUTO = "auto"
 """What a person types in place of a scale."""
 SPARSE, DENSE = 0.05, 0.3
 """Where the scale of binary masks rests: between these densities."""
-FAINT = 0.005
-"""C / scale^2 below which the scale of signed masks falls."""
+FAINT = 0.07
+"""sqrt(C) / scale below which the scale of signed masks falls."""
 SATURATED = 0.15
 """R minus its least value, below which the scale of signed masks grows: about what a density of 0.3 is to binary."""
 _LAWS = {Law.UNIFORM: (1 / 3, 1 / 24, 1 / 3), Law.GAUSSIAN: (1.0, 0.0713, 0.2553)}
@@ -72,6 +74,19 @@ def mean_product(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return total * (largest / 2.0**30) / a.size
 
 
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Where the noise is, carried from round to round; both are float32 values.
+
+    Attributes:
+        scale: of the next round's noise.
+        peak: the size of the largest updates so far, as far as it can be seen: density * scale, or sqrt(C).
+    """
+
+    scale: float
+    peak: float = 0.0
+
+
 @dataclass(frozen=True)
 class AutoScale:
     """How the noise scale moves from round to round.
@@ -109,24 +124,27 @@ class AutoScale:
         """What must be summed for `Seen.small`."""
         return (Plane.SMALL,) if self.mask is MaskType.SIGNED else ()
 
-    def next(self, scale: float, seen: Seen) -> float:
-        """Return the scale of the next round, a float32, at least half and at most twice this one's."""
-        factor = self._binary(seen) if self.mask is MaskType.BINARY else self._signed(scale, seen)
-        return float(np.float32(scale * min(_MOST, max(1 / _MOST, factor))))
+    def next(self, level: Level, seen: Seen) -> Level:
+        """Return the level of the next round; its scale is at least half and at most twice this one's."""
+        binary = self.mask is MaskType.BINARY
+        size, growth = self._binary(level.scale, seen) if binary else self._signed(level.scale, seen)
+        peak = max(level.peak, size)
+        factor = growth if growth > 1 else min(1.0, peak / ((SPARSE if binary else FAINT) * level.scale))
+        scale = level.scale * min(_MOST, max(1 / _MOST, factor))
+        return Level(float(np.float32(scale)), float(np.float32(peak)))
 
-    def _binary(self, seen: Seen) -> float:
-        if seen.density > DENSE:
-            return seen.density / DENSE
-        return seen.density / SPARSE if seen.density < SPARSE else 1.0
+    def _binary(self, scale: float, seen: Seen) -> tuple[float, float]:
+        """How large the updates are, and the factor by which the scale should grow."""
+        return seen.density * scale, seen.density / DENSE
 
-    def _signed(self, scale: float, seen: Seen) -> float:
+    def _signed(self, scale: float, seen: Seen) -> tuple[float, float]:
         if seen.clients <= 1:
-            return 1.0  # one client has nothing in common with another
+            return FAINT * scale, 1.0  # one client has nothing in common with another: the scale rests
         second, of_small, least = _LAWS[self.law]
         common = (seen.clients * seen.power / scale**2 - second) / (seen.clients - 1)
         small = (seen.clients * seen.small / scale**2 - of_small) / (seen.clients - 1)
         doubt = 4 * second * sqrt(2 / seen.size) / (seen.clients - 1)  # four standard deviations of C
-        if common < max(FAINT, doubt):
-            return sqrt(max(common, 0.0) / FAINT)
+        if common < doubt:
+            return 0.0, 1.0
         over = small / max(common - small, doubt) - least
-        return SATURATED / max(over, SATURATED / _MOST) if over < SATURATED else 1.0
+        return sqrt(common) * scale, SATURATED / max(over, SATURATED / _MOST)

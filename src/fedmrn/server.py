@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.aggregate import Aggregator
-from fedmrn.auto_scale import Seen, mean_product
+from fedmrn.auto_scale import Level, Seen, mean_product
 from fedmrn.codecs import EncodeKeys
 from fedmrn.errors import ConfigError, DuplicateFrameError, UnknownClientError, WrongRoundError
 from fedmrn.frame import DEFAULT_LIMITS, Frame, Kind, Limits
@@ -24,16 +24,16 @@ class Carried:
 
     Attributes:
         moments: of the scheme's optimizer, float32, shape (slots, trained parameters).
-        scale: of the noise, where it is adapted (`fedmrn.auto_scale`); else None.
+        level: of the noise, where its scale is adapted (`fedmrn.auto_scale`); else None.
     """
 
     moments: NDArray[np.float32]
-    scale: float | None = None
+    level: Level | None = None
 
     @classmethod
     def at_start(cls, layout: Layout, scheme: Scheme) -> "Carried":
         """Return what a run starts with."""
-        return cls(scheme.optimizer.start(layout.trainable), None if scheme.auto is None else scheme.auto.start)
+        return cls(scheme.optimizer.start(layout.trainable), None if scheme.auto is None else Level(scheme.auto.start))
 
 
 class Round:
@@ -51,7 +51,8 @@ class Round:
         self._closed = False
         self._done: set[int | str] = set()
         self._exact = state_sections(server.layout, server.state) if server.scheme.exact_broadcast else None
-        self._templates = templates(server.layout, server.scheme.codecs_at(number, server.carried.scale))
+        scale = None if server.carried.level is None else server.carried.level.scale
+        self._templates = templates(server.layout, server.scheme.codecs_at(number, scale))
         self.aggregator = Aggregator(
             server.layout,
             self._templates,
@@ -134,9 +135,9 @@ class Round:
         more = parts[: len(rule.planes) - 1]
         density = self.aggregator.density()
         state = self.aggregator.close()  # the mean, and then in its place the state: three dense models at most
-        scale, auto = server.carried.scale, server.scheme.auto
-        if scale is not None and auto is not None:
-            scale = auto.next(scale, self._seen(density, state[coded], parts[len(more) :]))
+        level, auto = server.carried.level, server.scheme.auto
+        if level is not None and auto is not None:
+            level = auto.next(level, self._seen(density, state[coded], parts[len(more) :]))
         stepped = rule.step(self.number, server.state[coded], state[coded], *more)
         if np.may_share_memory(stepped, state):  # a rule may return the mean itself
             stepped = stepped.copy()
@@ -148,7 +149,7 @@ class Round:
             moves, moments = optimizer.step(state[trained] - server.state[trained], moments)
             np.add(server.state[trained], moves, out=state[trained])
             state[coded] = rule.settle(state[coded], stepped)
-        server.state, server.carried = state, Carried(moments, scale)
+        server.state, server.carried = state, Carried(moments, level)
         server.density = density
         self._closed = True
         return state
@@ -199,8 +200,8 @@ class Server:
         shape, moments = start.moments.shape, carried.moments
         if moments.shape != shape or moments.dtype != np.float32:
             raise ConfigError(f"the moments must be float32 of shape {shape}, got {moments.dtype} {moments.shape}")
-        if (carried.scale is None) != (start.scale is None):
-            raise ConfigError("a carried noise scale belongs to a scheme that adapts it, and to no other")
+        if (carried.level is None) != (start.level is None):
+            raise ConfigError("a carried noise level belongs to a scheme that adapts it, and to no other")
         self.density: dict[str, float] = {}
 
     @staticmethod

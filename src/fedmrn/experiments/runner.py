@@ -269,7 +269,7 @@ def to_record(result: RoundResult) -> Record:
         "by_client": {"up": _columns([e.up for e in exchanges]), "down": _columns([e.down for e in exchanges])},
         "bits_per_parameter": result.bits_per_parameter,
         **({"density": result.density} if result.density else {}),
-        **({"next_scale": result.carried.scale} if result.carried.scale is not None else {}),
+        **({"next_scale": result.carried.level.scale} if result.carried.level else {}),
         "clients": result.clients,
         "seconds": round(result.seconds, 3),
     }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from core_examples import LAYOUT, SECRET, noisy, play
 
-from fedmrn.auto_scale import AutoScale, Seen, mean_product
+from fedmrn.auto_scale import AutoScale, Level, Seen, mean_product
 from fedmrn.codecs import EncodeKeys, MaskedNoise
 from fedmrn.errors import ConfigError
 from fedmrn.frame import Frame, Role
@@ -37,12 +37,12 @@ def settled(
 ) -> float:
     """The scale after rounds of updates like these."""
     scheme = method(name).scheme({"scale": "auto", "noise": law})
-    carried = replace(Carried.at_start(WIDE, scheme), scale=float(np.float32(start)))
+    carried = replace(Carried.at_start(WIDE, scheme), level=Level(float(np.float32(start))))
     server, vectors = Server(WIDE, scheme, np.zeros(D, np.float32), SECRET, carried=carried), updates(rms, alike)
     for number in range(1, rounds + 1):
         play(server, number, vectors, dict.fromkeys(CLIENTS, 1)).finish()
-    assert server.carried.scale is not None
-    return server.carried.scale
+    assert server.carried.level is not None
+    return server.carried.level.scale
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -124,14 +124,24 @@ def signed(small: float, large: float) -> Seen:
         (MaskType.SIGNED, signed(0.0025, 0.0075), 2.0),
         (MaskType.SIGNED, signed(0.0030, 0.0070), 1.575),
         (MaskType.SIGNED, signed(0.0040, 0.0060), 1.0),
-        (MaskType.SIGNED, signed(0.0016, 0.0016), 0.8),
+        (MaskType.SIGNED, signed(0.001568, 0.001568), 0.8),
         (MaskType.SIGNED, signed(0.0, 0.0), 0.5),
         (MaskType.SIGNED, signed(-0.001, -0.001), 0.5),
         (MaskType.SIGNED, Seen(10**6, 1.0, 0.5, 1.0, 1.0), 1.0),
     ],
 )
 def test_the_step_of_a_round(mask: MaskType, seen: Seen, factor: float) -> None:
-    assert AutoScale(0.01, Law.UNIFORM, mask).next(1.0, seen) == pytest.approx(factor, rel=1e-3)
+    assert AutoScale(0.01, Law.UNIFORM, mask).next(Level(1.0), seen).scale == pytest.approx(factor, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("mask", "seen"), [(MaskType.BINARY, Seen(10**6, 4.0, 0.01, 0.0)), (MaskType.SIGNED, signed(0.0001, 0.0001))]
+)
+def test_the_scale_does_not_follow_updates_down(mask: MaskType, seen: Seen) -> None:
+    rule = AutoScale(0.01, Law.UNIFORM, mask)
+    assert rule.next(Level(1.0, 0.2), seen) == Level(1.0, float(np.float32(0.2)))
+    assert rule.next(Level(1.0), seen).scale < 1
+    assert rule.next(Level(16.0, 0.2), seen).scale < 16, "too large for the largest so far"
 
 
 @pytest.mark.parametrize("name", WITH_SCALE)
@@ -139,7 +149,7 @@ def test_every_method_with_a_scale_can_follow_and_tells_its_clients(name: str) -
     scheme = method(name).scheme({"scale": "auto"})
     fixed = method(name).scheme().codecs[Group.CODED]
     assert scheme.codecs[Group.CODED] == fixed, "it starts from the default"
-    carried = replace(Carried.at_start(LAYOUT, scheme), scale=0.5)
+    carried = replace(Carried.at_start(LAYOUT, scheme), level=Level(0.5))
     server = Server(LAYOUT, scheme, noisy(LAYOUT.size, 1), SECRET, carried=carried)
     section = Frame.from_bytes(server.begin(1, ["ann"]).broadcast("ann")).select(Role.TEMPLATE, Group.CODED)
     assert section is not None
@@ -159,8 +169,8 @@ def test_other_options_do_not_follow(name: str, options: dict[str, object]) -> N
 
 def test_a_scale_belongs_to_a_scheme_that_adapts_it() -> None:
     moments = np.zeros((0, LAYOUT.trainable), np.float32)
-    for options, scale in (({}, 0.5), ({"scale": "auto"}, None)):
-        with pytest.raises(ConfigError, match="scale"):
+    for options, level in (({}, Level(0.5)), ({"scale": "auto"}, None)):
+        with pytest.raises(ConfigError, match="noise level"):
             Server(
-                LAYOUT, method("fedmrn").scheme(options), noisy(LAYOUT.size, 1), SECRET, carried=Carried(moments, scale)
+                LAYOUT, method("fedmrn").scheme(options), noisy(LAYOUT.size, 1), SECRET, carried=Carried(moments, level)
             )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from small_federation import federation, records, run, small_model
 
+from fedmrn.auto_scale import Level
 from fedmrn.errors import RunError
 from fedmrn.experiments.carried import restore_carried, save_carried
 from fedmrn.frame import Frame
@@ -42,23 +43,27 @@ def test_a_run_goes_on_with_what_its_server_kept(
 
 
 def test_only_the_files_of_two_rounds_are_kept(tmp_path: Path) -> None:
-    kept = Carried(np.ones((1, LAYOUT.trainable), np.float32), 0.25)
+    kept = Carried(np.ones((1, LAYOUT.trainable), np.float32), Level(0.25, 0.5))
     for number in range(1, 5):
         save_carried(tmp_path, LAYOUT, ROW.id, number, kept)
     save_carried(tmp_path, LAYOUT, ROW.id, 5, Carried(kept.moments[:0]))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["carried-3.bin", "carried-4.bin"]
     found = restore_carried(tmp_path, LAYOUT, 4, SCHEME)
     assert (found.moments == 1).all()
-    assert found.scale == 0.25
+    assert found.level == Level(0.25, 0.5)
     fresh = restore_carried(tmp_path, LAYOUT, 0, SCHEME)
     assert (fresh.moments == 0).all()
-    assert fresh.scale == np.float32(0.01)
-    assert restore_carried(tmp_path, LAYOUT, 9, ROW.scheme()).scale is None
+    assert fresh.level == Level(float(np.float32(0.01)))
+    assert restore_carried(tmp_path, LAYOUT, 9, ROW.scheme()).level is None
 
 
 @pytest.mark.parametrize("damage", ["missing", "flipped", "shorter", "another round", "other setting", "other model"])
 def test_files_that_cannot_be_used(tmp_path: Path, damage: str) -> None:
-    kept, path, scheme = Carried(np.ones((1, LAYOUT.trainable), np.float32), 0.25), tmp_path / "carried-2.bin", SCHEME
+    kept, path, scheme = (
+        Carried(np.ones((1, LAYOUT.trainable), np.float32), Level(0.25, 0.5)),
+        tmp_path / "carried-2.bin",
+        SCHEME,
+    )
     layout = Layout.of([*LAYOUT.tensors[:-1], replace(LAYOUT.tensors[-1], name="x")])
     save_carried(tmp_path, layout if damage == "other model" else LAYOUT, ROW.id, 2, kept)
     data = path.read_bytes()
