@@ -2,7 +2,7 @@
 
 Too small a scale is seen as saturation: a client's u is beyond its noise, and the mask says no more than a sign. Too
 large a one drowns the update in the dice of its mask. Between the two lies a range of an order of magnitude in which
-accuracy hardly depends on the scale, so the rule steers into that range, by at most a factor of two a round, and rests.
+accuracy hardly depends on the scale, so the rule steers into that range and rests.
 Updates become smaller as training converges, and the scale does not follow them down: it falls only while it is too
 large for the largest updates so far.
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fedmrn.codecs import Codec, MaskedNoise, Plane
 from fedmrn.errors import ConfigError
 from fedmrn.masking import MaskType
-from fedmrn.noise import Law
+from fedmrn.noise import LARGEST_SCALE, SMALLEST_SCALE, Law
 
 AUTO = "auto"
 """What a person types in place of a scale."""
@@ -32,11 +32,12 @@ SPARSE, DENSE = 0.05, 0.3
 """Where the scale of binary masks rests: between these densities."""
 FAINT = 0.07
 """sqrt(C) / scale below which the scale of signed masks falls."""
-SATURATED = 0.15
-"""R minus its least value, below which the scale of signed masks grows: about what a density of 0.3 is to binary."""
+SATURATED = 0.07
+"""R minus its least value, below which the scale of signed masks grows."""
 _LAWS = {Law.UNIFORM: (1 / 3, 1 / 24, 1 / 3), Law.GAUSSIAN: (1.0, 0.0713, 0.2553)}
 """E[n^2], that of the smaller half alone, and the least R; for scale 1."""
-_MOST = 2.0
+_MOST, _MOST_SIGNED = 64.0, 4.0
+"""The most that a scale grows in a round, and falls; R near its least value says less of how far to go."""
 _PART = 1 << 18
 
 
@@ -125,17 +126,20 @@ class AutoScale:
         return (Plane.SMALL,) if self.mask is MaskType.SIGNED else ()
 
     def next(self, level: Level, seen: Seen) -> Level:
-        """Return the level of the next round; its scale is at least half and at most twice this one's."""
+        """Return the level of the next round; its scale is at least 1/64 and at most 64 times this one's."""
         binary = self.mask is MaskType.BINARY
         size, growth = self._binary(level.scale, seen) if binary else self._signed(level.scale, seen)
-        peak = max(level.peak, size)
+        peak, most = max(level.peak, size), _MOST if binary else _MOST_SIGNED
         factor = growth if growth > 1 else min(1.0, peak / ((SPARSE if binary else FAINT) * level.scale))
-        scale = level.scale * min(_MOST, max(1 / _MOST, factor))
-        return Level(float(np.float32(scale)), float(np.float32(peak)))
+        scale = min(level.scale * min(most, max(1 / most, factor)), LARGEST_SCALE)
+        return Level(float(np.float32(max(scale, SMALLEST_SCALE))), float(np.float32(peak)))
 
     def _binary(self, scale: float, seen: Seen) -> tuple[float, float]:
-        """How large the updates are, and the factor by which the scale should grow."""
-        return seen.density * scale, seen.density / DENSE
+        """How large the updates are, and the factor by which the scale should grow.
+
+        Far beyond the noise, 1 - 2 d falls as the inverse of the size of u.
+        """
+        return seen.density * scale, (1 - 2 * DENSE) / max(1 - 2 * seen.density, 1 / _MOST / 8)
 
     def _signed(self, scale: float, seen: Seen) -> tuple[float, float]:
         if seen.clients <= 1:
@@ -147,4 +151,5 @@ class AutoScale:
         if common < doubt:
             return 0.0, 1.0
         over = small / max(common - small, doubt) - least
-        return sqrt(common) * scale, SATURATED / max(over, SATURATED / _MOST)
+        # Far beyond the noise, R comes near its least value as the inverse square of the size of u.
+        return sqrt(common) * scale, sqrt(SATURATED / max(over, SATURATED / _MOST_SIGNED**2))
