@@ -8,7 +8,24 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-WORDS = "the king is dead and so long live a queen who would be kind, or else!".split()
+WORDS = [
+    "the",
+    "king",
+    "is",
+    "dead",
+    "and",
+    "so",
+    "long",
+    "live",
+    "a",
+    "queen",
+    "who",
+    "would",
+    "be",
+    "kind,",
+    "or",
+    "else!",
+]
 
 
 def texts(roles: int, words: int = 180) -> dict[str, str]:

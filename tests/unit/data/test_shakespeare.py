@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_up import leaf_document, raw_document, texts, write_leaf, write_raw
 
 from fedmrn.data import DATASETS, load
 from fedmrn.data.shakespeare import CHARACTERS, encode
 from fedmrn.errors import DataError
+from made_up import leaf_document, raw_document, texts, write_leaf, write_raw
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data"
 

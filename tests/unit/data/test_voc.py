@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_up import write_voc
 from PIL import Image
 
 from fedmrn.data import load
 from fedmrn.data.voc import IGNORED, SIZE
 from fedmrn.errors import DataError
+from made_up import write_voc
 
 
 def mask_of(folder: Path, name: str) -> np.ndarray:
@@ -88,7 +88,11 @@ def _jpeg(path: Path) -> None:
         ("SegmentationClass/2007_val000.png", _colours, "has no palette"),
         ("SegmentationClass/2007_val000.png", _class_21, "has classes other than 0 to 20 and 255"),
         ("SegmentationClass/2007_val000.png", _jpeg, "is not a sound PNG file"),
-        ("SegmentationClass/2007_val000.png", lambda p: Image.new("P", (9, 32)).save(p), r"is of \(9, 32\) pixels, its"),
+        (
+            "SegmentationClass/2007_val000.png",
+            lambda p: Image.new("P", (9, 32)).save(p),
+            r"is of \(9, 32\) pixels, its",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) and " " not in value else "",
 )
