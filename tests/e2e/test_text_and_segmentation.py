@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from command import Cli
 
-from made_up import leaf_document, raw_document, texts, write_leaf, write_raw, write_voc
+from made_up import raw_document, texts, write_raw, write_voc
 
 COMMON = ("train.rounds=2", "train.clients_per_round=2", "train.threads=1", "train.local_epochs=1")
 CHANGES = {
@@ -28,13 +28,3 @@ def test_a_run(cli: Cli, tmp_path: Path, preset: str, score: str) -> None:
     assert score in done.stdout
     assert score in (folder / "report.html").read_text()
     assert (folder / "partition.png").stat().st_size > 0
-
-
-def test_damaged_files_end_in_one_line(cli: Cli, tmp_path: Path) -> None:
-    sound = leaf_document({"A": (["a" * 80], ["b"])})
-    wrong = leaf_document({"A": (["a" * 79], ["b"])})
-    write_leaf(tmp_path / "data", [wrong], [sound])
-    done = cli("run", "shakespeare")
-    assert done.returncode == 2
-    assert "all_data_0_train_8.json: user_data['A'].x[0] is not a text of length 80" in done.stderr
-    assert "Traceback" not in done.stderr
