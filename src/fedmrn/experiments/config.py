@@ -23,6 +23,7 @@ from fedmrn.text import nearest
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
 Count = Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]
+Most = Annotated[int, Field(ge=0, le=1_000_000_000, strict=True)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
 Name = Annotated[str, Field(min_length=1)]
@@ -35,11 +36,13 @@ class DataConfig:
     """The data set and who holds what of it."""
 
     name: str = "digits"
-    partition: Literal["iid", "dirichlet", "labels"] = "iid"
+    partition: Literal["iid", "dirichlet", "labels", "roles"] = "iid"
     clients: Count = 10
     alpha: Positive = 0.3
     min_size: Count = 10
     share: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.3
+    max_samples: Most = 0  # of a client, drawn by the seed; 0: all
+    max_test: Most = 0  # test samples, the same for every seed; 0: all
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tomli_w
 
+from fedmrn.data import find_source
 from fedmrn.errors import RunError
 from fedmrn.experiments.account import ACCOUNT_HEADER, ACCOUNT_LEGEND, account_cells, traffic_line
 from fedmrn.experiments.codec_error import measure_codecs, plot_codec_error
@@ -20,6 +21,7 @@ from fedmrn.experiments.tune import Tuning, is_of, read_tuning, tuning_cells, tu
 from fedmrn.files import write_atomic
 from fedmrn.layout import Group
 from fedmrn.methods import method
+from fedmrn.torch.objectives import OBJECTIVES
 
 CODECS = "codec-error.png"
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#2e3440}
@@ -98,7 +100,8 @@ def _plot_codecs(experiments: Sequence[Experiment], path: Path) -> bool:
 def _title(experiment: Experiment) -> str:
     data, train = experiment.data, experiment.train
     clients = f"{train.clients_per_round} of {data.clients} clients a round"
-    return f"{data.name}, {data.partition}, {clients}, {train.rounds} rounds"
+    score = OBJECTIVES[find_source(data.name).task].score
+    return f"{data.name}, {data.partition}, {clients}, {train.rounds} rounds" + f", {score}" * (score != "accuracy")
 
 
 def _page(

@@ -25,17 +25,28 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedmrn.data import Dataset, PartitionSpec, augment, find_source, load_source, partition, plot_partition
+from fedmrn.data import (
+    Dataset,
+    PartitionSpec,
+    augment,
+    by_role,
+    find_source,
+    load_source,
+    partition,
+    plot_partition,
+    subset,
+)
 from fedmrn.errors import ConfigError, RunError
 from fedmrn.experiments.carried import restore_carried, save_carried
 from fedmrn.experiments.checkpoint import forget, restore, save, saved_round
-from fedmrn.experiments.config import Experiment
+from fedmrn.experiments.config import DataConfig, Experiment
 from fedmrn.files import write_atomic
 from fedmrn.methods import method
 from fedmrn.server import Server
 from fedmrn.simulation.engine import Account, Federation, RoundResult, simulate, total
 from fedmrn.simulation.models import build_model
 from fedmrn.torch import RULES, ModelLayout, attach
+from fedmrn.torch.objectives import OBJECTIVES
 from fedmrn.warmup import warm_up
 
 Record = dict[str, Any]
@@ -86,16 +97,13 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
     row, source, device = method(experiment.method), find_source(data.name), find_device(experiment.train.device)
     model = build_model(
         experiment.model.name,
-        channels=source.shape[0],
-        size=source.shape[1],
+        shape=source.shape,
         classes=source.classes,
         seed=experiment.seed,
         init_std=experiment.model.init_std or None,
+        task=source.task,
     ).to(device)
-    dataset = load_source(source, data_dir)
-    spec = PartitionSpec(data.partition, data.alpha, data.min_size, data.share)
-    parts = partition(dataset.train_y.numpy(), spec, data.clients, experiment.seed)
-
+    dataset = load_source(source, data_dir).with_tests(data.max_test)
     own: dict[str, Any] = {name: options.options[name] for name in RULES[row.local].options if name in options.options}
     federation = Federation(
         scheme=experiment.scheme(),
@@ -103,7 +111,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         optimizer=options.optimizer,
         train_x=dataset.normalised_train(),
         train_y=dataset.train_y,
-        parts=parts,
+        parts=share_out(dataset, data, experiment.seed),
         test_x=dataset.normalised_test(),
         test_y=dataset.test_y,
         rounds=experiment.train.rounds,
@@ -116,8 +124,23 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         augment=partial(augment, fill=dataset.black()) if dataset.augment else None,
         bfloat16=experiment.train.autocast == "bfloat16",
         graphs=experiment.train.graphs,
+        objective=OBJECTIVES[source.task],
     )
     return Prepared(dataset, federation, model)
+
+
+def share_out(dataset: Dataset, data: DataConfig, seed: int) -> list[NDArray[np.int64]]:
+    """Return the indices of each client's training samples.
+
+    Raises:
+        ConfigError: the data set cannot be shared so.
+    """
+    if data.partition == "roles":
+        parts = by_role(dataset.roles, data.clients, data.min_size, seed)
+    else:
+        spec = PartitionSpec(data.partition, data.alpha, data.min_size, data.share)
+        parts = partition(dataset.labels(), spec, data.clients, seed)
+    return [subset(part, data.max_samples, seed, client) for client, part in enumerate(parts)]
 
 
 def find_device(name: str) -> torch.device:
@@ -177,7 +200,7 @@ def run(
         forget(folder)
         state = Server.initial(layout, prepared.federation.scheme, view.read())
         plot_partition(
-            prepared.dataset.train_y.numpy(),
+            prepared.dataset.labels(),
             prepared.federation.parts,
             folder / "partition.png",
             f"{experiment.data.name}, {experiment.data.partition}, {experiment.data.clients} clients: who holds what",

@@ -24,6 +24,7 @@ from fedmrn.server import Carried, Server
 from fedmrn.simulation.clients import OPTIMIZERS, Answer, RuleFactory, Task, Training, clients
 from fedmrn.text import nearest
 from fedmrn.torch import ModelLayout, evaluate
+from fedmrn.torch.objectives import CLASSES, Objective
 from fedmrn.torch.train import Augment, channels_last
 from fedmrn.update import plain
 
@@ -52,6 +53,7 @@ class Federation:
         augment: of training batches.
         bfloat16: train under the framework's bfloat16 autocast; the parameters stay float32.
         graphs: on CUDA, capture steps and replay them (`fedmrn.torch.graphs`).
+        objective: the loss of training, and the score of evaluation.
     """
 
     scheme: Scheme
@@ -72,6 +74,7 @@ class Federation:
     augment: Augment | None = None
     bfloat16: bool = False
     graphs: bool = True
+    objective: Objective = CLASSES
 
     def __post_init__(self) -> None:
         if not 1 <= self.clients_per_round <= len(self.parts):
@@ -109,6 +112,7 @@ class Federation:
             self.augment,
             self.bfloat16,
             self.graphs,
+            self.objective.loss,
         )
 
 
@@ -151,7 +155,7 @@ class RoundResult:
 
     Attributes:
         round: its number, from 1.
-        accuracy, loss: of the new global model on the test samples.
+        accuracy, loss: of the new global model on the test samples; what the accuracy is, the objective says.
         train_loss: mean over clients of their last local epoch.
         exchanges: the bytes of each client's frames, in the order of `clients`.
         bits_per_parameter: 8 * bytes of all update frames / (clients * trainable parameters).
@@ -295,7 +299,7 @@ def conclude(
     for values in server.models(number):
         view.write(values)
         test = partial(evaluate, layout=channels_last) if view.device.type == "cpu" else evaluate
-        scores.append(test(model, federation.test_x, federation.test_y))
+        scores.append(test(model, federation.test_x, federation.test_y, objective=federation.objective))
     accuracy, loss = (fmean(column) for column in zip(*scores, strict=True))
     sent = sum(sum(exchange.up.values()) for exchange in trained.exchanges)
     return RoundResult(
