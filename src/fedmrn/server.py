@@ -1,6 +1,6 @@
 """The server: what it sends, which updates it takes, and how a mean becomes the next state."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +31,10 @@ class Carried:
     level: Level | None = None
 
     @classmethod
-    def at_start(cls, layout: Layout, scheme: Scheme) -> "Carried":
-        """Return what a run starts with."""
-        return cls(scheme.optimizer.start(layout.trainable), None if scheme.auto is None else Level(scheme.auto.start))
+    def at_start(cls, layout: Layout, scheme: Scheme, state: NDArray[np.float32]) -> "Carried":
+        """Return what a run starts with that starts from this state."""
+        level = None if scheme.auto is None else scheme.auto.start(state[layout.span(Group.CODED)])
+        return cls(scheme.optimizer.start(layout.trainable), level)
 
 
 class Round:
@@ -107,13 +108,10 @@ class Round:
         self._done.add(client)
         return frame
 
-    def _seen(
-        self, density: Mapping[str, float], mean: NDArray[np.float32], parts: Sequence[NDArray[np.float32]]
-    ) -> Seen:
-        sizes = {t.name: t.size for t in self._server.layout.tensors}
-        ones, size = sum(share * sizes[name] for name, share in density.items()), max(1, mean.size)
-        power, *small = (mean_product(mean, part) for part in (mean, *parts))
-        return Seen(size, self.aggregator.effective_clients, ones / size, power, *small)
+    def _seen(self, mean: NDArray[np.float32], small: NDArray[np.float32]) -> Seen:
+        folded = self.aggregator
+        products = mean_product(mean, mean), mean_product(mean, small)
+        return Seen(max(1, mean.size), folded.effective_clients, *products, *folded.own_power())
 
     def _key(self, client: int | str) -> int:
         if client not in self._keys:
@@ -137,7 +135,7 @@ class Round:
         state = self.aggregator.close()  # the mean, and then in its place the state: three dense models at most
         level, auto = server.carried.level, server.scheme.auto
         if level is not None and auto is not None:
-            level = auto.next(level, self._seen(density, state[coded], parts[len(more) :]))
+            level = auto.next(level, self._seen(state[coded], parts[-1]))
         stepped = rule.step(self.number, server.state[coded], state[coded], *more)
         if np.may_share_memory(stepped, state):  # a rule may return the mean itself
             stepped = stepped.copy()
@@ -195,7 +193,7 @@ class Server:
         scheme.rule.check(state[layout.span(Group.CODED)])
         self.layout, self.scheme, self.state = layout, scheme, state
         self.secret, self.limits, self.threads = secret, limits, threads
-        start = Carried.at_start(layout, scheme)
+        start = Carried.at_start(layout, scheme, state)
         self.carried = carried = start if carried is None else carried
         shape, moments = start.moments.shape, carried.moments
         if moments.shape != shape or moments.dtype != np.float32:

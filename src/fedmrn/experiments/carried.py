@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedmrn.auto_scale import Level
 from fedmrn.codecs import EncodeKeys, Raw
@@ -37,13 +38,13 @@ def save_carried(folder: Path, layout: Layout, method: int, round: int, carried:
             path.unlink()
 
 
-def restore_carried(folder: Path, layout: Layout, round: int, scheme: Scheme) -> Carried:
-    """Return what the server of this scheme kept after a round; before round 1, what a run starts with.
+def restore_carried(folder: Path, layout: Layout, round: int, scheme: Scheme, state: NDArray[np.float32]) -> Carried:
+    """Return what the server of this scheme kept after a round; before round 1, what it starts with from its state.
 
     Raises:
         RunError: the file is missing, damaged or another's.
     """
-    start = Carried.at_start(layout, scheme)
+    start = Carried.at_start(layout, scheme, state)
     size, more = start.moments.size, 0 if start.level is None else 2
     if not round or not size + more:
         return start

@@ -195,7 +195,6 @@ def run(
 
     remembers = RULES[method(experiment.method).local].remembers
     done, state, memory = restore(folder, len(records), layout, taken_part if remembers else lambda _: {})
-    carried = restore_carried(folder, layout, done, prepared.federation.scheme)
     if state is None:
         forget(folder)
         state = Server.initial(layout, prepared.federation.scheme, view.read())
@@ -205,6 +204,7 @@ def run(
             folder / "partition.png",
             f"{experiment.data.name}, {experiment.data.partition}, {experiment.data.clients} clients: who holds what",
         )
+    carried = restore_carried(folder, layout, done, prepared.federation.scheme, state)
     records = records[:done]
     write_atomic(folder / "rounds.jsonl", "".join(json.dumps(r) + "\n" for r in records).encode())
     progress.start(experiment, done)

@@ -19,6 +19,7 @@ from fedmrn.torch import ModelLayout
 
 LAYOUT = Layout.of([TensorSpec("w", (4, 3), Group.CODED), TensorSpec("scale", (3,), Group.DENSE)])
 ROW = METHODS["fedmrn"]
+STATE = np.full(LAYOUT.size, 0.5, np.float32)
 SCHEME = ROW.scheme({"scale": "auto"}, optimizer=Momentum(1.0, 0.9))
 
 
@@ -34,7 +35,8 @@ def test_a_run_goes_on_with_what_its_server_kept(
     whole = run(setting)
     for each in whole[: done + 1]:  # killed after the file of the next round and before its checkpoint
         save_carried(tmp_path, layout, ROW.id, each.round, each.carried)
-    state, carried = whole[done - 1].state, restore_carried(tmp_path, layout, done, scheme)
+    state = whole[done - 1].state
+    carried = restore_carried(tmp_path, layout, done, scheme, state)
     assert records(run(setting, state, first=done + 1, carried=carried)) == records(whole[done:])
     if optimizer is not None or scale == "auto":
         assert records(run(setting, state, first=done + 1)) != records(whole[done:]), "it does matter"
@@ -48,13 +50,13 @@ def test_only_the_files_of_two_rounds_are_kept(tmp_path: Path) -> None:
         save_carried(tmp_path, LAYOUT, ROW.id, number, kept)
     save_carried(tmp_path, LAYOUT, ROW.id, 5, Carried(kept.moments[:0]))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["carried-3.bin", "carried-4.bin"]
-    found = restore_carried(tmp_path, LAYOUT, 4, SCHEME)
+    found = restore_carried(tmp_path, LAYOUT, 4, SCHEME, STATE)
     assert (found.moments == 1).all()
     assert found.level == Level(0.25, 0.5)
-    fresh = restore_carried(tmp_path, LAYOUT, 0, SCHEME)
+    fresh = restore_carried(tmp_path, LAYOUT, 0, SCHEME, STATE)
     assert (fresh.moments == 0).all()
-    assert fresh.level == Level(float(np.float32(0.01)))
-    assert restore_carried(tmp_path, LAYOUT, 9, ROW.scheme()).level is None
+    assert fresh.level == Level(0.5)
+    assert restore_carried(tmp_path, LAYOUT, 9, ROW.scheme(), STATE).level is None
 
 
 @pytest.mark.parametrize("damage", ["missing", "flipped", "shorter", "another round", "other setting", "other model"])
@@ -78,4 +80,4 @@ def test_files_that_cannot_be_used(tmp_path: Path, damage: str) -> None:
     elif damage == "other setting":
         scheme = ROW.scheme({"scale": "auto"})
     with pytest.raises(RunError, match=r"carried-2\.bin"):
-        restore_carried(tmp_path, LAYOUT, 2, scheme)
+        restore_carried(tmp_path, LAYOUT, 2, scheme, STATE)
