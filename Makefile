@@ -38,7 +38,7 @@ check: develop   ## Formatting, lint, types, import layers
 	$(BIN)/lint-imports
 
 test: check      ## Everything that CI checks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=95
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 test-long: develop  ## What takes minutes of waiting: the bytes on a socket, fedmrn against stock Flower
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -rA
