@@ -15,7 +15,8 @@ from fedmrn.experiments.account import ACCOUNT_HEADER, ACCOUNT_LEGEND, account_c
 from fedmrn.experiments.codec_error import measure_codecs, plot_codec_error
 from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.plots import plot_bytes, plot_rounds
-from fedmrn.experiments.runner import Record, read_experiment, read_records
+from fedmrn.experiments.records import Record
+from fedmrn.experiments.runner import read_experiment, read_records
 from fedmrn.experiments.summary import HEADER, LEGEND, Summary, as_dicts, cells, markdown, reference_of, summarise
 from fedmrn.experiments.tune import Tuning, is_of, read_tuning, tuning_cells, tuning_title
 from fedmrn.files import write_atomic

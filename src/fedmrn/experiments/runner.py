@@ -40,6 +40,7 @@ from fedmrn.errors import ConfigError, RunError
 from fedmrn.experiments.carried import restore_carried, save_carried
 from fedmrn.experiments.checkpoint import forget, restore, save, saved_round
 from fedmrn.experiments.config import DataConfig, Experiment
+from fedmrn.experiments.records import Record
 from fedmrn.files import write_atomic
 from fedmrn.methods import method
 from fedmrn.server import Server
@@ -49,8 +50,6 @@ from fedmrn.torch import RULES, ModelLayout, attach
 from fedmrn.torch.objectives import OBJECTIVES
 from fedmrn.warmup import warm_up
 
-Record = dict[str, Any]
-"""A line of rounds.jsonl."""
 Engine = Literal["process", "flower"]
 """Who runs the clients: this process and its workers, or Flower's simulation engine. The results are the same."""
 _KEYS = {"accuracy", "loss", "train_loss", "up", "down", "bits_per_parameter", "clients", "seconds"}

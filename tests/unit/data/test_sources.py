@@ -222,6 +222,20 @@ def test_digits(tmp_path, no_network):
     assert float(both.sum()) * 16 == pytest.approx(561_718)
 
 
+def test_digits_are_those_that_scikit_learn_reads(tmp_path):
+    """The reader opens the file without the package: it must be the same file, read the same way."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - a second, for this test alone
+
+    data, bunch = load("digits", tmp_path), load_digits()
+    for label in range(10):
+        mine = torch.cat([data.train_x[data.train_y == label], data.test_x[data.test_y == label]]) * 16
+        theirs = torch.from_numpy(bunch.images[bunch.target == label]).float()[:, None]
+        in_file = torch.cat(
+            [theirs[3 * torch.arange(len(theirs)) % 10 >= 3], theirs[3 * torch.arange(len(theirs)) % 10 < 3]]
+        )
+        assert torch.equal(mine, in_file)
+
+
 def test_normalisation_is_the_formula():
     images = torch.tensor([[0, 255], [51, 102]], dtype=torch.uint8).view(1, 1, 2, 2).repeat(2, 3, 1, 1)
     labels = torch.zeros(2, dtype=torch.int64)
