@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 
 from fedmrn.experiments.config import Experiment
-from fedmrn.experiments.runner import Record
+from fedmrn.experiments.records import Record
 
 
 class Silent:

@@ -12,7 +12,8 @@ from math import frexp, ldexp
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs import CHUNK, Codec, Fold, Plane, Reader, codec_from, own_fold, read_plane
+from fedmrn.bits import count_ones
+from fedmrn.codecs import CHUNK, Codec, Fold, Plane, Reader, codec_from, mask_of, own_fold, read_plane
 from fedmrn.errors import (
     ConfigError,
     DuplicateFrameError,
@@ -99,18 +100,21 @@ class Aggregator:
                 f"codec {coded.name} has no plane {' or '.join(p.value for p in self.planes if p not in coded.planes)}"
             )
         self._capacity = min(max_clients * limits.max_weight, limits.max_total_weight) if weighted else max_clients
-        least = 0.0 if self.planes == (Plane.VALUE,) else 1.0  # signs and counts go up to 1
+        least = 1.0 if {Plane.SIGN, Plane.KEPT} & {*self.planes} else 0.0  # signs and counts go up to 1
         self._bounds = {group: max(least, codec.bound(limits.max_value)) for group, codec in self._codecs.items()}
         self._exponents = {
             group: 62 - frexp(bound)[1] - self._capacity.bit_length() for group, bound in self._bounds.items()
         }
+        self._square_unit = 2.0**30 / self._bounds.get(Group.CODED, 1.0) ** 2
         # Further planes of the coded group follow the flat vector.
         self._coded = layout.span(Group.CODED).stop
         self._sum = np.zeros(layout.size + (len(self.planes) - 1) * self._coded, np.int64)
         self._waiting: list[tuple[Reader, float, bool]] = []
         self._senders: set[int | str] = set()
+        self._ones: dict[str, int] = {}
+        self._own = [0, 0]  # squares of the clients' own values, and of their planes SMALL, in integers
         self._torn = False
-        self.total_weight = 0
+        self.total_weight = self._squares = 0
 
     @property
     def count(self) -> int:
@@ -140,7 +144,9 @@ class Aggregator:
             near = self._bounds[group] * factor < NEAR
             if group is not Group.CODED:
                 self._fold([(reader, factor, near)], self._sum[self.layout.span(group)])
-            elif self.planes == (Plane.VALUE,) and self._coded >= _WAIT_FROM and own_fold(reader):
+                continue
+            self._count(reader, weight)
+            if self.planes == (Plane.VALUE,) and self._coded >= _WAIT_FROM and own_fold(reader):
                 self._waiting.append((reader, factor, near))
             else:
                 for i, plane in enumerate(self.planes):
@@ -149,7 +155,46 @@ class Aggregator:
             self._fold_waiting()
         self._senders.add(sender)
         self.total_weight += weight
+        self._squares += weight**2
         self._torn = False
+
+    def _count(self, reader: Reader, weight: int) -> None:
+        if Plane.SMALL in self.planes:
+            for i, part in enumerate((reader, read_plane(reader, Plane.SMALL))):
+                self._own[i] += weight**2 * self._squares_of(part)
+        mask = mask_of(reader)
+        if mask is None:
+            return
+        for tensor in self.layout.tensors:
+            if tensor.group is Group.CODED and tensor.size:
+                where = self.layout.slices[tensor.name]
+                self._ones[tensor.name] = self._ones.get(tensor.name, 0) + count_ones(mask, where.start, where.stop)
+
+    def _squares_of(self, reader: Reader) -> int:
+        total, values = 0, np.empty(CHUNK, np.float32)
+        for start in range(0, self._coded, CHUNK):
+            part = values[: min(CHUNK, self._coded - start)]
+            reader.read(start, part)
+            total += int(np.rint(np.square(part, dtype=np.float64) * self._square_unit).sum())
+        return total
+
+    @property
+    def effective_clients(self) -> float:
+        """How many clients of one weight the mean is worth: (sum of weights)^2 / sum of their squares; 0 if none."""
+        return self.total_weight**2 / self._squares if self._squares else 0.0
+
+    def own_power(self) -> tuple[float, float]:
+        """Return what of the mean's products with itself, and with its plane SMALL, is each client's with itself.
+
+        Means over the coded elements; zeros where that plane was not asked for.
+        """
+        unit = self._square_unit * self.total_weight**2 * max(1, self._coded)
+        return self._own[0] / unit, self._own[1] / unit
+
+    def density(self) -> dict[str, float]:
+        """Return for each coded tensor the share of ones in the masks folded so far; nothing where no mask was sent."""
+        sizes = {t.name: t.size for t in self.layout.tensors}
+        return {name: ones / (sizes[name] * self.count) for name, ones in self._ones.items()}
 
     def _check(self, frame: Frame, noise_key: int, sender: int | str) -> list[tuple[Group, Reader]]:
         self._check_whole()
@@ -227,7 +272,11 @@ class Aggregator:
         other._torn = False
         self._sum += other._sum
         self._senders |= other._senders
+        for name, ones in other._ones.items():
+            self._ones[name] = self._ones.get(name, 0) + ones
         self.total_weight += other.total_weight
+        self._squares += other._squares
+        self._own = [mine + its for mine, its in zip(self._own, other._own, strict=True)]
         self._torn = False
 
     def _plan(self) -> tuple[object, ...]:

@@ -96,13 +96,13 @@ def test_mistakes_end_in_one_line(cli: Cli, tmp_path: Path, args: list[str], wor
 
 
 def test_a_misspelt_option_is_pointed_at(cli: Cli) -> None:
-    done = cli("run", "digits", "--sed", "3")
+    done = cli("run", "digits", "--sed", "3", fresh=True)
     assert done.returncode == 2
     assert "--seed" in done.stderr
 
 
 def test_missing_data_says_what_to_put_where(cli: Cli, tmp_path: Path) -> None:
-    done = cli("run", "fmnist-iid", "--data-dir", str(tmp_path / "empty"))
+    done = cli("run", "fmnist-iid", "--data-dir", str(tmp_path / "empty"), fresh=True)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "train-images-idx3-ubyte.gz" in done.stderr

@@ -3,7 +3,10 @@
 Source: Alpaydin, Kaynak, "Optical recognition of handwritten digits", UCI repository, 1998 (its test part).
 """
 
+import gzip
 from collections.abc import Sequence
+from importlib.metadata import distribution
+from pathlib import Path
 
 import numpy as np
 
@@ -18,11 +21,12 @@ def read_digits(source: Source, _: Sequence[bytes]) -> Arrays:
     The split is part of the data set: image j of a class, in the file's order, is a test image if 3j mod 10 <
     3. It depends on no seed, so accuracies of different runs are about the same images.
     """
-    from sklearn.datasets import load_digits  # noqa: PLC0415 - heavy, and only this data set needs it
-
-    bunch = load_digits()
-    images = (bunch.images / _MAX_PIXEL).astype(np.float32)[:, None]
-    labels = bunch.target.astype(np.int64)
+    # The file alone: to import scikit-learn takes longer than a round.
+    file = Path(str(distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")))
+    with gzip.open(file, "rt", encoding="ascii") as lines:
+        rows = np.loadtxt(lines, np.float32, delimiter=",")
+    images = (rows[:, :-1] / np.float32(_MAX_PIXEL)).reshape(-1, 1, 8, 8)
+    labels = rows[:, -1].astype(np.int64)
     is_test = np.zeros(len(labels), bool)
     for label in range(source.classes):
         members = np.flatnonzero(labels == label)

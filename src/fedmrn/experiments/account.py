@@ -10,7 +10,7 @@ from functools import partial
 from statistics import fmean
 from types import MappingProxyType
 
-from fedmrn.experiments.runner import Record
+from fedmrn.experiments.records import Record
 
 WAYS: Mapping[str, tuple[str, ...]] = MappingProxyType({"up": ("up",), "down": ("down",), "both": ("up", "down")})
 SECTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(

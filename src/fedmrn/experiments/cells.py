@@ -19,7 +19,8 @@ from typing import Literal
 
 from fedmrn.errors import FedmrnError
 from fedmrn.experiments.config import Experiment
-from fedmrn.experiments.runner import Record, find_device, prepare, run
+from fedmrn.experiments.records import Record
+from fedmrn.experiments.runner import find_device, prepare, run
 from fedmrn.experiments.sweep import Cell
 from fedmrn.parallel import cores
 from fedmrn.simulation.clients import end_with, uninterrupted

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
-from fedmrn.experiments.runner import Record
+from fedmrn.experiments.records import Record
 from fedmrn.experiments.summary import Runs
 from fedmrn.files import write_atomic
 

@@ -9,17 +9,20 @@ from pathlib import Path
 
 import tomli_w
 
+from fedmrn.data import find_source
 from fedmrn.errors import RunError
 from fedmrn.experiments.account import ACCOUNT_HEADER, ACCOUNT_LEGEND, account_cells, traffic_line
 from fedmrn.experiments.codec_error import measure_codecs, plot_codec_error
 from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.plots import plot_bytes, plot_rounds
-from fedmrn.experiments.runner import Record, read_experiment, read_records
+from fedmrn.experiments.records import Record
+from fedmrn.experiments.runner import read_experiment, read_records
 from fedmrn.experiments.summary import HEADER, LEGEND, Summary, as_dicts, cells, markdown, reference_of, summarise
 from fedmrn.experiments.tune import Tuning, is_of, read_tuning, tuning_cells, tuning_title
 from fedmrn.files import write_atomic
 from fedmrn.layout import Group
 from fedmrn.methods import method
+from fedmrn.torch.objectives import OBJECTIVES
 
 CODECS = "codec-error.png"
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#2e3440}
@@ -98,7 +101,8 @@ def _plot_codecs(experiments: Sequence[Experiment], path: Path) -> bool:
 def _title(experiment: Experiment) -> str:
     data, train = experiment.data, experiment.train
     clients = f"{train.clients_per_round} of {data.clients} clients a round"
-    return f"{data.name}, {data.partition}, {clients}, {train.rounds} rounds"
+    score = OBJECTIVES[find_source(data.name).task].score
+    return f"{data.name}, {data.partition}, {clients}, {train.rounds} rounds" + f", {score}" * (score != "accuracy")
 
 
 def _page(

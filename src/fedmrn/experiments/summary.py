@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 
 from fedmrn.experiments.account import Line, account
-from fedmrn.experiments.runner import Record
+from fedmrn.experiments.records import Record
 
 Runs = Mapping[str, Sequence[Sequence[Record]]]
 """Method -> the records of each of its seeds."""

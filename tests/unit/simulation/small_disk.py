@@ -16,8 +16,8 @@ from fedmrn.experiments.config import load_setting
 from fedmrn.files import write_atomic
 from silent import Silent
 
-METHOD = "topk-ef"  # its clients keep something
-CHANGES = ("train.rounds=3", "train.clients_per_round=2", "train.threads=1")
+METHOD = "topk-ef"  # its clients keep something, and so does the server
+CHANGES = ("train.rounds=3", "train.clients_per_round=2", "train.threads=1", "method.server=momentum")
 Files = dict[str, bytes]
 
 
@@ -78,14 +78,16 @@ class Disk:
 def small_run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     """Return what runs the small federation in a folder, or goes on with it there, as the command line does."""
 
+    experiment = load_setting("digits", CHANGES).experiment(METHOD, 1)
+
     def prepare(*_: object) -> runner.Prepared:
         # One of this seed's clients takes part in rounds 1 and 2 and not again, another in 2 and 3.
-        setting = federation(METHOD, clients_per_round=2, local_epochs=1, seed=3)
-        return runner.Prepared(SimpleNamespace(train_y=blobs(1, 1)[1]), setting, small_model())  # type: ignore[arg-type]
+        setting = federation(METHOD, scheme=experiment.scheme(), clients_per_round=2, local_epochs=1, seed=3)
+        labels = SimpleNamespace(labels=blobs(1, 1)[1].numpy)
+        return runner.Prepared(labels, setting, small_model())  # type: ignore[arg-type]
 
     monkeypatch.setattr(runner, "prepare", prepare)
     monkeypatch.setattr(runner, "plot_partition", lambda _labels, _parts, path, _title: write_atomic(path, b"picture"))
-    experiment = load_setting("digits", CHANGES).experiment(METHOD, 1)
 
     def run(folder: Path) -> None:
         runner.run(experiment, folder, data_dir=folder, resume=True, progress=Silent())

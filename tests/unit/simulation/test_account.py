@@ -18,7 +18,8 @@ from fedmrn.experiments.account import (
     traffic_line,
 )
 from fedmrn.experiments.plots import bytes_so_far, plot_bytes
-from fedmrn.experiments.runner import Record, to_record
+from fedmrn.experiments.records import Record
+from fedmrn.experiments.runner import to_record
 from fedmrn.experiments.summary import summarise
 from fedmrn.methods import method
 

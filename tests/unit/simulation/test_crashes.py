@@ -149,9 +149,9 @@ def other_model(found: Files) -> Files:
     return {"checkpoint.bin": replace(frame, layout_digest=bytes(16)).to_bytes()}
 
 
-def of_memory(change: Callable[[bytes], bytes | None]) -> Callable[[Files], dict[str, bytes | None]]:
+def of(start: str, change: Callable[[bytes], bytes | None]) -> Callable[[Files], dict[str, bytes | None]]:
     def spoil(found: Files) -> dict[str, bytes | None]:
-        name = next(name for name in found if name.startswith("memory/"))
+        name = next(name for name in found if name.startswith(start))
         return {name: change(found[name])}
 
     return spoil
@@ -166,9 +166,11 @@ def of_memory(change: Callable[[bytes], bytes | None]) -> Callable[[Files], dict
         pytest.param(other_model, id="of another model"),
         pytest.param(lambda found: {"rounds.jsonl": b""}, id="no rounds"),
         pytest.param(lambda found: {"config.toml": b"method = "}, id="configuration"),
-        pytest.param(of_memory(lambda data: None), id="memory, missing"),
-        pytest.param(of_memory(lambda data: data[:-1]), id="memory, cut"),
-        pytest.param(of_memory(flipped), id="memory, a bit"),
+        pytest.param(of("carried-2.bin", lambda data: None), id="carried, missing"),
+        pytest.param(of("carried-2.bin", flipped), id="carried, a bit"),
+        pytest.param(of("memory/", lambda data: None), id="memory, missing"),
+        pytest.param(of("memory/", lambda data: data[:-1]), id="memory, cut"),
+        pytest.param(of("memory/", flipped), id="memory, a bit"),
     ],
 )
 def test_damage_is_told_and_nothing_is_lost(
