@@ -1,11 +1,9 @@
 """Error against bits for the codecs alone: no training, only a vector, its bytes and what is decoded from them."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, groupby
 from math import log2
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,8 +13,7 @@ from numpy.typing import NDArray
 
 from fedmrn.codecs import Codec, EncodeKeys, MaskedNoise
 from fedmrn.errors import ConfigError
-from fedmrn.experiments.plots import COLOURS
-from fedmrn.files import write_atomic
+from fedmrn.experiments.plots import COLOURS, literal
 from fedmrn.rng import derive_key
 
 VECTORS = ("gaussian", "heavy-tailed")
@@ -101,8 +98,8 @@ def _nmse(found: NDArray[np.float64], x: NDArray[np.float32]) -> float:
     return float(np.square(found - wide).sum() / np.square(wide).sum())
 
 
-def plot_codec_error(rows: Sequence[CodecError], path: Path) -> None:
-    """Draw error against measured bits as a PNG, a panel a vector; codecs without error have no place on a log axis.
+def draw_codec_error(rows: Sequence[CodecError]) -> Figure:
+    """Return error against measured bits, a panel a vector; codecs without error have no place on a log axis.
 
     Methods of one codec, whose numbers are all the same, are one mark with the first one's name.
 
@@ -119,7 +116,7 @@ def plot_codec_error(rows: Sequence[CodecError], path: Path) -> None:
     styles = dict(zip(dict.fromkeys(row.name for row in rows), zip(cycle(COLOURS), cycle(_MARKERS)), strict=False))
     bits = np.array([row.bits for row in rows])
     errors = np.array([(row.nmse, row.mean_of_ten) for row in rows])
-    figure = Figure(figsize=(14, 7), dpi=150, layout="constrained")
+    figure = Figure(figsize=(14, 7), layout="constrained")
     panels: list[Axes] = list(figure.subplots(1, len(VECTORS), sharex=True, sharey=True))
     for axes, vector in zip(panels, VECTORS, strict=True):
         axes.set(xscale="log", yscale="log", xlim=(bits.min() / 1.5, bits.max() * 1.5))
@@ -142,9 +139,7 @@ def plot_codec_error(rows: Sequence[CodecError], path: Path) -> None:
     panels[0].plot([], [], "o", color=_GREY, markersize=8, markerfacecolor="white", label="mean of ten clients")
     panels[0].legend(frameon=False, loc="lower left")
     figure.supxlabel(_NOTE, fontsize=9, x=0.01, ha="left")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_atomic(path, buffer.getvalue())
+    return figure
 
 
 def _draw(axes: Axes, group: Sequence[CodecError], styles: Mapping[str, tuple[str, str]]) -> None:
@@ -163,7 +158,9 @@ def _draw(axes: Axes, group: Sequence[CodecError], styles: Mapping[str, tuple[st
             height = max(row.nmse, height * line)
             place = (first * 0.9, height)
             leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "relpos": (1, 0.5), "shrinkB": 3}
-        text = axes.annotate(row.name, (x, row.nmse), place, va="center", arrowprops=leader, color=colour, fontsize=9)
+        text = axes.annotate(
+            literal(row.name), (x, row.nmse), place, va="center", arrowprops=leader, color=colour, fontsize=9
+        )
         text.set_horizontalalignment("right" if leader or x < 1.6 * axes.get_xlim()[0] else "left")
         if leader:  # the bound passes behind
             text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})

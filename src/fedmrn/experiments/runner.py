@@ -5,7 +5,8 @@ rounds.jsonl       one JSON line a round
 checkpoint.bin     the server's state after the last whole round (see `checkpoint`)
 memory/            what clients keep from their last round, for methods whose clients do
 last-update.bin    one client's frame of the last round, for `fedmrn inspect`
-partition.png      who holds what
+partition.json     who holds what: images by client and label
+partition.png      the same as a picture
 """
 
 import json
@@ -24,7 +25,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedmrn.data import Dataset, PartitionSpec, augment, find_source, load_source, partition, plot_partition
+from fedmrn.data import (
+    Dataset,
+    PartitionSpec,
+    augment,
+    find_source,
+    holdings,
+    load_source,
+    partition,
+    plot_partition,
+)
 from fedmrn.errors import ConfigError, RunError
 from fedmrn.experiments.checkpoint import forget, restore, save, saved_round
 from fedmrn.experiments.config import Experiment
@@ -162,6 +172,8 @@ def run(
         warm_up(prepared.federation.scheme)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "config.toml", tomli_w.dumps(experiment.as_dict()).encode())
+    held = holdings(prepared.dataset.train_y.numpy(), prepared.federation.parts)
+    write_atomic(folder / "partition.json", json.dumps(held.tolist()).encode())
     view = ModelLayout.of(prepared.model)
     layout = view.layout
 
