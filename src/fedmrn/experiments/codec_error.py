@@ -21,6 +21,7 @@ CLIENTS = 10
 _SEED = 20240
 _MARKERS = "osD^vPX"  # seven, which has no divisor in common with the eight colours: 56 different pairs
 _GREY = "#9aa3b2"
+_LONGEST = 24  # of a name beside its mark
 _STEP = 1.035  # between codecs that stand side by side
 _NOTE = (
     "Masked noise: update of half the noise's scale. Heavy-tailed: lognormal magnitudes (sigma 1), random signs.\n"
@@ -52,9 +53,9 @@ class CodecError:
 def measure_codecs(codecs: Mapping[str, Codec], *, size: int = 1 << 16, keys: int = 10) -> list[CodecError]:
     """Encode and decode two fixed vectors, each taken as one tensor, with each codec; the same rows at every call.
 
-    The vectors: normal, and heavy-tailed (lognormal magnitudes with sigma 1, random signs). The error of `MaskedNoise`
-    depends on how large the vector is against the noise: it gets the vector with a standard deviation of half the
-    noise's scale. The other codecs are scale-free.
+    The vectors: normal, and heavy-tailed (lognormal magnitudes with sigma 1, random signs). The error of `MaskedNoise`,
+    coded or not, depends on how large the vector is against the noise: it gets the vector with a standard deviation of
+    half the noise's scale. The other codecs are scale-free.
 
     Args:
         codecs: by the name of the method.
@@ -75,8 +76,8 @@ def measure_codecs(codecs: Mapping[str, Codec], *, size: int = 1 << 16, keys: in
 
 
 def _measure(name: str, codec: Codec, law: str, values: NDArray[np.float64], keys: int) -> CodecError:
-    if isinstance(codec, MaskedNoise):
-        values = values * (codec.noise.scale / 2 / values.std())
+    if isinstance(raw := codec.uncoded, MaskedNoise):
+        values = values * (raw.noise.scale / 2 / values.std())
     x = values.astype(np.float32)
     total = np.zeros(x.size)
     lengths, errors = [], []
@@ -114,6 +115,7 @@ def draw_codec_error(rows: Sequence[CodecError]) -> Figure:
     if not rows:
         raise ConfigError("there is no error to draw: every codec is exact")
     styles = dict(zip(dict.fromkeys(row.name for row in rows), zip(cycle(COLOURS), cycle(_MARKERS)), strict=False))
+    named = all(len(name) <= _LONGEST for name in styles)  # longer names stand in a legend
     bits = np.array([row.bits for row in rows])
     errors = np.array([(row.nmse, row.mean_of_ten) for row in rows])
     figure = Figure(figsize=(14, 7), layout="constrained")
@@ -131,19 +133,30 @@ def draw_codec_error(rows: Sequence[CodecError]) -> Figure:
         # Equal to a tenth of an octave; the lowest first, so that nothing lies between the others and their names.
         ordered = sorted((r for r in rows if r.vector == vector), key=lambda r: (round(log2(r.bits), 1), r.nmse))
         for _, group in groupby(ordered, key=lambda r: round(log2(r.bits), 1)):
-            _draw(axes, list(group), styles)
+            _draw(axes, list(group), styles, named)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(FuncFormatter(_minor))
     panels[0].set_ylabel("NMSE: |decoded - x|² / |x|²")
     b = np.geomspace(*panels[0].get_xlim(), 100)
     panels[0].plot(b, 4.0**-b, color=_GREY, linewidth=1, label="Gaussian bound 4^-b", zorder=1)
     panels[0].plot([], [], "o", color=_GREY, markersize=5, label="one client")
     panels[0].plot([], [], "o", color=_GREY, markersize=8, markerfacecolor="white", label="mean of ten clients")
     panels[0].legend(frameon=False, loc="lower left")
+    if not named:
+        for name, (colour, marker) in styles.items():
+            panels[1].plot([], [], marker, color=colour, markersize=5, label=literal(name))
+        panels[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
     figure.supxlabel(_NOTE, fontsize=9, x=0.01, ha="left")
     return figure
 
 
-def _draw(axes: Axes, group: Sequence[CodecError], styles: Mapping[str, tuple[str, str]]) -> None:
-    """Draw codecs of equal bits side by side, lowest first: one name stands above it, more in a column left."""
+def _minor(value: float, _: float | None) -> str:
+    """Name the twos and fives between powers of ten."""
+    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
+
+
+def _draw(axes: Axes, group: Sequence[CodecError], styles: Mapping[str, tuple[str, str]], named: bool) -> None:
+    """Draw codecs of equal bits side by side, lowest first; one name stands above it, more in a column left."""
     low, high = axes.get_ylim()
     line = (high / low) ** 0.032  # the height of a line of text, as a factor
     first = float(np.mean([row.bits for row in group])) / _STEP ** ((len(group) - 1) / 2)
@@ -153,6 +166,8 @@ def _draw(axes: Axes, group: Sequence[CodecError], styles: Mapping[str, tuple[st
         axes.plot([x, x], [row.nmse, row.mean_of_ten], color=colour, linewidth=0.9)
         axes.plot(x, row.mean_of_ten, marker, color=colour, markersize=8, markerfacecolor="white")
         axes.plot(x, row.nmse, marker, color=colour, markersize=5)
+        if not named:
+            continue
         place, leader = (x, max(row.nmse, row.mean_of_ten) * line**0.7), None
         if len(group) > 1:
             height = max(row.nmse, height * line)

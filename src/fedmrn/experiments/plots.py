@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,7 +18,7 @@ STYLES = ("-", "--", ":", "-.")
 INK = "#2e3440"
 SOFT = "#6b7484"
 FORMATS = ("png", "pdf")
-_POINTS = 6.5  # of the foot
+_POINTS, _NOTE = 6.5, 9  # font sizes of the foot, and of what the figure says itself
 _LINES = 6
 
 
@@ -52,7 +53,7 @@ def bare(axes: Axes, grid: str = "both") -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#b5bcc9")
-    axes.tick_params(colors=INK, labelsize=9, length=3, color="#b5bcc9")
+    axes.tick_params(which="both", labelcolor=INK, labelsize=9, length=3, color="#b5bcc9")
 
 
 def save(figure: Figure, stem: Path, origin: Origin, formats: Sequence[str]) -> bytes:
@@ -80,26 +81,20 @@ def _description(origin: Origin) -> str:
 
 
 def _sign(figure: Figure, origin: Origin) -> None:
-    """Make room below a figure with a constrained layout, and write the origin there."""
+    """Make room below a figure with a constrained layout, and write its note and its origin there."""
     width, height = figure.get_size_inches()
     lines: list[str] = []
     for text in _description(origin).splitlines():
-        lines += textwrap.wrap(text, int(19 * width), subsequent_indent="    ")[:_LINES]
-    foot = (len(lines) * 1.25 + 1) * _POINTS / 72
-    figure.set_size_inches(width, height + foot)
-    share = foot / (height + foot)
+        wrapped = textwrap.wrap(text, int(19 * width), subsequent_indent="    ")
+        lines += wrapped[:_LINES] + ["    ... (the whole of it is in the file's metadata)"] * (len(wrapped) > _LINES)
+    note = figure.get_supxlabel()
+    foot = (len(lines) * 1.3 + 1) * _POINTS / 72
+    room = foot + (note.count("\n") + 1) * 1.4 * _NOTE / 72 if note else foot
+    figure.set_size_inches(width, height + room)
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
-        engine.set(rect=(0, share, 1, 1 - share))
-    if note := figure.get_supxlabel():
-        figure.supxlabel(note, x=0.012, y=share, ha="left", va="bottom", fontsize=9)
-    figure.text(
-        0.012,
-        share * 0.5,
-        literal("\n".join(lines)),
-        fontsize=_POINTS,
-        color=SOFT,
-        va="center",
-        linespacing=1.25,
-        in_layout=False,
-    )
+        engine.set(rect=(0, room / (height + room), 1, height / (height + room)))
+    figure.supxlabel("")
+    place: dict[str, Any] = {"color": SOFT, "va": "top", "linespacing": 1.3, "in_layout": False}
+    figure.text(0.012, room / (height + room), note, fontsize=_NOTE, **place)
+    figure.text(0.012, foot / (height + room), literal("\n".join(lines)), fontsize=_POINTS, **place)

@@ -83,10 +83,15 @@ class Group:
         return [r for r in self.runs if r not in self.used or len(r.records) > len(self.records[0])]
 
     @property
+    def whole(self) -> bool:
+        """Whether the numbers are of all rounds."""
+        return len(self.records[0]) == self.experiment.train.rounds
+
+    @property
     def progress(self) -> str:
         """The rounds that the numbers are of, such as 30, or 12 of 30."""
-        done, whole = len(self.records[0]), self.experiment.train.rounds
-        return f"{done}" if done == whole else f"{done} of {whole}"
+        done = f"{len(self.records[0])}"
+        return done if self.whole else f"{done} of {self.experiment.train.rounds}"
 
     @property
     def folders(self) -> str:
@@ -102,8 +107,9 @@ class Group:
         if not late:
             return []
         stand = ", ".join(f"seed {r.experiment.seed} at round {len(r.records)}" for r in late)
-        which = f"of seed {spans(r.experiment.seed for r in self.used)}, round {len(self.records[0])}"
-        return [f"{self.label}: {stand} of {self.experiment.train.rounds}; its numbers are {which}"]
+        which = f"seed{'s' * (len(self.used) > 1)} {spans(r.experiment.seed for r in self.used)}"
+        rounds = f"up to round {len(self.records[0])}"
+        return [f"{self.label}: {stand} of {self.experiment.train.rounds}; its numbers are of {which} {rounds}"]
 
 
 @dataclass(frozen=True)

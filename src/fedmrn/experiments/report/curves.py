@@ -44,7 +44,9 @@ def draw_bytes(groups: Sequence[Group], title: str, *, down: bool = False) -> Fi
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     wide = high > 300 * low
-    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5) if high > 20 * low else range(1, 10)))
+    axes.xaxis.set_major_locator(
+        LogLocator(subs=(1,) if wide else (1, 2, 5) if high > 20 * low else (1, 1.5, 2, 3, 4, 5, 7))
+    )
     what = "uploaded and downloaded" if down else "uploaded"
     axes.set_xlabel(f"{what} so far, all clients (measured frame lengths)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(value)))
@@ -89,7 +91,7 @@ def _curve(axes: Axes, x: NDArray[np.floating | np.integer], group: Group, place
     colour, line = style(place)
     values = np.array([_accuracy(records) for records in group.records])
     mark = {"marker": "o", "markersize": 3} if len(x) <= 60 else {}
-    note = f"{values[:, -1].mean():.1%}, round {group.progress}"
+    note = f"{values[:, -1].mean():.1%}" + ("" if group.whole else f", round {group.progress}")
     label = literal(f"{textwrap.fill(group.label, 30)}\n{note}")
     axes.plot(x, values.mean(axis=0), color=colour, linewidth=1.8, linestyle=line, label=label, **mark)  # type: ignore[arg-type]
     if len(values) > 1:
@@ -115,7 +117,7 @@ def _finish(axes: Axes, groups: Sequence[Group]) -> None:
         frameon=False,
         handlelength=2.5,
         labelspacing=0.6,
-        title="at the end" + (f", mean of up to {seeds} seeds" if seeds > 1 else ""),
+        title="at the end" + (f", {seeds} seeds" if seeds > 1 else ""),
         title_fontsize=9,
         alignment="left",
         loc="center left",

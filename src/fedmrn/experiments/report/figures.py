@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +17,7 @@ from fedmrn.experiments.codec_error import draw_codec_error, measure_codecs
 from fedmrn.experiments.plots import Origin, literal, save
 from fedmrn.experiments.report.collect import Group, Section, options, setting, title, words
 from fedmrn.experiments.report.curves import BAND, draw_bytes, draw_rounds
-from fedmrn.experiments.report.masks import ENTROPY, draw_masks
+from fedmrn.experiments.report.masks import ENTROPY, density, draw_masks
 from fedmrn.experiments.report.times import TIMES, draw_times
 from fedmrn.layout import Group as Part
 from fedmrn.methods import method
@@ -64,11 +64,10 @@ class Studio:
 def pictures(section: Section, studio: Studio, prefix: str) -> dict[str, list[Picture]]:
     """Draw the figures of a setting, by the part of the page that they belong to."""
     groups = section.groups
-    runs, text = run_line(groups), configuration(groups)
     ends = ", ".join(f"{g.label} {_last(g):.1%}" for g in groups)
 
-    def add(name: str, figure: Figure, what: str, caption: str, alt: str) -> Picture:
-        origin = Origin(f"{what}: {section.title}", runs, text)
+    def add(name: str, figure: Figure, what: str, caption: str, alt: str, shown: Sequence[Group] = groups) -> Picture:
+        origin = Origin(f"{what}: {section.title}", run_line(shown), configuration(shown))
         return studio.save(prefix + name, figure, caption, f"{what}. {alt}", origin)
 
     curves: Sequence[tuple[str, str, Callable[[], Figure]]] = (
@@ -82,12 +81,12 @@ def pictures(section: Section, studio: Studio, prefix: str) -> dict[str, list[Pi
     split = _split(section, studio, prefix)
     if split is not None:
         found["Partition"] = [split]
-    masks = draw_masks(groups, f"masks by layer and round: {section.title}")
-    if masks is not None:
+    masked = [group for group in groups if density(group) is not None]
+    if masked:
         what = "Density and entropy of the masks by layer and round"
-        found["Masks"] = [
-            add("masks", masks, what, f"{what}. {ENTROPY}", "A row of panels for each method with masks.")
-        ]
+        masks = draw_masks(masked, f"masks by layer and round: {section.title}")
+        alt = "A row of panels for each method with masks."
+        found["Masks"] = [add("masks", masks, what, f"{what}. {ENTROPY}", alt, masked)]
     what = "Seconds a round"
     times = draw_times(groups, f"seconds a round: {section.title}")
     found["Time"] = [add("times", times, what, f"{what}. {TIMES}", "A row of dots for each method.")]
@@ -140,19 +139,20 @@ def _around(path: Path) -> Figure:
 
 def codec_picture(sections: Sequence[Section], studio: Studio) -> Picture | None:
     """Draw the codecs' error against their bits; None for one method, or if no codec has an error to draw."""
-    groups = list({options(g.experiment): g for section in sections for g in section.groups}.values())
-    codecs: dict[str, Codec] = {}
+    groups = [group for section in sections for group in section.groups]
+    codecs: dict[tuple[str, Codec], str] = {}
     for group in groups:
         e = group.experiment
         codec = method(e.method).scheme(e.options.options).codecs[Part.CODED]
-        if codec.any_vector and codec not in [c for name, c in codecs.items() if name.startswith(e.method)]:
-            codecs[group.label] = codec
-    if len(groups) < 2:
+        if codec.any_vector:
+            codecs.setdefault((e.method, codec), group.label)
+    if len({group.label for group in groups}) < 2:
         return None
-    rows = measure_codecs(codecs)
+    rows = measure_codecs({label: codec for (_, codec), label in codecs.items()})
     if not any(row.nmse for row in rows):
         return None
-    origin = Origin("Error of the codecs against their bits", run_line(groups), options_line(groups))
+    own = list({group.label: group for group in groups}.values())
+    origin = Origin("Error of the codecs against their bits", run_line(groups), options_line(own))
     names = ", ".join(dict.fromkeys(row.name for row in rows if row.nmse))
     alt = f"Normalised error against measured bits an element, for {names}."
     return studio.save("codec-error", draw_codec_error(rows), CODECS, alt, origin)
@@ -160,7 +160,7 @@ def codec_picture(sections: Sequence[Section], studio: Studio) -> Picture | None
 
 def run_line(groups: Sequence[Group]) -> str:
     """Return the folders of these groups, with what is not finished."""
-    return "; ".join(g.folders + ("" if g.progress.isdigit() else f" (round {g.progress})") for g in groups)
+    return "; ".join(g.folders + ("" if g.whole else f" (round {g.progress})") for g in groups)
 
 
 def configuration(groups: Sequence[Group]) -> str:
@@ -171,11 +171,10 @@ def configuration(groups: Sequence[Group]) -> str:
 
 def options_line(groups: Sequence[Group]) -> str:
     """Return the options of methods: those that all have, then each method's own."""
-    every: Mapping[str, dict[str, object]] = {g.label: dict(options(g.experiment)[1:]) for g in groups}
-    values = list(every.values())
-    alike = {k: v for k, v in values[0].items() if all(k in other and other[k] == v for other in values)}
-    lines = [words(alike)] if len(groups) > 1 else []
-    for label, mine in every.items():
-        own = {k: v for k, v in mine.items() if len(groups) == 1 or k not in alike}
-        lines.append(f"{label}: {words(own)}" if own else label)
+    every = [dict(options(group.experiment)) for group in groups]
+    alike = {k: v for k, v in every[0].items() if all(k in other and other[k] == v for other in every)}
+    lines = [words({k: v for k, v in alike.items() if k != "method"})] if len(groups) > 1 else []
+    for mine in every:
+        own = {k: v for k, v in mine.items() if k != "method" and (len(groups) == 1 or k not in alike)}
+        lines.append(f"{mine['method']}: {words(own)}" if own else str(mine["method"]))
     return "; ".join(lines)

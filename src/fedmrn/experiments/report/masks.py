@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize, TwoSlopeNorm
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -59,11 +59,9 @@ def coded_bits(group: Group) -> NDArray[np.float64] | None:
     return None if (mean == 1).all() else mean
 
 
-def draw_masks(groups: Sequence[Group], title: str) -> Figure | None:
-    """Return a row a method: density and entropy by layer and round, and bits an element; None without densities."""
+def draw_masks(groups: Sequence[Group], title: str) -> Figure:
+    """Return a row a method: density and entropy by layer and round, and bits an element; all have densities."""
     rows = [(group, *found) for group in groups if (found := density(group)) is not None]
-    if not rows:
-        return None
     heights = [1.5 + 0.2 * min(len(names), _NAMED) for _, names, _ in rows]
     figure = Figure(figsize=(10.5, sum(heights) + 0.5), layout="constrained")
     figure.suptitle(literal(title), x=0.012, ha="left", fontsize=11, color=INK)
@@ -72,7 +70,7 @@ def draw_masks(groups: Sequence[Group], title: str) -> Figure | None:
     away = max(0.01, float(np.nanmax(np.abs(every - 0.5))))
     least = min(0.99, float(np.nanmin(entropy(every))))
     for (group, names, shares), (left, middle, right) in zip(rows, panels, strict=True):
-        _heat_map(left, names, shares, TwoSlopeNorm(0.5, 0.5 - away, 0.5 + away), "RdBu_r", "density")
+        _heat_map(left, names, shares, Normalize(0.5 - away, 0.5 + away), "RdBu_r", "density")
         _heat_map(middle, None, entropy(shares), Normalize(least, 1), "viridis", "entropy, bits")
         left.set_title(literal(group.label), loc="left", fontsize=10, color=INK)
         _bits(right, group, names, shares)
@@ -116,7 +114,7 @@ def _bits(axes: Axes, group: Group, names: Sequence[str], shares: NDArray[np.flo
     axes.margins(y=0.12)
     bare(axes)
     axes.tick_params(labelsize=8)
-    axes.legend(frameon=False, fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, 1.22), ncols=3, columnspacing=1)
+    axes.legend(fontsize=7.5, loc="best", framealpha=0.85, edgecolor="none")
 
 
 def _sizes(experiment: Experiment) -> dict[str, int]:

@@ -29,9 +29,10 @@ p{margin:.6rem 0}
 .note{border-left:3px solid #e09f3e;padding-left:.8rem}
 .scroll{overflow-x:auto;margin:.8rem 0}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .65rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-th{font-weight:600;vertical-align:bottom}
+th,td{padding:.3rem .5rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+th{font-weight:600;vertical-align:bottom;white-space:normal}
 th:first-child,td:first-child{text-align:left;padding-left:0}
+td:first-child{white-space:normal;min-width:8.5rem}
 figure{margin:1.2rem 0 2rem}
 figure img{display:block;max-width:100%;height:auto;background:#fff;border-radius:4px}
 figcaption{font-size:.85rem;margin-top:.5rem}
@@ -77,7 +78,7 @@ def page(
         names = [f'<a href="#setting-{i}">{escape(row[0])}</a>' for i, row in enumerate(rows, 1)]
         body.append(_table(header, rows, first=names))
     for i, part in enumerate(parts, 1):
-        body += _part(part, i)
+        body += [f'<h2 id="setting-{i}">{escape(part.section.title)}</h2>'] * (len(parts) > 1) + _part(part)
     if codecs is not None:
         body += ["<h2>Codecs</h2>", _figure(codecs)]
     head = (
@@ -89,10 +90,10 @@ def page(
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{lines}\n</body></html>\n'
 
 
-def _part(part: Part, number: int) -> list[str]:
+def _part(part: Part) -> list[str]:
     section = part.section
-    body = [f'<h2 id="setting-{number}">{escape(section.title)}</h2>', *_notes(section.notes())]
-    body += ["<h3>Result</h3>", _table(*part.final), f"<p>{escape(FINAL)}</p>"]
+    body = [*_notes(section.notes()), "<h3>Result</h3>", _table(*part.final)]
+    body.append(f"<p>{escape(FINAL)}</p>")
     body += ["<h3>Convergence</h3>", _table(*part.convergence), f"<p>{escape(CONVERGENCE)}</p>"]
     for title, tried in part.tuning:
         body += ["<h3>Tuning</h3>", f"<p>{escape(title)}.</p>", _table(*tried)]

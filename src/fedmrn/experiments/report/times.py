@@ -65,7 +65,7 @@ def draw_times(groups: Sequence[Group], title: str) -> Figure:
         axes.plot(seconds, height, ".", color=colour, alpha=0.45, markersize=5, markeredgewidth=0)
         median, step = float(np.median(seconds)), step_milliseconds(group)
         axes.plot([median], [i], "|", color=colour, markersize=17, markeredgewidth=2.5)
-        note = f"{median:.3g} s" + ("" if step is None else f", {step:.3g} ms a step")
+        note = f"{median:.2f} s" + ("" if step is None else f", {step:.3g} ms a step")
         axes.annotate(note, (1.01, i), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, color=SOFT)
     axes.set_yticks(range(len(groups)), [literal(group.label) for group in groups])
     axes.set_ylim(len(groups) - 0.4, -0.6)
