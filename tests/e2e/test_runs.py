@@ -33,8 +33,8 @@ def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
     assert "bpp" in done.stdout
     assert "round 2/2" in done.stdout
     folder = tmp_path / "runs" / "digits"
-    plots = ("accuracy-rounds", "accuracy-bytes", "accuracy-traffic", "codec-error", "fedmrn-seed1/partition")
-    for name in plots:
+    plots = ("accuracy-rounds", "accuracy-bytes", "accuracy-traffic", "codec-error", "partition", "times")
+    for name in (*plots, "fedmrn-seed1/partition"):
         assert (folder / f"{name}.png").read_bytes().startswith(PNG)
     rows = {row["method"]: row for row in json.loads((folder / "summary.json").read_text())}
     for name, row in rows.items():
@@ -47,7 +47,7 @@ def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
     assert up["fedmrn"]["coded"] * 32 == up["fedavg"]["coded"]
     assert "| fedmrn |" in (folder / "summary.md").read_text()
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == len(plots)
+    assert page.count("data:image/png;base64,") == len(plots) + (folder / "masks.png").exists()
     without_pictures = re.sub(r"base64,[^\"]*", "", page)  # where four given letters come up by chance
     assert "http" not in without_pictures  # nothing is fetched: the page stands alone
 
@@ -323,7 +323,7 @@ def test_the_byte_account(cli: Cli, tmp_path: Path) -> None:
     shown = f"{sum(sent.values()):,} | {sum(bare.values()):,} | {both['ratio']:.4f}"
     assert shown in text
     assert shown.replace(" | ", "</td><td>") in page
-    assert 'alt="accuracy-traffic"' in page
+    assert '<figure id="accuracy-traffic">' in page
     assert "last round 1.310 bits a parameter up" in alone.stdout  # of one method the terminal says it too
 
 

@@ -118,7 +118,7 @@ def draw_codec_error(rows: Sequence[CodecError]) -> Figure:
     named = all(len(name) <= _LONGEST for name in styles)  # longer names stand in a legend
     bits = np.array([row.bits for row in rows])
     errors = np.array([(row.nmse, row.mean_of_ten) for row in rows])
-    figure = Figure(figsize=(14, 7), layout="constrained")
+    figure = Figure(figsize=(14, 7), dpi=150, layout="constrained")
     panels: list[Axes] = list(figure.subplots(1, len(VECTORS), sharex=True, sharey=True))
     for axes, vector in zip(panels, VECTORS, strict=True):
         axes.set(xscale="log", yscale="log", xlim=(bits.min() / 1.5, bits.max() * 1.5))

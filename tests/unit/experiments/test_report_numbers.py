@@ -116,8 +116,10 @@ def test_the_mean_entropy_weighs_layers_by_their_elements(tmp_path: Path) -> Non
     mine = groups([write_run(tmp_path / "r", density=shares, coded=240)])
     figure = draw_masks(mine, "title")
     left, middle, right = figure.axes[:3]
-    assert left.images[0].get_array() == pytest.approx(np.tile([[s] for s in shares.values()], 3))
-    assert middle.images[0].get_array() == pytest.approx(entropy(np.tile([[s] for s in shares.values()], 3)))
+    assert np.asarray(left.images[0].get_array()) == pytest.approx(np.tile([[s] for s in shares.values()], 3))
+    assert np.asarray(middle.images[0].get_array()) == pytest.approx(
+        entropy(np.tile([[s] for s in shares.values()], 3))
+    )
     assert [t.get_text() for t in left.get_yticklabels()] == list(layers)
     lines = {line.get_label(): line.get_ydata() for line in right.lines}
     total = sum(n * entropy(np.array(shares[name])) for name, n in layers.items())
