@@ -206,7 +206,6 @@ def report(
     if out_dir is None and len(folders) > 1:
         raise ConfigError("--out FOLDER is needed with several folders: it says where the report goes")
     levels, kinds = check_targets(target or []), check_formats(formats)
-    _say(out, "reading runs, drawing figures", style="dim")
     _report(out_dir or folders[0], find_runs(folders), levels, kinds)
 
 
@@ -316,12 +315,15 @@ def _run_all(
 
 
 def _report(folder: Path, runs: list[Path], targets: Sequence[float] = (), formats: Sequence[str] = ("png",)) -> None:
+    from fedmrn.cli.progress import Bars
     from fedmrn.cli.show import show_comparison, show_table
     from fedmrn.experiments.report import write_report
     from fedmrn.experiments.report.tables import convergence_table
     from fedmrn.experiments.tune import tuning_cells, tuning_title
 
-    for report in write_report(folder, runs, targets=targets, formats=formats):
+    with Bars(out, 0) as bars, bars.wait("drawing figures"):
+        reports = write_report(folder, runs, targets=targets, formats=formats)
+    for report in reports:
         show_comparison(out, report.rows, report.title)
         if targets:
             show_table(out, *convergence_table(report.rows, report.reached), title="first reached", figures=True)

@@ -83,7 +83,7 @@ def test_every_figure_names_its_runs_and_configuration(folder: Path, written: Pa
     stems = [stem for stem, *_ in figures]
     one = ["accuracy-rounds", "accuracy-bytes", "accuracy-traffic"]
     assert sorted(stems) == sorted(
-        [f"{i}-{name}" for i in (1, 2) for name in (*one, "times")] + ["1-masks", "2-partition", "codec-error"]
+        [f"{i}-{name}" for i in (1, 2) for name in (*one, "times")] + ["1-masks", "2-holdings", "codec-error"]
     )
     for stem, alt, caption in figures:
         assert len(alt) > 20, stem

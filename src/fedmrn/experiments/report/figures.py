@@ -112,7 +112,7 @@ def _split(section: Section, studio: Studio, prefix: str) -> Picture | None:
     origin = Origin(f"{what}: {section.title}", run.name, configuration([Group(run.experiment.method, (run,))]))
     others = "" if len({r.experiment.seed for r in section.runs}) == 1 else " Other seeds share out by the same law."
     caption = f"Images of each label that each client holds, as {run.name} had it.{others}"
-    return studio.save(f"{prefix}partition", figure, caption, heading, origin)
+    return studio.save(f"{prefix}holdings", figure, caption, heading, origin)
 
 
 def _around(path: Path) -> Figure:
