@@ -40,7 +40,7 @@ LOOK = """
 addEventListener("load", () => {
   const page = document.querySelector("iframe").contentDocument;
   const found = {
-    images: [...page.images].map(i => [i.closest("figure").id, i.complete && i.naturalWidth]),
+    images: [...page.images].map(i => [(i.closest("figure") || i).id, i.complete && i.naturalWidth]),
     wide: [page.documentElement.scrollWidth, page.documentElement.clientWidth],
     outside: [...page.body.querySelectorAll("*")].filter(
       e => !e.closest(".scroll, pre") && e.getBoundingClientRect().right > page.documentElement.clientWidth + 1

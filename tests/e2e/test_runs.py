@@ -51,6 +51,13 @@ def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
     without_pictures = re.sub(r"base64,[^\"]*", "", page)  # where four given letters come up by chance
     assert not re.search("https?:|//", without_pictures)  # nothing is fetched: the page stands alone
 
+    again = cli("report", "runs/digits", "--out", "again", "--formats", "pdf")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.endswith(done.stdout[done.stdout.index("digits, iid, ") :].replace("runs/digits/:", "again/:"))
+    assert (tmp_path / "again/report.html").read_text() == page  # from the run folders alone
+    assert (tmp_path / "again/accuracy-rounds.pdf").read_bytes().startswith(b"%PDF")
+    assert not list((tmp_path / "again").glob("*.png"))
+
 
 def test_every_method_runs(cli: Cli, tmp_path: Path) -> None:
     done = cli("compare", "digits", "--methods", "all", *changes())

@@ -21,7 +21,7 @@ CLIENTS = 10
 _SEED = 20240
 _MARKERS = "osD^vPX"  # seven, which has no divisor in common with the eight colours: 56 different pairs
 _GREY = "#9aa3b2"
-_LONGEST = 24  # of a name beside its mark
+_MOST, _LONGEST = 12, 24  # names beside their marks, and characters of one
 _STEP = 1.035  # between codecs that stand side by side
 _NOTE = (
     "Masked noise: update of half the noise's scale. Heavy-tailed: lognormal magnitudes (sigma 1), random signs.\n"
@@ -115,7 +115,7 @@ def draw_codec_error(rows: Sequence[CodecError]) -> Figure:
     if not rows:
         raise ConfigError("there is no error to draw: every codec is exact")
     styles = dict(zip(dict.fromkeys(row.name for row in rows), zip(cycle(COLOURS), cycle(_MARKERS)), strict=False))
-    named = all(len(name) <= _LONGEST for name in styles)  # longer names stand in a legend
+    named = len(styles) <= _MOST and all(len(name) <= _LONGEST for name in styles)  # else they stand in a legend
     bits = np.array([row.bits for row in rows])
     errors = np.array([(row.nmse, row.mean_of_ten) for row in rows])
     figure = Figure(figsize=(14, 7), dpi=150, layout="constrained")

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from run_folders import write_run
 
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.report import check_formats, find_runs, write_report
+from run_folders import write_run
 
 pytestmark = pytest.mark.xdist_group("report-page")  # its reports are written once
 

@@ -26,7 +26,7 @@ def draw_rounds(groups: Sequence[Group], title: str) -> Figure:
     for i, group in enumerate(groups):
         for run in group.beyond:
             _thin(axes, np.arange(1, len(run.records) + 1), run.records, i)
-        _curve(axes, np.arange(1, len(group.records[0]) + 1), group, i)
+        _curve(axes, np.arange(1, len(group.records[0]) + 1), group, i, len(groups) > len(COLOURS))
     axes.set_xlabel("round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(axes, groups)
@@ -40,7 +40,7 @@ def draw_bytes(groups: Sequence[Group], title: str, *, down: bool = False) -> Fi
     for i, group in enumerate(groups):
         for run in group.beyond:
             _thin(axes, bytes_so_far([run.records], ways), run.records, i)
-        _curve(axes, bytes_so_far(group.records, ways), group, i)
+        _curve(axes, bytes_so_far(group.records, ways), group, i, len(groups) > len(COLOURS))
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     wide = high > 300 * low
@@ -71,7 +71,7 @@ def size(value: float) -> str:
 
 
 def _figure(title: str, curves: int) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(9, max(4.4, 1.4 + 0.26 * curves)), layout="constrained")
+    figure = Figure(figsize=(9, max(4.4, 1.2 + 0.21 * curves)), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(literal(textwrap.fill(title, 100)), loc="left", fontsize=11, color=INK)
     axes.set_ylabel("test accuracy of the global model")
@@ -87,12 +87,12 @@ def _thin(axes: Axes, x: NDArray[np.floating | np.integer], records: Sequence[Re
     axes.plot(x, _accuracy(records), color=colour, linestyle=line, linewidth=0.8, alpha=0.8)
 
 
-def _curve(axes: Axes, x: NDArray[np.floating | np.integer], group: Group, place: int) -> None:
+def _curve(axes: Axes, x: NDArray[np.floating | np.integer], group: Group, place: int, many: bool) -> None:
     colour, line = style(place)
     values = np.array([_accuracy(records) for records in group.records])
-    mark = {"marker": "o", "markersize": 3} if len(x) <= 60 else {}
+    mark = {"marker": "o", "markersize": 3} if len(x) <= 30 and not many else {}
     note = f"{values[:, -1].mean():.1%}" + ("" if group.whole else f", round {group.progress}")
-    label = literal(f"{textwrap.fill(group.label, 30)}\n{note}")
+    label = literal(f"{textwrap.fill(group.label, 30)}{'  ' if many else chr(10)}{note}")
     axes.plot(x, values.mean(axis=0), color=colour, linewidth=1.8, linestyle=line, label=label, **mark)  # type: ignore[arg-type]
     if len(values) > 1:
         axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)

@@ -23,6 +23,7 @@ from fedmrn.layout import Group as Part
 from fedmrn.methods import method
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_USUAL = 0.75  # the share of methods that must have an option's value for it to be said once
 _PIXELS, _BYTES = 1 << 24, 1 << 24  # of a picture that a run folder holds
 CODECS = (
     "Error of the codecs alone, without training: fixed vectors of 65,536 elements are encoded and decoded under ten "
@@ -170,11 +171,17 @@ def configuration(groups: Sequence[Group]) -> str:
 
 
 def options_line(groups: Sequence[Group]) -> str:
-    """Return the options of methods: those that all have, then each method's own."""
+    """Return the options of methods: those that all have, or nearly all of many, then each method's own."""
     every = [dict(options(group.experiment)) for group in groups]
-    alike = {k: v for k, v in every[0].items() if all(k in other and other[k] == v for other in every)}
-    lines = [words({k: v for k, v in alike.items() if k != "method"})] if len(groups) > 1 else []
+    common: dict[str, object] = {}
+    for key in every[0]:
+        values = [mine.get(key) for mine in every]
+        usual = max(values, key=values.count)
+        if None not in values and values.count(usual) >= _USUAL * len(groups) and len(groups) > 1:
+            common[key] = usual
+    common.pop("method", None)
+    lines = [words(common)] if common else []
     for mine in every:
-        own = {k: v for k, v in mine.items() if k != "method" and (len(groups) == 1 or k not in alike)}
+        own = {k: v for k, v in mine.items() if k != "method" and common.get(k) != v}
         lines.append(f"{mine['method']}: {words(own)}" if own else str(mine["method"]))
     return "; ".join(lines)

@@ -101,7 +101,7 @@ def _heat_map(
 def _bits(axes: Axes, group: Group, names: Sequence[str], shares: NDArray[np.float64]) -> None:
     sizes = _sizes(group.experiment)
     x = np.arange(1, shares.shape[1] + 1)
-    mark = {"marker": "o", "markersize": 3} if len(x) <= 60 else {}
+    mark = {"marker": "o", "markersize": 3} if len(x) <= 30 else {}
     if all(name in sizes for name in names):
         weights = np.array([sizes[name] for name in names], np.float64)
         axes.plot(x, weights @ entropy(shares) / weights.sum(), color=COLOURS[2], label="entropy, all layers", **mark)  # type: ignore[arg-type]
