@@ -8,10 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from fedmrn.data import plot_partition
 from fedmrn.errors import ConfigError
+from fedmrn.experiments.plots import Origin, save
 from fedmrn.experiments.report import check_formats, find_runs, write_report
+from fedmrn.experiments.report.collect import collect
+from fedmrn.experiments.report.figures import Studio, _split
 from run_folders import write_run
 
 pytestmark = pytest.mark.xdist_group("report-page")  # its reports are written once
@@ -118,6 +123,34 @@ def test_the_embedded_pictures_are_the_files(written: Path) -> None:
         grey = np.asarray(Image.open(BytesIO(png)).convert("L"))
         assert grey.shape[1] > 1000
         assert grey[len(grey) // 3 : 2 * len(grey) // 3].std() > 5  # something is drawn in the middle
+
+
+def test_a_run_that_kept_no_numbers_of_its_partition_has_its_picture(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "r")
+    (section,), _ = collect([run])
+    studio = Studio(run, ["png"])
+    assert _split(section, studio, "") is None
+    labels = np.arange(40) % 10
+    plot_partition(labels, [np.arange(0, 20), np.arange(20, 40)], run / "partition.png", "as the run drew it")
+    before = (run / "partition.png").read_bytes()
+    found = _split(section, studio, "")
+    assert found is not None
+    assert (run / "partition.png").read_bytes() == before  # a report of a run into its own folder leaves the run alone
+    with Image.open(BytesIO(before)) as drawn, Image.open(run / "holdings.png") as framed:
+        assert framed.info["Description"].startswith(f"runs: {tmp_path.name}/r\n")
+        assert framed.height > 0.7 * drawn.height * framed.width / drawn.width
+
+
+def test_the_foot_is_cut_where_the_metadata_goes_on(tmp_path: Path) -> None:
+    heights = {}
+    for words in (1, 100, 10_000):
+        origin = Origin("title", "run " * words, "configuration")
+        png = save(Figure(figsize=(8, 3), layout="constrained"), tmp_path / "f", origin, [])
+        with Image.open(BytesIO(png)) as picture:
+            heights[words] = picture.height
+            assert picture.info["Description"].count("run ") == words
+    assert 450 < heights[1] < heights[100] < heights[10_000] < 700
+    assert not list(tmp_path.iterdir())
 
 
 def test_formats() -> None:
