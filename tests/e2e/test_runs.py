@@ -42,6 +42,8 @@ def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
         runs = [records(folder / f"{name}-seed{seed}") for seed in (1, 2)]
         assert row["up_bytes"] == sum(r["up"]["total"] for run in runs for r in run) / 2
         assert row["final"] == pytest.approx(sum(run[-1]["accuracy"] for run in runs) / 2)
+    held = json.loads((folder / "fedmrn-seed1/partition.json").read_text())
+    assert (len(held), sum(map(sum, held))) == (4, 1255)
     # The mask is a thirty-second of the floats it replaces.
     up = {name: records(folder / f"{name}-seed1")[0]["up"] for name in rows}
     assert up["fedmrn"]["coded"] * 32 == up["fedavg"]["coded"]

@@ -192,7 +192,9 @@ def report(
     ] = None,
     formats: Annotated[str, typer.Option(help="Of the figures' files, with commas between.")] = "png,pdf",
 ) -> None:
-    """Write the page, tables and figures of runs that are there, finished or not: run folders, or folders that hold some.
+    """Write the page, tables and figures of runs that are there, finished or not.
+
+    A FOLDER is a run's, or holds run folders at any depth.
 
     Runs that differ in the seed only are taken together. Runs of another setting (data, split, rounds, local epochs,
     ...) are a part of their own. Tuning runs, in folders named `tune`, are left out.
