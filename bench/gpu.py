@@ -91,8 +91,7 @@ class Rounds:
         y = torch.randint(0, source.classes, (source.train,), generator=generator)
         model = build_model(
             setting.model.name,
-            channels=source.shape[0],
-            size=source.shape[1],
+            shape=source.shape,
             classes=source.classes,
             seed=1,
             init_std=setting.model.init_std or None,

@@ -92,7 +92,7 @@ class Clients:
 
 def build() -> torch.nn.Module:
     """Return the preset's model as it is initialised."""
-    return build_model("cnn4", channels=1, size=28, classes=10, seed=1, init_std=PRESET.model.init_std)
+    return build_model("cnn4", shape=(1, 28, 28), classes=10, seed=1, init_std=PRESET.model.init_std)
 
 
 class Engine:

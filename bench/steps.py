@@ -83,7 +83,7 @@ def _encoder(width: int, heads: int, layers: int) -> nn.Module:
 
 
 def _cnn(name: str, channels: int, size: int) -> nn.Module:
-    return build_model(name, channels=channels, size=size, classes=10, seed=1)
+    return build_model(name, shape=(channels, size, size), classes=10, seed=1)
 
 
 FULL = (

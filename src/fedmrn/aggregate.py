@@ -12,7 +12,8 @@ from math import frexp, ldexp
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs import CHUNK, Codec, Fold, Plane, Reader, codec_from, own_fold, read_plane
+from fedmrn.bits import count_ones
+from fedmrn.codecs import CHUNK, Codec, Fold, Plane, Reader, codec_from, mask_of, own_fold, read_plane
 from fedmrn.errors import (
     ConfigError,
     DuplicateFrameError,
@@ -109,8 +110,9 @@ class Aggregator:
         self._sum = np.zeros(layout.size + (len(self.planes) - 1) * self._coded, np.int64)
         self._waiting: list[tuple[Reader, float, bool]] = []
         self._senders: set[int | str] = set()
+        self._ones: dict[str, int] = {}
         self._torn = False
-        self.total_weight = 0
+        self.total_weight = self._squares = 0
 
     @property
     def count(self) -> int:
@@ -140,7 +142,9 @@ class Aggregator:
             near = self._bounds[group] * factor < NEAR
             if group is not Group.CODED:
                 self._fold([(reader, factor, near)], self._sum[self.layout.span(group)])
-            elif self.planes == (Plane.VALUE,) and self._coded >= _WAIT_FROM and own_fold(reader):
+                continue
+            self._count(reader)
+            if self.planes == (Plane.VALUE,) and self._coded >= _WAIT_FROM and own_fold(reader):
                 self._waiting.append((reader, factor, near))
             else:
                 for i, plane in enumerate(self.planes):
@@ -149,7 +153,27 @@ class Aggregator:
             self._fold_waiting()
         self._senders.add(sender)
         self.total_weight += weight
+        self._squares += weight**2
         self._torn = False
+
+    def _count(self, reader: Reader) -> None:
+        mask = mask_of(reader)
+        if mask is None:
+            return
+        for tensor in self.layout.tensors:
+            if tensor.group is Group.CODED and tensor.size:
+                where = self.layout.slices[tensor.name]
+                self._ones[tensor.name] = self._ones.get(tensor.name, 0) + count_ones(mask, where.start, where.stop)
+
+    @property
+    def effective_clients(self) -> float:
+        """How many clients of one weight the mean is worth: (sum of weights)^2 / sum of their squares; 0 if none."""
+        return self.total_weight**2 / self._squares if self._squares else 0.0
+
+    def density(self) -> dict[str, float]:
+        """Return for each coded tensor the share of ones in the masks folded so far; nothing where no mask was sent."""
+        sizes = {t.name: t.size for t in self.layout.tensors}
+        return {name: ones / (sizes[name] * self.count) for name, ones in self._ones.items()}
 
     def _check(self, frame: Frame, noise_key: int, sender: int | str) -> list[tuple[Group, Reader]]:
         self._check_whole()
@@ -227,7 +251,10 @@ class Aggregator:
         other._torn = False
         self._sum += other._sum
         self._senders |= other._senders
+        for name, ones in other._ones.items():
+            self._ones[name] = self._ones.get(name, 0) + ones
         self.total_weight += other.total_weight
+        self._squares += other._squares
         self._torn = False
 
     def _plan(self) -> tuple[object, ...]:

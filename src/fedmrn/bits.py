@@ -33,6 +33,16 @@ def unpack_bits(data: bytes | memoryview, count: int) -> NDArray[np.bool_]:
     return np.unpackbits(np.frombuffer(data, np.uint8), count=count, bitorder="little").view(np.bool_)
 
 
+def count_ones(packed: NDArray[np.uint8], start: int, stop: int) -> int:
+    """Return how many of the bits start..stop-1 are set; the bytes must reach that far."""
+    if stop <= start:
+        return 0
+    ones = int(np.bitwise_count(packed[start >> 3 : packed_size(stop)]).sum(dtype=np.int64))
+    before = int(packed[start >> 3]) & ((1 << start % 8) - 1)
+    after = int(packed[stop >> 3]) >> stop % 8 if stop % 8 else 0
+    return ones - before.bit_count() - after.bit_count()
+
+
 def check_padding(data: bytes | memoryview, count: int) -> None:
     """Refuse packed bits that are not canonical.
 

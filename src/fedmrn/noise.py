@@ -28,7 +28,7 @@ GAUSSIAN_SHA256 = "e8eb444f05726695700203a75ec7530b3f40d467ad7dfe220ba549b4e3000
 _DOMAIN = np.uint64(domain(Purpose.NOISE))
 _2P24 = np.int32(1 << 24)
 # Every noise value and every product of it stays a normal float32 in this range.
-_SMALLEST, _LARGEST = 2.0**-80, 2.0**80
+SMALLEST_SCALE, LARGEST_SCALE = 2.0**-80, 2.0**80
 
 
 class Law(IntEnum):
@@ -91,7 +91,7 @@ class NoiseSpec:
     scale: float
 
     def __post_init__(self) -> None:
-        if not _SMALLEST <= self.scale <= _LARGEST:
+        if not SMALLEST_SCALE <= self.scale <= LARGEST_SCALE:
             raise ConfigError(f"noise scale {self.scale!r} is not usable: choose a positive number such as 0.01")
         object.__setattr__(self, "scale", float(np.float32(self.scale)))
         object.__setattr__(self, "law", Law(self.law))
@@ -102,6 +102,11 @@ class NoiseSpec:
         if self.law is Law.GAUSSIAN:
             return float(gaussian_table()[-1] * np.float32(self.scale))
         return self.scale
+
+    @property
+    def median(self) -> float:
+        """The median magnitude."""
+        return self.scale * {Law.UNIFORM: 0.5, Law.GAUSSIAN: 0.67449, Law.BERNOULLI: 1.0}[self.law]
 
     def fill(self, key: int, start: int, out: NDArray[np.float32]) -> None:
         """Write elements start, start+1, ... of the noise of a 64-bit key into `out` (float32, any length).

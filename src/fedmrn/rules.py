@@ -50,6 +50,15 @@ class ServerRule:
         """Return the coded state after this round, float32; all shapes (d,)."""
         return state + means[0]
 
+    def settle(self, state: F32, asked: F32) -> F32:
+        """Return a coded state that this rule could have made, near the one that a server optimizer moved to.
+
+        Args:
+            state: where the optimizer moved to.
+            asked: what `step` returned.
+        """
+        return state
+
     def models(self, layout: Layout, state: F32, round: int) -> Iterator[F32]:
         """Yield the models that a whole state, float32, shape (layout.size,), stands for; results are averaged."""
         yield state
@@ -87,15 +96,25 @@ def _unpruned(weights: F32) -> F32:
 
 
 @dataclass(frozen=True)
-class Prune(ServerRule):
-    """Add the mean, then keep the largest weights of the whole vector (FedSparsify-Global; Stripelis et al. 2022)."""
+class _Pruned(ServerRule):
+    """What the rules share whose state has weights that are exactly zero."""
 
     needs_zeros: ClassVar[bool] = True
-    schedule: CubicSchedule
 
     def start(self, weights: F32) -> F32:
         """Return the weights, none of them zero."""
         return _unpruned(weights)
+
+    def settle(self, state: F32, asked: F32) -> F32:
+        """Return the state with the zeros that `step` asked for."""
+        return np.where(asked == 0, np.float32(0), _unpruned(state))
+
+
+@dataclass(frozen=True)
+class Prune(_Pruned):
+    """Add the mean, then keep the largest weights of the whole vector (FedSparsify-Global; Stripelis et al. 2022)."""
+
+    schedule: CubicSchedule
 
     def step(self, round: int, state: F32, *means: F32) -> F32:
         """Return the coded state after this round, with the schedule's share of zeros."""
@@ -118,17 +137,12 @@ class Merge(StrEnum):
 
 
 @dataclass(frozen=True)
-class MergePruned(ServerRule):
+class MergePruned(_Pruned):
     """The next state is merged from the weights that clients kept; how many those are follows the schedule."""
 
     planes: ClassVar[tuple[Plane, ...]] = (Plane.VALUE, Plane.KEPT)
-    needs_zeros: ClassVar[bool] = True
     schedule: CubicSchedule
     merge: Merge = Merge.MAJORITY
-
-    def start(self, weights: F32) -> F32:
-        """Return the weights, none of them zero."""
-        return _unpruned(weights)
 
     def codec(self, round: int, codec: Codec) -> Codec:
         """Return the sparse codec of this round's density."""
@@ -191,6 +205,10 @@ class MeanMask(ServerRule):
     def step(self, round: int, state: F32, *means: F32) -> F32:
         """Return the mean mask."""
         return np.float32(self.low) + np.float32(1 - 2 * self.low) * means[0]
+
+    def settle(self, state: F32, asked: F32) -> F32:
+        """Return probabilities from `low` to 1 - low."""
+        return state.clip(np.float32(self.low), np.float32(1 - self.low))
 
     def models(self, layout: Layout, state: F32, round: int) -> Iterator[F32]:
         """Yield `samples` models with masks drawn from the probabilities."""

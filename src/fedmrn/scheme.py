@@ -6,10 +6,12 @@ from math import inf, isfinite
 from types import MappingProxyType
 from typing import Any
 
-from fedmrn.codecs import Codec, Float16, Levels, Raw, Rotated
+from fedmrn.auto_scale import AUTO, AutoScale
+from fedmrn.codecs import Codec, Float16, Levels, Plane, Raw, Rotated
 from fedmrn.errors import ConfigError
 from fedmrn.layout import Group
 from fedmrn.rules import ServerRule
+from fedmrn.server_optimizer import Scaled, ServerOptimizer
 from fedmrn.text import nearest
 
 SIDE: Mapping[str, Codec] = MappingProxyType({"float32": Raw(), "float16": Float16(), "levels": Levels(127, 64)})
@@ -42,6 +44,8 @@ class Scheme:
         weighted: whether clients count by their weight, or alike.
         down: how each group of the state is broadcast; exact where nothing is said.
         shared_key: whether all clients of a round have one noise key.
+        optimizer: how far the trained part of the state moves along what the rule asks for.
+        auto: how the noise scale of the coded group follows the updates, if it does.
 
     Raises:
         ConfigError: the method needs an exact broadcast and is not given one.
@@ -53,19 +57,27 @@ class Scheme:
     weighted: bool = True
     down: Mapping[Group, Codec] = field(default_factory=dict)
     shared_key: bool = False
+    optimizer: ServerOptimizer = field(default_factory=lambda: Scaled(1.0))
+    auto: AutoScale | None = None
 
     def __post_init__(self) -> None:
         if self.rule.needs_zeros and not self.exact_broadcast:
             raise ConfigError("this method's clients must see which weights are zero: it needs down = float32")
 
     @property
+    def planes(self) -> tuple[Plane, ...]:
+        """What is summed of the coded group: for the rule, then for the noise scale."""
+        return self.rule.planes + (() if self.auto is None else self.auto.planes)
+
+    @property
     def exact_broadcast(self) -> bool:
         """Whether clients get the state as it is."""
         return all(codec == Raw() for codec in self.down.values())
 
-    def codecs_at(self, round: int) -> dict[Group, Codec]:
-        """Return the codecs of a round."""
-        return {g: self.rule.codec(round, c) if g is Group.CODED else c for g, c in self.codecs.items()}
+    def codecs_at(self, round: int, scale: float | None = None) -> dict[Group, Codec]:
+        """Return the codecs of a round; `scale` is that of the noise, where it is adapted."""
+        coded = self.rule.codec(round, self.codecs[Group.CODED])
+        return {**self.codecs, Group.CODED: coded if scale is None else coded.rescaled(scale)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,21 +123,33 @@ class Method:
             if name not in found:
                 hint = nearest(name, found) if found else ": it has none"
                 raise ConfigError(f"method {self.name} has no option {name!r}{hint}")
-            found[name] = _as(type(self.options[name]), value, f"method {self.name}: {name} = {value!r}")
+            where = f"method {self.name}: {name} = {value!r}"
+            auto = name == "scale" and value == AUTO
+            found[name] = AUTO if auto else _as(type(self.options[name]), value, where)
         return found
 
-    def scheme(self, options: Options | None = None, side: str = "float32", down: str = "float32") -> Scheme:
+    def scheme(
+        self,
+        options: Options | None = None,
+        side: str = "float32",
+        down: str = "float32",
+        optimizer: ServerOptimizer | None = None,
+    ) -> Scheme:
         """Return the scheme.
 
         Args:
             options: of the method.
             side: a key of `SIDE`: how the dense group and the statistics travel up.
             down: a key of `DOWN`: how the state travels down.
+            optimizer: of the server; by default the state moves by the mean.
 
         Raises:
             ConfigError: an option does not exist or is unusable.
         """
         values = self.resolve(options)
+        auto = values.get("scale") == AUTO
+        if auto:
+            values["scale"] = self.options["scale"]
         if side not in SIDE:
             raise ConfigError(f"side data {side!r} does not exist{nearest(side, SIDE)}")
         codecs = {Group.CODED: self.codec(values), Group.DENSE: SIDE[side], Group.STATS: SIDE[side]}
@@ -136,7 +160,9 @@ class Method:
         whose = str(values.get("noise_key", "client"))
         if whose not in NOISE_KEY:
             raise ConfigError(f"noise_key {whose!r} does not exist{nearest(whose, NOISE_KEY)}")
-        return Scheme(self.id, codecs, self.rule(values), self.weighted, broadcast, NOISE_KEY[whose])
+        shared, moves = NOISE_KEY[whose], optimizer or Scaled(1.0)
+        follow = AutoScale.of(codecs[Group.CODED]) if auto else None
+        return Scheme(self.id, codecs, self.rule(values), self.weighted, broadcast, shared, moves, follow)
 
 
 def _as(kind: type, value: object, where: str) -> Value:

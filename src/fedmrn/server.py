@@ -1,18 +1,39 @@
 """The server: what it sends, which updates it takes, and how a mean becomes the next state."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.aggregate import Aggregator
+from fedmrn.auto_scale import Level, Seen, mean_product
 from fedmrn.codecs import EncodeKeys
 from fedmrn.errors import ConfigError, DuplicateFrameError, UnknownClientError, WrongRoundError
 from fedmrn.frame import DEFAULT_LIMITS, Frame, Kind, Limits
 from fedmrn.layout import Group, Layout
 from fedmrn.rng import derive_key
 from fedmrn.scheme import Scheme
+from fedmrn.server_optimizer import Scaled
 from fedmrn.update import state_sections, templates
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a server keeps from round to round beside its state.
+
+    Attributes:
+        moments: of the scheme's optimizer, float32, shape (slots, trained parameters).
+        level: of the noise, where its scale is adapted (`fedmrn.auto_scale`); else None.
+    """
+
+    moments: NDArray[np.float32]
+    level: Level | None = None
+
+    @classmethod
+    def at_start(cls, layout: Layout, scheme: Scheme) -> "Carried":
+        """Return what a run starts with."""
+        return cls(scheme.optimizer.start(layout.trainable), None if scheme.auto is None else Level(scheme.auto.start))
 
 
 class Round:
@@ -30,7 +51,8 @@ class Round:
         self._closed = False
         self._done: set[int | str] = set()
         self._exact = state_sections(server.layout, server.state) if server.scheme.exact_broadcast else None
-        self._templates = templates(server.layout, server.scheme.codecs_at(number))
+        scale = None if server.carried.level is None else server.carried.level.scale
+        self._templates = templates(server.layout, server.scheme.codecs_at(number, scale))
         self.aggregator = Aggregator(
             server.layout,
             self._templates,
@@ -40,7 +62,7 @@ class Round:
             weighted=server.scheme.weighted,
             limits=server.limits,
             threads=server.threads,
-            planes=server.scheme.rule.planes,
+            planes=server.scheme.planes,
             state=server.state,
         )
 
@@ -85,6 +107,14 @@ class Round:
         self._done.add(client)
         return frame
 
+    def _seen(
+        self, density: Mapping[str, float], mean: NDArray[np.float32], parts: Sequence[NDArray[np.float32]]
+    ) -> Seen:
+        sizes = {t.name: t.size for t in self._server.layout.tensors}
+        ones, size = sum(share * sizes[name] for name, share in density.items()), max(1, mean.size)
+        power, *small = (mean_product(mean, part) for part in (mean, *parts))
+        return Seen(size, self.aggregator.effective_clients, ones / size, power, *small)
+
     def _key(self, client: int | str) -> int:
         if client not in self._keys:
             raise UnknownClientError(f"client {client} was not asked in round {self.number}")
@@ -101,14 +131,26 @@ class Round:
             raise WrongRoundError(f"round {self.number} is finished")
         server = self._server
         rule, coded = server.scheme.rule, server.layout.span(Group.CODED)
-        more = [self.aggregator.finish_plane(plane) for plane in rule.planes[1:]]
+        parts = [self.aggregator.finish_plane(plane) for plane in server.scheme.planes[1:]]
+        more = parts[: len(rule.planes) - 1]
+        density = self.aggregator.density()
         state = self.aggregator.close()  # the mean, and then in its place the state: three dense models at most
+        level, auto = server.carried.level, server.scheme.auto
+        if level is not None and auto is not None:
+            level = auto.next(level, self._seen(density, state[coded], parts[len(more) :]))
         stepped = rule.step(self.number, server.state[coded], state[coded], *more)
         if np.may_share_memory(stepped, state):  # a rule may return the mean itself
             stepped = stepped.copy()
         state += server.state
         state[coded] = stepped
-        server.state = state
+        optimizer, trained = server.scheme.optimizer, slice(0, server.layout.trainable)
+        moments = server.carried.moments
+        if optimizer != Scaled(1.0):
+            moves, moments = optimizer.step(state[trained] - server.state[trained], moments)
+            np.add(server.state[trained], moves, out=state[trained])
+            state[coded] = rule.settle(state[coded], stepped)
+        server.state, server.carried = state, Carried(moments, level)
+        server.density = density
         self._closed = True
         return state
 
@@ -124,10 +166,15 @@ class Server:
         secret: 16 to 64 bytes that only the server knows; noise keys are derived from it.
         limits: what is accepted from clients.
         threads: for the fold of models above a million elements; by default all cores.
+        carried: what the server kept beside the state after that earlier round; by default what a run starts with.
+
+    Attributes:
+        density: for each coded tensor the share of ones in the masks of the last finished round; empty where no masks
+            are sent.
 
     Raises:
-        ConfigError: if the state is not of the layout's shape or not one of the scheme's rule, or the secret has
-            another length.
+        ConfigError: if the state or the moments are not of the layout's shape or the state not one of the scheme's
+            rule, or the secret has another length.
     """
 
     def __init__(
@@ -139,6 +186,7 @@ class Server:
         *,
         limits: Limits = DEFAULT_LIMITS,
         threads: int | None = None,
+        carried: Carried | None = None,
     ) -> None:
         if state.shape != (layout.size,) or state.dtype != np.float32:
             raise ConfigError(f"the state must be float32 of shape ({layout.size},), got {state.dtype} {state.shape}")
@@ -147,6 +195,14 @@ class Server:
         scheme.rule.check(state[layout.span(Group.CODED)])
         self.layout, self.scheme, self.state = layout, scheme, state
         self.secret, self.limits, self.threads = secret, limits, threads
+        start = Carried.at_start(layout, scheme)
+        self.carried = carried = start if carried is None else carried
+        shape, moments = start.moments.shape, carried.moments
+        if moments.shape != shape or moments.dtype != np.float32:
+            raise ConfigError(f"the moments must be float32 of shape {shape}, got {moments.dtype} {moments.shape}")
+        if (carried.level is None) != (start.level is None):
+            raise ConfigError("a carried noise level belongs to a scheme that adapts it, and to no other")
+        self.density: dict[str, float] = {}
 
     @staticmethod
     def initial(layout: Layout, scheme: Scheme, model: NDArray[np.float32]) -> NDArray[np.float32]:

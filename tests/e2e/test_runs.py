@@ -380,8 +380,13 @@ def test_uneven_partitions(cli: Cli, kind: str) -> None:
 
 def test_lists(cli: Cli) -> None:
     assert "fedmrn-s" in cli("methods").stdout
-    assert "fashion-mnist" in cli("datasets").stdout
-    assert "fmnist-iid" in cli("presets").stdout
+    datasets = " ".join(cli("datasets").stdout.split())
+    assert "fashion-mnist" in datasets
+    assert "shakespeare" in datasets
+    assert "your own" in datasets
+    presets = cli("presets").stdout
+    assert "fmnist-iid" in presets
+    assert "cifar100-labels" in presets
     help_ = cli("--help").stdout
     assert "compare" in help_
     assert "digits" in help_

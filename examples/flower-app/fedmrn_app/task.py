@@ -20,7 +20,7 @@ def load_model(config: Config) -> nn.Module:
     source = find_source(config["dataset"])
     channels, size, _ = source.shape
     if config["model"] != "mlp":
-        return build_model(config["model"], channels=channels, size=size, classes=source.classes, seed=config["seed"])
+        return build_model(config["model"], shape=source.shape, classes=source.classes, seed=config["seed"])
     torch.manual_seed(config["seed"])
     hidden = config["hidden"]
     return nn.Sequential(

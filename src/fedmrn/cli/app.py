@@ -240,7 +240,10 @@ def methods() -> None:
         )
 
     rows = [(m.name, m.summary, options(m.options), str(m.id)) for m in METHODS.values()]
-    caption = "All take lr, optimizer, side and down too. To set one: --set method.topk.density=0.01"
+    caption = (
+        "All take lr, optimizer, side, down, server and server_lr, server_beta, server_beta2, server_tau too. "
+        "To set one: --set method.topk.density=0.01"
+    )
     show_table(out, ("method", "what it sends", "options", "id"), rows, caption=caption)
 
 
@@ -248,10 +251,14 @@ def methods() -> None:
 def datasets(data_dir: DataDir = _DATA) -> None:
     """List the data sets, and which are here already."""
     from fedmrn.cli.show import show_table
-    from fedmrn.data import DATASETS
+    from fedmrn.data import DATASETS, FolderSource
 
     rows = []
     for s in DATASETS.values():
+        if isinstance(s, FolderSource):
+            state = "here" if s.find(data_dir) else f"put {s.expects} into {data_dir / s.name}"
+            rows.append((s.name, s.description, "-", s.licence, "your own", state))
+            continue
         here = all((data_dir / s.name / f.name).exists() or (data_dir / f.name).exists() for f in s.files)
         size = f"{s.download_bytes / 1e6:.0f} MB" if s.files else "-"
         state = "ships with a dependency" if not s.files else "here" if here else f"not in {data_dir}"

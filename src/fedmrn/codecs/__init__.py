@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Fold, Plane, Reader, own_fold, read_plane
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Fold, Plane, Reader, mask_of, own_fold, read_plane
 from fedmrn.codecs.bernoulli import Bernoulli
 from fedmrn.codecs.coded_mask import CodedMask
 from fedmrn.codecs.float16 import Float16
@@ -59,6 +59,7 @@ __all__ = [
     "Support",
     "Ternary",
     "codec_from",
+    "mask_of",
     "own_fold",
     "read_plane",
 ]

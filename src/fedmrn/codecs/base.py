@@ -23,6 +23,8 @@ class Plane(Enum):
     """The scale of the element's tensor."""
     KEPT = "kept"
     """1 where the element was sent, else 0."""
+    SMALL = "small"
+    """The value where its noise is smaller than the median magnitude, else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,12 @@ Fold = Callable[[int, float, bool, NDArray[np.int64]], None]
 def own_fold(reader: Reader) -> Fold | None:
     """Return the reader's method `fold`, if it can fold without writing the values down."""
     found: Fold | None = getattr(reader, "fold", None)
+    return found
+
+
+def mask_of(reader: Reader) -> NDArray[np.uint8] | None:
+    """Return the packed bits of an opened section, if it is a mask: uint8, shape (ceil(d / 8),)."""
+    found: NDArray[np.uint8] | None = getattr(reader, "mask", None)
     return found
 
 
@@ -113,6 +121,10 @@ class Codec(ABC):
 
     def bind(self, state: NDArray[np.float32]) -> "Codec":
         """Return the codec for updates of this state (float32, shape (d,)), which both sides know; most need none."""
+        return self
+
+    def rescaled(self, scale: float) -> "Codec":
+        """Return the codec with noise of another scale; only codecs over noise have one."""
         return self
 
     @property

@@ -21,11 +21,10 @@ _PARAMS = struct.Struct("<Q")
 
 @dataclass(frozen=True, slots=True)
 class _BitReader:
-    bits: memoryview
+    mask: NDArray[np.uint8]
 
     def read(self, start: int, out: NDArray[np.float32]) -> None:
-        packed = np.frombuffer(self.bits[start >> 3 : (start + out.size + 7) >> 3], np.uint8)
-        out[:] = np.unpackbits(packed, count=out.size, bitorder="little")
+        out[:] = np.unpackbits(self.mask[start >> 3 :], count=out.size, bitorder="little")
 
 
 @dataclass(frozen=True)
@@ -85,4 +84,4 @@ class Bernoulli(Codec):
             PaddingError: an unused bit is set.
         """
         check_mask(body, count)
-        return _BitReader(memoryview(body))
+        return _BitReader(np.frombuffer(body, np.uint8))

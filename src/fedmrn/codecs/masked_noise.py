@@ -5,7 +5,7 @@ Encoding is stochastic masking: unbiased wherever u lies between the two codewor
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import numba as nb
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.bits import check_mask, pack_bits
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Plane, check_finite
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.kernels import choose, fold
 from fedmrn.masking import MaskType, draw_mask
@@ -53,19 +53,33 @@ class _MaskReader:
     spec: NoiseSpec
     signed: bool
     key: int
-    bits: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
 
     def read(self, start: int, out: NDArray[np.float32]) -> None:
         check_vector(out, np.float32)
         spec = self.spec
         law, scale, key = int(spec.law), np.float32(spec.scale), np.uint64(self.key)
-        _read_masks(law, scale, gaussian_table(), key, start, self.bits, self.signed, out)
+        _read_masks(law, scale, gaussian_table(), key, start, self.mask, self.signed, out)
 
     def fold(self, start: int, factor: float, near: bool, total: NDArray[np.int64]) -> None:
         check_vector(total, np.int64)
         spec = self.spec
         law, scale, key = int(spec.law), np.float32(spec.scale), np.uint64(self.key)
-        _fold_masks(law, scale, gaussian_table(), key, start, self.bits, self.signed, factor, near, total)
+        _fold_masks(law, scale, gaussian_table(), key, start, self.mask, self.signed, factor, near, total)
+
+    @property
+    def small(self) -> "_SmallReader":
+        return _SmallReader(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _SmallReader:
+    inner: _MaskReader
+
+    def read(self, start: int, out: NDArray[np.float32]) -> None:
+        self.inner.read(start, out)
+        spec = self.inner.spec
+        out[np.abs(spec.chunk(self.inner.key, start, start + out.size)) >= spec.median] = 0
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,7 @@ class MaskedNoise(Codec):
 
     id: ClassVar[int] = 1
     name: ClassVar[str] = "masked-noise"
+    planes: ClassVar[frozenset[Plane]] = frozenset({Plane.VALUE, Plane.SMALL})
     noise: NoiseSpec
     mask: MaskType
     stochastic: bool = True
@@ -97,6 +112,10 @@ class MaskedNoise(Codec):
             return cls(NoiseSpec(Law(law), scale), MaskType(mask))
         except (struct.error, ValueError, ConfigError) as error:
             raise MalformedFrameError(f"codec masked-noise cannot have parameters {params.hex()}") from error
+
+    def rescaled(self, scale: float) -> Self:
+        """Return the codec with noise of another scale."""
+        return replace(self, noise=replace(self.noise, scale=scale))
 
     def bound(self, max_value: float) -> float:
         """Return the largest magnitude of the noise."""

@@ -6,13 +6,13 @@ their sizes, and what the codec makes of them.
 
 import struct
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import Codec, EncodeKeys, Reader
+from fedmrn.codecs.base import Codec, EncodeKeys, Plane, Reader
 from fedmrn.codecs.contexts import Contexts
 from fedmrn.codecs.masked_noise import MaskedNoise
 from fedmrn.errors import ConfigError, MalformedFrameError
@@ -34,6 +34,7 @@ class ShorterMask(Codec):
         ConfigError: buckets is out of its range.
     """
 
+    planes: ClassVar[frozenset[Plane]] = MaskedNoise.planes
     inner: MaskedNoise
     buckets: int = 16
     elements_a_byte: ClassVar[int]
@@ -54,6 +55,10 @@ class ShorterMask(Codec):
     def params(self) -> bytes:
         """Return the parameters of masked-noise, and a byte for the number of buckets."""
         return self.inner.params() + bytes([self.buckets])
+
+    def rescaled(self, scale: float) -> Self:
+        """Return the codec with noise of another scale."""
+        return replace(self, inner=self.inner.rescaled(scale))
 
     def bound(self, max_value: float) -> float:
         """Return the largest magnitude of the noise."""

@@ -12,8 +12,10 @@ from types import MappingProxyType
 from fedmrn.data.cifar import CifarReader
 from fedmrn.data.digits import read_digits
 from fedmrn.data.idx import read_idx
-from fedmrn.data.records import RemoteFile, Source
+from fedmrn.data.records import FolderSource, RemoteFile, Source
+from fedmrn.data.shakespeare import CHARACTERS, FILE, LENGTH, find_shakespeare, read_shakespeare
 from fedmrn.data.svhn import read_svhn
+from fedmrn.data.voc import CLASSES, SIZE, find_voc, read_voc
 
 _FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 # The authors' own page no longer serves the files; this copy is the one that the PyTorch project keeps.
@@ -149,7 +151,35 @@ _ROWS = (
         augment=False,
         read=read_svhn,
     ),
+    FolderSource(
+        name="shakespeare",
+        task="text",
+        description=f"Shakespeare by speaking role: {LENGTH} characters, and which comes next",
+        licence="public domain",
+        homepage="https://github.com/TalwalkarLab/leaf",
+        expects=f"LEAF's folders train/ and test/, or {FILE}",
+        shape=(LENGTH,),
+        classes=len(CHARACTERS),
+        mean=(),
+        std=(),
+        find=find_shakespeare,
+        read=read_shakespeare,
+    ),
+    FolderSource(
+        name="voc",
+        task="segmentation",
+        description=f"Pascal VOC 2012, segmentation: objects in 20 classes and background, {SIZE}x{SIZE} colour",
+        licence="of the images: Flickr's terms",
+        homepage="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+        expects="VOCdevkit/VOC2012, as in the archive,",
+        shape=(3, SIZE, SIZE),
+        classes=CLASSES,
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+        find=find_voc,
+        read=read_voc,
+    ),
 )
 
-DATASETS: Mapping[str, Source] = MappingProxyType({row.name: row for row in _ROWS})
+DATASETS: Mapping[str, Source | FolderSource] = MappingProxyType({row.name: row for row in _ROWS})
 """Every data set that `load` knows, by name, in the order in which a person would want to see them."""

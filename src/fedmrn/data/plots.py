@@ -28,7 +28,7 @@ def plot_partition(labels: NDArray[np.integer], parts: Sequence[NDArray[np.int64
     of, then by how much of it, so that structure shows; the bars at its side are the clients' sizes.
 
     Args:
-        labels: the label of each image, integers from 0 on, shape (n,).
+        labels: the label of each sample, integers from 0 on, shape (n,).
         parts: the indices that each client holds, as `partition` returns them; at least one client.
         path: the file to write; its folder must exist. It is replaced at once or not at all.
         title: the heading.
@@ -53,8 +53,8 @@ def draw_partition(held: NDArray[np.int64], title: str) -> Figure:
     few = held.shape[0] <= _FEW_CLIENTS and held.shape[1] <= _FEW_CLASSES
     figure = _bars(held) if few else _heat_map(held)
     sizes, kinds = held.sum(1), (held > 0).sum(1)
-    whole = f"{len(held)} clients, {sizes.sum():,} images"
-    note = f"{whole}; each holds {_span(sizes)} images of {_span(kinds)} labels"
+    whole = f"{len(held)} clients, {sizes.sum():,} samples"
+    note = f"{whole}; each holds {_span(sizes)} samples of {_span(kinds)} labels"
     figure.suptitle(title, x=0.02, ha="left", fontsize=13, fontweight="bold", color=_INK)
     figure.supxlabel(note, x=0.02, ha="left", fontsize=9, color=_SOFT)
     return figure
@@ -78,7 +78,7 @@ def _bars(held: NDArray[np.int64]) -> Figure:
         left += widths
     for client, size in enumerate(left):
         axes.text(size + left.max() * 0.008, client, f"{size:,}", va="center", fontsize=8, color=_SOFT)
-    axes.set(ylabel="client", xlabel="images", yticks=range(clients), ylim=(clients - 0.5, -0.5))
+    axes.set(ylabel="client", xlabel="samples", yticks=range(clients), ylim=(clients - 0.5, -0.5))
     axes.set_xlim(0, left.max() * 1.08)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
@@ -92,7 +92,7 @@ def _heat_map(held: NDArray[np.int64]) -> Figure:
     order = np.lexsort((*-held.T[::-1], -held.max(1), held.argmax(1)))
     figure = Figure(figsize=(8.5, min(3 + 0.05 * clients, 10)), layout="constrained")
     axes, side = figure.subplots(1, 2, sharey=True, width_ratios=(5, 1))
-    # White means none; one image must already differ from it, and a square root keeps small holdings visible.
+    # White means none; one sample must already differ from it, and a square root keeps small holdings visible.
     colours = ListedColormap(mpl.colormaps["GnBu"](np.linspace(0.22, 1, 256))).with_extremes(bad="white")
     cells = np.ma.masked_equal(held[order], 0)
     image = axes.imshow(cells, aspect="auto", interpolation="nearest", cmap=colours, norm=PowerNorm(0.5, 0, held.max()))
@@ -101,11 +101,11 @@ def _heat_map(held: NDArray[np.int64]) -> Figure:
     side.barh(range(clients), held.sum(1)[order], height=1.0, color=_BAR)
     mean = held.sum() / clients
     side.axvline(mean, color=_INK, linewidth=0.9, linestyle=":")
-    side.set(xlabel=f"all images\n(mean {mean:,.0f})")
+    side.set(xlabel=f"all samples\n(mean {mean:,.0f})")
     side.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     for each in (axes, side):
         _bare(each)
-    bar = figure.colorbar(image, ax=[axes, side], aspect=45, pad=0.02, label="images of a label (white: none)")
+    bar = figure.colorbar(image, ax=[axes, side], aspect=45, pad=0.02, label="samples of a label (white: none)")
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=_INK, labelsize=8, length=0)
     return figure

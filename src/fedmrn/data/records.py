@@ -1,28 +1,34 @@
 """What is known about a data set before it is read: frozen records, no images.
 
-A `Source` is one row of the catalogue. Its `read` turns the verified bytes of its files into `Arrays`; a new
-data set is a row, and a new file format is one module with one such function.
+A `Source` or a `FolderSource` is one row of the catalogue. Its `read` turns files into `Arrays`; a new data set is a
+row, and a new file format is one module with one such function.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+Task = Literal["images", "text", "segmentation"]
+"""What a model predicts: the class of an image, the next character of a text, the class of each pixel."""
 
 
 class Arrays(NamedTuple):
     """A data set as its files hold it.
 
-    Images are uint8 (0 to 255) or float32 (0 to 1), shape (n, channels, height, width); labels are int64,
-    shape (n,).
+    Images are uint8 (0 to 255) or float32 (0 to 1), shape (n, channels, height, width); characters are uint8 codes,
+    shape (n, length). Targets are int64, shape (n,), or uint8 for each pixel, shape (n, height, width).
+    `roles` holds the indices of the training samples of each user that the files name, if they name any.
     """
 
     train_x: NDArray[Any]
-    train_y: NDArray[np.int64]
+    train_y: NDArray[Any]
     test_x: NDArray[Any]
-    test_y: NDArray[np.int64]
+    test_y: NDArray[Any]
+    roles: tuple[NDArray[np.int64], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A data set: where it comes from, what it must hold, and how its images are normalised.
+    """A data set of published files: where it comes from, what it must hold, and how its images are normalised.
 
     `shape` is (channels, height, width); `train` and `test` count images. Means and standard deviations are
     in units of the full pixel range (0 to 1), one value for each channel or one for all. `read` gets this
@@ -59,6 +65,7 @@ class Source:
     std_test: tuple[float, ...]
     augment: bool
     read: "Reader"
+    task: ClassVar[Task] = "images"
 
     @property
     def download_bytes(self) -> int:
@@ -67,3 +74,25 @@ class Source:
 
 
 Reader = Callable[[Source, Sequence[bytes]], Arrays]
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSource:
+    """A data set that a person provides: its files are not of fixed bytes, so its reader checks everything.
+
+    `expects` says what must lie in the data folder, `find` returns where in a data folder it does, and `read` reads it.
+    `shape` is that of a sample. Without a mean, samples are not normalised.
+    """
+
+    name: str
+    task: Task
+    description: str
+    licence: str
+    homepage: str
+    expects: str
+    shape: tuple[int, ...]
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    find: Callable[[Path], Path | None]
+    read: Callable[[Path], Arrays]

@@ -1,15 +1,17 @@
 """A data set in memory, ready for training, and `load`, which gets one by name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmrn.data.catalogue import DATASETS
 from fedmrn.data.files import read_files
-from fedmrn.data.records import Arrays, Source
+from fedmrn.data.records import Arrays, FolderSource, Source, Task
+from fedmrn.data.roles import subset
 from fedmrn.errors import ConfigError, DataError
 from fedmrn.text import nearest
 
@@ -18,12 +20,11 @@ _UINT8_RANGE = 255
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Dataset:
-    """Images and labels on the CPU, as the files hold them, and the constants that normalise them.
+    """Samples and targets on the CPU, as the files hold them, and the constants that normalise images.
 
-    Images are uint8 (0 to 255) or float32 (0 to 1), shape (n, channels, height, width); labels are int64 in
-    [0, classes), shape (n,). Means and standard deviations are in units of the full pixel range, one for each
-    channel or one for all. `augment` says whether the published experiments crop and flip the training
-    images.
+    Samples and targets are as in `Arrays`. Means and standard deviations are in units of the full pixel range, one for
+    each channel or one for all, or none: then samples are used as they are. `augment` says whether the published
+    experiments crop and flip the training images.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Dataset:
     mean_test: tuple[float, ...]
     std_test: tuple[float, ...]
     augment: bool
+    task: Task = "images"
+    roles: tuple[NDArray[np.int64], ...] = ()
 
     def normalised_train(self) -> Tensor:
         """Return all training images, float32: (pixel - mean_train) / std_train; a new tensor each call."""
@@ -45,6 +48,23 @@ class Dataset:
     def normalised_test(self) -> Tensor:
         """Return all test images, float32: (pixel - mean_test) / std_test; a new tensor each call."""
         return _normalise(self.test_x, self.mean_test, self.std_test)
+
+    def labels(self) -> NDArray[np.int64]:
+        """Return what partitions go by: a label for each training sample, int64, shape (n,).
+
+        It is the target; of a segmented image, the class of most of its pixels but background (0), or 0.
+        """
+        if self.task != "segmentation":
+            return self.train_y.numpy()
+        counts = [torch.bincount(image.flatten().long(), minlength=256)[1 : self.classes] for image in self.train_y]
+        return np.array([int(c.argmax()) + 1 if c.any() else 0 for c in counts], np.int64)
+
+    def with_tests(self, most: int) -> "Dataset":
+        """Return the same with at most so many test samples, drawn alike for all runs; 0 for all."""
+        kept = torch.from_numpy(subset(np.arange(len(self.test_y)), most, 0, "test"))
+        return (
+            self if len(kept) == len(self.test_y) else replace(self, test_x=self.test_x[kept], test_y=self.test_y[kept])
+        )
 
     def black(self) -> Tensor:
         """Return what a black pixel of a training image becomes: float32, shape (channels or 1, 1, 1).
@@ -56,6 +76,8 @@ class Dataset:
 
 
 def _normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    if not mean:
+        return images
     scaled = images.to(torch.float32, copy=True)
     if images.dtype == torch.uint8:
         scaled /= _UINT8_RANGE
@@ -67,7 +89,7 @@ def load(name: str, data_dir: Path, *, download: bool = True) -> Dataset:
     """Load a data set by its name in `DATASETS`.
 
     Args:
-        name: "digits", "fashion-mnist", "mnist", "cifar10", "cifar100" or "svhn".
+        name: such as "digits" or "fashion-mnist".
         data_dir: where files lie or go: `data_dir/<name>/`, or `data_dir` itself for files that lie there
             already.
         download: whether absent files may be downloaded from their official source.
@@ -79,7 +101,7 @@ def load(name: str, data_dir: Path, *, download: bool = True) -> Dataset:
     return load_source(find_source(name), data_dir, download=download)
 
 
-def find_source(name: str) -> Source:
+def find_source(name: str) -> Source | FolderSource:
     """Return the row of the catalogue of this name.
 
     Raises:
@@ -90,12 +112,14 @@ def find_source(name: str) -> Source:
     return DATASETS[name]
 
 
-def load_source(source: Source, data_dir: Path, *, download: bool = True) -> Dataset:
-    """Load a data set of one's own, described by a `Source`.
+def load_source(source: Source | FolderSource, data_dir: Path, *, download: bool = True) -> Dataset:
+    """Load a data set of one's own, described by a `Source` or a `FolderSource`.
 
     Raises:
         DataError: as `load`.
     """
+    if isinstance(source, FolderSource):
+        return _load_folder(source, Path(data_dir))
     arrays = source.read(source, read_files(source, Path(data_dir), download=download))
     _check(source, arrays)
     return Dataset(
@@ -110,6 +134,28 @@ def load_source(source: Source, data_dir: Path, *, download: bool = True) -> Dat
         mean_test=source.mean_test,
         std_test=source.std_test,
         augment=source.augment,
+    )
+
+
+def _load_folder(source: FolderSource, data_dir: Path) -> Dataset:
+    found = source.find(data_dir)
+    if found is None:
+        raise DataError(f"{source.name}: put {source.expects} into {data_dir / source.name}; see docs/data.md")
+    arrays = source.read(found)
+    return Dataset(
+        name=source.name,
+        train_x=torch.from_numpy(arrays.train_x),
+        train_y=torch.from_numpy(arrays.train_y),
+        test_x=torch.from_numpy(arrays.test_x),
+        test_y=torch.from_numpy(arrays.test_y),
+        classes=source.classes,
+        mean_train=source.mean,
+        std_train=source.std,
+        mean_test=source.mean,
+        std_test=source.std,
+        augment=False,
+        task=source.task,
+        roles=arrays.roles,
     )
 
 

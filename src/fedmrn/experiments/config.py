@@ -16,14 +16,19 @@ from pydantic.dataclasses import dataclass
 
 from fedmrn.errors import ConfigError
 from fedmrn.methods import METHODS, method
+from fedmrn.scheme import Scheme
+from fedmrn.server_optimizer import SERVER, SERVER_LR, ServerOptimizer
 from fedmrn.text import nearest
 
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
 Count = Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]
+Most = Annotated[int, Field(ge=0, le=1_000_000_000, strict=True)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
 Name = Annotated[str, Field(min_length=1)]
-COMMON = ("lr", "optimizer", "side", "down")  # what every method takes beside its own options
+# What every method takes beside its own options.
+COMMON = ("lr", "optimizer", "side", "down", "server", "server_lr", "server_beta", "server_beta2", "server_tau")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -31,11 +36,13 @@ class DataConfig:
     """The data set and who holds what of it."""
 
     name: str = "digits"
-    partition: Literal["iid", "dirichlet", "labels"] = "iid"
+    partition: Literal["iid", "dirichlet", "labels", "roles"] = "iid"
     clients: Count = 10
     alpha: Positive = 0.3
     min_size: Count = 10
     share: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.3
+    max_samples: Most = 0  # of a client, drawn by the seed; 0: all
+    max_test: Most = 0  # test samples, the same for every seed; 0: all
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -71,7 +78,17 @@ class MethodConfig:
     optimizer: Literal["sgd", "adam"] = "sgd"
     side: Literal["float32", "float16", "levels"] = "float32"
     down: Literal["float32", "float16", "eden4", "eden3", "eden2"] = "float32"
+    server: Literal["mean", "momentum", "adam"] = "mean"
+    server_lr: Positive = 1.0
+    server_beta: Share = 0.9
+    server_beta2: Share = 0.99
+    server_tau: Positive = 0.001
     options: dict[str, StrictInt | StrictFloat | StrictStr] = Field(default_factory=dict)
+
+    @property
+    def server_optimizer(self) -> ServerOptimizer:
+        """The optimizer of the server (`fedmrn.server_optimizer`)."""
+        return SERVER[self.server](self.server_lr, self.server_beta, self.server_beta2, self.server_tau)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -87,12 +104,17 @@ class Experiment:
     options: MethodConfig
 
     def __post_init__(self) -> None:
-        method(self.method).scheme(self.options.options, self.options.side, self.options.down)
+        self.scheme()
         if self.train.clients_per_round > self.data.clients:
             raise ConfigError(
                 f"train.clients_per_round is {self.train.clients_per_round}, but data.clients is {self.data.clients}: "
                 "lower the first or raise the second"
             )
+
+    def scheme(self) -> Scheme:
+        """Return what server and clients agree on."""
+        own = self.options
+        return method(self.method).scheme(own.options, own.side, own.down, own.server_optimizer)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, as written to `config.toml`."""
@@ -134,6 +156,8 @@ class Setting:
         run = {"rounds": self.train.rounds, "seed": seed}  # options of these names follow the run, unless set
         follow = {k: v for k, v in run.items() if k in row.options}
         values = {"optimizer": row.optimizer, **follow, **common, **own}
+        if values.get("server") in SERVER:
+            values = {"server_lr": SERVER_LR[values["server"]], **values}
         values = {
             **{k: v for k, v in values.items() if k in COMMON},
             "options": row.resolve({k: v for k, v in values.items() if k not in COMMON}),

@@ -3,6 +3,7 @@
 config.toml        the resolved experiment
 rounds.jsonl       one JSON line a round
 checkpoint.bin     the server's state after the last whole round (see `checkpoint`)
+carried-N.bin      what the server keeps beside the state after round N, where it keeps something (see `carried`)
 memory/            what clients keep from their last round, for methods whose clients do
 last-update.bin    one client's frame of the last round, for `fedmrn inspect`
 partition.json     who holds what: images by client and label
@@ -29,21 +30,25 @@ from fedmrn.data import (
     Dataset,
     PartitionSpec,
     augment,
+    by_role,
     find_source,
     holdings,
     load_source,
     partition,
     plot_partition,
+    subset,
 )
 from fedmrn.errors import ConfigError, RunError
+from fedmrn.experiments.carried import restore_carried, save_carried
 from fedmrn.experiments.checkpoint import forget, restore, save, saved_round
-from fedmrn.experiments.config import Experiment
+from fedmrn.experiments.config import DataConfig, Experiment
 from fedmrn.files import write_atomic
 from fedmrn.methods import method
 from fedmrn.server import Server
 from fedmrn.simulation.engine import Account, Federation, RoundResult, simulate, total
 from fedmrn.simulation.models import build_model
 from fedmrn.torch import RULES, ModelLayout, attach
+from fedmrn.torch.objectives import OBJECTIVES
 from fedmrn.warmup import warm_up
 
 Record = dict[str, Any]
@@ -94,24 +99,21 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
     row, source, device = method(experiment.method), find_source(data.name), find_device(experiment.train.device)
     model = build_model(
         experiment.model.name,
-        channels=source.shape[0],
-        size=source.shape[1],
+        shape=source.shape,
         classes=source.classes,
         seed=experiment.seed,
         init_std=experiment.model.init_std or None,
+        task=source.task,
     ).to(device)
-    dataset = load_source(source, data_dir)
-    spec = PartitionSpec(data.partition, data.alpha, data.min_size, data.share)
-    parts = partition(dataset.train_y.numpy(), spec, data.clients, experiment.seed)
-
+    dataset = load_source(source, data_dir).with_tests(data.max_test)
     own: dict[str, Any] = {name: options.options[name] for name in RULES[row.local].options if name in options.options}
     federation = Federation(
-        scheme=row.scheme(options.options, options.side, options.down),
+        scheme=experiment.scheme(),
         rule=partial(attach, **own),
         optimizer=options.optimizer,
         train_x=dataset.normalised_train(),
         train_y=dataset.train_y,
-        parts=parts,
+        parts=share_out(dataset, data, experiment.seed),
         test_x=dataset.normalised_test(),
         test_y=dataset.test_y,
         rounds=experiment.train.rounds,
@@ -124,8 +126,23 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         augment=partial(augment, fill=dataset.black()) if dataset.augment else None,
         bfloat16=experiment.train.autocast == "bfloat16",
         graphs=experiment.train.graphs,
+        objective=OBJECTIVES[source.task],
     )
     return Prepared(dataset, federation, model)
+
+
+def share_out(dataset: Dataset, data: DataConfig, seed: int) -> list[NDArray[np.int64]]:
+    """Return the indices of each client's training samples.
+
+    Raises:
+        ConfigError: the data set cannot be shared so.
+    """
+    if data.partition == "roles":
+        parts = by_role(dataset.roles, data.clients, data.min_size, seed)
+    else:
+        spec = PartitionSpec(data.partition, data.alpha, data.min_size, data.share)
+        parts = partition(dataset.labels(), spec, data.clients, seed)
+    return [subset(part, data.max_samples, seed, client) for client, part in enumerate(parts)]
 
 
 def find_device(name: str) -> torch.device:
@@ -172,7 +189,7 @@ def run(
         warm_up(prepared.federation.scheme)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "config.toml", tomli_w.dumps(experiment.as_dict()).encode())
-    held = holdings(prepared.dataset.train_y.numpy(), prepared.federation.parts)
+    held = holdings(prepared.dataset.labels(), prepared.federation.parts)
     write_atomic(folder / "partition.json", json.dumps(held.tolist()).encode())
     view = ModelLayout.of(prepared.model)
     layout = view.layout
@@ -182,11 +199,12 @@ def run(
 
     remembers = RULES[method(experiment.method).local].remembers
     done, state, memory = restore(folder, len(records), layout, taken_part if remembers else lambda _: {})
+    carried = restore_carried(folder, layout, done, prepared.federation.scheme)
     if state is None:
         forget(folder)
         state = Server.initial(layout, prepared.federation.scheme, view.read())
         plot_partition(
-            prepared.dataset.train_y.numpy(),
+            prepared.dataset.labels(),
             prepared.federation.parts,
             folder / "partition.png",
             f"{experiment.data.name}, {experiment.data.partition}, {experiment.data.clients} clients: who holds what",
@@ -207,6 +225,7 @@ def run(
                 progress.wait("starting Flower's simulation engine"),
                 first=done + 1,
                 memory=memory,
+                carried=carried,
                 on_client=progress.client,
                 workers=train.workers,
             )
@@ -218,6 +237,7 @@ def run(
             log.flush()
             os.fsync(log.fileno())
             write_atomic(folder / "last-update.bin", result.sample)
+            save_carried(folder, layout, method(experiment.method).id, result.round, result.carried)
             save(folder, layout, method(experiment.method).id, result)
             records.append(record)
             progress.round(record)
@@ -257,7 +277,9 @@ def to_record(result: RoundResult) -> Record:
     """Return a round as plain values: everything but `seconds` is a function of the configuration and the seed.
 
     `up` and `down` hold the bytes of all clients together by part, `raw` what the same would have taken without coding
-    (`fedmrn.update.plain`), and `by_client` the bytes of each client, in the order of `clients`.
+    (`fedmrn.update.plain`), and `by_client` the bytes of each client, in the order of `clients`. `density` is the share
+    of ones in the masks, a coded tensor; other methods have none. `next_scale` is that of the next round's noise, where
+    it is adapted.
     """
     exchanges = result.exchanges
     return {
@@ -273,6 +295,8 @@ def to_record(result: RoundResult) -> Record:
         },
         "by_client": {"up": _columns([e.up for e in exchanges]), "down": _columns([e.down for e in exchanges])},
         "bits_per_parameter": result.bits_per_parameter,
+        **({"density": result.density} if result.density else {}),
+        **({"next_scale": result.carried.level.scale} if result.carried.level else {}),
         "clients": result.clients,
         "seconds": round(result.seconds, 3),
     }

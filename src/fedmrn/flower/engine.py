@@ -29,7 +29,7 @@ from fedmrn.flower.client import update_reply
 from fedmrn.flower.records import broadcast_bytes, update_bytes
 from fedmrn.flower.strategy import FedMRN
 from fedmrn.frame import Frame
-from fedmrn.server import Server
+from fedmrn.server import Carried, Server
 from fedmrn.simulation.clients import Answer, Client, Task
 from fedmrn.simulation.engine import Exchange, Federation, Memory, RoundResult, Trained, conclude, secret_of
 from fedmrn.torch import ModelLayout
@@ -62,6 +62,7 @@ def simulate_on_flower(
     *,
     first: int = 1,
     memory: Memory | None = None,
+    carried: Carried | None = None,
     on_client: Callable[[int], None] = lambda _: None,
     workers: int = 1,
     starting: AbstractContextManager[None] | None = None,
@@ -70,7 +71,7 @@ def simulate_on_flower(
 
     Args:
         make: builds the setting and the architecture anew, in each of Ray's processes.
-        federation, model, state, first, memory, on_client: as for `simulate`.
+        federation, model, state, first, memory, carried, on_client: as for `simulate`.
         workers: Ray's processes that train clients, each with the framework's present number of threads.
         starting: entered while Flower starts, which takes seconds.
 
@@ -80,7 +81,7 @@ def simulate_on_flower(
         WorkerError: a client failed, or Flower did.
     """
     check_ray()
-    strategy = _Watched(federation, model, state)
+    strategy = _Watched(federation, model, state, carried)
     federation = federation.tested_on(ModelLayout.of(model).device)
     memory = dict(memory or {})
     app, clients = _client_app(pickle.dumps(make), torch.get_num_threads()), len(federation.parts)
@@ -112,11 +113,18 @@ def check_ray() -> None:
 class _Watched(FedMRN):
     """The strategy, keeping what a result needs to know of each client."""
 
-    def __init__(self, federation: Federation, model: nn.Module, state: NDArray[np.float32]) -> None:
+    def __init__(
+        self,
+        federation: Federation,
+        model: nn.Module,
+        state: NDArray[np.float32],
+        carried: Carried | None,
+    ) -> None:
         view = ModelLayout.of(model)
         super().__init__(view)
         self.scheme = federation.scheme
-        self.server = self._server = Server(view.layout, federation.scheme, state, secret_of(federation.seed))
+        secret = secret_of(federation.seed)
+        self.server = self._server = Server(view.layout, federation.scheme, state, secret, carried=carried)
         self._found: dict[int, tuple[Exchange, Answer]] = {}
         self._down: dict[int, tuple[dict[str, int], dict[str, int]]] = {}
 

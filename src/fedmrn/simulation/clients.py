@@ -31,6 +31,7 @@ from fedmrn.frame import Frame, Kind
 from fedmrn.rng import derive_key
 from fedmrn.torch import LocalData, LocalRule, ModelLayout, train_client
 from fedmrn.torch.graphs import CudaGraphs, StepGraphs
+from fedmrn.torch.objectives import Loss
 from fedmrn.torch.train import Augment
 from fedmrn.update import plain
 
@@ -69,6 +70,7 @@ class Training:
     augment: Augment | None
     bfloat16: bool
     graphs: bool
+    loss: Loss
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class Client:
                 memory=task.memory,
             )
             weight = data.batches if training.by_batches else None
-            frame, loss = train_client(self._model, rule, data, weight=weight, graphs=self._graphs)
+            frame, loss = train_client(self._model, rule, data, weight=weight, loss=training.loss, graphs=self._graphs)
         down, raw = broadcast.account(), plain(broadcast).account()
         return Answer(frame.to_bytes(), down, raw, loss, rule.memory if rule.remembers else None)
 

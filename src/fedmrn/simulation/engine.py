@@ -20,10 +20,11 @@ from fedmrn.errors import ConfigError
 from fedmrn.frame import Frame
 from fedmrn.rng import Purpose, Stream, derive_key, domain
 from fedmrn.scheme import Scheme
-from fedmrn.server import Server
+from fedmrn.server import Carried, Server
 from fedmrn.simulation.clients import OPTIMIZERS, Answer, RuleFactory, Task, Training, clients
 from fedmrn.text import nearest
 from fedmrn.torch import ModelLayout, evaluate
+from fedmrn.torch.objectives import CLASSES, Objective
 from fedmrn.torch.train import Augment, channels_last
 from fedmrn.update import plain
 
@@ -52,6 +53,7 @@ class Federation:
         augment: of training batches.
         bfloat16: train under the framework's bfloat16 autocast; the parameters stay float32.
         graphs: on CUDA, capture steps and replay them (`fedmrn.torch.graphs`).
+        objective: the loss of training, and the score of evaluation.
     """
 
     scheme: Scheme
@@ -72,6 +74,7 @@ class Federation:
     augment: Augment | None = None
     bfloat16: bool = False
     graphs: bool = True
+    objective: Objective = CLASSES
 
     def __post_init__(self) -> None:
         if not 1 <= self.clients_per_round <= len(self.parts):
@@ -109,6 +112,7 @@ class Federation:
             self.augment,
             self.bfloat16,
             self.graphs,
+            self.objective.loss,
         )
 
 
@@ -151,7 +155,7 @@ class RoundResult:
 
     Attributes:
         round: its number, from 1.
-        accuracy, loss: of the new global model on the test samples.
+        accuracy, loss: of the new global model on the test samples; what the accuracy is, the objective says.
         train_loss: mean over clients of their last local epoch.
         exchanges: the bytes of each client's frames, in the order of `clients`.
         bits_per_parameter: 8 * bytes of all update frames / (clients * trainable parameters).
@@ -160,6 +164,8 @@ class RoundResult:
         state: the new global model, float32, shape (d,).
         sample: the update frame of the last client.
         memory: what the clients of this round keep, for methods whose clients do.
+        carried: what the server keeps beside the state.
+        density: for each coded tensor the share of ones in the masks; empty where no masks are sent.
     """
 
     round: int
@@ -173,6 +179,8 @@ class RoundResult:
     state: NDArray[np.float32] = field(repr=False)
     sample: bytes = field(repr=False)
     memory: Memory = field(repr=False, default_factory=dict)
+    carried: Carried = field(repr=False, default_factory=lambda: Carried(np.zeros((0, 0), np.float32)))
+    density: dict[str, float] = field(repr=False, default_factory=dict)
 
     @property
     def up(self) -> Account:
@@ -197,6 +205,7 @@ def simulate(
     *,
     first: int = 1,
     memory: Memory | None = None,
+    carried: Carried | None = None,
     on_client: Callable[[int], None] = lambda _: None,
     workers: int = 1,
 ) -> Generator[RoundResult]:
@@ -208,6 +217,7 @@ def simulate(
         state: of the server before round `first`; `Server.initial` gives the first.
         first: the first round to run.
         memory: what clients keep from rounds before `first`.
+        carried: what the server kept beside the state before `first`; by default what a run starts with.
         on_client: called after each client of a round with its place in the round, from 1.
         workers: processes that train clients at the same time, each with the framework's present number of threads;
             1: this one. The results do not depend on it. Close the iterator to end them before it does. A script
@@ -218,7 +228,7 @@ def simulate(
         WorkerError: a worker process was lost.
     """
     view = ModelLayout.of(model)
-    server = Server(view.layout, federation.scheme, state, secret_of(federation.seed))
+    server = Server(view.layout, federation.scheme, state, secret_of(federation.seed), carried=carried)
     memory = dict(memory or {})
     federation = federation.tested_on(view.device)
     with clients(model, federation.training(), min(workers, federation.clients_per_round)) as train_all:
@@ -289,7 +299,7 @@ def conclude(
     for values in server.models(number):
         view.write(values)
         test = partial(evaluate, layout=channels_last) if view.device.type == "cpu" else evaluate
-        scores.append(test(model, federation.test_x, federation.test_y))
+        scores.append(test(model, federation.test_x, federation.test_y, objective=federation.objective))
     accuracy, loss = (fmean(column) for column in zip(*scores, strict=True))
     sent = sum(sum(exchange.up.values()) for exchange in trained.exchanges)
     return RoundResult(
@@ -304,4 +314,6 @@ def conclude(
         server.state,
         trained.sample,
         trained.kept,
+        server.carried,
+        server.density,
     )

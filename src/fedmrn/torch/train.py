@@ -12,8 +12,8 @@ from fedmrn.frame import Frame
 from fedmrn.rng import Purpose, Stream, domain
 from fedmrn.torch.graphs import StepGraphs
 from fedmrn.torch.local import LocalRule
+from fedmrn.torch.objectives import CLASSES, Loss, Objective
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 Augment = Callable[[Tensor, Stream, int], Tensor]
 """(batch, randomness, index of its first element in the epoch) -> batch."""
 
@@ -146,23 +146,25 @@ def evaluate(
     x: Tensor,
     y: Tensor,
     *,
-    batch_size: int = 1000,
-    loss: Loss = F.cross_entropy,
+    batch_size: int | None = None,
+    objective: Objective = CLASSES,
     layout: Callable[[Tensor], Tensor] = lambda batch: batch,
 ) -> tuple[float, float]:
-    """Return (accuracy in [0, 1], mean loss) of a classifier over all of x, in evaluation mode.
+    """Return (score in [0, 1], mean loss) of a model over all of x, in evaluation mode; by default of a classifier.
 
-    `layout` is applied to each batch; `channels_last` for a convolutional model. Samples are on the model's device.
+    The objective says how many samples make a batch, unless `batch_size` does. `layout` is applied to each batch;
+    `channels_last` for a convolutional model. Samples are on the model's device.
     """
     model.eval()
-    right = torch.zeros((), dtype=torch.int64, device=x.device)
+    counts = torch.zeros((), dtype=torch.int64, device=x.device)
     total = torch.zeros((), dtype=torch.float64, device=x.device)
-    for start in range(0, len(x), batch_size):
-        out = model(layout(x[start : start + batch_size]))
-        target = y[start : start + batch_size]
-        right += (out.argmax(1) == target).sum()
-        total += loss(out, target).double() * len(target)
-    return int(right) / len(x), total.item() / len(x)
+    size = batch_size or objective.batch
+    for start in range(0, len(x), size):
+        out = model(layout(x[start : start + size]))
+        target = y[start : start + size]
+        counts = counts + objective.count(out, target)
+        total += objective.loss(out, target).double() * len(target)
+    return objective.value(counts), total.item() / len(x)
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fedmrn.bits import check_padding, pack_bits, packed_size, unpack_bits
+from fedmrn.bits import check_padding, count_ones, pack_bits, packed_size, unpack_bits
 from fedmrn.errors import PaddingError
 from fedmrn.rng import Stream
 
@@ -48,3 +50,10 @@ def test_wrong_lengths(size: int, count: int) -> None:
         check_padding(bytes(size), count)
     with pytest.raises(ValueError, match=f"{count} bits take"):
         unpack_bits(bytes(size), count)
+
+
+@given(st.lists(st.booleans(), max_size=40), st.integers(0, 40), st.integers(0, 40))
+def test_counting_ones_of_a_range(bits: list[bool], start: int, stop: int) -> None:
+    packed = np.frombuffer(pack_bits(np.array(bits, np.bool_)), np.uint8)
+    stop = min(stop, len(bits))
+    assert count_ones(packed, start, stop) == sum(bits[start:stop])

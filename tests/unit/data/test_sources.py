@@ -9,7 +9,7 @@ import pytest
 import torch
 from data_samples import describe, idx, tiny_idx, write, zipped
 
-from fedmrn.data import DATASETS, Dataset, load, load_source
+from fedmrn.data import DATASETS, Dataset, FolderSource, Source, load, load_source
 from fedmrn.errors import ConfigError, DataError
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -247,7 +247,8 @@ def test_float_images_are_not_scaled_or_changed():
 
 def test_published_constants():
     # The settings of the published experiments; SVHN's and Fashion-MNIST's test images have their own.
-    constants = {name: (row.mean_train, row.std_train, row.mean_test, row.std_test) for name, row in DATASETS.items()}
+    published = {name: row for name, row in DATASETS.items() if isinstance(row, Source)}
+    constants = {name: (row.mean_train, row.std_train, row.mean_test, row.std_test) for name, row in published.items()}
     imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     cifar100 = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
     assert constants["cifar10"] == imagenet * 2
@@ -255,20 +256,23 @@ def test_published_constants():
     assert constants["fashion-mnist"] == ((0.2860,), (0.3530,), (0.2868,), (0.3524,))
     assert constants["svhn"] == ((0.4496,), (0.1995,), (0.4560,), (0.2244,))
     assert constants["mnist"] == ((0.1307,), (0.3081,)) * 2
-    assert {name for name, row in DATASETS.items() if row.augment} == {"cifar10", "cifar100"}
+    assert {name for name, row in published.items() if row.augment} == {"cifar10", "cifar100"}
 
 
 def test_catalogue_is_complete_and_frozen():
-    assert list(DATASETS) == ["digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "svhn"]
+    assert list(DATASETS) == ["digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "svhn", "shakespeare", "voc"]
     for name, row in DATASETS.items():
         assert row.name == name
         assert row.licence
         assert row.description
+        if isinstance(row, FolderSource):
+            assert row.expects
+            continue
         assert row.download_bytes == sum(file.size for file in row.files)
         for file in row.files:
             assert len(bytes.fromhex(file.md5)) == 16
             assert file.url.endswith("/" + file.name)
-    digests = [file.md5 for row in DATASETS.values() for file in row.files]
+    digests = [file.md5 for row in DATASETS.values() if isinstance(row, Source) for file in row.files]
     assert len(set(digests)) == len(digests) == 12
     with pytest.raises(FrozenInstanceError):
         DATASETS["mnist"].train = 1

@@ -20,6 +20,7 @@ from fedmrn.flower.engine import simulate_on_flower
 from fedmrn.server import Server
 from fedmrn.simulation.engine import simulate
 from fedmrn.torch import ModelLayout
+from made_up import raw_document, texts, write_raw, write_voc
 
 CLIENTS = 4
 
@@ -128,3 +129,23 @@ def test_threads_are_set_in_the_process_that_trains() -> None:
     built = engine._built(pickle.dumps(make("fedmrn")), 2)
     assert torch.get_num_threads() == 2
     assert engine._built(pickle.dumps(make("fedmrn")), 2) is built  # built once
+
+
+@pytest.mark.parametrize("preset", ["shakespeare", "voc"])
+def test_so_are_those_of_texts_and_of_segmented_images(tmp_path: Path, preset: str) -> None:
+    """Samples are integers there, targets a class for each pixel here."""
+    if preset == "voc":
+        write_voc(tmp_path, train=4, val=2)
+        changes = ["train.batch_size=1", "train.local_epochs=1"]
+    else:
+        write_raw(tmp_path, raw_document(texts(6)))
+        changes = ["data.min_size=100", "data.max_samples=8", "data.max_test=8", "model.name=lstm-small"]
+    changes += ["train.rounds=1", f"data.clients={CLIENTS}", "train.clients_per_round=2"]
+    build = partial(prepare, load_setting(preset, changes).experiment("fedmrn", 1), tmp_path)
+    one, other = build(), build()
+    view = ModelLayout.of(one.model)
+    state = Server.initial(view.layout, one.federation.scheme, view.read())
+    (a,) = simulate(one.federation, one.model, state)
+    (b,) = simulate_on_flower(build, other.federation, other.model, state)
+    assert a.state.tobytes() == b.state.tobytes()
+    assert (a.accuracy, a.loss, a.train_loss) == (b.accuracy, b.loss, b.train_loss)

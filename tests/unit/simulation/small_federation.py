@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fedmrn.frame import Frame
 from fedmrn.methods import METHODS as ALL
 from fedmrn.methods import method
-from fedmrn.server import Server
+from fedmrn.server import Carried, Server
 from fedmrn.simulation.engine import Federation, Memory, RoundResult, simulate
 from fedmrn.torch import LocalRule, ModelLayout, attach
 
@@ -70,14 +70,19 @@ def federation(name: str = "fedmrn", **changes: Any) -> Federation:
 
 
 def run(
-    setting: Federation, state: NDArray[np.float32] | None = None, *, first: int = 1, memory: Memory | None = None
+    setting: Federation,
+    state: NDArray[np.float32] | None = None,
+    *,
+    first: int = 1,
+    memory: Memory | None = None,
+    carried: Carried | None = None,
 ) -> list[RoundResult]:
     """The rounds from `first` on; by default from the state that the scheme makes of the small model."""
     model = small_model()
     view = ModelLayout.of(model)
     if state is None:
         state = Server.initial(view.layout, setting.scheme, view.read())
-    return list(simulate(setting, model, state, first=first, memory=memory))
+    return list(simulate(setting, model, state, first=first, memory=memory, carried=carried))
 
 
 def remembered(results: list[RoundResult]) -> Memory:
@@ -88,7 +93,8 @@ def remembered(results: list[RoundResult]) -> Memory:
 def record(result: RoundResult) -> dict[str, object]:
     """All that a round leaves behind, but for the clock."""
     memory = {client: kept.tobytes() for client, kept in result.memory.items()}
-    return asdict(replace(result, seconds=0.0)) | {"state": result.state.tobytes(), "memory": memory}
+    vectors = {"state": result.state.tobytes(), "carried": (result.carried.moments.tobytes(), result.carried.level)}
+    return asdict(replace(result, seconds=0.0)) | vectors | {"memory": memory}
 
 
 def records(results: list[RoundResult]) -> list[dict[str, object]]:

@@ -6,14 +6,14 @@ from torch import nn
 
 from fedmrn.errors import ConfigError
 from fedmrn.layout import Group
-from fedmrn.simulation.models import MODELS, build_model
+from fedmrn.simulation.models import CNNS, build_model
 from fedmrn.torch import ModelLayout
 
 CNN4, CNN8 = (32, 64, 128, 256), (32, 32, 64, 64, 128, 128, 256, 256)
 
 
 def build(name: str = "cnn4", channels: int = 1, size: int = 28, classes: int = 10, **more: object) -> nn.Module:
-    return build_model(name, channels=channels, size=size, classes=classes, **({"seed": 1} | more))  # type: ignore[arg-type]
+    return build_model(name, shape=(channels, size, size), classes=classes, **({"seed": 1} | more))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -38,10 +38,10 @@ def test_parameters_are_those_of_the_paper(
     assert outs == list(CNN4 if name == "cnn4" else CNN8)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CNNS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_batch_goes_through(name: str, channels: int) -> None:
-    size = 1 << len(MODELS[name])
+    size = 1 << len(CNNS[name])
     out = build(name, channels, size, 7)(torch.randn(2, channels, size, size))
     assert out.shape == (2, 7)
     assert out.requires_grad

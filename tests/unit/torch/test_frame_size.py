@@ -11,7 +11,7 @@ from fedmrn.update import encode_update
 
 
 def test_cnn4_takes_at_most_1_02_bits_a_masked_parameter() -> None:
-    model = build_model("cnn4", channels=1, size=28, classes=10, seed=1, init_std=0.01)
+    model = build_model("cnn4", shape=(1, 28, 28), classes=10, seed=1, init_std=0.01)
     layout = ModelLayout.of(model).layout
     update = np.random.default_rng(0).normal(0, 0.003, layout.size).astype(np.float32)
     broadcast = broadcast_of(model, "fedmrn")

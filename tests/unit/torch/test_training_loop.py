@@ -13,6 +13,7 @@ from fedmrn.errors import ConfigError, EncodeError
 from fedmrn.frame import Frame
 from fedmrn.rng import Purpose, Stream, domain
 from fedmrn.torch import LocalData, LocalRule, attach, evaluate, train, train_client
+from fedmrn.torch.objectives import CLASSES
 
 METHODS = ("fedavg", "fedmrn", "fedmrn-s")
 
@@ -184,7 +185,7 @@ def test_evaluation_weighs_a_ragged_last_batch_by_its_samples() -> None:
         sizes.append(len(target))
         return (out.argmax(1) != target).float().mean()
 
-    accuracy, wrong = evaluate(nn.Identity(), x, y, batch_size=2, loss=loss)
+    accuracy, wrong = evaluate(nn.Identity(), x, y, batch_size=2, objective=replace(CLASSES, loss=loss))
     assert sizes == [2, 1]
     assert (accuracy, wrong) == (2 / 3, pytest.approx(1 / 3))
 

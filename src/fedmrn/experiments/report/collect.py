@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmrn.data import DATASETS
 from fedmrn.errors import RunError
 from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.report.records import read_holdings, read_rounds, read_setting
 from fedmrn.experiments.runner import Record
 from fedmrn.methods import METHODS
 from fedmrn.text import printable, spans
+from fedmrn.torch.objectives import OBJECTIVES
 
 Key = tuple[tuple[str, Any], ...]
 TUNING = "tune"
@@ -23,7 +25,15 @@ _OWN: Mapping[str, tuple[str, ...]] = {
     "iid": (),
     "dirichlet": ("alpha", "min_size"),
     "labels": ("share",),
-}  # options of each partition
+    "roles": ("min_size",),
+}
+"""The options that each partition has."""
+_SERVER: Mapping[str, tuple[str, ...]] = {
+    "mean": (),
+    "momentum": ("server_beta",),
+    "adam": ("server_beta", "server_beta2", "server_tau"),
+}
+"""The options that each server optimizer has beside its learning rate."""
 _SHOWN = {"data.name", "data.partition", "data.clients", "train.clients_per_round", "train.rounds"}  # in every title
 
 
@@ -236,6 +246,8 @@ def setting(experiment: Experiment) -> Key:
 def options(experiment: Experiment) -> Key:
     """The method and its options; an option that follows the run's seed does not tell runs apart."""
     options = flat(experiment.as_dict()["options"])
+    for name in {name for names in _SERVER.values() for name in names}.difference(_SERVER[experiment.options.server]):
+        options.pop(name)  # without effect
     if options.get("seed") == experiment.seed:
         options["seed"] = "the run's"
     return (("method", experiment.method), *options.items())
@@ -286,7 +298,14 @@ def title(experiment: Experiment, differing: Iterable[str] = ()) -> str:
     own = [f"data.{name}" for name in _OWN[data.partition][:1]]
     split = ", ".join([data.partition, *(word(name, values[name]) for name in own)])
     more = [word(name, values[name]) for name in differing if name not in {*_SHOWN, *own}]
-    return ", ".join([printable(data.name, 60), split, clients, f"{train.rounds} rounds", *more])
+    name = score(experiment)
+    known = [name] * (name != "accuracy")
+    return ", ".join([printable(data.name, 60), split, clients, f"{train.rounds} rounds", *known, *more])
+
+
+def score(experiment: Experiment) -> str:
+    """Return what evaluation reports as accuracy; of a data set that this version does not know, accuracy."""
+    return OBJECTIVES[DATASETS[experiment.data.name].task].score if experiment.data.name in DATASETS else "accuracy"
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from fedmrn.experiments.plots import COLOURS, INK, bare, literal, style
-from fedmrn.experiments.report.collect import Group
+from fedmrn.experiments.report.collect import Group, score
 from fedmrn.experiments.runner import Record
 
 BAND = (
@@ -22,7 +22,7 @@ BAND = (
 
 def draw_rounds(groups: Sequence[Group], title: str) -> Figure:
     """Return accuracy against rounds: the mean over seeds, and a band from the lowest to the highest seed."""
-    figure, axes = _figure(title, len(groups))
+    figure, axes = _figure(title, groups)
     for i, group in enumerate(groups):
         for run in group.beyond:
             _thin(axes, np.arange(1, len(run.records) + 1), run.records, i)
@@ -36,7 +36,7 @@ def draw_rounds(groups: Sequence[Group], title: str) -> Figure:
 def draw_bytes(groups: Sequence[Group], title: str, *, down: bool = False) -> Figure:
     """Return accuracy against all clients' bytes so far, on a logarithmic axis: uploaded, or with `down` both ways."""
     ways = ("up", "down") if down else ("up",)
-    figure, axes = _figure(title, len(groups))
+    figure, axes = _figure(title, groups)
     for i, group in enumerate(groups):
         for run in group.beyond:
             _thin(axes, bytes_so_far([run.records], ways), run.records, i)
@@ -70,11 +70,11 @@ def size(value: float) -> str:
     return f"{value:g} B"
 
 
-def _figure(title: str, curves: int) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(9, max(4.4, 1.2 + 0.21 * curves)), layout="constrained")
+def _figure(title: str, groups: Sequence[Group]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(9, max(4.4, 1.2 + 0.21 * len(groups))), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(literal(textwrap.fill(title, 100)), loc="left", fontsize=11, color=INK)
-    axes.set_ylabel("test accuracy of the global model")
+    axes.set_ylabel(f"test {score(groups[0].experiment)} of the global model")
     return figure, axes
 
 

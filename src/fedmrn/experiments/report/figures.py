@@ -20,7 +20,6 @@ from fedmrn.experiments.report.curves import BAND, draw_bytes, draw_rounds
 from fedmrn.experiments.report.masks import ENTROPY, density, draw_masks
 from fedmrn.experiments.report.times import TIMES, draw_times
 from fedmrn.layout import Group as Part
-from fedmrn.methods import method
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _USUAL = 0.75  # the share of methods that must have an option's value for it to be said once
@@ -144,7 +143,7 @@ def codec_picture(sections: Sequence[Section], studio: Studio) -> Picture | None
     codecs: dict[tuple[str, Codec], str] = {}
     for group in groups:
         e = group.experiment
-        codec = method(e.method).scheme(e.options.options).codecs[Part.CODED]
+        codec = e.scheme().codecs[Part.CODED]
         if codec.any_vector:
             codecs.setdefault((e.method, codec), group.label)
     if len({group.label for group in groups}) < 2:

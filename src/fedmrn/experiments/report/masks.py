@@ -123,7 +123,7 @@ def _sizes(experiment: Experiment) -> dict[str, int]:
         source = find_source(experiment.data.name)
         with torch.device("meta"):
             model = build_model(
-                experiment.model.name, channels=source.shape[0], size=source.shape[1], classes=source.classes, seed=0
+                experiment.model.name, shape=source.shape, classes=source.classes, seed=0, task=source.task
             )
     except ConfigError:
         return {}

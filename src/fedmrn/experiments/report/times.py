@@ -6,8 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fedmrn.data import find_source
-from fedmrn.errors import ConfigError
+from fedmrn.data import DATASETS, Source
 from fedmrn.experiments.plots import INK, SOFT, bare, literal, style
 from fedmrn.experiments.report.collect import Group, Run
 
@@ -34,12 +33,12 @@ def _sizes(run: Run) -> NDArray[np.int64] | None:
         held: NDArray[np.int64] = run.held.sum(axis=1)
         return held
     data = run.experiment.data
-    if data.partition != "iid":
+    source = DATASETS.get(data.name)
+    if data.partition != "iid" or not isinstance(source, Source):
         return None
-    try:  # the clients' shares differ by one sample at most, the first have more
-        return np.bincount(np.arange(find_source(data.name).train) % data.clients, minlength=data.clients)
-    except ConfigError:
-        return None
+    # The clients' shares differ by one sample at most, the first have more.
+    sizes = np.bincount(np.arange(source.train) % data.clients, minlength=data.clients)
+    return np.minimum(sizes, data.max_samples) if data.max_samples else sizes
 
 
 def step_milliseconds(group: Group) -> float | None:

@@ -1,0 +1,33 @@
+"""The next character of a text."""
+
+from torch import Tensor, nn
+
+EMBEDDING = 8
+
+
+class CharacterLSTM(nn.Module):
+    """An embedding of 8, LSTM layers and, from the last character's state, a linear layer; all without biases.
+
+    Takes codes of characters, integers of any type, shape (n, length); returns logits, shape (n, characters).
+
+    Source: the appendix of the published experiments of FedMRN (one layer of 256, dropout 1/2), after LEAF's model.
+
+    Args:
+        characters: how many there are.
+        hidden: of a layer.
+        layers: of the LSTM.
+        dropout: of the state that the linear layer sees.
+    """
+
+    def __init__(self, characters: int, hidden: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(characters, EMBEDDING)
+        self.lstm = nn.LSTM(EMBEDDING, hidden, layers, bias=False, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden, characters, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        states, _ = self.lstm(self.embedding(x.long()))
+        logits: Tensor = self.linear(self.dropout(states[:, -1]))
+        return logits

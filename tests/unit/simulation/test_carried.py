@@ -1,0 +1,81 @@
+"""What a server keeps beside its state comes back to the bit, and damaged files are named."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_federation import federation, records, run, small_model
+
+from fedmrn.auto_scale import Level
+from fedmrn.errors import RunError
+from fedmrn.experiments.carried import restore_carried, save_carried
+from fedmrn.frame import Frame
+from fedmrn.layout import Group, Layout, TensorSpec
+from fedmrn.methods import METHODS
+from fedmrn.server import Carried
+from fedmrn.server_optimizer import Adam, Momentum, ServerOptimizer
+from fedmrn.torch import ModelLayout
+
+LAYOUT = Layout.of([TensorSpec("w", (4, 3), Group.CODED), TensorSpec("scale", (3,), Group.DENSE)])
+ROW = METHODS["fedmrn"]
+SCHEME = ROW.scheme({"scale": "auto"}, optimizer=Momentum(1.0, 0.9))
+
+
+@pytest.mark.parametrize("done", [1, 2])
+@pytest.mark.parametrize("scale", [0.02, "auto"])
+@pytest.mark.parametrize("optimizer", [None, Momentum(0.5, 0.9), Adam(0.01, 0.9, 0.99, 0.001)])
+def test_a_run_goes_on_with_what_its_server_kept(
+    tmp_path: Path, done: int, scale: object, optimizer: ServerOptimizer | None
+) -> None:
+    layout = ModelLayout.of(small_model()).layout
+    scheme = ROW.scheme({"scale": scale}, optimizer=optimizer)
+    setting = federation("fedmrn", scheme=scheme)
+    whole = run(setting)
+    for each in whole[: done + 1]:  # killed after the file of the next round and before its checkpoint
+        save_carried(tmp_path, layout, ROW.id, each.round, each.carried)
+    state, carried = whole[done - 1].state, restore_carried(tmp_path, layout, done, scheme)
+    assert records(run(setting, state, first=done + 1, carried=carried)) == records(whole[done:])
+    if optimizer is not None or scale == "auto":
+        assert records(run(setting, state, first=done + 1)) != records(whole[done:]), "it does matter"
+    else:
+        assert not list(tmp_path.iterdir())
+
+
+def test_only_the_files_of_two_rounds_are_kept(tmp_path: Path) -> None:
+    kept = Carried(np.ones((1, LAYOUT.trainable), np.float32), Level(0.25, 0.5))
+    for number in range(1, 5):
+        save_carried(tmp_path, LAYOUT, ROW.id, number, kept)
+    save_carried(tmp_path, LAYOUT, ROW.id, 5, Carried(kept.moments[:0]))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["carried-3.bin", "carried-4.bin"]
+    found = restore_carried(tmp_path, LAYOUT, 4, SCHEME)
+    assert (found.moments == 1).all()
+    assert found.level == Level(0.25, 0.5)
+    fresh = restore_carried(tmp_path, LAYOUT, 0, SCHEME)
+    assert (fresh.moments == 0).all()
+    assert fresh.level == Level(float(np.float32(0.01)))
+    assert restore_carried(tmp_path, LAYOUT, 9, ROW.scheme()).level is None
+
+
+@pytest.mark.parametrize("damage", ["missing", "flipped", "shorter", "another round", "other setting", "other model"])
+def test_files_that_cannot_be_used(tmp_path: Path, damage: str) -> None:
+    kept, path, scheme = (
+        Carried(np.ones((1, LAYOUT.trainable), np.float32), Level(0.25, 0.5)),
+        tmp_path / "carried-2.bin",
+        SCHEME,
+    )
+    layout = Layout.of([*LAYOUT.tensors[:-1], replace(LAYOUT.tensors[-1], name="x")])
+    save_carried(tmp_path, layout if damage == "other model" else LAYOUT, ROW.id, 2, kept)
+    data = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "flipped":
+        path.write_bytes(data[:-20] + bytes([data[-20] ^ 1]) + data[-19:])
+    elif damage == "shorter":
+        path.write_bytes(data[:-1])
+    elif damage == "another round":
+        path.write_bytes(replace(Frame.from_bytes(data), round=1).to_bytes())
+    elif damage == "other setting":
+        scheme = ROW.scheme({"scale": "auto"})
+    with pytest.raises(RunError, match=r"carried-2\.bin"):
+        restore_carried(tmp_path, LAYOUT, 2, scheme)
