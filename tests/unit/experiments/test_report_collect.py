@@ -62,6 +62,7 @@ def test_an_option_that_follows_the_seed_does_not_tell_runs_apart(tmp_path: Path
     [
         ("data.partition=labels", "partition iid", "partition labels, share 0.3"),
         ("train.local_epochs=2", "local epochs 2", "local epochs 5"),
+        ("data.max_samples=100", "max samples 0", "max samples 100"),
         ("train.threads=2", "threads 0", "threads 2"),
         ("model.init_std=0.01", "init std 0", "init std 0.01"),
     ],
@@ -75,7 +76,12 @@ def test_another_setting_is_a_section_of_its_own(tmp_path: Path, change: str, fi
 
 
 def test_what_has_no_effect_is_no_difference(tmp_path: Path) -> None:
-    assert only([write_run(tmp_path / "a"), write_run(tmp_path / "b", seed=2, changes=["data.alpha=0.1"])]).name == ""
+    changes = ["data.alpha=0.1", "method.server_beta=0.5"]  # of the Dirichlet partition, and of the momentum optimizer
+    section = only([write_run(tmp_path / "a"), write_run(tmp_path / "b", seed=2, changes=changes)])
+    assert (section.name, [group.label for group in section.groups]) == ("", ["fedmrn"])
+    other = write_run(tmp_path / "c", changes=["method.server=momentum", "method.server_beta=0.5"])
+    labels = [group.label for group in only([tmp_path / "a", other]).groups]
+    assert labels == ["fedmrn, server mean", "fedmrn, server momentum, server beta 0.5"]
 
 
 def test_finished_seeds_count_and_others_are_named(tmp_path: Path) -> None:
