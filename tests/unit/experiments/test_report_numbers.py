@@ -173,4 +173,7 @@ def test_a_figure_says_all_of_its_configuration(tmp_path: Path) -> None:
         "model cnn-digits",
     ):
         assert words in text
-    assert "; lr 0.1, optimizer sgd, side float32, down float32, server mean, server lr 1; fedavg; fedmrn: noise uniform, scale 0.02" in text
+    assert (
+        "; lr 0.1, optimizer sgd, side float32, down float32, server mean, server lr 1; fedavg; fedmrn: noise uniform, scale 0.02"
+        in text
+    )

@@ -20,8 +20,8 @@ from fedmrn.text import printable
 
 ENTROPY = (
     "Density is the share of ones in all masks of a round. Entropy is that of a bit which is one with this "
-    "probability: no code that treats all elements of a layer alike takes fewer bits, and an ideal code that also "
-    "looks at an element's noise can. Coded is what the mask sections took, measured."
+    "probability: an ideal code that knows a layer's density, and nothing else, takes at most so many bits an element. "
+    "One that also looks at the noise can take fewer. Coded is what the mask sections took, measured."
 )
 _NAMED = 40  # as many layers as have their names beside the rows
 _MOST = 400
