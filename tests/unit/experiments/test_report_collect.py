@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from run_folders import write_run
 
 from fedmrn.errors import RunError
 from fedmrn.experiments.report.collect import Section, collect, find_runs
+from run_folders import write_run
 
 
 def only(paths: list[Path]) -> Section:
