@@ -6,7 +6,8 @@ checkpoint.bin     the server's state after the last whole round (see `checkpoin
 carried-N.bin      what the server keeps beside the state after round N, where it keeps something (see `carried`)
 memory/            what clients keep from their last round, for methods whose clients do
 last-update.bin    one client's frame of the last round, for `fedmrn inspect`
-partition.png      who holds what
+partition.json     who holds what: images by client and label
+partition.png      the same as a picture
 """
 
 import json
@@ -31,6 +32,7 @@ from fedmrn.data import (
     augment,
     by_role,
     find_source,
+    holdings,
     load_source,
     partition,
     plot_partition,
@@ -186,6 +188,8 @@ def run(
         warm_up(prepared.federation.scheme)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "config.toml", tomli_w.dumps(experiment.as_dict()).encode())
+    held = holdings(prepared.dataset.labels(), prepared.federation.parts)
+    write_atomic(folder / "partition.json", json.dumps(held.tolist()).encode())
     view = ModelLayout.of(prepared.model)
     layout = view.layout
 
