@@ -8,7 +8,7 @@ SEEDS  ?= 1-3
 # Processes that run tests; each has one thread of the framework.
 JOBS   ?= 2
 
-.PHONY: help run test test-long bench check format install develop clean
+.PHONY: help run test test-long fuzz bench check format install develop clean
 help:            ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -42,6 +42,9 @@ test: check      ## Everything that CI checks
 
 test-long: develop  ## What takes minutes of waiting: the bytes on a socket, fedmrn against stock Flower
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -rA
+
+fuzz: develop    ## Fuzz what reads bytes from outside, a minute each (ARGS=--help, ARGS="frame --runs 10000000"); Linux on x86-64
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py $(ARGS)
 
 bench: develop   ## Time everything against its baselines (ARGS=--help); a quarter of an hour, best on a quiet machine
 	$(BIN)/python bench/suite.py $(ARGS)

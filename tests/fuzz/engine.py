@@ -9,8 +9,7 @@ from types import FunctionType, ModuleType
 
 import atheris
 from atheris.instrument_bytecode import patch_code
-
-from targets import TARGETS
+from targets import target as target_of
 
 ROOM = 512 << 20
 """Bytes of address space that the process may take beside what it has when it starts: more is a MemoryError."""
@@ -31,10 +30,10 @@ def functions(module: ModuleType) -> Iterator[FunctionType]:
 def main() -> None:
     """Fuzz; the process ends when libFuzzer does."""
     name, *options = sys.argv[1:]
-    target = TARGETS[name]
+    target = target_of(name)
     for module in target.modules:
         for function in functions(module):
-            # Version 3 leaks what comparing an array gives where comparisons are traced; branches are traced everywhere.
+            # Branches everywhere; comparisons not of arrays, whose result atheris 3.0 never frees.
             function.__code__ = patch_code(function.__code__, trace_dataflow="np" not in vars(module))
     seen = 0
 

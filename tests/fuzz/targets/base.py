@@ -59,4 +59,6 @@ class Target:
         finally:
             tracemalloc.stop()
         most = self.memory + 8 * len(data)
-        require(peak <= most, f"{self.name}: {peak} bytes allocated for an input of {len(data)}; at most {most} expected")
+        require(
+            peak <= most, f"{self.name}: {peak} bytes allocated for an input of {len(data)}; at most {most} expected"
+        )

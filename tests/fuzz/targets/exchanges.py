@@ -15,7 +15,7 @@ from fedmrn.server import Round
 from fedmrn.update import encode_update, plain, read_state
 
 from .base import Target, require
-from .frames import LAYOUT, exchange, reseal, start
+from .frames import LAYOUT, LEAN, exchange, reseal, start
 from .sections import CODEC_MODULES
 
 _ROWS = {row.id: row for row in METHODS.values()}
@@ -61,7 +61,6 @@ class _Fold:
     def __init__(self, row: Method) -> None:
         self.server = start(row)
         self.round: Round = self.server.begin(1, ["ann", "bob"])
-        self.ann = _exchange(row.name)[1]
         broadcast = Frame.from_bytes(self.round.broadcast("bob"))
         vector = np.where(self.server.state != 0, 0.005, 0).astype(np.float32)
         self.round.add("bob", encode_update(broadcast, LAYOUT, vector, weight=3, sampling_key=2).to_bytes())
@@ -69,7 +68,7 @@ class _Fold:
 
     def content(self) -> tuple[object, ...]:
         fold = self.round.aggregator
-        return fold._sum.tobytes(), frozenset(fold._senders), fold.total_weight
+        return fold._sum.tobytes(), frozenset(fold._senders), fold.total_weight, frozenset(self.round._done)
 
 
 _folds: dict[int, _Fold] = {}
@@ -97,11 +96,12 @@ def _check_update(data: bytes) -> None:
 
 def _check_broadcast(data: bytes) -> None:
     """A client may also find that it cannot send what is asked: not zero where the state is, too large for 16 bits."""
+    layout = LEAN if data[32:48] == LEAN.digest else LAYOUT
     try:
         found = Frame.from_bytes(data, kind=Kind.BROADCAST)
-        state = read_state(found, LAYOUT)
+        state = read_state(found, layout)
         require(bool(np.isfinite(state).all()), "the state of an accepted broadcast is not finite")
-        answer = encode_update(found, LAYOUT, _VECTOR, weight=1, sampling_key=2)
+        answer = encode_update(found, layout, _VECTOR[: layout.size], weight=1, sampling_key=2)
     except (FrameError, EncodeError):
         return
     require(Frame.from_bytes(answer.to_bytes(), kind=Kind.UPDATE) == answer, "the answer is not the frame that it was")
@@ -122,7 +122,7 @@ def _updates() -> list[bytes]:
 
 
 def _broadcasts() -> list[bytes]:
-    return [_exchange(name)[0] for name in METHODS]
+    return [_exchange(name)[0] for name in METHODS] + [exchange(METHODS["topk"], LEAN)[0]]
 
 
 UPDATE = Target("update", _check_update, _updates, _MODULES, memory=1 << 20, repair=_envelope)

@@ -23,22 +23,23 @@ LAYOUT = Layout.of(
         TensorSpec("s", (2,), Group.STATS),
     ]
 )
+LEAN = Layout.of([TensorSpec("w", (40,), Group.CODED)])
 _AT_BODY = 12  # of a section's header: where the length of its body lies
 
 
-def start(row: Method) -> Server:
+def start(row: Method, layout: Layout = LAYOUT) -> Server:
     """A server at the start of a run, from a model with a few zeros."""
-    scheme, model = row.scheme(), np.linspace(-0.01, 0.01, LAYOUT.size).astype(np.float32)
+    scheme, model = row.scheme(), np.linspace(-0.01, 0.01, layout.size).astype(np.float32)
     model[::5] = 0
-    return Server(LAYOUT, scheme, Server.initial(LAYOUT, scheme, model), b"a secret of tests")
+    return Server(layout, scheme, Server.initial(layout, scheme, model), b"a secret of tests")
 
 
-def exchange(row: Method) -> tuple[bytes, bytes]:
+def exchange(row: Method, layout: Layout = LAYOUT) -> tuple[bytes, bytes]:
     """A broadcast of a method to the client ann, and her answer."""
-    started = start(row)
+    started = start(row, layout)
     broadcast = started.begin(1, ["ann", "bob"]).broadcast("ann")
-    vector = np.where(started.state != 0, np.linspace(0.9e-2, 1e-5, LAYOUT.size), 0).astype(np.float32)
-    answer = encode_update(Frame.from_bytes(broadcast), LAYOUT, vector, weight=2, sampling_key=1)
+    vector = np.where(started.state != 0, np.linspace(0.9e-2, 1e-5, layout.size), 0).astype(np.float32)
+    answer = encode_update(Frame.from_bytes(broadcast), layout, vector, weight=2, sampling_key=1)
     return broadcast, answer.to_bytes()
 
 

@@ -93,7 +93,9 @@ def _seeds() -> list[bytes]:
     inputs = []
     for codec in known.values():
         for count in (0, 5, 700):
-            vector = np.abs(_STATE[:count]) / 256 if codec.needs_state else np.linspace(0, 0.01, count, dtype=np.float32)
+            vector = (
+                np.abs(_STATE[:count]) / 256 if codec.needs_state else np.linspace(0, 0.01, count, dtype=np.float32)
+            )
             body = codec.bind(_STATE[:count]).encode(vector, EncodeKeys(_KEY, 1, (count,)))
             inputs.append(_HEAD.pack(codec.id, len(codec.params()), count) + codec.params() + body)
     return inputs
