@@ -2,7 +2,7 @@
 
 Each loss is a mean over clients that differ. Strongly convex: ridge regression and logistic regression with an L2 term;
 their optimum is found by Newton's method in float64 (for ridge one step of it, the closed form). Not convex: logistic
-regression with the bounded penalty w^2 / (1 + w^2), and a network of two layers.
+regression with the bounded penalty w^2 / (1 + w^2).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +26,7 @@ from fedmrn.torch import ModelLayout, attach
 
 F32, F64 = NDArray[np.float32], NDArray[np.float64]
 CLIENTS, TAKE_PART, SAMPLES, BATCH, STEPS = 20, 4, 64, 8, 3
-FEATURES, HIDDEN = 16, 6
+FEATURES = 16
 L2 = 0.1
 # Every client counts alike, and values stay small: the sum's resolution is far below what is measured.
 LIMITS = Limits(max_weight=1, max_total_weight=64, max_value=256.0)
@@ -150,22 +150,6 @@ def bounded(seed: int = 0) -> Problem:
     return replace(logistic(seed), name="bounded", start=start, penalty=_bounded)
 
 
-def _two_layers() -> nn.Module:
-    return nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, 1))
-
-
-def network(seed: int = 0) -> Problem:
-    """A network of two layers; the targets are another one's, a different one for each client."""
-    generator = np.random.default_rng([3, seed])
-    x = _inputs(generator)
-    first = generator.normal(size=(HIDDEN, FEATURES)) + 0.3 * generator.normal(size=(CLIENTS, HIDDEN, FEATURES))
-    y = np.tanh(np.einsum("ksf,khf->ksh", x, first)) @ generator.normal(size=HIDDEN)
-    y += 0.3 * generator.normal(size=y.shape)
-    size = sum(p.numel() for p in _two_layers().parameters())
-    start = (0.3 * generator.normal(size=size)).astype(np.float32)
-    return Problem("network", _tensor(x), _tensor(y), _two_layers, _half_squares, start)
-
-
 Schedule = Callable[[int], float]
 """A round, from 1 -> a rate or a scale."""
 
@@ -239,3 +223,24 @@ def mean_square_gradient(problem: Problem, states: Iterable[F32]) -> float:
     """Return the squared norm of the loss's gradient, the mean over the states but the last."""
     squares = [float(np.square(problem.value_and_gradient(w)[1]).sum()) for w in states]
     return float(np.mean(squares[:-1]))
+
+
+def floor_of_clipping(problem: Problem, room: float, draws: int = 400) -> float:
+    """Return how far above its optimum ridge regression stays with uniform noise, however small the step size.
+
+    The scale is `room` times the local steps times the step size, as in bench/theory.py. For a step size near zero an
+    update is minus the sum of gradients at one point, and a mask's mean |u| - |u|^2 / 2a with u's sign (for a binary
+    mask, half of it); the point where the mean of all clients' is zero is found by walking along it.
+    """
+    generator = np.random.default_rng(6)
+    w, a = problem.optimum[0].copy(), room * STEPS
+    xs, ys = problem.x.double().numpy(), problem.y.double().numpy()
+    for _ in range(60):
+        moves = np.zeros((CLIENTS, w.size))
+        for k, (x, y) in enumerate(zip(xs, ys, strict=True)):
+            batch = generator.integers(0, SAMPLES, (draws, STEPS * BATCH))
+            u = -np.einsum("ns,nsf->nf", x[batch] @ w - y[batch], x[batch]) / BATCH - STEPS * L2 * w
+            size = np.abs(u)
+            moves[k] = (np.sign(u) * np.where(size <= a, size - size**2 / (2 * a), a / 2)).mean(0)
+        w += 0.2 * moves.mean(0)
+    return problem.value_and_gradient(w)[0] - problem.optimum[1]

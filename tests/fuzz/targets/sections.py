@@ -9,8 +9,11 @@ import numpy as np
 
 from fedmrn import bits
 from fedmrn.codecs import (
-    CODECS,
+    CodedMask,
     EncodeKeys,
+    Float16,
+    Levels,
+    MaskedNoise,
     base,
     bernoulli,
     codec_from,
@@ -31,7 +34,9 @@ from fedmrn.codecs import (
     ternary,
 )
 from fedmrn.errors import FrameError
+from fedmrn.masking import MaskType
 from fedmrn.methods import METHODS
+from fedmrn.noise import Law, NoiseSpec
 
 from .base import Target, require
 
@@ -86,10 +91,11 @@ def _check(data: bytes) -> None:
 
 
 def _seeds() -> list[bytes]:
-    """A short and a longer section of every codec that a method has, and of the others as they are by default."""
-    found = {codec.params(): codec for row in METHODS.values() for codec in row.scheme().codecs.values()}
-    known = {(codec.id, codec.params()): codec for codec in found.values()}
-    known |= {(kind.id, b""): kind.from_params(b"") for kind in CODECS.values() if kind.name in ("raw", "float16")}
+    """A short and a longer section of every codec that a method has, and of those that side data may have."""
+    masked = MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY)
+    used = [codec for row in METHODS.values() for codec in row.scheme().codecs.values()]
+    known = {(codec.id, codec.params()): codec for codec in used}
+    known |= {(codec.id, codec.params()): codec for codec in (Float16(), Levels(127, 64), CodedMask(masked))}
     inputs = []
     for codec in known.values():
         for count in (0, 5, 700):
