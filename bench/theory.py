@@ -63,7 +63,7 @@ class Size:
     rounds: int = 320
     first: int = 40
     bins: int = 8
-    horizons: tuple[int, ...] = (16, 32, 64, 128, 256)
+    horizons: tuple[int, ...] = (32, 64, 128, 256)
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
 
 
@@ -94,7 +94,7 @@ _MAIN = ("FedAvg", "binary", "signed", "binary, fixed scale", "signed, fixed sca
 SETTINGS: Mapping[str, Setting] = {
     "ridge": Setting(cache(ridge), -1.0, 2.0, 0.0, (*_MAIN, "binary, uniform noise", "signed, uniform noise")),
     "logistic": Setting(cache(logistic), -1.0, 0.4, 0.0, _MAIN),
-    "bounded": Setting(cache(bounded), -0.5, 0.4, 6.0, _MAIN),
+    "bounded": Setting(cache(bounded), -0.5, 0.4, 2.0, _MAIN),
 }
 TITLES = {
     "ridge": "Ridge regression",
