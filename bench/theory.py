@@ -255,7 +255,7 @@ def _panel(axes: Axes, name: str, results: Mapping[str, list[list[float]]], size
     axes.set_ylabel("f(w) - f*" if convex else "mean squared norm of the gradient")
     axes.set_title(TITLES[name])
     axes.grid(True, which="both", alpha=0.2)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
 
 
 def publish(results: Results, size: Size, docs: Path) -> None:
