@@ -70,7 +70,7 @@ def _check_sizes(blob: bytes) -> None:
         ValueError: an operation's argument is longer than what is left, or a place in the memo is beyond all reason.
     """
     for operation, argument, _ in pickletools.genops(blob):
-        if operation.name in ("PUT", "LONG_BINPUT") and argument > len(blob):
+        if operation.name in ("PUT", "LONG_BINPUT") and isinstance(argument, int) and argument > len(blob):
             raise ValueError(f"it asks for place {argument} of the memo")
 
 
