@@ -10,7 +10,7 @@ SEEDS  ?= 1-3
 JOBS   ?= 2
 OPENMP := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
-.PHONY: help run test test-long bench check format install develop clean
+.PHONY: help run test test-long fuzz bench check format install develop clean
 help:            ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -44,6 +44,9 @@ test: check      ## Everything that CI checks
 
 test-long: develop  ## What takes minutes of waiting: the bytes on a socket, fedmrn against stock Flower
 	$(OPENMP) $(BIN)/python -m pytest -m long -rA
+
+fuzz: develop    ## Fuzz what reads bytes from outside, a minute each (ARGS=--help, ARGS="frame --runs 10000000"); Linux on x86-64
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py $(ARGS)
 
 bench: develop   ## Time everything against its baselines (ARGS=--help); a quarter of an hour, best on a quiet machine
 	$(BIN)/python bench/suite.py $(ARGS)

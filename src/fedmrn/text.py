@@ -9,3 +9,20 @@ def nearest(word: str, choices: Iterable[str], prefix: str = "") -> str:
     names = sorted(choices)
     close = get_close_matches(word, names, n=1, cutoff=0.5)
     return f"; did you mean {(prefix + close[0])!r}?" if close else f"; choose one of {', '.join(names)}"
+
+
+def printable(text: str, most: int = 200) -> str:
+    """Return a text from outside as it can be shown: no control characters, and not longer than `most` characters."""
+    shown = "".join(c if c.isprintable() else "?" for c in text)
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Return whole numbers with runs of them shortened: 1-3, 7."""
+    found: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in found)

@@ -206,6 +206,15 @@ def test_every_encoding_is_accepted_and_within_the_bound(codec: Codec, size: int
 
 
 @each_codec
+def test_a_vector_without_elements(codec: Codec) -> None:
+    """A broadcast may ask for those of a group that a model lacks."""
+    if isinstance(codec, Sign) and codec.learned:
+        pytest.skip("its scales are those of other tensors")
+    body = _encode(codec, np.empty(0, np.float32))
+    assert _decode(codec, body, 0).shape == (0,)
+
+
+@each_codec
 @each_size
 def test_decoding_is_a_function_of_the_bytes(codec: Codec, size: int) -> None:
     body = _encode(codec, _vector(size))

@@ -33,8 +33,8 @@ def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
     assert "bpp" in done.stdout
     assert "round 2/2" in done.stdout
     folder = tmp_path / "runs" / "digits"
-    plots = ("accuracy-rounds", "accuracy-bytes", "accuracy-traffic", "codec-error", "fedmrn-seed1/partition")
-    for name in plots:
+    plots = ("accuracy-rounds", "accuracy-bytes", "accuracy-traffic", "codec-error", "holdings", "times")
+    for name in (*plots, "fedmrn-seed1/partition"):
         assert (folder / f"{name}.png").read_bytes().startswith(PNG)
     rows = {row["method"]: row for row in json.loads((folder / "summary.json").read_text())}
     for name, row in rows.items():
@@ -42,14 +42,23 @@ def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
         runs = [records(folder / f"{name}-seed{seed}") for seed in (1, 2)]
         assert row["up_bytes"] == sum(r["up"]["total"] for run in runs for r in run) / 2
         assert row["final"] == pytest.approx(sum(run[-1]["accuracy"] for run in runs) / 2)
+    held = json.loads((folder / "fedmrn-seed1/partition.json").read_text())
+    assert (len(held), sum(map(sum, held))) == (4, 1255)
     # The mask is a thirty-second of the floats it replaces.
     up = {name: records(folder / f"{name}-seed1")[0]["up"] for name in rows}
     assert up["fedmrn"]["coded"] * 32 == up["fedavg"]["coded"]
     assert "| fedmrn |" in (folder / "summary.md").read_text()
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == len(plots)
+    assert page.count("data:image/png;base64,") == len(plots) + (folder / "masks.png").exists()
     without_pictures = re.sub(r"base64,[^\"]*", "", page)  # where four given letters come up by chance
-    assert "http" not in without_pictures  # nothing is fetched: the page stands alone
+    assert not re.search("https?:|//", without_pictures)  # nothing is fetched: the page stands alone
+
+    again = cli("report", "runs/digits", "--out", "again", "--formats", "pdf")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.endswith(done.stdout[done.stdout.index("digits, iid, ") :].replace("runs/digits/:", "again/:"))
+    assert (tmp_path / "again/report.html").read_text() == page  # from the run folders alone
+    assert (tmp_path / "again/accuracy-rounds.pdf").read_bytes().startswith(b"%PDF")
+    assert not list((tmp_path / "again").glob("*.png"))
 
 
 def test_every_method_runs(cli: Cli, tmp_path: Path) -> None:
@@ -323,7 +332,7 @@ def test_the_byte_account(cli: Cli, tmp_path: Path) -> None:
     shown = f"{sum(sent.values()):,} | {sum(bare.values()):,} | {both['ratio']:.4f}"
     assert shown in text
     assert shown.replace(" | ", "</td><td>") in page
-    assert 'alt="accuracy-traffic"' in page
+    assert '<figure id="accuracy-traffic">' in page
     assert "last round 1.310 bits a parameter up" in alone.stdout  # of one method the terminal says it too
 
 

@@ -1,7 +1,7 @@
 """The commands. Heavy libraries are imported when a command needs them, so that --help is quick."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -220,6 +220,44 @@ def sweep(
 
 
 @app.command()
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="Run folders, or folders with run folders in them.")
+    ],
+    out_dir: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the report. [default: FOLDER, if it is one]", show_default=False),
+    ] = None,
+    target: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="ACCURACY",
+            help="How soon was it reached? Several can be given. [default: 0.8, 0.9, 0.97 of FedAvg's]",
+            show_default=False,
+        ),
+    ] = None,
+    formats: Annotated[str, typer.Option(help="Of the figures' files, with commas between.")] = "png,pdf",
+) -> None:
+    """Write the page, tables and figures of runs that are there, finished or not.
+
+    A FOLDER is a run's, or holds run folders at any depth.
+
+    Runs that differ in the seed only are taken together. Runs of another setting (data, split, rounds, local epochs,
+    ...) are a part of their own. Tuning runs, in folders named `tune`, are left out.
+
+    Examples: `fedmrn report runs/digits --target 0.9 --target 0.95`
+
+    `fedmrn report runs/mine runs/other --out both`
+    """
+    from fedmrn.experiments.report import check_formats, check_targets, find_runs
+
+    if out_dir is None and len(folders) > 1:
+        raise ConfigError("--out FOLDER is needed with several folders: it says where the report goes")
+    levels, kinds = check_targets(target or []), check_formats(formats)
+    _report(out_dir or folders[0], find_runs(folders), levels, kinds)
+
+
+@app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="A frame, such as runs/digits/fedmrn-seed1/last-update.bin.")],
 ) -> None:
@@ -331,16 +369,24 @@ def _run_all(
     return lost
 
 
-def _report(folder: Path, runs: list[Path]) -> None:
+def _report(folder: Path, runs: list[Path], targets: Sequence[float] = (), formats: Sequence[str] = ("png",)) -> None:
+    from fedmrn.cli.progress import Bars
     from fedmrn.cli.show import show_comparison, show_table
     from fedmrn.experiments.report import write_report
+    from fedmrn.experiments.report.tables import convergence_table
     from fedmrn.experiments.tune import tuning_cells, tuning_title
 
-    report = write_report(folder, runs)
-    show_comparison(out, report.rows, report.title)
-    if report.tuning is not None:
-        header, rows = tuning_cells(report.tuning)
-        show_table(out, header, rows, title=tuning_title(report.tuning), figures=True)
+    with Bars(out, 0) as bars, bars.wait("drawing figures"):
+        reports = write_report(folder, runs, targets=targets, formats=formats)
+    for report in reports:
+        show_comparison(out, report.rows, report.title)
+        if targets:
+            show_table(out, *convergence_table(report.rows, report.reached), title="first reached", figures=True)
+        for tuning in report.tuning:
+            header, rows = tuning_cells(tuning)
+            show_table(out, header, rows, title=tuning_title(tuning), figures=True)
+        for note in report.notes:
+            _say(out, note, style="yellow")
     files = "report.html, summary.md (bytes by section), plots (accuracy-rounds.png, accuracy-bytes.png, ...)"
     _say(out, f"{folder}/: {files}")
 

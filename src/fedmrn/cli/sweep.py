@@ -87,8 +87,8 @@ def report(console: Console, sweep: Sweep, folder: Path) -> None:
             runs = [folder / c.folder for c in mine if _finished(c, folder)]
             if runs:
                 (folder / name).mkdir(exist_ok=True)
-                found = write_report(folder / name, runs).rows
-                rows += [(name, *cells(row, reference_of(found))) for row in found]
+                for found in write_report(folder / name, runs):
+                    rows += [(name, *cells(row, reference_of(found.rows))) for row in found.rows]
     if not rows:
         raise RunError(f"no cell of sweep {sweep.name} is finished")
     header: tuple[str, ...] = ("", *HEADER)

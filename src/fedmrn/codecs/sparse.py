@@ -158,6 +158,8 @@ class Sparse(Codec):
     def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
         """Return the k largest values, then their gaps; of equal magnitudes the first are taken."""
         check_finite(vector)
+        if not vector.size:
+            return b""
         k = self.kept(vector.size)
         places = np.flatnonzero(largest(vector, k))
         values = vector[places]

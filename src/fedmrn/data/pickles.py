@@ -8,6 +8,7 @@ that keep their arguments and can become nothing but a uint8 array; every other 
 import io
 import math
 import pickle
+import pickletools
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,17 @@ class _Restricted(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, which no data needs") from None
 
 
+def _check_sizes(blob: bytes) -> None:
+    """Refuse what declares more than it holds: pickle allocates strings and its memo before it looks.
+
+    Raises:
+        ValueError: an operation's argument is longer than what is left, or a place in the memo is beyond all reason.
+    """
+    for operation, argument, _ in pickletools.genops(blob):
+        if operation.name in ("PUT", "LONG_BINPUT") and isinstance(argument, int) and argument > len(blob):
+            raise ValueError(f"it asks for place {argument} of the memo")
+
+
 def read_batch(
     blob: bytes, shape: tuple[int, int], label_key: bytes, where: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -84,6 +96,7 @@ def read_batch(
     """
     stream = io.BytesIO(blob)
     try:
+        _check_sizes(blob)
         batch: Any = _Restricted(stream, encoding="bytes").load()
     except Exception as error:  # a damaged pickle can fail in any way at all
         what = " ".join(str(error).split()) or type(error).__name__

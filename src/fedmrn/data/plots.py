@@ -39,15 +39,25 @@ def plot_partition(labels: NDArray[np.integer], parts: Sequence[NDArray[np.int64
     """
     if not parts:
         raise ValueError("plot_partition needs at least one part")
+    _write(draw_partition(holdings(labels, parts), title), path)
+
+
+def holdings(labels: NDArray[np.integer], parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return how many images of each label each client holds, shape (clients, labels)."""
     classes = int(labels.max()) + 1
-    held = np.stack([np.bincount(labels[part], minlength=classes) for part in parts])
-    figure = _bars(held) if len(held) <= _FEW_CLIENTS and classes <= _FEW_CLASSES else _heat_map(held)
+    return np.stack([np.bincount(labels[part], minlength=classes) for part in parts])
+
+
+def draw_partition(held: NDArray[np.int64], title: str) -> Figure:
+    """Return the figure that `plot_partition` writes, from what `holdings` returns."""
+    few = held.shape[0] <= _FEW_CLIENTS and held.shape[1] <= _FEW_CLASSES
+    figure = _bars(held) if few else _heat_map(held)
     sizes, kinds = held.sum(1), (held > 0).sum(1)
     whole = f"{len(held)} clients, {sizes.sum():,} samples"
     note = f"{whole}; each holds {_span(sizes)} samples of {_span(kinds)} labels"
     figure.suptitle(title, x=0.02, ha="left", fontsize=13, fontweight="bold", color=_INK)
     figure.supxlabel(note, x=0.02, ha="left", fontsize=9, color=_SOFT)
-    _write(figure, path)
+    return figure
 
 
 def _span(values: NDArray[np.int64]) -> str:

@@ -1,11 +1,9 @@
 """Error against bits for the codecs alone: no training, only a vector, its bytes and what is decoded from them."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, groupby
 from math import log2
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,8 +13,7 @@ from numpy.typing import NDArray
 
 from fedmrn.codecs import Codec, EncodeKeys, MaskedNoise
 from fedmrn.errors import ConfigError
-from fedmrn.experiments.plots import COLOURS
-from fedmrn.files import write_atomic
+from fedmrn.experiments.plots import COLOURS, literal
 from fedmrn.rng import derive_key
 
 VECTORS = ("gaussian", "heavy-tailed")
@@ -24,6 +21,7 @@ CLIENTS = 10
 _SEED = 20240
 _MARKERS = "osD^vPX"  # seven, which has no divisor in common with the eight colours: 56 different pairs
 _GREY = "#9aa3b2"
+_MOST, _LONGEST = 12, 24  # names beside their marks, and characters of one
 _STEP = 1.035  # between codecs that stand side by side
 _NOTE = (
     "Masked noise: update of half the noise's scale. Heavy-tailed: lognormal magnitudes (sigma 1), random signs.\n"
@@ -55,9 +53,9 @@ class CodecError:
 def measure_codecs(codecs: Mapping[str, Codec], *, size: int = 1 << 16, keys: int = 10) -> list[CodecError]:
     """Encode and decode two fixed vectors, each taken as one tensor, with each codec; the same rows at every call.
 
-    The vectors: normal, and heavy-tailed (lognormal magnitudes with sigma 1, random signs). The error of `MaskedNoise`
-    depends on how large the vector is against the noise: it gets the vector with a standard deviation of half the
-    noise's scale. The other codecs are scale-free.
+    The vectors: normal, and heavy-tailed (lognormal magnitudes with sigma 1, random signs). The error of `MaskedNoise`,
+    coded or not, depends on how large the vector is against the noise: it gets the vector with a standard deviation of
+    half the noise's scale. The other codecs are scale-free.
 
     Args:
         codecs: by the name of the method.
@@ -78,8 +76,8 @@ def measure_codecs(codecs: Mapping[str, Codec], *, size: int = 1 << 16, keys: in
 
 
 def _measure(name: str, codec: Codec, law: str, values: NDArray[np.float64], keys: int) -> CodecError:
-    if isinstance(codec, MaskedNoise):
-        values = values * (codec.noise.scale / 2 / values.std())
+    if isinstance(raw := codec.uncoded, MaskedNoise):
+        values = values * (raw.noise.scale / 2 / values.std())
     x = values.astype(np.float32)
     total = np.zeros(x.size)
     lengths, errors = [], []
@@ -101,8 +99,8 @@ def _nmse(found: NDArray[np.float64], x: NDArray[np.float32]) -> float:
     return float(np.square(found - wide).sum() / np.square(wide).sum())
 
 
-def plot_codec_error(rows: Sequence[CodecError], path: Path) -> None:
-    """Draw error against measured bits as a PNG, a panel a vector; codecs without error have no place on a log axis.
+def draw_codec_error(rows: Sequence[CodecError]) -> Figure:
+    """Return error against measured bits, a panel a vector; codecs without error have no place on a log axis.
 
     Methods of one codec, whose numbers are all the same, are one mark with the first one's name.
 
@@ -117,6 +115,7 @@ def plot_codec_error(rows: Sequence[CodecError], path: Path) -> None:
     if not rows:
         raise ConfigError("there is no error to draw: every codec is exact")
     styles = dict(zip(dict.fromkeys(row.name for row in rows), zip(cycle(COLOURS), cycle(_MARKERS)), strict=False))
+    named = len(styles) <= _MOST and all(len(name) <= _LONGEST for name in styles)  # else they stand in a legend
     bits = np.array([row.bits for row in rows])
     errors = np.array([(row.nmse, row.mean_of_ten) for row in rows])
     figure = Figure(figsize=(14, 7), dpi=150, layout="constrained")
@@ -134,21 +133,30 @@ def plot_codec_error(rows: Sequence[CodecError], path: Path) -> None:
         # Equal to a tenth of an octave; the lowest first, so that nothing lies between the others and their names.
         ordered = sorted((r for r in rows if r.vector == vector), key=lambda r: (round(log2(r.bits), 1), r.nmse))
         for _, group in groupby(ordered, key=lambda r: round(log2(r.bits), 1)):
-            _draw(axes, list(group), styles)
+            _draw(axes, list(group), styles, named)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(FuncFormatter(_minor))
     panels[0].set_ylabel("NMSE: |decoded - x|² / |x|²")
     b = np.geomspace(*panels[0].get_xlim(), 100)
     panels[0].plot(b, 4.0**-b, color=_GREY, linewidth=1, label="Gaussian bound 4^-b", zorder=1)
     panels[0].plot([], [], "o", color=_GREY, markersize=5, label="one client")
     panels[0].plot([], [], "o", color=_GREY, markersize=8, markerfacecolor="white", label="mean of ten clients")
     panels[0].legend(frameon=False, loc="lower left")
+    if not named:
+        for name, (colour, marker) in styles.items():
+            panels[1].plot([], [], marker, color=colour, markersize=5, label=literal(name))
+        panels[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
     figure.supxlabel(_NOTE, fontsize=9, x=0.01, ha="left")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_atomic(path, buffer.getvalue())
+    return figure
 
 
-def _draw(axes: Axes, group: Sequence[CodecError], styles: Mapping[str, tuple[str, str]]) -> None:
-    """Draw codecs of equal bits side by side, lowest first: one name stands above it, more in a column left."""
+def _minor(value: float, _: float | None) -> str:
+    """Name the twos and fives between powers of ten."""
+    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
+
+
+def _draw(axes: Axes, group: Sequence[CodecError], styles: Mapping[str, tuple[str, str]], named: bool) -> None:
+    """Draw codecs of equal bits side by side, lowest first; one name stands above it, more in a column left."""
     low, high = axes.get_ylim()
     line = (high / low) ** 0.032  # the height of a line of text, as a factor
     first = float(np.mean([row.bits for row in group])) / _STEP ** ((len(group) - 1) / 2)
@@ -158,12 +166,16 @@ def _draw(axes: Axes, group: Sequence[CodecError], styles: Mapping[str, tuple[st
         axes.plot([x, x], [row.nmse, row.mean_of_ten], color=colour, linewidth=0.9)
         axes.plot(x, row.mean_of_ten, marker, color=colour, markersize=8, markerfacecolor="white")
         axes.plot(x, row.nmse, marker, color=colour, markersize=5)
+        if not named:
+            continue
         place, leader = (x, max(row.nmse, row.mean_of_ten) * line**0.7), None
         if len(group) > 1:
             height = max(row.nmse, height * line)
             place = (first * 0.9, height)
             leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "relpos": (1, 0.5), "shrinkB": 3}
-        text = axes.annotate(row.name, (x, row.nmse), place, va="center", arrowprops=leader, color=colour, fontsize=9)
+        text = axes.annotate(
+            literal(row.name), (x, row.nmse), place, va="center", arrowprops=leader, color=colour, fontsize=9
+        )
         text.set_horizontalalignment("right" if leader or x < 1.6 * axes.get_xlim()[0] else "left")
         if leader:  # the bound passes behind
             text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})

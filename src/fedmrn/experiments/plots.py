@@ -1,126 +1,100 @@
-"""Plots of accuracy: against rounds, against uploaded bytes, and against bytes both ways."""
+"""What all plots share: colours, axes, and the line at the foot that says what was run."""
 
 import io
-from collections.abc import Sequence
-from itertools import accumulate
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
-from numpy.typing import NDArray
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from fedmrn.experiments.records import Record
-from fedmrn.experiments.summary import Runs
 from fedmrn.files import write_atomic
 
 COLOURS = ("#4c566a", "#d1495b", "#2a7fba", "#e09f3e", "#4f9d69", "#8e5ea2", "#7a5c45", "#17a2a2")
 STYLES = ("-", "--", ":", "-.")
-_INK = "#2e3440"
+INK = "#2e3440"
+SOFT = "#6b7484"
+FORMATS = ("png", "pdf")
+_POINTS, _NOTE = 6.5, 9  # font sizes of the foot, and of what the figure says itself
+_LINES = 6
 
 
-def plot_rounds(runs: Runs, path: Path, title: str) -> None:
-    """Draw accuracy against rounds: the mean over seeds, and a band from the lowest to the highest seed."""
-    figure, axes = _figure(title, len(runs))
-    for i, (name, seeds) in enumerate(runs.items()):
-        _curve(axes, np.arange(1, len(seeds[0]) + 1), seeds, name, i)
-    axes.set_xlabel("round")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(figure, axes, runs, path)
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a figure's numbers come from.
+
+    Attributes:
+        title: what it shows, of which setting.
+        runs: the run folders.
+        configuration: what was run.
+    """
+
+    title: str
+    runs: str
+    configuration: str
 
 
-def plot_bytes(runs: Runs, path: Path, title: str, *, down: bool = False) -> None:
-    """Draw accuracy against all clients' bytes so far, on a logarithmic axis: uploaded, or with `down` both ways."""
-    ways = ("up", "down") if down else ("up",)
-    figure, axes = _figure(title, len(runs))
-    for i, (name, seeds) in enumerate(runs.items()):
-        _curve(axes, bytes_so_far(seeds, ways), seeds, name, i)
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 20 * low else (1, 1.5, 2, 3, 4, 5, 7)))
-    what = "uploaded and downloaded" if down else "uploaded"
-    axes.set_xlabel(f"{what} so far, all clients (measured frame lengths)")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-    _finish(figure, axes, runs, path)
+def style(place: int) -> tuple[str, str]:
+    """Return the colour and the line style of the place-th curve."""
+    return COLOURS[place % len(COLOURS)], STYLES[place // len(COLOURS) % len(STYLES)]
 
 
-def bytes_so_far(seeds: Sequence[Sequence[Record]], ways: Sequence[str]) -> NDArray[np.float64]:
-    """Return the bytes of all clients on these ways up to each round, mean over seeds, shape (rounds,)."""
-    sums = [list(accumulate(sum(r[way]["total"] for way in ways) for r in records)) for records in seeds]
-    mean: NDArray[np.float64] = np.mean(sums, axis=0, dtype=np.float64)
-    return mean
+def literal(text: str) -> str:
+    """Return a text so that matplotlib draws it as it is: a dollar sign starts no formula, nothing lacks a glyph."""
+    return text.encode("latin-1", "replace").decode("latin-1").replace("$", r"\$")
 
 
-def _figure(title: str, curves: int) -> tuple[Figure, Axes]:
-    size = (8, 4.6) if curves <= len(COLOURS) else (11, 6)
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=11, color=_INK)
-    axes.set_ylabel("test accuracy of the global model")
-    return figure, axes
-
-
-def _curve(
-    axes: Axes,
-    x: NDArray[np.floating | np.integer],
-    seeds: Sequence[Sequence[Record]],
-    name: str,
-    place: int,
-) -> None:
-    colour, style = COLOURS[place % len(COLOURS)], STYLES[place // len(COLOURS) % len(STYLES)]
-    values = np.array([[r["accuracy"] for r in records] for records in seeds])
-    last = values[:, -1].mean()
-    axes.plot(
-        x,
-        values.mean(axis=0),
-        color=colour,
-        linewidth=2,
-        linestyle=style,
-        label=f"{name}  {last:.1%}",
-        marker="o",
-        markersize=3,
-    )
-    if len(seeds) > 1:
-        axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
-
-
-def _finish(figure: Figure, axes: Axes, runs: Runs, path: Path) -> None:
-    every = np.concatenate([[r["accuracy"] for r in records] for seeds in runs.values() for records in seeds])
-    # The first rounds are low and few; the comparison is at the top.
-    low = float(np.quantile(every, 0.05))
-    top = float(every.max())
-    margin = max(0.005, 0.12 * (top - low))
-    axes.set_ylim(max(0.0, low - margin), min(1.0, top + margin))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1%}"))
-    axes.grid(visible=True, color="#e5e9f0", linewidth=0.8)
+def bare(axes: Axes, grid: str = "both") -> None:
+    """Draw a light grid behind the data and only two sides of the frame."""
+    axes.grid(visible=True, axis=grid, color="#e5e9f0", linewidth=0.8)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    seeds = max(len(s) for s in runs.values())
-    place: dict[str, Any] = {"loc": "lower right"}
-    if len(runs) > len(COLOURS):  # beside the curves, in the order of the last round
-        place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "fontsize": 8}
-    handles, labels = axes.get_legend_handles_labels()
-    last = [float(np.mean([records[-1]["accuracy"] for records in seeds])) for seeds in runs.values()]
-    order = sorted(range(len(labels)), key=lambda i: -last[i]) if len(runs) > len(COLOURS) else range(len(labels))
-    legend = axes.legend(
-        [handles[i] for i in order],
-        [labels[i] for i in order],
-        frameon=False,
-        handlelength=3,
-        title="after the last round" + (f", {seeds} seeds" if seeds > 1 else ""),
-        **place,
-    )
-    legend.get_title().set_fontsize(9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_atomic(path, buffer.getvalue())
+    axes.spines[["left", "bottom"]].set_color("#b5bcc9")
+    axes.tick_params(which="both", labelcolor=INK, labelsize=9, length=3, color="#b5bcc9")
 
 
-def _size(value: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= size:
-            return f"{value / size:g} {unit}"
-    return f"{value:g} B"
+def save(figure: Figure, stem: Path, origin: Origin, formats: Sequence[str]) -> bytes:
+    """Write a figure as STEM.png and so on, with its origin at the foot and in the files; return it as PNG.
+
+    The same figure gives the same bytes: no file holds a date.
+    """
+    _sign(figure, origin)
+    metadata: Mapping[str, Mapping[str, str | None]] = {
+        "png": {"Title": origin.title, "Description": _description(origin), "Software": "fedmrn"},
+        "pdf": {"Title": origin.title, "Subject": _description(origin), "Creator": "fedmrn", "CreationDate": None},
+    }
+    made = {}
+    for kind in dict.fromkeys(("png", *formats)):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata[kind])
+        made[kind] = buffer.getvalue()
+    for kind in formats:
+        write_atomic(stem.with_name(f"{stem.name}.{kind}"), made[kind])
+    return made["png"]
+
+
+def _description(origin: Origin) -> str:
+    return f"runs: {origin.runs}\nconfiguration: {origin.configuration}"
+
+
+def _sign(figure: Figure, origin: Origin) -> None:
+    """Make room below a figure with a constrained layout, and write its note and its origin there."""
+    width, height = figure.get_size_inches()
+    lines: list[str] = []
+    for text in _description(origin).splitlines():
+        wrapped = textwrap.wrap(text, int(19 * width), subsequent_indent="    ")
+        lines += wrapped[:_LINES] + ["    ... (the whole of it is in the file's metadata)"] * (len(wrapped) > _LINES)
+    note = figure.get_supxlabel()
+    foot = (len(lines) * 1.3 + 1) * _POINTS / 72
+    room = foot + (note.count("\n") + 1) * 1.4 * _NOTE / 72 if note else foot
+    figure.set_size_inches(width, height + room)
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0, room / (height + room), 1, height / (height + room)))
+    figure.supxlabel("")
+    place: dict[str, Any] = {"color": SOFT, "va": "top", "linespacing": 1.3, "in_layout": False}
+    figure.text(0.012, room / (height + room), note, fontsize=_NOTE, **place)
+    figure.text(0.012, foot / (height + room), literal("\n".join(lines)), fontsize=_POINTS, **place)

@@ -6,7 +6,8 @@ checkpoint.bin     the server's state after the last whole round (see `checkpoin
 carried-N.bin      what the server keeps beside the state after round N, where it keeps something (see `carried`)
 memory/            what clients keep from their last round, for methods whose clients do
 last-update.bin    one client's frame of the last round, for `fedmrn inspect`
-partition.png      who holds what
+partition.json     who holds what: images by client and label
+partition.png      the same as a picture
 .lock              held by the process that writes here
 
 Each file is replaced at once, or grows by a line that is on disk before the checkpoint that counts it: a run that is
@@ -35,6 +36,7 @@ from fedmrn.data import (
     augment,
     by_role,
     find_source,
+    holdings,
     load_source,
     partition,
     plot_partition,
@@ -207,6 +209,8 @@ def _go_on(
     """Run what is missing, in a folder that is this process's."""
     records = read_records(folder)
     write_atomic(folder / "config.toml", tomli_w.dumps(experiment.as_dict()).encode())
+    held = holdings(prepared.dataset.labels(), prepared.federation.parts)
+    write_atomic(folder / "partition.json", json.dumps(held.tolist()).encode())
     view = ModelLayout.of(prepared.model)
     layout = view.layout
 

@@ -1,14 +1,11 @@
 """What came of runs, in numbers: one row a method, over its seeds."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
 from fedmrn.experiments.account import Line, account
 from fedmrn.experiments.records import Record
-
-Runs = Mapping[str, Sequence[Sequence[Record]]]
-"""Method -> the records of each of its seeds."""
 
 LAST = 10
 
@@ -19,6 +16,7 @@ class Summary:
 
     Attributes:
         method: its name.
+        label: the name, and what tells it from other rows of the method.
         lr: the learning rate.
         seeds: how many runs.
         rounds: of each run.
@@ -32,6 +30,7 @@ class Summary:
     """
 
     method: str
+    label: str
     lr: float
     seeds: int
     rounds: int
@@ -47,12 +46,16 @@ class Summary:
     account: list[Line] = field(repr=False)
 
 
-def summarise(method: str, lr: float, runs: Sequence[Sequence[Record]]) -> Summary:
-    """Return the row of a method from the records of its runs (at least one, each with at least one round)."""
+def summarise(method: str, lr: float, runs: Sequence[Sequence[Record]], label: str = "") -> Summary:
+    """Return the row of a method from the records of its runs (at least one, each with as many rounds, at least one).
+
+    The label is the method's name, unless given.
+    """
     finals = [records[-1]["accuracy"] for records in runs]
     up, down = (fmean(sum(r[way]["total"] for r in records) for records in runs) for way in ("up", "down"))
     return Summary(
         method=method,
+        label=label or method,
         lr=lr,
         seeds=len(runs),
         rounds=len(runs[0]),
@@ -77,10 +80,12 @@ LEGEND = (
 
 def cells(row: Summary, reference: Summary | None) -> tuple[str, ...]:
     """Return a row as text, in the order of `HEADER`; `reference` is what its uplink is compared with."""
-    factor = f"{reference.up_bytes / row.up_bytes:.1f}x" if reference else "-"
+    factor = "-"
+    if reference:  # of a round: not all may have the same rounds yet
+        factor = f"{reference.up_bytes / reference.rounds / (row.up_bytes / row.rounds):.1f}x"
     spread = f"±{100 * row.final_std:.2f}" if row.seeds > 1 else ""
     return (
-        row.method,
+        row.label,
         f"{row.lr:g}",
         f"{100 * row.final:.2f}{spread}",
         f"{100 * row.best:.2f}",
@@ -94,8 +99,8 @@ def cells(row: Summary, reference: Summary | None) -> tuple[str, ...]:
 
 
 def reference_of(rows: Sequence[Summary]) -> Summary | None:
-    """Return FedAvg's row, which uplinks are compared with, or None if it did not run."""
-    return next((row for row in rows if row.method == "fedavg"), None)
+    """Return FedAvg's row (the best of several), which others are compared with, or None if it did not run."""
+    return max((row for row in rows if row.method == "fedavg"), key=lambda row: row.final, default=None)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -103,8 +108,3 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
-
-
-def as_dicts(rows: Sequence[Summary]) -> list[dict[str, object]]:
-    """Return the rows as plain values."""
-    return [asdict(row) for row in rows]

@@ -10,17 +10,41 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
 from fedmrn.errors import ConfigError, RunError
 from fedmrn.experiments.config import COMMON, Experiment, Setting, parse_value, run_name
 from fedmrn.experiments.runner import read_records
 from fedmrn.files import write_atomic
 from fedmrn.methods import method
+from fedmrn.text import printable
 
 FILE = "tuning.json"
 Trials = Mapping[str, Mapping[str, tuple[Experiment, Path]]]
 """Method -> value as text -> the experiment, and its folder."""
 Tuning = Mapping[str, Any]
 """What tuning.json holds."""
+
+
+@pydantic_dataclass(frozen=True, config=ConfigDict(extra="ignore"))
+class _Tried:
+    tried: dict[str, float | None]
+    chosen: str | None
+    at_the_edge: bool
+
+
+@pydantic_dataclass(frozen=True, config=ConfigDict(extra="ignore"))
+class _Tuning:
+    option: str
+    values: list[str]
+    rounds: int
+    seed: int
+    changes: list[str]
+    methods: dict[str, _Tried]
+
+
+_FILE = TypeAdapter(_Tuning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +148,18 @@ def read_tuning(folder: Path) -> Tuning | None:
         RunError: it cannot be read.
     """
     path = folder / FILE
+    if not path.exists():
+        return None
     try:
-        return json.loads(path.read_text("utf-8")) if path.exists() else None
-    except ValueError as error:
-        raise RunError(f"{path} cannot be read ({error}); delete it") from error
+        tuning = _FILE.validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RunError(printable(f"{path} cannot be read ({where} {first['msg']}); delete it", 500)) from error
+    for name, mine in tuning.methods.items():
+        if list(mine.tried) != tuning.values or mine.chosen not in (None, *tuning.values):
+            raise RunError(printable(f"{path}: methods.{name} did not try the values that it names; delete it", 500))
+    return asdict(tuning)
 
 
 def is_of(tuning: Tuning, experiment: Experiment) -> bool:

@@ -117,6 +117,8 @@ def batch(**changes):
         (batch(labels=[0, 1, 2, True]), "does not hold 4 labels"),
         (GOOD.replace(IMAGES.tobytes(), b"")[:-1], "not a CIFAR batch"),
         (b"\x80\x04\x8e" + b"\xff" * 7 + b"\x0f.", "not a CIFAR batch"),  # a string of 2^60 bytes
+        (b"\x80\x02}r\xff\xff\xff\x7f.", "place 2147483647 of the memo"),  # 32 GB for a memo of one
+        (b"}p98765432109\n.", "place 98765432109 of the memo"),
         (
             b"\x80\x02cnumpy\ndtype\n}(U\x04codeU\x01xub.",
             "not a CIFAR batch",

@@ -42,6 +42,8 @@ PACKED = mat(IMAGES, LABELS)
     [
         (b"", "not a sound MATLAB file"),
         (b"text " * 100, "not a sound MATLAB file"),
+        (b"text", "not a sound MATLAB file"),
+        (b"MATLAB 5.0 MAT-file, cut off".ljust(120), "not a sound MATLAB file"),
         (PLAIN[: len(PLAIN) // 2], "declares y as None"),
         (PACKED[:300], "declares y as None"),
         (PACKED[:-9], "not a sound MATLAB file"),

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from small_federation import blobs, federation, small_model
+from small_federation import SIZES, blobs, federation, small_model
 
 from fedmrn.experiments import runner
 from fedmrn.experiments.config import load_setting
@@ -83,7 +83,7 @@ def small_run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     def prepare(*_: object) -> runner.Prepared:
         # One of this seed's clients takes part in rounds 1 and 2 and not again, another in 2 and 3.
         setting = federation(METHOD, scheme=experiment.scheme(), clients_per_round=2, local_epochs=1, seed=3)
-        labels = SimpleNamespace(labels=blobs(1, 1)[1].numpy)
+        labels = SimpleNamespace(labels=blobs(sum(SIZES), 1)[1].numpy)
         return runner.Prepared(labels, setting, small_model())  # type: ignore[arg-type]
 
     monkeypatch.setattr(runner, "prepare", prepare)

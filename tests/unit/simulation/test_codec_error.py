@@ -1,6 +1,5 @@
 """The codecs alone: measured bytes, the errors that theory gives, and the plot of both."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import pi, sqrt
 from pathlib import Path
@@ -11,9 +10,23 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
-from fedmrn.codecs import Codec, EncodeKeys, Levels, MaskedNoise, Raw, Rotated, Scale, Sign, SignRule, Sparse, Ternary
+from fedmrn.codecs import (
+    Codec,
+    CodedMask,
+    EncodeKeys,
+    Levels,
+    MaskedNoise,
+    Raw,
+    Rotated,
+    Scale,
+    Sign,
+    SignRule,
+    Sparse,
+    Ternary,
+)
 from fedmrn.errors import ConfigError
-from fedmrn.experiments.codec_error import VECTORS, CodecError, measure_codecs, plot_codec_error
+from fedmrn.experiments.codec_error import VECTORS, CodecError, draw_codec_error, measure_codecs
+from fedmrn.experiments.plots import Origin, save
 from fedmrn.masking import MaskType
 from fedmrn.noise import Law, NoiseSpec
 
@@ -208,35 +221,25 @@ def test_too_small_to_measure(size: int, keys: int) -> None:
 # --- the plot ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Each figure that is saved."""
-    figures: list[Figure] = []
-    save: Callable[..., None] = Figure.savefig
-
-    def noted(figure: Figure, *args: object, **kwargs: object) -> None:
-        figures.append(figure)
-        save(figure, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", noted)
-    return figures
+def saved(rows: list[CodecError], stem: Path) -> Figure:
+    """The figure, written as the report does."""
+    figure = draw_codec_error(rows)
+    save(figure, stem, Origin("codecs", "runs/a", "lr 0.1"), ["png"])
+    return figure
 
 
 def test_a_png_replaces_the_file_at_once(rows: list[CodecError], tmp_path: Path) -> None:
     path = tmp_path / "error.png"
     path.write_bytes(b"old")
-    plot_codec_error(rows, path)
+    saved(rows, tmp_path / "error")
     data = path.read_bytes()
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
     assert data.endswith(b"IEND\xaeB`\x82")
     assert [p.name for p in tmp_path.iterdir()] == ["error.png"]
 
 
-def test_every_codec_with_an_error_is_drawn_where_it_was_measured(
-    rows: list[CodecError], tmp_path: Path, drawn: list[Figure]
-) -> None:
-    plot_codec_error(rows, tmp_path / "error.png")
-    (figure,) = drawn
+def test_every_codec_with_an_error_is_drawn_where_it_was_measured(rows: list[CodecError], tmp_path: Path) -> None:
+    figure = saved(rows, tmp_path / "error")
     assert len(figure.axes) == len(VECTORS)
     styles: dict[str, set[object]] = {}
     for axes, vector in zip(figure.axes, VECTORS, strict=True):
@@ -259,25 +262,39 @@ def test_every_codec_with_an_error_is_drawn_where_it_was_measured(
     assert len(set.union(*styles.values())) == len(styles), "and another for each codec"
     (bound,) = [m for m in figure.axes[0].lines if m.get_label() == "Gaussian bound 4^-b"]
     assert np.allclose(np.log2(bound.get_ydata()), -2 * np.asarray(bound.get_xdata()))
-    assert "update of half the noise's scale" in figure.get_supxlabel()
+    assert any("update of half the noise's scale" in text.get_text() for text in figure.texts)
 
 
 def test_codecs_without_error_are_left_out(rows: list[CodecError], tmp_path: Path) -> None:
-    plot_codec_error(rows, tmp_path / "all.png")
-    plot_codec_error([r for r in rows if r.name != "raw"], tmp_path / "some.png")
-    plot_codec_error([replace(r, nmse=r.nmse * 2) for r in rows], tmp_path / "other.png")
+    saved(rows, tmp_path / "all")
+    saved([r for r in rows if r.name != "raw"], tmp_path / "some")
+    saved([replace(r, nmse=r.nmse * 2) for r in rows], tmp_path / "other")
     images = [(tmp_path / f"{name}.png").read_bytes() for name in ("all", "some", "other")]
     assert images[0] == images[1] != images[2]
 
 
-def test_methods_of_one_codec_are_one_mark(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_methods_of_one_codec_are_one_mark() -> None:
     codecs = {"topk": Sparse(0.03), "drive": Rotated(1), "topk-ef": Sparse(0.03), "topk-late": Sparse(0.03)}
-    plot_codec_error(measure_codecs(codecs, size=1000, keys=1), tmp_path / "error.png")
-    for axes in drawn[0].axes:
+    for axes in draw_codec_error(measure_codecs(codecs, size=1000, keys=1)).axes:
         assert sorted(t.get_text() for t in axes.texts) == ["drive", "topk (+2)"]
 
 
-def test_nothing_to_draw(rows: list[CodecError], tmp_path: Path) -> None:
+def test_long_names_stand_in_a_legend(rows: list[CodecError]) -> None:
+    figure = draw_codec_error([replace(r, name=f"{r.name}, with all of its options") for r in rows if r.nmse])
+    assert not any(axes.texts for axes in figure.axes)
+    names = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    assert names == [f"{name}, with all of its options" for name in EVERY if name != "raw"]
+
+
+def test_a_coded_mask_has_the_error_of_the_mask() -> None:
+    """It is measured on the same vector: one as large against the noise."""
+    mask = MaskedNoise(UNIFORM, MaskType.BINARY)
+    found = measure_codecs({"plain": mask, "coded": CodedMask(mask)}, size=SIZE, keys=1)
+    plain, coded = ([r for r in found if r.name == name] for name in ("plain", "coded"))
+    assert [(r.nmse, r.mean_of_ten) for r in plain] == [(r.nmse, r.mean_of_ten) for r in coded]
+    assert all(c.bits < p.bits for c, p in zip(coded, plain, strict=True))
+
+
+def test_nothing_to_draw(rows: list[CodecError]) -> None:
     with pytest.raises(ConfigError, match="every codec is exact"):
-        plot_codec_error([r for r in rows if r.name == "raw"], tmp_path / "error.png")
-    assert not list(tmp_path.iterdir())
+        draw_codec_error([r for r in rows if r.name == "raw"])

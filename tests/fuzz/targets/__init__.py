@@ -1,0 +1,28 @@
+"""The fuzz targets: one for each kind of bytes that come from outside. A module is imported when its target is used."""
+
+from functools import cache
+from importlib import import_module
+
+from .base import Target, ViolationError
+
+MODULES = {
+    "frame": "frames",
+    "update": "exchanges",
+    "broadcast": "exchanges",
+    "inspect": "exchanges",
+    "section": "sections",
+    "checkpoint": "checkpoints",
+    "configuration": "configurations",
+    "data": "datasets",
+}
+"""Name of a target -> the module that holds it, under its name in capitals."""
+
+
+@cache
+def target(name: str) -> Target:
+    """Return the target of this name."""
+    found: Target = getattr(import_module(f"targets.{MODULES[name]}"), name.upper())
+    return found
+
+
+__all__ = ["MODULES", "Target", "ViolationError", "target"]

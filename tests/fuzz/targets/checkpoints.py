@@ -1,0 +1,74 @@
+"""A run's folder: a checkpoint, or what a client keeps, that somebody has changed.
+
+An input is a byte that says which of the two files it is, and the file.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedmrn import frame, update
+from fedmrn.errors import RunError
+from fedmrn.experiments import checkpoint
+from fedmrn.experiments.checkpoint import restore, save, saved_round
+from fedmrn.layout import Group
+from fedmrn.methods import METHODS
+from fedmrn.simulation.engine import RoundResult
+
+from .base import Target, own_folder, require
+from .frames import LAYOUT, reseal
+
+_ROUND, _CLIENT = 3, 7
+_CODED = LAYOUT.span(Group.CODED).stop
+
+
+@cache
+def _folder() -> Path:
+    folder = own_folder()
+    values = np.linspace(-1, 1, LAYOUT.size).astype(np.float32)
+    nothing: dict[str, Any] = dict.fromkeys(("accuracy", "loss", "train_loss", "bits_per_parameter", "seconds"), 0.0)
+    result = RoundResult(
+        _ROUND, **nothing, exchanges=[], clients=[_CLIENT], state=values, sample=b"", memory={_CLIENT: values[:_CODED]}
+    )
+    save(folder, LAYOUT, METHODS["topk-ef"].id, result)
+    return folder
+
+
+@cache
+def _good() -> tuple[bytes, bytes]:
+    return tuple(path.read_bytes() for path in _paths())  # type: ignore[return-value]
+
+
+def _paths() -> tuple[Path, Path]:
+    return _folder() / "checkpoint.bin", _folder() / "memory" / f"{_CLIENT}-{_ROUND}.bin"
+
+
+def _check(data: bytes) -> None:
+    which, mutated = (data[0] & 1, data[1:]) if data else (0, b"")
+    path, good = _paths()[which], _good()[which]
+    path.write_bytes(mutated)
+    try:
+        saved_round(_folder())
+        number, state, memory = restore(_folder(), _ROUND, LAYOUT, lambda r: {_CLIENT: _ROUND} if r >= _ROUND else {})
+    except RunError:
+        return
+    finally:
+        path.write_bytes(good)
+    require(state is not None and bool(np.isfinite(state).all()), "a restored state is missing or not finite")
+    require(0 <= number <= _ROUND, f"round {number} was restored of {_ROUND} that are recorded")
+    require(number < _ROUND or set(memory) == {_CLIENT}, "what the client keeps was not restored")
+    for kept in memory.values():
+        require(kept.shape == (_CODED,) and bool(np.isfinite(kept).all()), "what a client keeps is not such a vector")
+
+
+def _repair(data: bytes, how: int) -> bytes:
+    return data[:1] + reseal(data[1:], how)
+
+
+def _seeds() -> list[bytes]:
+    return [bytes([which]) + file for which, file in enumerate(_good())]
+
+
+CHECKPOINT = Target("checkpoint", _check, _seeds, (frame, update, checkpoint), memory=1 << 20, repair=_repair)

@@ -1,0 +1,111 @@
+"""What a codec reads: parameters and a body.
+
+An input is the codec's id (u8), the length of its parameters (u8), the number of elements (u64), parameters, body.
+"""
+
+import struct
+
+import numpy as np
+
+from fedmrn import bits
+from fedmrn.codecs import (
+    CodedMask,
+    EncodeKeys,
+    Float16,
+    Levels,
+    MaskedNoise,
+    base,
+    bernoulli,
+    codec_from,
+    coded_mask,
+    contexts,
+    float16,
+    floats,
+    levels,
+    masked_noise,
+    random_code,
+    raw,
+    rotated,
+    scales,
+    shorter_mask,
+    sign,
+    sparse,
+    support,
+    ternary,
+)
+from fedmrn.errors import FrameError
+from fedmrn.masking import MaskType
+from fedmrn.methods import METHODS
+from fedmrn.noise import Law, NoiseSpec
+
+from .base import Target, require
+
+CODEC_MODULES = (
+    base,
+    bernoulli,
+    bits,
+    coded_mask,
+    contexts,
+    float16,
+    floats,
+    levels,
+    masked_noise,
+    random_code,
+    raw,
+    rotated,
+    scales,
+    shorter_mask,
+    sign,
+    sparse,
+    support,
+    ternary,
+)
+_HEAD = struct.Struct("<BBQ")
+_KEY = 0x0123456789ABCDEF
+_LIMIT = 65536.0
+_DECODED = 1 << 12
+"""Elements that are decoded at most: a receiver has checked the number by then. Longer bodies are only opened."""
+_STATE = np.tile(np.array([0, 1, -2, 0.5], np.float32), _DECODED // 4)
+
+
+def _check(data: bytes) -> None:
+    if len(data) < _HEAD.size:
+        return
+    number, n_params, count = _HEAD.unpack_from(data)
+    params, body = data[_HEAD.size :][:n_params], memoryview(data)[_HEAD.size + n_params :]
+    try:
+        codec = codec_from(number, params)
+        require(codec.params() == params, f"{codec.name}: accepted parameters are written as other ones")
+        if codec.needs_state:
+            count %= _DECODED + 1
+            codec = codec.bind(_STATE[:count])
+        codec.open(body, count, _KEY, _LIMIT)
+        if count > _DECODED:
+            return
+        values = codec.decode(body, count, _KEY, _LIMIT)
+        again = codec.uncoded.decode(codec.uncode(body, count, _KEY), count, _KEY, _LIMIT)
+    except FrameError:
+        return
+    require(bool((np.abs(values) <= codec.bound(_LIMIT)).all()), f"{codec.name}: a value above its bound, or NaN")
+    require(values.tobytes() == again.tobytes(), f"{codec.name}: the plain form says something else")
+
+
+def _seeds() -> list[bytes]:
+    """A short and a longer section of every codec that a method has, and of those that side data may have."""
+    masked = MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY)
+    used = [codec for row in METHODS.values() for codec in row.scheme().codecs.values()]
+    known = {(codec.id, codec.params()): codec for codec in used}
+    known |= {(codec.id, codec.params()): codec for codec in (Float16(), Levels(127, 64), CodedMask(masked))}
+    inputs = []
+    for codec in known.values():
+        for count in (0, 5, 700):
+            vector = (
+                np.abs(_STATE[:count]) / 256 if codec.needs_state else np.linspace(0, 0.01, count, dtype=np.float32)
+            )
+            body = codec.bind(_STATE[:count]).encode(vector, EncodeKeys(_KEY, 1, (count,)))
+            inputs.append(_HEAD.pack(codec.id, len(codec.params()), count) + codec.params() + body)
+    return inputs
+
+
+# A coded mask may stand for 1,416 elements a byte, whose contexts and bits are held by segments of a million.
+SECTION = Target("section", _check, _seeds, CODEC_MODULES, memory=16 << 20)
