@@ -195,28 +195,10 @@ def sweep(
         return
     found = load_sweep(source, set_ or [])
     from fedmrn.cli import sweep as work  # a wrong setting is told before the heavy imports
-    from fedmrn.experiments.cells import default_jobs
 
-    folder = out_dir or Path("runs") / found.name
-    left = work.plan(found, folder)
-    if dry_run:
-        work.show_plan(out, found, folder)
-    _say(out, f"{found.name}: {found.description}", style="dim")
-    _say(out, work.state(found, folder, left), style="dim")
-    if dry_run:
-        return
-    failed = 0
-    if left:
-        jobs = jobs or default_jobs([cell.experiment for cell in left])
-        try:
-            failed = work.run_all(out, found, folder, left, data_dir, jobs)
-        except KeyboardInterrupt:
-            _say(err, f"stopped, every whole round is in {folder}; the same command goes on from there")
-            raise typer.Exit(130) from None
-    work.report(out, found, folder)
-    _say(out, f"{folder}/: the runs, and a report.html for each table")
-    if failed:
-        raise typer.Exit(1)
+    code = work.carry_out(out, err, found, out_dir or Path("runs") / found.name, data_dir, jobs, dry_run=dry_run)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()

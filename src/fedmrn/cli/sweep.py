@@ -9,12 +9,40 @@ from rich.console import Console
 from fedmrn.cli.board import Board
 from fedmrn.cli.show import show_table
 from fedmrn.errors import RunError
-from fedmrn.experiments.cells import check, run_cells
+from fedmrn.experiments.cells import check, default_jobs, run_cells
 from fedmrn.experiments.report import write_report
 from fedmrn.experiments.runner import check_folder, finished, read_records
 from fedmrn.experiments.summary import HEADER, LEGEND, cells, reference_of
 from fedmrn.experiments.sweep import Cell, Sweep
 from fedmrn.files import locked
+
+
+def carry_out(
+    out: Console, err: Console, sweep: Sweep, folder: Path, data_dir: Path, jobs: int | None, *, dry_run: bool
+) -> int:
+    """Run what is left of a sweep and report it, or with `dry_run` say what there is; return the exit code."""
+    left = plan(sweep, folder)
+    if dry_run:
+        show_plan(out, sweep, folder)
+    for line in (f"{sweep.name}: {sweep.description}", state(sweep, folder, left)):
+        _say(out, line, "dim")
+    if dry_run:
+        return 0
+    failed = 0
+    if left:
+        try:
+            jobs = jobs or default_jobs([cell.experiment for cell in left])
+            failed = run_all(out, sweep, folder, left, data_dir, jobs)
+        except KeyboardInterrupt:
+            _say(err, f"stopped, every whole round is in {folder}; the same command goes on from there")
+            return 130
+    report(out, sweep, folder)
+    _say(out, f"{folder}/: the runs, and a report.html for each table")
+    return 1 if failed else 0
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def plan(sweep: Sweep, folder: Path) -> list[Cell]:
