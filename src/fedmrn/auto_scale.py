@@ -129,11 +129,13 @@ class AutoScale:
             return level  # one client has nothing in common with another
         common = (seen.power - seen.own) / (1 - 1 / seen.clients)
         small = (seen.small - seen.own_small) / (1 - 1 / seen.clients)
-        doubt = 4 * sqrt(2 / seen.size) * seen.own / (1 - 1 / seen.clients)  # four standard deviations of C
+        doubt = sqrt(2 / seen.size) * seen.own / (1 - 1 / seen.clients)  # the standard deviation of C
         peak, factor = level.peak, 1.0
-        if common > doubt:
+        if common > 4 * doubt:
             peak = max(peak, sqrt(common))
-            over = small / max(common - small, doubt) - LEAST_R[self.law]
+        large = common - small
+        if large > 4 * doubt:
+            over = small / large - LEAST_R[self.law] + 2 * doubt / large  # saturated beyond doubt, or left alone
             factor = SATURATED[self.mask] / max(over, SATURATED[self.mask] / _MOST)
         if factor <= 1:
             factor = min(1.0, max(peak / (FAINT[self.mask] * level.scale), 1 / _MOST))
