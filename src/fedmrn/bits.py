@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fedmrn.errors import MalformedFrameError, PaddingError
 
+_PIECE = 1 << 16
 _POWERS = np.array([1, 3, 9, 27, 81], np.uint8)
 _TRITS = (np.arange(243, dtype=np.uint8)[:, None] // _POWERS) % np.uint8(3)
 
@@ -37,7 +38,9 @@ def count_ones(packed: NDArray[np.uint8], start: int, stop: int) -> int:
     """Return how many of the bits start..stop-1 are set; the bytes must reach that far."""
     if stop <= start:
         return 0
-    ones = int(np.bitwise_count(packed[start >> 3 : packed_size(stop)]).sum(dtype=np.int64))
+    ones, end = 0, packed_size(stop)
+    for at in range(start >> 3, end, _PIECE):  # in pieces, so that no memory is needed beside the mask
+        ones += int(np.bitwise_count(packed[at : min(at + _PIECE, end)]).sum(dtype=np.int64))
     before = int(packed[start >> 3]) & ((1 << start % 8) - 1)
     after = int(packed[stop >> 3]) >> stop % 8 if stop % 8 else 0
     return ones - before.bit_count() - after.bit_count()

@@ -89,7 +89,7 @@ def test_a_disk_that_is_full(cli: Cli, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fedmrn", "run", "digits", "--out", "r", *changes()],
         cwd=tmp_path,
-        env=ENV,
+        env={k: v for k, v in ENV.items() if not k.startswith("COV")},  # its data would not fit either
         capture_output=True,
         text=True,
         timeout=300,

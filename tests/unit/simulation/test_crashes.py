@@ -93,7 +93,8 @@ def test_killed_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
             run(tmp_path / "run")
             break
         except Killed:
-            kills, left = kills + 1, generator.randint(0, 60)
+            # More and more of them: as many as a start takes would never let it come to a round.
+            kills, left = kills + 1, generator.randint(0, 60 + 20 * kills)
     assert kills > 2
     assert timeless(files(tmp_path / "run")) == timeless(files(tmp_path / "whole"))
 
