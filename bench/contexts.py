@@ -25,6 +25,7 @@ from fedmrn.layout import Group, Layout
 from fedmrn.masking import probability
 from fedmrn.rng import derive_key
 from fedmrn.server import Server
+from fedmrn.server_optimizer import Scaled
 from fedmrn.simulation.engine import OPTIMIZERS, secret_of, simulate
 from fedmrn.torch import LocalData, ModelLayout, train
 
@@ -85,6 +86,9 @@ def main() -> None:
     view = ModelLayout.of(prepared.model)
     layout, coded = view.layout, view.layout.span(Group.CODED)
     number, before, _ = restore(arguments.run, len(read_records(arguments.run)), layout)
+    scheme = prepared.federation.scheme
+    if scheme.auto is not None or scheme.optimizer != Scaled(1.0):
+        parser.error(f"{arguments.run}: what its server carries from round to round is not read here")
     if before is None:
         parser.error(f"{arguments.run} has no finished round")
     federation = replace(prepared.federation, rounds=number + 1)

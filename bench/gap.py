@@ -32,6 +32,7 @@ from fedmrn.layout import Group
 from fedmrn.masking import MaskType
 from fedmrn.methods import method
 from fedmrn.server import Server
+from fedmrn.server_optimizer import Scaled
 from fedmrn.simulation.clients import Client, Task
 from fedmrn.simulation.engine import secret_of
 from fedmrn.torch import ModelLayout, attach, evaluate
@@ -118,7 +119,8 @@ def round_of(prepared: Prepared, state: Any, number: int) -> tuple[Any, list[Sen
 def accuracy(prepared: Prepared, values: Any) -> float:
     """Return the accuracy of a model on the test images, in percent."""
     ModelLayout.of(prepared.model).write(values)
-    return 100 * evaluate(prepared.model, prepared.federation.test_x, prepared.federation.test_y)[0]
+    setting = prepared.federation
+    return 100 * evaluate(prepared.model, setting.test_x, setting.test_y, objective=setting.objective)[0]
 
 
 def main() -> None:
@@ -132,6 +134,9 @@ def main() -> None:
     torch.set_num_threads(1)
     experiment = read_experiment(args.run)
     prepared = prepare(experiment, args.data_dir)
+    scheme = prepared.federation.scheme
+    if scheme.auto is not None or scheme.optimizer != Scaled(1.0):
+        parser.error(f"{args.run}: what its server carries from round to round is not read here")
     layout = ModelLayout.of(prepared.model).layout
     span = layout.span(Group.CODED)
     done, state, _ = restore(args.run, len(read_records(args.run)), layout)

@@ -31,6 +31,7 @@ START = {MaskType.BINARY: 1.0, MaskType.SIGNED: 0.5}
 FAINT = {MaskType.BINARY: 0.035, MaskType.SIGNED: 0.07}
 """sqrt(C) / scale below which the scale falls; binary masks say half of u."""
 LEAST_R = {Law.UNIFORM: 1 / 3, Law.GAUSSIAN: 0.2553}
+"""R where everything is saturated: the ratio of the halves' mean |n|, as the noise of two clients is independent."""
 _MOST = 8.0
 """The most that a scale grows in a round, and falls."""
 _PART = 1 << 18
@@ -102,12 +103,16 @@ class AutoScale:
             raise ConfigError('scale = "auto" needs noise = "uniform" or "gaussian", whose magnitude varies')
 
     @classmethod
-    def of(cls, codec: Codec) -> "AutoScale":
+    def of(cls, codec: Codec, *, shared: bool = False) -> "AutoScale":
         """Return the rule for a codec.
 
         Raises:
-            ConfigError: the codec has no noise, or none that this rule can follow.
+            ConfigError: the codec has no noise, or none that this rule can follow; or clients share it.
         """
+        if shared:
+            raise ConfigError(
+                'scale = "auto" compares clients with noise of their own; noise_key = "round" is one for all'
+            )
         inner = codec.uncoded
         if not isinstance(inner, MaskedNoise):
             raise ConfigError(f"codec {codec.name} has no noise whose scale could follow the updates")

@@ -161,7 +161,7 @@ class Method:
         if whose not in NOISE_KEY:
             raise ConfigError(f"noise_key {whose!r} does not exist{nearest(whose, NOISE_KEY)}")
         shared, moves = NOISE_KEY[whose], optimizer or Scaled(1.0)
-        follow = AutoScale.of(codecs[Group.CODED]) if auto else None
+        follow = AutoScale.of(codecs[Group.CODED], shared=shared) if auto else None
         return Scheme(self.id, codecs, self.rule(values), self.weighted, broadcast, shared, moves, follow)
 
 

@@ -388,6 +388,7 @@ def test_lists(cli: Cli) -> None:
     assert "fmnist-iid" in presets
     assert "cifar100-labels" in presets
     assert "ablation-noise" in cli("sweep").stdout
+    assert "Run folders" in cli("report", "--help").stdout, "help of arguments, which some versions of click lose"
     help_ = cli("--help", fresh=True).stdout
     assert "compare" in help_
     assert "digits" in help_

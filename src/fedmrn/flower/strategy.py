@@ -29,6 +29,7 @@ from fedmrn.frame import DEFAULT_LIMITS, Frame, Limits
 from fedmrn.layout import Layout
 from fedmrn.methods import method as find_method
 from fedmrn.server import Round, Server
+from fedmrn.server_optimizer import ServerOptimizer
 
 log = getLogger("flwr").log
 
@@ -54,6 +55,7 @@ class FedMRN(FedAvg):
         options: of the method, such as {"scale": 0.01, "coding": "entropy"}.
         side: how batch norm and other dense values travel up: float32, float16, levels.
         down: how the state travels down: float32, float16, eden4, eden3, eden2.
+        optimizer: of the server (`fedmrn.server_optimizer`): FedAvgM, FedAdam; by default the mean is added.
         secret: 16 to 64 bytes that noise keys are derived from, for one run alone; by default fresh ones at each start.
         limits: what is accepted from clients.
         **fedavg: as for Flower's FedAvg: fraction_train, min_train_nodes, ...
@@ -73,6 +75,7 @@ class FedMRN(FedAvg):
         *,
         side: str = "float32",
         down: str = "float32",
+        optimizer: ServerOptimizer | None = None,
         secret: bytes | None = None,
         limits: Limits = DEFAULT_LIMITS,
         **fedavg: Any,
@@ -80,7 +83,7 @@ class FedMRN(FedAvg):
         super().__init__(**fedavg)
         self.layout, self.tied = (view, {}) if isinstance(view, Layout) else (view.layout, view.tied)
         self.method = find_method(method)
-        self.scheme = self.method.scheme(options, side, down)
+        self.scheme = self.method.scheme(options, side, down, optimizer)
         self.reports: list[RoundReport] = []
         self._secret, self._limits = secret, limits
         self._server: Server | None = None

@@ -205,6 +205,7 @@ def test_rescaling_changes_the_scale_alone() -> None:
         ("fedmrn", {"noise": "auto"}),
         ("fedmrn", {"scale": "auto", "noise": "bernoulli"}),
         ("fedmrn-s", {"scale": "auto", "noise": "bernoulli"}),
+        ("fedmrn", {"scale": "auto", "noise_key": "round"}),
     ],
 )
 def test_what_cannot_follow(name: str, options: dict[str, object]) -> None:

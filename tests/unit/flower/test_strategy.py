@@ -18,6 +18,7 @@ from fedmrn.errors import ConfigError
 from fedmrn.flower import FedMRN, records
 from fedmrn.layout import Group, Layout, TensorSpec
 from fedmrn.methods import METHODS
+from fedmrn.server_optimizer import Momentum
 from fedmrn.torch import ModelLayout
 
 BAD = 13
@@ -84,6 +85,19 @@ def test_every_method_goes_through_start(name: str) -> None:
     assert set(result.evaluate_metrics_clientapp) == {1, 2}
     assert 0 <= result.evaluate_metrics_clientapp[2]["accuracy"] <= 1  # type: ignore[operator]
     assert result.arrays.keys() == initial().keys()
+
+
+def test_a_server_optimizer_scales_what_the_mean_would_move() -> None:
+    """After one round momentum has moved the trained part by half of the mean, and statistics by all of it."""
+    view = ModelLayout.of(small_model())
+    start = view.read()
+    plain, slow = (one_round(strategy("fedavg", optimizer=o), grid())[0] for o in (None, Momentum(0.5, 0.9)))
+    assert plain is not None
+    assert slow is not None
+    trained = view.layout.trainable
+    whole, half = vector(plain) - start, vector(slow) - start
+    assert half[:trained] == pytest.approx(whole[:trained] / 2, abs=2.0**-24)
+    assert (half[trained:] == whole[trained:]).all()
 
 
 def test_the_arrays_cannot_be_averaged_by_mistake() -> None:
