@@ -31,9 +31,18 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from fedmrn.errors import ConfigError
-from fedmrn.experiments.config import Experiment, Name, Setting, difference, load_setting, run_name, validate
+from fedmrn.experiments.config import (
+    Experiment,
+    Name,
+    Setting,
+    difference,
+    load_setting,
+    parse_toml,
+    run_name,
+    validate,
+)
 from fedmrn.methods import METHODS
-from fedmrn.text import nearest
+from fedmrn.text import nearest, printable
 
 _MOST = 10_000  # cells
 Values = Annotated[list[bool | int | float | str], Field(min_length=1)]
@@ -134,9 +143,9 @@ def _read(source: str) -> tuple[dict[str, Any], Path]:
     else:
         raise ConfigError(f"sweep {source!r} does not exist{nearest(source, known)} (a file must end in .toml)")
     try:
-        return tomllib.loads(data.decode("utf-8")), path.parent
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{source} is not valid TOML: {error}") from error
+        return parse_toml(data.decode("utf-8"), source), path.parent
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{source} is not a text file in UTF-8") from error
 
 
 def _parts(values: dict[str, Any], name: str) -> Iterator[tuple[dict[str, Any], str]]:
@@ -162,7 +171,7 @@ def _block(whole: Mapping[str, Any], own: Mapping[str, Any], where: str) -> Bloc
     lists = {key: getattr(block, key) for key in ("preset", "methods", "seeds")}
     for key, listed in (lists | {f"axes.{key}": values for key, values in block.axes.items()}).items():
         if len(set(listed)) != len(listed):
-            raise ConfigError(f"{where}: {key} has the same value twice")
+            raise ConfigError(f"{where}: {printable(key, 60)} has the same value twice")
     return block
 
 

@@ -61,7 +61,8 @@ class Grid:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.values) < 2 or len({parse_value(v) for v in self.values}) != len(self.values):
+        values = [parse_value(v) for v in self.values]
+        if len(values) < 2 or any(value in values[:i] for i, value in enumerate(values)):
             raise ConfigError(f"--tune needs at least two values of {self.option}, each once")
 
     @classmethod
