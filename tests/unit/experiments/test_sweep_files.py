@@ -145,6 +145,12 @@ def test_mistakes_in_what_is_given_beside_the_file(tmp_path: Path) -> None:
             load(tmp_path, HEAD + f"[axes]\n{axis} = [0.1, 0.2]", f"{change}=1")
 
 
+@pytest.mark.parametrize("name", ["/etc", "../x", "a/../../x"])
+def test_a_name_stays_in_the_folder_of_the_sweep(tmp_path: Path, name: str) -> None:
+    (cell,) = load(tmp_path, HEAD + f'[[block]]\nname = "{name}"').cells
+    assert cell.folder == Path(name.replace("/", "-")) / "fedmrn-seed1"
+
+
 def test_what_one_method_is_given_beside_an_axis_of_another(tmp_path: Path) -> None:
     text = HEAD.replace('["fedmrn"]', '["fedmrn", "fedavg"]') + "[[block]]\naxes.method.fedmrn.lr = [0.2]\n"
     found = load(tmp_path, text, "method.fedavg.lr=0.3", "data.alpha=0.7")
