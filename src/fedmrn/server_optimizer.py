@@ -5,8 +5,8 @@ It works for every method, and takes nothing on the wire.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -106,13 +106,12 @@ class Adam(ServerOptimizer):
         return np.float32(self.lr) * m / (np.sqrt(v) + np.float32(self.tau)), np.stack([m, v])
 
 
-SERVER: Mapping[str, Callable[[float, float, float, float], ServerOptimizer]] = MappingProxyType(
-    {
-        "mean": lambda lr, beta, beta2, tau: Scaled(lr),
-        "momentum": lambda lr, beta, beta2, tau: Momentum(lr, beta),
-        "adam": Adam,
-    }
-)
-"""What a person types -> makes it from (lr, beta, beta2, tau)."""
+SERVER: Mapping[str, type[ServerOptimizer]] = MappingProxyType({"mean": Scaled, "momentum": Momentum, "adam": Adam})
+"""What a person types -> what it is."""
 SERVER_LR: Mapping[str, float] = MappingProxyType({"mean": 1.0, "momentum": 1.0, "adam": 0.01})
 """The server's rate where none is said: of FedAdam, one of the grid of Reddi et al."""
+
+
+def server_options(name: str) -> tuple[str, ...]:
+    """Return what a configuration calls the options of a server optimizer, in the order in which it takes them."""
+    return tuple(f"server_{field.name}" for field in fields(SERVER[name]))

@@ -61,7 +61,7 @@ from fedmrn.update import encode_update
         (["compare", "digits", "--set", "method.fedavg.scale=1"], ["method.fedavg.scale", "choose one of", "lr"]),
         (["compare", "digits", "--tune", "lr"], ["--tune 'lr'", "lr=0.01,0.03"]),
         (["compare", "digits", "--tune", "lr=0.1"], ["at least two values of lr"]),
-        (["compare", "digits", "--tune", "lr=0.1,many"], ["--tune lr=many", "options.lr", "number"]),
+        (["compare", "digits", "--tune", "lr=0.1,many"], ["--tune lr=many", "lr = 'many'", "number"]),
         (["compare", "digits", "--tune", "lr=0.1,0.10"], ["each once"]),
         (["compare", "digits", "--tune-set", "data.partition=iid"], ["with --tune only"]),
         (["compare", "digits", "--tune", "lr=0.1,0.2", "--tune-set", "foo"], ["--tune-set 'foo'", "key=value"]),

@@ -153,7 +153,7 @@ def compare(
         _run_all(f"tuning {tune}", [cell for own in cells.values() for cell in own.values()], data_dir, resume)
         tuning = choose(grid, cells, tune_set or [])
         write_tuning(folder, tuning)
-        plan, dropped = tuned(plan, tuning)
+        plan, dropped = tuned(setting, plan, tuning)
         for name in dropped:
             _say(err, f"{name}: training diverged with every value of {grid.option}; left out", style="red")
             lost.append(folder / name)

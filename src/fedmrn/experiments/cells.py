@@ -25,6 +25,8 @@ from fedmrn.experiments.sweep import Cell
 from fedmrn.parallel import cores
 from fedmrn.simulation.clients import end_with, uninterrupted
 
+_Task = tuple[Cell, Path, Path]
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -88,14 +90,21 @@ def run_cells(cells: Sequence[Cell], folder: Path, *, jobs: int, data_dir: Path)
         everyone.append(process)
         return mine, process
 
+    def taker(task: _Task) -> tuple[Connection, SpawnProcess]:
+        while idle:
+            connection, process = idle.pop()
+            if process.is_alive() and _sent(connection, task):  # it may have been killed since its last cell
+                return connection, process
+        connection, process = worker()
+        _sent(connection, task)  # if it is lost already, its end is noticed where events are waited for
+        return connection, process
+
     try:
         while waiting or busy:
             while waiting and len(busy) < jobs:
-                idle = [(c, p) for c, p in idle if p.is_alive()]
-                connection, process = idle.pop() if idle else worker()
                 cell = waiting.popleft()
+                connection, process = taker((cell, folder, data_dir))
                 busy[connection] = (process, cell)
-                connection.send((cell, folder, data_dir))
             ready = wait(list(busy))
             for connection in [c for c in busy if c in ready]:
                 process, cell = busy[connection]
@@ -111,7 +120,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, *, jobs: int, data_dir: Path)
                         idle.append((connection, process))
                 yield event
         for connection, _ in idle:
-            connection.send(None)
+            _sent(connection, None)
             connection.close()
         for process in everyone:
             process.join()
@@ -120,6 +129,15 @@ def run_cells(cells: Sequence[Cell], folder: Path, *, jobs: int, data_dir: Path)
         for process in everyone:
             process.join()
         watched.close()
+
+
+def _sent(connection: Connection, task: _Task | None) -> bool:
+    """Send a task, or the end, to a worker; return whether there was one to take it."""
+    try:
+        connection.send(task)
+    except OSError:
+        return False
+    return True
 
 
 class _Told:

@@ -5,7 +5,7 @@ seed makes an `Experiment`, which is what runs, and what a run folder keeps as `
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
@@ -17,8 +17,8 @@ from pydantic.dataclasses import dataclass
 from fedmrn.errors import ConfigError
 from fedmrn.methods import METHODS, method
 from fedmrn.scheme import Scheme
-from fedmrn.server_optimizer import SERVER, SERVER_LR, ServerOptimizer
-from fedmrn.text import nearest
+from fedmrn.server_optimizer import SERVER, SERVER_LR, ServerOptimizer, server_options
+from fedmrn.text import nearest, printable
 
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
@@ -88,7 +88,7 @@ class MethodConfig:
     @property
     def server_optimizer(self) -> ServerOptimizer:
         """The optimizer of the server (`fedmrn.server_optimizer`)."""
-        return SERVER[self.server](self.server_lr, self.server_beta, self.server_beta2, self.server_tau)
+        return SERVER[self.server](*(getattr(self, key) for key in server_options(self.server)))
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -151,20 +151,35 @@ class Setting:
         """
         row = method(name)
         alike = {k: v for k, v in self.method.get(row.like, {}).items() if k in COMMON or k in row.options}
-        own = {**alike, **self.method.get(name, {})}
+        own = self.method.get(name, {})
         common = {k: v for k, v in self.method.items() if not isinstance(v, dict) and (k in COMMON or k in row.options)}
         run = {"rounds": self.train.rounds, "seed": seed}  # options of these names follow the run, unless set
         follow = {k: v for k, v in run.items() if k in row.options}
-        values = {"optimizer": row.optimizer, **follow, **common, **own}
-        if values.get("server") in SERVER:
-            values = {"server_lr": SERVER_LR[values["server"]], **values}
-        values = {
+        values = {"optimizer": row.optimizer, **follow, **common, **alike, **own}
+        split = {
             **{k: v for k, v in values.items() if k in COMMON},
             "options": row.resolve({k: v for k, v in values.items() if k not in COMMON}),
         }
-        options = validate(MethodConfig, values, f"{self.name}: method.{name}")
+        where = f"{printable(self.name)}: method.{name}"
+        options = validate(MethodConfig, split, where)
+        _check_server(options.server, (own, alike, common), where)
+        if "server_lr" not in values:
+            options = replace(options, server_lr=SERVER_LR[options.server])
         parts = {"data": self.data, "model": self.model, "train": self.train, "options": options}
         return validate(Experiment, {"preset": self.name, "method": name, "seed": seed, **parts}, self.name)
+
+
+def _check_server(server: str, tables: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Refuse an option that another server has, but for one said more generally than `server`: it is for the others."""
+    for table in tables:
+        for key in table:
+            users = [kind for kind in SERVER if key in server_options(kind)]
+            if users and server not in users and table[key] != getattr(MethodConfig, key):
+                raise ConfigError(
+                    f"{where}: server is {server!r}, and {key} is an option of {' and '.join(users)} only"
+                )
+        if "server" in table:
+            return
 
 
 def run_name(experiment: Experiment) -> str:
@@ -208,15 +223,15 @@ def load_setting(source: str, changes: Iterable[str] = (), flag: str = "--set") 
     Raises:
         ConfigError: says which key or value is wrong and what would be right.
     """
-    known = presets()
+    known, shown = presets(), printable(source, 500)
     if source.endswith(".toml"):
         path = Path(source)
         if not path.is_file():
-            raise ConfigError(f"there is no configuration file {source}")
+            raise ConfigError(f"there is no configuration file {shown}")
         try:
             text, name = path.read_text("utf-8"), path.stem
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{source} is not a text file in UTF-8") from error
+            raise ConfigError(f"{shown} is not a text file in UTF-8") from error
     elif source in known:
         text = (files("fedmrn.experiments") / "presets" / f"{source}.toml").read_text("utf-8")
         name = source
@@ -224,10 +239,7 @@ def load_setting(source: str, changes: Iterable[str] = (), flag: str = "--set") 
         raise ConfigError(
             f"preset {source!r} does not exist{nearest(source, known)} (a file of your own must end in .toml)"
         )
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source} is not valid TOML: {error}") from error
+    values = parse_toml(text, shown)
     for change in changes:
         _apply(values, change, flag)
     if isinstance(values.get("method"), dict):
@@ -241,25 +253,42 @@ def _check_options(table: Mapping[str, Any], where: str) -> None:
     for key, value in table.items():
         choices = METHODS if isinstance(value, dict) else sorted(known)
         if key not in choices:
-            raise ConfigError(f"{where}: method.{key} does not exist{nearest(key, choices)}")
+            raise ConfigError(f"{where}: method.{printable(key, 60)} does not exist{nearest(key, choices)}")
         for option in value if isinstance(value, dict) else ():
             mine = [*COMMON, *METHODS[key].options]
             if option not in mine:
-                raise ConfigError(f"{where}: method.{key}.{option} does not exist{nearest(option, mine)}")
+                shown = printable(option, 60)
+                raise ConfigError(f"{where}: method.{key}.{shown} does not exist{nearest(option, mine)}")
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Return what a text from outside says as TOML.
+
+    Raises:
+        ConfigError: it is not TOML, or nests too deep, or has a whole number too long to be shown.
+    """
+    try:
+        values = tomllib.loads(text)
+        repr(
+            values
+        )  # dotted keys nest, and 0xff... is read, without end; a message about such a value could not be made
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} is not valid TOML: {printable(str(error))}") from error
+    return values
 
 
 def parse_value(text: str) -> Any:
     """Return what a text says as TOML; a bare word is a string."""
     try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"v = {text}", "the value")["v"]
+    except ConfigError:
         return text.strip()
 
 
 def _apply(values: dict[str, Any], change: str, flag: str) -> None:
     key, equals, text = change.partition("=")
     path = key.strip().split(".")
-    if not equals or not all(path) or "\n" in change:
+    if not equals or not all(path) or len(path) > 3 or "\n" in change:
         raise ConfigError(f"{flag} {change!r} is not of the form key=value, such as train.rounds=5")
     value = parse_value(text)
     if len(path) == 1:
@@ -296,15 +325,17 @@ def validate(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{where}: {_explain(kind, first)}") from error
+        raise ConfigError(f"{printable(where, 500)}: {_explain(kind, first)}") from error
 
 
 def _explain(kind: Any, error: Any) -> str:
-    path = [str(p) for p in error["loc"]]
+    path = [printable(str(p), 60) for p in error["loc"]]
     key = ".".join(path)
     if error["type"] == "unexpected_keyword_argument":
         for part in path[:-1]:
             kind = kind.__dataclass_fields__[part].type
         return f"unknown key {key}{nearest(path[-1], _fields(kind), ''.join(f'{p}.' for p in path[:-1]))}"
     message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{key} = {error['input']!r}: {message}" if error["type"] != "missing" else f"{key} is missing"
+    return (
+        f"{key} is missing" if error["type"] == "missing" else f"{key} = {printable(repr(error['input']))}: {message}"
+    )

@@ -16,7 +16,6 @@ killed at any moment goes on to the files that it would have written undisturbed
 
 import json
 import os
-import tomllib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ from fedmrn.data import (
 from fedmrn.errors import ConfigError, RunError
 from fedmrn.experiments.carried import restore_carried, save_carried
 from fedmrn.experiments.checkpoint import restore, save, saved_round, tidy
-from fedmrn.experiments.config import DataConfig, Experiment, difference
+from fedmrn.experiments.config import DataConfig, Experiment, difference, parse_toml
 from fedmrn.experiments.engines import Engine
 from fedmrn.experiments.records import Record
 from fedmrn.files import append, locked, write_atomic
@@ -356,8 +355,8 @@ def read_experiment(folder: Path) -> Experiment:
     """
     path = folder / "config.toml"
     try:
-        return Experiment.from_dict(tomllib.loads(path.read_text("utf-8")), str(path))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ConfigError) as error:
+        return Experiment.from_dict(parse_toml(path.read_text("utf-8"), "it"), str(path))
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
         raise RunError(f"{path} cannot be read ({error}); mend it, or --out FOLDER for a new run") from error
 
 

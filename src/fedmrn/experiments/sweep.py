@@ -31,9 +31,18 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from fedmrn.errors import ConfigError
-from fedmrn.experiments.config import Experiment, Name, Setting, difference, load_setting, run_name, validate
+from fedmrn.experiments.config import (
+    Experiment,
+    Name,
+    Setting,
+    difference,
+    load_setting,
+    parse_toml,
+    run_name,
+    validate,
+)
 from fedmrn.methods import METHODS
-from fedmrn.text import nearest
+from fedmrn.text import nearest, printable
 
 _MOST = 10_000  # cells
 Values = Annotated[list[bool | int | float | str], Field(min_length=1)]
@@ -110,15 +119,21 @@ def load_sweep(source: str, changes: Sequence[str] = ()) -> Sweep:
         for preset in block.preset:
             load_setting(_beside(preset, beside), changes)  # a mistake in --set is told as one
         for change in changes:
-            key = change.partition("=")[0].strip()
-            if key in block.axes:
-                raise ConfigError(f"--set {change}: {key} is what sweep {name} varies; change the file")
+            for axis in block.axes:
+                if _overlap(change.partition("=")[0].strip(), axis):
+                    raise ConfigError(f"--set {change}: {axis} is what sweep {name} varies; change the file")
     try:
         tables = _tables(blocks, changes, beside)
         cells = _unique(tables)
     except ConfigError as error:
         raise ConfigError(f"sweep {name}: {error}") from error
     return Sweep(name, str(values.get("description", "")), *cells)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two keys are the same, or one says for a method what the other says for all."""
+    (*rest, option), (*others, theirs) = one.split("."), other.split(".")
+    return one == other or (option == theirs and sorted([len(rest), len(others)]) == [1, 2] and rest[0] == others[0])
 
 
 def _read(source: str) -> tuple[dict[str, Any], Path]:
@@ -134,9 +149,9 @@ def _read(source: str) -> tuple[dict[str, Any], Path]:
     else:
         raise ConfigError(f"sweep {source!r} does not exist{nearest(source, known)} (a file must end in .toml)")
     try:
-        return tomllib.loads(data.decode("utf-8")), path.parent
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{source} is not valid TOML: {error}") from error
+        return parse_toml(data.decode("utf-8"), source), path.parent
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{source} is not a text file in UTF-8") from error
 
 
 def _parts(values: dict[str, Any], name: str) -> Iterator[tuple[dict[str, Any], str]]:
@@ -162,7 +177,7 @@ def _block(whole: Mapping[str, Any], own: Mapping[str, Any], where: str) -> Bloc
     lists = {key: getattr(block, key) for key in ("preset", "methods", "seeds")}
     for key, listed in (lists | {f"axes.{key}": values for key, values in block.axes.items()}).items():
         if len(set(listed)) != len(listed):
-            raise ConfigError(f"{where}: {key} has the same value twice")
+            raise ConfigError(f"{where}: {printable(key, 60)} has the same value twice")
     return block
 
 
@@ -193,6 +208,8 @@ def _tables(blocks: Sequence[Block], changes: Sequence[str], beside: Path) -> di
             parts = [f"{short[key]}={_word(value)}" for key, value in values.items()]
             words = filter(None, (block.name, Path(preset).stem if several else "", *parts))
             table = ",".join(re.sub(r"[^\w.+=-]", "-", word) for word in words)
+            if table in (".", "..", "tune"):  # a report passes over tuning runs
+                raise ConfigError(f"{table!r} cannot be the folder of a block: give it another name")
             setting = _setting(_beside(preset, beside), block.set, changes, values)
             for experiment in (setting.experiment(method, seed) for method in block.methods for seed in block.seeds):
                 key = _identity(experiment)
@@ -216,7 +233,8 @@ def _setting(preset: str, common: Mapping[str, Any], changes: Sequence[str], val
     """
     texts = [*_texts(common), *changes, *_texts(values)]
     setting = load_setting(preset, texts, "set or axes:")
-    return setting if setting.train.threads else replace(setting, train=replace(setting.train, threads=1))
+    said = any(text.partition("=")[0].strip() == "train.threads" for text in texts)
+    return setting if said or setting.train.threads else replace(setting, train=replace(setting.train, threads=1))
 
 
 def _texts(values: Mapping[str, Any]) -> list[str]:

@@ -61,7 +61,8 @@ class Grid:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.values) < 2 or len({parse_value(v) for v in self.values}) != len(self.values):
+        values = [parse_value(v) for v in self.values]
+        if len(values) < 2 or any(value in values[:i] for i, value in enumerate(values)):
             raise ConfigError(f"--tune needs at least two values of {self.option}, each once")
 
     @classmethod
@@ -78,16 +79,17 @@ class Grid:
         return cls(option.strip(), values, rounds, seed)
 
 
-def with_option(experiment: Experiment, option: str, value: str) -> Experiment:
-    """Return the experiment with one option of its method changed.
+def with_option(setting: Setting, name: str, seed: int, option: str, value: str) -> Experiment:
+    """Return the experiment of one method with one of its options changed; defaults that depend on it follow.
 
     Raises:
         ConfigError: the method has no such option, or the value is unusable.
     """
-    values = experiment.as_dict()
-    options = values["options"]
-    (options if option in COMMON else options["options"])[option] = parse_value(value)
-    return Experiment.from_dict(values, f"--tune {option}={value}")
+    own = {**setting.method.get(name, {}), option: parse_value(value)}
+    try:
+        return replace(setting, method={**setting.method, name: own}).experiment(name, seed)
+    except ConfigError as error:
+        raise ConfigError(f"--tune {option}={value}: {error}") from error
 
 
 def trials(setting: Setting, names: Sequence[str], grid: Grid, folder: Path) -> Trials:
@@ -99,12 +101,13 @@ def trials(setting: Setting, names: Sequence[str], grid: Grid, folder: Path) -> 
     mine = [name for name in names if grid.option in COMMON or grid.option in method(name).options]
     if not mine:
         raise ConfigError(f"--tune: none of these methods has an option {grid.option}")
-    found = {}
+    found: dict[str, dict[str, tuple[Experiment, Path]]] = {}
     for name in mine:
-        base = setting.experiment(name, grid.seed)
-        base = replace(base, train=replace(base.train, rounds=grid.rounds))
-        cells = ((value, with_option(base, grid.option, value)) for value in grid.values)
-        found[name] = {v: (e, folder / f"{run_name(e)}-{grid.option}{v}") for v, e in cells}
+        found[name] = {}
+        for value in grid.values:
+            whole = with_option(setting, name, grid.seed, grid.option, value)
+            cut = replace(whole, train=replace(whole.train, rounds=grid.rounds))
+            found[name][value] = cut, folder / f"{run_name(cut)}-{grid.option}{value}"
     return found
 
 
@@ -126,12 +129,12 @@ def choose(grid: Grid, cells: Trials, changes: Sequence[str]) -> Tuning:
     return {**asdict(grid), "changes": list(changes), "methods": methods}
 
 
-def tuned(plan: Sequence[Experiment], tuning: Tuning) -> tuple[list[Experiment], list[str]]:
-    """Return the plan with each method's choice, and the methods left out because they chose nothing."""
-    option, methods = tuning["option"], tuning["methods"]
-    dropped = [name for name, mine in methods.items() if mine["chosen"] is None]
+def tuned(setting: Setting, plan: Sequence[Experiment], tuning: Tuning) -> tuple[list[Experiment], list[str]]:
+    """Return the plan of a setting with each method's choice, and the methods left out because they chose nothing."""
+    option, taken = tuning["option"], {name: mine["chosen"] for name, mine in tuning["methods"].items()}
+    dropped = [name for name, value in taken.items() if value is None]
     kept = [e for e in plan if e.method not in dropped]
-    chosen = [with_option(e, option, methods[e.method]["chosen"]) if e.method in methods else e for e in kept]
+    chosen = [with_option(setting, e.method, e.seed, option, taken[e.method]) if e.method in taken else e for e in kept]
     return chosen, dropped
 
 
@@ -167,7 +170,8 @@ def is_of(tuning: Tuning, experiment: Experiment) -> bool:
     mine = tuning["methods"].get(experiment.method)
     if mine is None or mine["chosen"] is None:
         return mine is None
-    return with_option(experiment, tuning["option"], mine["chosen"]) == experiment
+    options = experiment.options.options | asdict(experiment.options)
+    return bool(options.get(tuning["option"]) == parse_value(mine["chosen"]))
 
 
 def tuning_title(tuning: Tuning) -> str:

@@ -13,7 +13,7 @@ import tomli_w
 from fedmrn import scheme, text
 from fedmrn.errors import ConfigError
 from fedmrn.experiments import config
-from fedmrn.experiments.config import Experiment, load_setting
+from fedmrn.experiments.config import Experiment, load_setting, parse_toml
 from fedmrn.methods import METHODS
 
 from .base import Target, own_folder, require
@@ -48,10 +48,10 @@ def _check(data: bytes) -> None:
         again = Experiment.from_dict(tomllib.loads(written), "again")
         require(again == experiment, "an experiment is not what its config.toml says")
     try:
-        Experiment.from_dict(tomllib.loads(file.decode("utf-8")), "config.toml")
+        Experiment.from_dict(parse_toml(file.decode("utf-8"), "config.toml"), "config.toml")
     except ConfigError as error:
         _message(error)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):  # the runner reads it, and says so
+    except UnicodeDecodeError:  # the runner reads it, and says so
         pass
 
 
@@ -61,6 +61,7 @@ def _seeds() -> list[bytes]:
     changes = (
         b"train.rounds=5\nmethod.lr=0.5\nmethod.fedmrn.scale=0.25\ndata.partition=dirichlet",
         b"rounds=5\nseed=1",
+        b"method.server=adam\nmethod.server_lr=0.1\nmethod.fedavg.server=[1]",
         b"method.fedmrn.side=float16\nmethod.down=eden4\nmodel.init_std=1e-3",
     )
     runs = [tomli_w.dumps(load_setting("digits").experiment(name, 1).as_dict()).encode() for name in METHODS]

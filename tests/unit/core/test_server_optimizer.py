@@ -13,7 +13,7 @@ from fedmrn.layout import Group
 from fedmrn.methods import METHODS, method
 from fedmrn.rules import MeanMask
 from fedmrn.server import Carried, Server
-from fedmrn.server_optimizer import SERVER, Adam, Momentum, Scaled, ServerOptimizer
+from fedmrn.server_optimizer import SERVER, Adam, Momentum, Scaled, ServerOptimizer, server_options
 from fedmrn.update import encode_update
 
 D, ROUNDS = 7, 5
@@ -95,7 +95,13 @@ def two_rounds(name: str, optimizer: ServerOptimizer, **options: object) -> list
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("kind", SERVER)
 def test_every_method_moves_by_every_optimizer_and_stays_what_its_clients_expect(name: str, kind: str) -> None:
-    optimizer = SERVER[kind](0.01 if kind == "adam" else 0.5, 0.9, 0.99, 0.001)
+    values = {
+        "server_lr": 0.01 if kind == "adam" else 0.5,
+        "server_beta": 0.9,
+        "server_beta2": 0.99,
+        "server_tau": 0.001,
+    }
+    optimizer = SERVER[kind](*(values[key] for key in server_options(kind)))
     states = two_rounds(name, optimizer)
     rule, coded = method(name).scheme().rule, LAYOUT.span(Group.CODED)
     assert len({s.tobytes() for s in states}) == 3

@@ -3,15 +3,19 @@
 import multiprocessing
 import os
 import signal
+import threading
 from contextlib import closing
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
 from fedmrn.experiments.cells import Event, check, run_cells
 from fedmrn.experiments.config import load_setting
 from fedmrn.experiments.runner import read_records
-from fedmrn.experiments.sweep import load_sweep
+from fedmrn.experiments.sweep import Cell, load_sweep
 
 TEXT = """
 preset = "digits"
@@ -46,6 +50,45 @@ def test_a_worker_that_is_lost(tmp_path: Path) -> None:
     assert [e.round for e in events if e.kind == "round"] == [1, 2]
     assert [r["accuracy"] for r in read_records(tmp_path / second)] == [e.accuracy for e in events if e.kind == "round"]
     assert last[third].kind == "start"
+
+
+class Mayfly:
+    """In place of a worker process: it does one cell, and is gone, though it passes for alive."""
+
+    exitcode = -9
+    started: ClassVar[list[Cell]] = []
+
+    def __init__(self, target: object, args: tuple[Connection, Connection]) -> None:
+        self.end = Connection(os.dup(args[0].fileno()))
+
+    def start(self) -> None:
+        self.thread = threading.Thread(target=self.work)
+        self.thread.start()
+
+    def work(self) -> None:
+        with self.end as end:
+            cell, _, _ = end.recv()
+            self.started.append(cell)
+            end.send(Event(cell, "done"))
+
+    def is_alive(self) -> bool:
+        self.thread.join(60)
+        return True
+
+    def join(self) -> None:
+        self.thread.join(60)
+
+
+def test_workers_that_are_lost_between_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another takes the cell, and at the end there is nobody to be told."""
+    (tmp_path / "s.toml").write_text(TEXT)
+    cells = load_sweep(str(tmp_path / "s.toml")).cells
+    context = SimpleNamespace(Pipe=multiprocessing.Pipe, Process=Mayfly)
+    monkeypatch.setattr("fedmrn.experiments.cells.get_context", lambda _: context)
+    monkeypatch.setattr(Mayfly, "started", started := [])
+    events = list(run_cells(cells, tmp_path, jobs=1, data_dir=tmp_path))
+    assert [(event.cell, event.kind) for event in events] == [(cell, "done") for cell in cells]
+    assert started == cells
 
 
 def test_each_setting_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

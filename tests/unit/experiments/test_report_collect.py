@@ -76,7 +76,8 @@ def test_another_setting_is_a_section_of_its_own(tmp_path: Path, change: str, fi
 
 
 def test_what_has_no_effect_is_no_difference(tmp_path: Path) -> None:
-    changes = ["data.alpha=0.1", "method.server_beta=0.5"]  # of the Dirichlet partition, and of the momentum optimizer
+    # Of the Dirichlet partition, and of the momentum optimizer.
+    changes = ["data.alpha=0.1", "method.fedmrn.server=mean", "method.server_beta=0.5"]
     section = only([write_run(tmp_path / "a"), write_run(tmp_path / "b", seed=2, changes=changes)])
     assert (section.name, [group.label for group in section.groups]) == ("", ["fedmrn"])
     other = write_run(tmp_path / "c", changes=["method.server=momentum", "method.server_beta=0.5"])

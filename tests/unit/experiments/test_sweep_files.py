@@ -52,6 +52,8 @@ def test_a_cell_is_what_a_run_with_the_same_changes_is(tmp_path: Path) -> None:
     assert cell.experiment == load_setting("digits", [*words, "train.threads=1"]).experiment("fedmrn", 1)
     (other,) = load(tmp_path, HEAD, "train.threads=3").cells
     assert other.experiment.train.threads == 3
+    for said in (load(tmp_path, HEAD, "train.threads=0"), load(tmp_path, HEAD + "set.train.threads = 0\n")):
+        assert said.cells[0].experiment.train.threads == 0
 
 
 def test_blocks_take_what_they_do_not_say_from_the_file(tmp_path: Path) -> None:
@@ -116,6 +118,7 @@ def test_tables_have_readable_names_that_tell_them_apart(tmp_path: Path) -> None
         (HEAD + "[axes]\nmethod.scale = [0.1, 0]", ["noise scale 0"]),
         (HEAD + "[axes]\nmethod.scale = [0.1, 0.1]", ["axes.method.scale", "twice"]),
         (HEAD + "[axes]\nmethod.levels = [3, 7]", ["fedmrn is the same in levels=3 and in levels=7", "[[block]]"]),
+        *((HEAD + f'[[block]]\nname = "{name}"', [f"'{name}' cannot be the folder"]) for name in (".", "..", "tune")),
         (HEAD + "[[block]]\n[[block]]\nset.train.rounds = 9", ["the table without a name: train.rounds is 20"]),
         (HEAD + "[[block]]\n[[block]]\nset.method.lr = 9", ["the folder fedmrn-seed1: options.lr is 0.1"]),
         (HEAD + f"[axes]\ntrain.rounds = {list(range(1, 10_002))}", ["10,001 cells; at most 10,000"]),
@@ -137,6 +140,21 @@ def test_mistakes_in_what_is_given_beside_the_file(tmp_path: Path) -> None:
         load(tmp_path, HEAD, "rounds=3")
     with pytest.raises(ConfigError, match=r"--set method.scale=1: method.scale is what sweep mine varies"):
         load(tmp_path, HEAD + "[axes]\nmethod.scale = [0.1, 0.2]", "method.scale=1")
+    for axis, change in (("method.scale", "method.fedmrn.scale"), ("method.fedmrn.scale", "method.scale")):
+        with pytest.raises(ConfigError, match=rf"--set {change}=1: {axis} is what sweep mine varies"):
+            load(tmp_path, HEAD + f"[axes]\n{axis} = [0.1, 0.2]", f"{change}=1")
+
+
+@pytest.mark.parametrize("name", ["/etc", "../x", "a/../../x"])
+def test_a_name_stays_in_the_folder_of_the_sweep(tmp_path: Path, name: str) -> None:
+    (cell,) = load(tmp_path, HEAD + f'[[block]]\nname = "{name}"').cells
+    assert cell.folder == Path(name.replace("/", "-")) / "fedmrn-seed1"
+
+
+def test_what_one_method_is_given_beside_an_axis_of_another(tmp_path: Path) -> None:
+    text = HEAD.replace('["fedmrn"]', '["fedmrn", "fedavg"]') + "[[block]]\naxes.method.fedmrn.lr = [0.2]\n"
+    found = load(tmp_path, text, "method.fedavg.lr=0.3", "data.alpha=0.7")
+    assert [cell.experiment.options.lr for cell in found.cells] == [0.2, 0.3]
 
 
 @pytest.mark.parametrize("name", sweeps())

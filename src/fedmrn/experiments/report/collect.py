@@ -16,6 +16,7 @@ from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.records import Record
 from fedmrn.experiments.report.records import read_holdings, read_rounds, read_setting
 from fedmrn.methods import METHODS
+from fedmrn.server_optimizer import SERVER, server_options
 from fedmrn.text import printable, spans
 from fedmrn.torch.objectives import OBJECTIVES
 
@@ -28,12 +29,6 @@ _OWN: Mapping[str, tuple[str, ...]] = {
     "roles": ("min_size",),
 }
 """The options that each partition has."""
-_SERVER: Mapping[str, tuple[str, ...]] = {
-    "mean": (),
-    "momentum": ("server_beta",),
-    "adam": ("server_beta", "server_beta2", "server_tau"),
-}
-"""The options that each server optimizer has beside its learning rate."""
 _SHOWN = {"data.name", "data.partition", "data.clients", "train.clients_per_round", "train.rounds"}  # in every title
 
 
@@ -246,7 +241,8 @@ def setting(experiment: Experiment) -> Key:
 def options(experiment: Experiment) -> Key:
     """The method and its options; an option that follows the run's seed does not tell runs apart."""
     options = flat(experiment.as_dict()["options"])
-    for name in {name for names in _SERVER.values() for name in names}.difference(_SERVER[experiment.options.server]):
+    every = {name for kind in SERVER for name in server_options(kind)}
+    for name in every.difference(server_options(experiment.options.server)):
         options.pop(name)  # without effect
     if options.get("seed") == experiment.seed:
         options["seed"] = "the run's"

@@ -1,0 +1,99 @@
+"""Settings: whatever a file or `--set` says, a mistake ends in one typed, printable line; nothing is ignored."""
+
+from pathlib import Path
+
+import pytest
+
+from fedmrn.errors import ConfigError, RunError
+from fedmrn.experiments.config import Experiment, load_setting
+from fedmrn.experiments.runner import read_experiment
+from fedmrn.experiments.sweep import load_sweep
+from fedmrn.experiments.tune import Grid
+
+LONG = "1" * 5_000
+HEX = "0x" + "f" * 5_000
+DEEP = "[" * 5_000
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("method.server=[1]", "server = [1]: input should be 'mean', 'momentum' or 'adam'"),
+        *((f"train.rounds={value}", "train.rounds = '") for value in (LONG, HEX, DEEP)),
+        *((f"method.{key}={value}", key) for key in ("lr", "noise", "scale") for value in (LONG, HEX, DEEP)),
+        ("train.rounds" + ".a" * 5_000 + "=1", "key=value"),
+        ("train.ro\x1b[2Junds=3", "unknown key train.ro?[2Junds"),
+        ("method.\x1b=3", "method.? does not exist"),
+        ("method.fedmrn.\x1b=3", "method.fedmrn.? does not exist"),
+    ],
+    ids=lambda text: ascii(text[:30]),
+)
+def test_changes_that_are_none(change: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_setting("digits", [change]).experiment("fedmrn", 1)
+    assert words in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text", [f"x = {LONG}", f"x = {HEX}", f"x = {DEEP}", "x" + ".a" * 1_200 + " = 1"], ids=lambda text: ascii(text[:8])
+)
+def test_files_that_no_reader_of_them_takes(tmp_path: Path, text: str) -> None:
+    source = write(tmp_path, text)
+    for load in (load_setting, load_sweep):
+        with pytest.raises(ConfigError, match=r"mine\.toml is not valid TOML"):
+            load(source)
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(RunError, match=r"config\.toml cannot be read \(it is not valid TOML"):
+        read_experiment(tmp_path)
+
+
+@pytest.mark.parametrize("table", ["", "[data]\n", "[method]\n", "[method.fedmrn]\n"])
+def test_keys_are_shown_without_what_a_terminal_would_obey(tmp_path: Path, table: str) -> None:
+    source = write(tmp_path, f'{table}"\\u001b[2J\\nx" = 1\n')
+    with pytest.raises(ConfigError, match=r"\?\[2J\?x") as caught:
+        load_setting(source)
+    assert str(caught.value).isprintable()
+
+
+def test_values_of_a_grid_are_compared_whatever_they_are() -> None:
+    assert Grid.parse("lr=[1],[2]", 1, 1).values == ("[1]", "[2]")
+    for twice in ("[1],[1]", "0.1,0.10"):
+        with pytest.raises(ConfigError, match="each once"):
+            Grid.parse(f"lr={twice}", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["server_beta=0.5"], "server is 'mean', and server_beta is an option of momentum and adam only"),
+        (["server=momentum", "server_tau=0.1"], "server is 'momentum', and server_tau is an option of adam only"),
+        (["server=momentum", "fedmrn.server_beta2=0.5"], "server_beta2 is an option of adam only"),
+        (["fedmrn.server=mean", "fedmrn.server_beta=0.5"], "server_beta is an option of"),
+    ],
+)
+def test_an_option_of_another_server_is_refused(changes: list[str], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_setting("digits", [f"method.{change}" for change in changes]).experiment("fedmrn", 1)
+    assert words in str(caught.value)
+
+
+def test_an_option_of_another_server_is_taken_where_it_is_for_other_methods_or_the_default() -> None:
+    changes = ["server=adam", "server_beta2=0.5", "fedmrn.server=momentum", "fedmrn-s.server_beta2=0.99"]
+    changes += ["fedmrn-s.server=mean", "fedmrn-no-pm.server=mean"]
+    setting = load_setting("digits", [f"method.{change}" for change in changes])
+    found = {name: setting.experiment(name, 1) for name in ("fedavg", "fedmrn", "fedmrn-s", "fedmrn-no-pm")}
+    assert {name: (e.options.server, e.options.server_lr) for name, e in found.items()} == {
+        "fedavg": ("adam", 0.01),
+        "fedmrn": ("momentum", 1.0),
+        "fedmrn-s": ("mean", 1.0),
+        "fedmrn-no-pm": ("mean", 1.0),
+    }
+    for experiment in found.values():
+        assert Experiment.from_dict(experiment.as_dict(), "again") == experiment
