@@ -36,6 +36,7 @@ sys.path.append(str(Path(__file__).parents[2] / "unit" / "data"))
 
 from data_samples import describe, mat, python2_pickle, tar_gz, zipped
 from data_samples import idx as idx_file
+
 from made_up import leaf_document, raw_document, write_leaf, write_raw, write_voc
 
 _COUNT, _PIXELS = 5, 12
