@@ -59,8 +59,18 @@ def test_only_the_files_of_two_rounds_are_kept(tmp_path: Path) -> None:
     assert restore_carried(tmp_path, LAYOUT, 9, ROW.scheme(), STATE).level is None
 
 
-@pytest.mark.parametrize("damage", ["missing", "flipped", "shorter", "another round", "other setting", "other model"])
-def test_files_that_cannot_be_used(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("missing", "No such file"),
+        ("flipped", "checksum"),
+        ("shorter", ""),
+        ("another round", "of another round, than its name says: of round 1"),
+        ("other setting", "for this model and setting it must have 2"),
+        ("other model", "it is for a model with other tensors"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path: Path, damage: str, words: str) -> None:
     kept, path, scheme = (
         Carried(np.ones((1, LAYOUT.trainable), np.float32), Level(0.25, 0.5)),
         tmp_path / "carried-2.bin",
@@ -79,5 +89,5 @@ def test_files_that_cannot_be_used(tmp_path: Path, damage: str) -> None:
         path.write_bytes(replace(Frame.from_bytes(data), round=1).to_bytes())
     elif damage == "other setting":
         scheme = ROW.scheme({"scale": "auto"})
-    with pytest.raises(RunError, match=r"carried-2\.bin"):
+    with pytest.raises(RunError, match=rf"carried-2\.bin cannot be used \(.*{words}.*delete checkpoint\.bin to start"):
         restore_carried(tmp_path, LAYOUT, 2, scheme, STATE)
