@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.records import Record
 from fedmrn.experiments.report.records import read_holdings, read_rounds, read_setting
 from fedmrn.methods import METHODS
+from fedmrn.server_optimizer import SERVER
 from fedmrn.text import printable, spans
 from fedmrn.torch.objectives import OBJECTIVES
 
@@ -29,9 +30,8 @@ _OWN: Mapping[str, tuple[str, ...]] = {
 }
 """The options that each partition has."""
 _SERVER: Mapping[str, tuple[str, ...]] = {
-    "mean": (),
-    "momentum": ("server_beta",),
-    "adam": ("server_beta", "server_beta2", "server_tau"),
+    name: tuple(f"server_{field.name}" for field in fields(make(1.0, 0.5, 0.5, 1.0)) if field.name != "lr")
+    for name, make in SERVER.items()
 }
 """The options that each server optimizer has beside its learning rate."""
 _SHOWN = {"data.name", "data.partition", "data.clients", "train.clients_per_round", "train.rounds"}  # in every title
@@ -240,6 +240,7 @@ def setting(experiment: Experiment) -> Key:
     own = _OWN[experiment.data.partition]
     others = {f"data.{name}" for names in _OWN.values() for name in names if name not in own}  # without effect
     parts = flat({part: values[part] for part in ("data", "model", "train")})
+    others.add("train.workers")
     return tuple((k, v) for k, v in parts.items() if k not in others)
 
 
