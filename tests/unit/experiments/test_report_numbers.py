@@ -15,7 +15,7 @@ from fedmrn.experiments.report.collect import Group, collect
 from fedmrn.experiments.report.convergence import Reached, check_targets, default_targets, reach
 from fedmrn.experiments.report.curves import draw_bytes, draw_rounds
 from fedmrn.experiments.report.figures import configuration, run_line
-from fedmrn.experiments.report.masks import coded_bits, density, draw_masks, entropy
+from fedmrn.experiments.report.masks import coded_bits, density, draw_masks, draw_scales, entropy, scales
 from fedmrn.experiments.report.tables import convergence_table, final_table
 from fedmrn.experiments.report.times import draw_times, step_milliseconds, steps
 from fedmrn.experiments.summary import reference_of, summarise
@@ -140,6 +140,24 @@ def test_a_round_without_density_is_a_gap(tmp_path: Path) -> None:
     assert found[1][0, 1:].tolist() == [0.4, 0.4]
     right = draw_masks((group,), "title").axes[2]
     assert [line.get_label() for line in right.lines] == ["not coded"]  # whose layer that is is not known
+
+
+def test_the_adapted_scale_is_drawn_where_it_is(tmp_path: Path) -> None:
+    auto = ["method.fedmrn.scale=auto"]
+    paths = [
+        write_run(tmp_path / "a", scales=[0.1, 0.2, 0.4], changes=auto),
+        write_run(tmp_path / "b", seed=2, scales=[0.3, 0.2, 0.8], changes=auto),
+        write_run(tmp_path / "fixed"),
+    ]
+    adapted, fixed = sorted(groups(paths), key=lambda group: -len(group.runs))
+    assert scales(fixed) is None
+    (axes,) = draw_scales([adapted], "title").axes
+    assert axes.get_yscale() == "log"
+    (line,) = axes.lines
+    np.testing.assert_allclose(line.get_ydata(), [0.2, 0.2, 0.6])
+    assert list(line.get_xdata()) == [1, 2, 3]
+    band = axes.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == pytest.approx((0.1, 0.8))
 
 
 def test_steps_of_a_round_are_batches_of_its_clients(tmp_path: Path) -> None:
