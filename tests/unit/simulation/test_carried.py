@@ -1,16 +1,19 @@
 """What a server keeps beside its state comes back to the bit, and damaged files are named."""
 
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from small_federation import federation, records, run, small_model
 
 from fedmrn.auto_scale import Level
+from fedmrn.cli.show import show_frame
 from fedmrn.errors import RunError
 from fedmrn.experiments.carried import restore_carried, save_carried
-from fedmrn.frame import Frame
+from fedmrn.frame import Frame, Role, Section
 from fedmrn.layout import Group, Layout, TensorSpec
 from fedmrn.methods import METHODS
 from fedmrn.server import Carried
@@ -57,6 +60,27 @@ def test_only_the_files_of_two_rounds_are_kept(tmp_path: Path) -> None:
     assert (fresh.moments == 0).all()
     assert fresh.level == Level(0.5)
     assert restore_carried(tmp_path, LAYOUT, 9, ROW.scheme(), STATE).level is None
+
+
+def _shown(frame: Frame) -> str:
+    text = StringIO()
+    show_frame(Console(file=text, width=200), frame, len(frame.to_bytes()))
+    return text.getvalue().partition("layout digest")[2]
+
+
+def test_a_file_of_values_is_not_shown_as_a_mask(tmp_path: Path) -> None:
+    save_carried(tmp_path, LAYOUT, ROW.id, 2, Carried(np.ones((1, LAYOUT.trainable), np.float32), Level(0.25, 0.5)))
+    kept = Frame.from_bytes((tmp_path / "carried-2.bin").read_bytes())
+    shown = _shown(kept)
+    assert f"bytes: values {4 * (LAYOUT.trainable + 2)}, side data 0" in shown
+    assert "coded values" in shown
+    assert "mask" not in shown
+    assert "update" not in shown
+    codec = ROW.scheme().codecs[Group.CODED]
+    mask = Section(codec.id, Role.UPDATE, Group.CODED, 12, codec.params(), bytes(2))
+    shown = _shown(replace(kept, sections=(mask,)))
+    assert "bytes: mask 2, side data 0" in shown
+    assert "coded update" in shown
 
 
 @pytest.mark.parametrize(
