@@ -10,11 +10,12 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from fedmrn.bits import unpack_bits
-from fedmrn.codecs import CHUNK, CODECS, MaskedNoise, codec_from
+from fedmrn.codecs import CHUNK, CODECS, MaskedNoise, Raw, codec_from
 from fedmrn.errors import FrameError, LimitError
 from fedmrn.experiments.account import SECTIONS, traffic_line
 from fedmrn.experiments.summary import HEADER, LEGEND, Summary, cells, reference_of
 from fedmrn.frame import Frame, Role, Section
+from fedmrn.layout import Group
 from fedmrn.methods import METHODS
 from fedmrn.update import plain
 
@@ -82,7 +83,13 @@ def show_frame(console: Console, frame: Frame, size: int) -> None:
 
 def _parts(frame: Frame) -> str:
     found = frame.account()
-    return ", ".join(f"{name} {sum(found[p] for p in parts):,}" for name, parts in SECTIONS.items() if name != "total")
+    coded = [s for s in frame.sections if s.group is Group.CODED and s.role is not Role.TEMPLATE]
+    names = {"mask": "values"} if coded and all(s.codec == Raw.id for s in coded) else {}
+    return ", ".join(
+        f"{names.get(name, name)} {sum(found[p] for p in parts):,}"
+        for name, parts in SECTIONS.items()
+        if name != "total"
+    )
 
 
 def _raw_length(frame: Frame) -> str:
@@ -98,7 +105,9 @@ def _raw_length(frame: Frame) -> str:
 
 def _section_row(frame: Frame, s: Section) -> tuple[str, ...]:
     bits = f"{8 * s.size / s.count:.3f}" if s.count else "-"
-    label = f"{s.group.name.lower()} {s.role.name.lower()}"
+    # Raw values may be an update, or what a server or client keeps in a file.
+    role = "values" if s.codec == Raw.id and s.role is Role.UPDATE else s.role.name.lower()
+    label = f"{s.group.name.lower()} {role}"
     name, content = _content(frame, s)
     return label, name, f"{s.count:,}", f"{s.size:,}", bits, content
 

@@ -31,6 +31,22 @@ def read_files(source: Source, data_dir: Path, *, download: bool) -> tuple[bytes
     return tuple(_read(source, file, folder) for file in source.files)
 
 
+def read_limited(path: Path, most: int) -> bytes:
+    """Return the bytes of a file of no published size.
+
+    Raises:
+        DataError: it has more than `most` bytes, or cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+        blob = path.read_bytes() if size <= most else None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; unpack the archive anew") from error
+    if blob is None:
+        raise DataError(f"{path} has {size} bytes, more than {most}; put the right file there")
+    return blob
+
+
 def _find(file: RemoteFile, folder: Path) -> Path | None:
     candidates = (folder / file.name, folder.parent / file.name)
     return next((path for path in candidates if path.is_file()), None)

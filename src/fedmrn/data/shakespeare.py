@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmrn.data.files import read_limited
 from fedmrn.data.records import Arrays
 from fedmrn.errors import DataError
 
@@ -29,7 +30,8 @@ FILE = "shakespeare_by_role.json.gz"
 
 _TRAIN = 0.8
 _MOST_BYTES = 1 << 30
-_MOST_TEXT = 1 << 28
+_MOST_TEXT = 1 << 25
+_MOST_SAMPLES = 1 << 24  # of a file of texts, or of a folder of LEAF: each becomes LENGTH bytes
 _CODES = np.full(128, len(CHARACTERS) - 1, np.uint8)
 _CODES[[ord(c) for c in CHARACTERS]] = np.arange(len(CHARACTERS))
 
@@ -90,12 +92,14 @@ def _joined(samples: list[_Samples]) -> tuple[NDArray[np.uint8], NDArray[np.int6
 
 def _texts(path: Path) -> Iterator[NDArray[np.uint8]]:
     """Yield each role's text as codes."""
+    total = 0
     for count, value, where in _users(_inflated(path), path):
         text = value.get("raw")
         if not isinstance(text, str):
             raise _wrong(path, f"{where}.raw", "is not a text")
         if count != max(0, len(text) - LENGTH):
             raise _wrong(path, where, f"has {len(text)} characters, so num_samples must be {LENGTH} less, not {count}")
+        total = _counted(path, total, count)
         yield encode(text)
 
 
@@ -105,8 +109,9 @@ def _leaf(folder: Path) -> Iterator[_Samples]:
     if not paths:
         raise DataError(f"{folder} holds no .json file; put LEAF's there")
     seen: set[str] = set()
+    total = 0
     for path in paths:
-        for count, value, where in _users(_limited(path), path):
+        for count, value, where in _users(read_limited(path, _MOST_BYTES), path):
             if where in seen:
                 raise _wrong(path, where, f"is in another file of {folder} too")
             seen.add(where)
@@ -114,7 +119,15 @@ def _leaf(folder: Path) -> Iterator[_Samples]:
                 _strings(path, f"{where}.{name}", value.get(name), count, length)
                 for name, length in (("x", LENGTH), ("y", 1))
             )
+            total = _counted(path, total, count)
             yield _Samples(encode(x).reshape(count, LENGTH), encode(y))
+
+
+def _counted(path: Path, total: int, count: int) -> int:
+    """Return the sum: the samples so far, with those of a user of this file."""
+    if total + count > _MOST_SAMPLES:
+        raise DataError(f"{path} brings more than {_MOST_SAMPLES} samples; put the right file there")
+    return total + count
 
 
 def _strings(path: Path, where: str, texts: object, count: int, length: int) -> str:
@@ -149,16 +162,12 @@ def _users(blob: bytes, path: Path) -> Iterator[tuple[int, dict[str, Any], str]]
         yield count, data[user], where
 
 
-def _limited(path: Path) -> bytes:
-    if path.stat().st_size > _MOST_BYTES:
-        raise DataError(f"{path} has more than {_MOST_BYTES} bytes; put the right file there")
-    return path.read_bytes()
-
-
 def _inflated(path: Path) -> bytes:
     try:
         with gzip.open(path) as file:
-            blob = file.read(_MOST_TEXT + 1)
+            blob = b""
+            while len(blob) <= _MOST_TEXT and (piece := file.read(1 << 20)):
+                blob += piece
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not sound gzip ({error}); get it anew") from error
     if len(blob) > _MOST_TEXT:

@@ -10,6 +10,7 @@ Source: Everingham et al., "The PASCAL visual object classes challenge 2012", de
 """
 
 import re
+import warnings
 from io import BytesIO
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fedmrn.data.files import read_limited
 from fedmrn.data.records import Arrays
 from fedmrn.errors import DataError
 
@@ -67,7 +69,7 @@ def _part(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]
 
 def _names(path: Path) -> list[str]:
     try:
-        names = _limited(path).decode("ascii").split()
+        names = read_limited(path, _MOST_BYTES).decode("ascii").split()
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a text file in ASCII; get it anew") from error
     wrong = next((name for name in names if not _NAME.fullmatch(name)), None)
@@ -77,25 +79,17 @@ def _names(path: Path) -> list[str]:
     return names
 
 
-def _limited(path: Path) -> bytes:
-    try:
-        size = path.stat().st_size
-        blob = path.read_bytes() if size <= _MOST_BYTES else None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; unpack the archive anew") from error
-    if blob is None:
-        raise DataError(f"{path} has {size} bytes, more than {_MOST_BYTES}; put the right file there")
-    return blob
-
-
 def _open(path: Path, kind: str) -> Image.Image:
     """Return a picture, decoded; its size is checked before."""
+    blob = read_limited(path, _MOST_BYTES)
     try:
-        with Image.open(BytesIO(_limited(path)), formats=[kind]) as image:
-            if max(image.size) > _MOST_PIXELS:
-                raise DataError(f"{path} is of {image.size} pixels, at most {_MOST_PIXELS} a side; get it anew")
-            image.load()
-            return image
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the check below is stricter
+            with Image.open(BytesIO(blob), formats=[kind]) as image:
+                if max(image.size) > _MOST_PIXELS:
+                    raise DataError(f"{path} is of {image.size} pixels, at most {_MOST_PIXELS} a side; get it anew")
+                image.load()
+                return image
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a sound {kind} file ({error}); get it anew") from error
 

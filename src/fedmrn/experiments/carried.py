@@ -11,15 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.auto_scale import Level
-from fedmrn.codecs import EncodeKeys, Raw
 from fedmrn.errors import FrameError, RunError
-from fedmrn.files import write_atomic
-from fedmrn.frame import Frame, Kind, Role, Section
-from fedmrn.layout import Group, Layout
+from fedmrn.experiments.vectors import read_vector, write_vector
+from fedmrn.layout import Layout
 from fedmrn.scheme import Scheme
 from fedmrn.server import Carried
 
 _NAME = re.compile(r"carried-(\d+)\.bin")
+_SERVER = 0  # whose vector it is: no client's
 
 
 def save_carried(folder: Path, layout: Layout, method: int, round: int, carried: Carried) -> None:
@@ -29,9 +28,7 @@ def save_carried(folder: Path, layout: Layout, method: int, round: int, carried:
         vector = np.append(vector, np.array([carried.level.scale, carried.level.peak], np.float32))
     if not vector.size:
         return
-    section = Section(Raw.id, Role.UPDATE, Group.CODED, vector.size, b"", Raw().encode(vector, EncodeKeys(0, 0)))
-    frame = Frame(Kind.UPDATE, method, round, 0, layout.digest, 1, (section,))
-    write_atomic(folder / f"carried-{round}.bin", frame.to_bytes())
+    write_vector(folder / f"carried-{round}.bin", layout, method, round, _SERVER, vector)
     for path in folder.glob("carried-*.bin"):
         found = _NAME.fullmatch(path.name)
         if found and int(found[1]) < round - 1:
@@ -50,13 +47,7 @@ def restore_carried(folder: Path, layout: Layout, round: int, scheme: Scheme, st
         return start
     path = folder / f"carried-{round}.bin"
     try:
-        frame = Frame.from_bytes(path.read_bytes(), kind=Kind.UPDATE)
-        section = frame.select(Role.UPDATE, Group.CODED)
-        if section is None or section.count != size + more or frame.layout_digest != layout.digest:
-            raise RunError(f"{path} is for another model or setting; delete checkpoint.bin to start from round 1")
-        if frame.round != round:
-            raise RunError(f"{path} is of round {frame.round}; delete checkpoint.bin to start from round 1")
-        vector = Raw().decode(section.body, section.count, 0)
+        vector = read_vector(path, layout, round, _SERVER, size + more)
     except (OSError, FrameError) as error:
         raise RunError(f"{path} cannot be used ({error}); delete checkpoint.bin to start from round 1") from error
     level = Level(*vector[size:].tolist()) if more else None

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs import EncodeKeys, Raw
-from fedmrn.errors import FrameError, RunError, WrongKeyError, WrongLayoutError
+from fedmrn.errors import FrameError, RunError
+from fedmrn.experiments.vectors import read_vector, write_vector
 from fedmrn.files import write_atomic
-from fedmrn.frame import Frame, Kind, Role, Section
+from fedmrn.frame import Frame, Kind
 from fedmrn.layout import Group, Layout
 from fedmrn.simulation.engine import Memory, RoundResult
 from fedmrn.update import read_state, state_sections
@@ -32,10 +32,7 @@ def save(folder: Path, layout: Layout, method: int, result: RoundResult) -> None
     if result.memory:
         memory.mkdir(exist_ok=True)
     for client, vector in result.memory.items():
-        body = Raw().encode(vector, EncodeKeys(0, 0))
-        section = Section(Raw.id, Role.UPDATE, Group.CODED, vector.size, b"", body)
-        frame = Frame(Kind.UPDATE, method, result.round, client, layout.digest, 1, (section,))
-        write_atomic(memory / f"{client}-{result.round}.bin", frame.to_bytes())
+        write_vector(memory / f"{client}-{result.round}.bin", layout, method, result.round, client, vector)
     state = state_sections(layout, result.state)
     frame = Frame(Kind.BROADCAST, method, result.round, 0, layout.digest, 0, state)
     write_atomic(folder / "checkpoint.bin", frame.to_bytes())
@@ -50,7 +47,7 @@ def saved_round(folder: Path) -> int:
     Raises:
         RunError: the checkpoint is damaged.
     """
-    frame = _frame(folder / "checkpoint.bin", Kind.BROADCAST)
+    frame = _frame(folder / "checkpoint.bin")
     return 0 if frame is None else frame.round
 
 
@@ -69,7 +66,7 @@ def restore(
     Raises:
         RunError: a file is damaged, missing or does not fit, or rounds.jsonl lost rounds.
     """
-    saved = _frame(folder / "checkpoint.bin", Kind.BROADCAST)
+    saved = _frame(folder / "checkpoint.bin")
     if saved is None:
         return 0, None, {}
     try:
@@ -115,22 +112,14 @@ def _memory_files(folder: Path) -> list[tuple[Path, int, int]]:
 
 
 def _read_memory(path: Path, client: int, round_: int, layout: Layout) -> NDArray[np.float32]:
-    frame = _frame(path, Kind.UPDATE)
-    section = None if frame is None else frame.select(Role.UPDATE, Group.CODED)
     try:
-        if frame is None or section is None or frame.layout_digest != layout.digest:
-            raise WrongLayoutError("it is for a model with other tensors")
-        if (frame.noise_key, frame.round) != (client, round_):
-            raise WrongKeyError("it is another client's, or of another round, than its name says")
-        if section.count != layout.span(Group.CODED).stop:
-            raise WrongLayoutError("it has another number of values than the model")
-        return Raw().decode(section.body, section.count, 0)
-    except FrameError as error:
+        return read_vector(path, layout, round_, client, layout.span(Group.CODED).stop)
+    except (OSError, FrameError) as error:
         raise RunError(f"{path} does not fit: {error}; delete checkpoint.bin to start this run from round 1") from error
 
 
-def _frame(path: Path, kind: Kind) -> Frame | None:
+def _frame(path: Path) -> Frame | None:
     try:
-        return Frame.from_bytes(path.read_bytes(), kind=kind) if path.exists() else None
+        return Frame.from_bytes(path.read_bytes(), kind=Kind.BROADCAST) if path.exists() else None
     except FrameError as error:
         raise RunError(f"{path} is damaged ({error}); delete checkpoint.bin to start this run from round 1") from error

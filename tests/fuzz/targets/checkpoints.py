@@ -11,7 +11,7 @@ import numpy as np
 
 from fedmrn import frame, update
 from fedmrn.errors import RunError
-from fedmrn.experiments import checkpoint
+from fedmrn.experiments import checkpoint, vectors
 from fedmrn.experiments.checkpoint import restore, save, saved_round
 from fedmrn.layout import Group
 from fedmrn.methods import METHODS
@@ -71,4 +71,4 @@ def _seeds() -> list[bytes]:
     return [bytes([which]) + file for which, file in enumerate(_good())]
 
 
-CHECKPOINT = Target("checkpoint", _check, _seeds, (frame, update, checkpoint), memory=1 << 20, repair=_repair)
+CHECKPOINT = Target("checkpoint", _check, _seeds, (frame, update, checkpoint, vectors), memory=1 << 20, repair=_repair)

@@ -1,6 +1,7 @@
-"""Data files: IDX in gzip, CIFAR's archive and its pickles, and the check of size and digest before any of them.
+"""Data files: IDX in gzip, CIFAR's archive and its pickles, and the check of size and digest before any of them; and
+what has no digest: Shakespeare's JSON in both forms, Pascal VOC's lists, images and masks.
 
-An input is a byte that says which format, and the file; two of the formats come without their gzip too, which the
+An input is a byte that says which format, and the file; some of the formats come without their gzip too, which the
 target adds, so that a mutation is not lost on a checksum.
 
 MATLAB files (SVHN) are read by scipy, whose compiled code a damaged file can crash (docs/fuzzing.md): what keeps such a
@@ -8,28 +9,35 @@ file away from it is the digest, and that is what is fuzzed here.
 """
 
 import gzip
+import json
 import sys
 import tarfile
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.data import DATASETS, cifar, files, idx, pickles
+from fedmrn.data import DATASETS, cifar, files, idx, pickles, shakespeare, voc
 from fedmrn.data.cifar import read_members
 from fedmrn.data.files import read_files
 from fedmrn.data.idx import parse_idx
 from fedmrn.data.pickles import read_batch
+from fedmrn.data.records import Arrays
+from fedmrn.data.shakespeare import read_shakespeare
+from fedmrn.data.voc import SIZE, read_voc
 from fedmrn.errors import DataError
 
 from .base import Target, own_folder, require
 
+sys.path.append(str(Path(__file__).parents[2]))
 sys.path.append(str(Path(__file__).parents[2] / "unit" / "data"))
 
 from data_samples import describe, mat, python2_pickle, tar_gz, zipped
 from data_samples import idx as idx_file
+
+from made_up import leaf_document, raw_document, write_leaf, write_raw, write_voc
 
 _COUNT, _PIXELS = 5, 12
 _IMAGES = (np.arange(_COUNT * _PIXELS, dtype=np.uint8) * 37).reshape(_COUNT, _PIXELS)
@@ -73,6 +81,52 @@ def _digest(blob: bytes) -> None:
     require(found == (_MAT,), "a file with another digest was let through")
 
 
+def _arrays(found: Arrays, shape: tuple[int, ...], targets: tuple[int, ...]) -> None:
+    for x, y in ((found.train_x, found.train_y), (found.test_x, found.test_y)):
+        require(len(x) == len(y) > 0, "no samples, or another number of targets")
+        require(x.shape[1:] == shape and y.shape[1:] == targets and x.dtype == np.uint8, "samples of another shape")
+
+
+def _text(blob: bytes) -> None:
+    path = write_raw(_folder(), {})
+    path.write_bytes(zipped(blob))
+    found = read_shakespeare(path.parent)
+    _arrays(found, (80,), ())
+    require(max(found.train_x.max(), found.train_y.max()) < 80, "a character out of range")
+
+
+@cache
+def _leaf_folder() -> Path:
+    sound = leaf_document({"A": (["a" * 80], ["b"])})
+    return write_leaf(own_folder(), [sound], [sound])
+
+
+def _leaf(blob: bytes) -> None:
+    (_leaf_folder() / "train" / "all_data_0_train_8.json").write_bytes(blob)
+    found = read_shakespeare(_leaf_folder())
+    _arrays(found, (80,), ())
+    require(max(found.train_x.max(), found.train_y.max()) < 80, "a character out of range")
+
+
+@cache
+def _voc_file(name: str) -> tuple[Path, bytes]:
+    """A folder of its own for each of its files that is fuzzed, and the sound file."""
+    folder = write_voc(own_folder(), 1, 1)
+    return folder, (folder / name).read_bytes()
+
+
+def _voc(name: str, blob: bytes) -> None:
+    folder, _ = _voc_file(name)
+    (folder / name).write_bytes(blob)
+    found = read_voc(folder)
+    _arrays(found, (3, SIZE, SIZE), (SIZE, SIZE))
+
+
+_VOC = (
+    "ImageSets/Segmentation/train.txt",
+    "JPEGImages/2007_train000.jpg",
+    "SegmentationClass/2007_train000.png",
+)
 _READERS = (
     _idx,
     lambda blob: _idx(zipped(blob)),
@@ -80,6 +134,9 @@ _READERS = (
     lambda blob: _tar(zipped(blob)),
     _pickle,
     _digest,
+    _text,
+    _leaf,
+    *(partial(_voc, name) for name in _VOC),
 )
 
 
@@ -107,8 +164,13 @@ def _seeds() -> list[bytes]:
         b"\3" + gzip.decompress(archive),
         *(b"\4" + batch for batch in batches.values()),
         b"\5" + _MAT,
+        b"\6" + json.dumps(raw_document({"A": "a" * 190, "B": "Exit."})).encode(),
+        b"\7" + json.dumps(leaf_document({"A": (["a" * 80], ["b"]), "B": ([], [])})).encode(),
+        *(bytes([8 + i]) + _voc_file(name)[1] for i, name in enumerate(_VOC)),
     ]
 
 
 # Most that inflates or unpickles is C, which allocates without being asked by Python: the process's limit holds there.
-DATA = Target("data", _check, _seeds, (idx, cifar, pickles, files, tarfile), memory=4 << 20, longest=12 << 10)
+DATA = Target(
+    "data", _check, _seeds, (idx, cifar, pickles, files, shakespeare, voc, tarfile), memory=4 << 20, longest=12 << 10
+)

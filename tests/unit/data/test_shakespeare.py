@@ -134,6 +134,35 @@ def test_a_file_that_inflates_to_too_much_is_refused(tmp_path: Path, monkeypatch
         load("shakespeare", tmp_path)
 
 
+@pytest.mark.parametrize("form", ["raw", "leaf"])
+def test_more_samples_than_their_windows_may_take_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """Of all roles, or of all files of a folder, together."""
+    if form == "raw":
+        path = write_raw(tmp_path, raw_document({"A": "a" * 580, "B": "b" * 580}))
+        count = 1000
+    else:
+        one, two = (leaf_document({role: (["a" * 80] * 2, ["b"] * 2)}) for role in "AB")
+        path = write_leaf(tmp_path, [one, two], [one]) / "train" / "all_data_1_train_8.json"
+        count = 4
+    monkeypatch.setattr("fedmrn.data.shakespeare._MOST_SAMPLES", count)
+    load("shakespeare", tmp_path)
+    monkeypatch.setattr("fedmrn.data.shakespeare._MOST_SAMPLES", count - 1)
+    with pytest.raises(DataError, match=f"{path} brings more than {count - 1} samples; put the right file there"):
+        load("shakespeare", tmp_path)
+
+
+def test_a_small_file_cannot_ask_for_much_memory(tmp_path: Path) -> None:
+    count = (1 << 24) + 1  # its windows would be 1.3 GB
+    start = b'{"users":["A"],"num_samples":[%d],"user_data":{"A":{"raw":"' % count
+    path = write_raw(tmp_path, {})
+    path.write_bytes(gzip.compress(start + b"a" * (count + 80) + b'"}}}', mtime=0))
+    assert path.stat().st_size < 20_000
+    with pytest.raises(DataError, match="brings more than 16777216 samples"):
+        load("shakespeare", tmp_path)
+
+
 def test_texts_that_are_all_too_short_are_refused(tmp_path: Path) -> None:
     write_raw(tmp_path, raw_document({"A": "a" * 80}))
     with pytest.raises(DataError, match="holds no train sample"):
@@ -177,7 +206,7 @@ def test_a_file_of_leaf_that_is_too_large_is_refused(tmp_path: Path, monkeypatch
     sound = leaf_document({"A": (["a" * 80], ["b"])})
     write_leaf(tmp_path, [sound], [sound])
     monkeypatch.setattr("fedmrn.data.shakespeare._MOST_BYTES", len(json.dumps(sound)) - 1)
-    with pytest.raises(DataError, match="has more than"):
+    with pytest.raises(DataError, match=r"has \d+ bytes, more than \d+; put the right file there"):
         load("shakespeare", tmp_path)
 
 

@@ -1,5 +1,7 @@
 """Pascal VOC's folder: what is read of it, and what is refused."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +62,18 @@ def _big(path: Path) -> None:
     Image.new("P", (5000, 32)).save(path)
 
 
+def _bomb(side: int) -> Callable[[Path], None]:
+    """A PNG of one small chunk of data that says it has this many pixels a side."""
+
+    def write(path: Path) -> None:
+        header = struct.pack(">II5B", side, side, 8, 0, 0, 0, 0)
+        chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
+        parts = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+    return write
+
+
 def _colours(path: Path) -> None:
     Image.new("RGB", (32, 32)).save(path)
 
@@ -85,6 +99,8 @@ def _jpeg(path: Path) -> None:
         ("JPEGImages/2007_train000.jpg", lambda p: p.write_bytes(p.read_bytes()[:-300]), "is not a sound JPEG file"),
         ("SegmentationClass/2007_val000.png", lambda p: p.write_bytes(p.read_bytes()[:60]), "is not a sound PNG file"),
         ("SegmentationClass/2007_val000.png", _big, "5000, 32"),
+        ("SegmentationClass/2007_val000.png", _bomb(9_600), r"\(9600, 9600\) pixels, at most 4096 a side"),
+        ("SegmentationClass/2007_val000.png", _bomb(60_000), "is not a sound PNG file .*decompression bomb"),
         ("SegmentationClass/2007_val000.png", _colours, "has no palette"),
         ("SegmentationClass/2007_val000.png", _class_21, "has classes other than 0 to 20 and 255"),
         ("SegmentationClass/2007_val000.png", _jpeg, "is not a sound PNG file"),

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from fedmrn.errors import RunError
-from fedmrn.experiments.report.collect import Section, collect, find_runs
+from fedmrn.experiments.report.collect import Section, collect, find_runs, options
+from fedmrn.server_optimizer import SERVER
 from run_folders import write_run
 
 
@@ -83,6 +84,23 @@ def test_what_has_no_effect_is_no_difference(tmp_path: Path) -> None:
     other = write_run(tmp_path / "c", changes=["method.server=momentum", "method.server_beta=0.5"])
     labels = [group.label for group in only([tmp_path / "a", other]).groups]
     assert labels == ["fedmrn, server mean", "fedmrn, server momentum, server beta 0.5"]
+
+
+def test_every_server_optimizer_has_the_options_that_it_takes(tmp_path: Path) -> None:
+    taken = {"mean": [], "momentum": ["beta"], "adam": ["beta", "beta2", "tau"]}
+    assert taken.keys() == SERVER.keys()
+    for server, names in taken.items():
+        (group,) = only([write_run(tmp_path / server, changes=[f"method.server={server}"])]).groups
+        assert [name for name, _ in options(group.experiment) if name.startswith("server_")] == [
+            f"server_{name}" for name in ["lr", *names]
+        ]
+
+
+def test_the_number_of_processes_does_not_tell_runs_apart(tmp_path: Path) -> None:
+    """Records do not depend on it (tests/unit/simulation/test_workers.py)."""
+    paths = [write_run(tmp_path / f"{n}", seed=n, changes=[f"train.workers={n}"]) for n in (1, 2)]
+    (group,) = only(paths).groups
+    assert len(group.runs) == 2
 
 
 def test_finished_seeds_count_and_others_are_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The numbers of the report, worked out by hand: convergence, curves, masks, times."""
 
 import math
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from fedmrn.experiments.report.collect import Group, collect
 from fedmrn.experiments.report.convergence import Reached, check_targets, default_targets, reach
 from fedmrn.experiments.report.curves import draw_bytes, draw_rounds
 from fedmrn.experiments.report.figures import configuration, run_line
-from fedmrn.experiments.report.masks import coded_bits, density, draw_masks, entropy
+from fedmrn.experiments.report.masks import coded_bits, density, draw_masks, draw_scales, entropy, scales
 from fedmrn.experiments.report.tables import convergence_table, final_table
 from fedmrn.experiments.report.times import draw_times, step_milliseconds, steps
 from fedmrn.experiments.summary import reference_of, summarise
-from run_folders import record, write_run
+from run_folders import CLIENTS, record, write_run
 
 UP, DOWN = 350, 8100  # bytes of a round
 
@@ -141,6 +142,24 @@ def test_a_round_without_density_is_a_gap(tmp_path: Path) -> None:
     assert [line.get_label() for line in right.lines] == ["not coded"]  # whose layer that is is not known
 
 
+def test_the_adapted_scale_is_drawn_where_it_is(tmp_path: Path) -> None:
+    auto = ["method.fedmrn.scale=auto"]
+    paths = [
+        write_run(tmp_path / "a", scales=[0.1, 0.2, 0.4], changes=auto),
+        write_run(tmp_path / "b", seed=2, scales=[0.3, 0.2, 0.8], changes=auto),
+        write_run(tmp_path / "fixed"),
+    ]
+    adapted, fixed = sorted(groups(paths), key=lambda group: -len(group.runs))
+    assert scales(fixed) is None
+    (axes,) = draw_scales([adapted], "title").axes
+    assert axes.get_yscale() == "log"
+    (line,) = axes.lines
+    np.testing.assert_allclose(line.get_ydata(), [0.2, 0.2, 0.6])
+    assert list(line.get_xdata()) == [1, 2, 3]
+    band = axes.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == pytest.approx((0.1, 0.8))
+
+
 def test_steps_of_a_round_are_batches_of_its_clients(tmp_path: Path) -> None:
     held = [[10, 23], [500, 500], [9, 9], [64, 0]]  # clients 0 and 3 take part: 2 batches of 32 each
     changes = ["data.partition=labels", "train.local_epochs=5"]
@@ -159,6 +178,33 @@ def test_steps_of_a_round_are_batches_of_its_clients(tmp_path: Path) -> None:
     assert step_milliseconds(runs["unknown"][0]) is None
     figure = draw_times([runs["known"][0], runs["unknown"][0]], "title")
     assert [t.get_text() for t in figure.axes[0].texts] == ["1.50 s, 75 ms a step", "1.50 s"]
+
+
+@pytest.mark.parametrize("limit", [0, 300])
+def test_iid_shares_are_those_that_are_dealt_out(tmp_path: Path, limit: int) -> None:
+    """By the definition: samples dealt out in turn. The batch of one makes a step of each sample."""
+    for clients in (4, 7, 1255, 2000):
+        changes = [f"data.clients={clients}", f"data.max_samples={limit}", "train.batch_size=1", "train.local_epochs=1"]
+        path = write_run(tmp_path / f"{clients}", changes=changes)
+        ((section,), _) = collect([path])
+        dealt = np.bincount(np.arange(1255) % clients, minlength=clients)
+        wanted = sum(min(int(dealt[c]), limit or 1255) for c in CLIENTS)
+        found = steps(section.runs[0])
+        assert found is not None
+        assert found.tolist() == [wanted] * 3
+
+
+def test_a_stranger_s_number_of_clients_takes_no_memory(tmp_path: Path) -> None:
+    (section,), _ = collect([write_run(tmp_path / "r", changes=["data.clients=1_000_000_000"])])
+    tracemalloc.start()
+    try:
+        found = steps(section.runs[0])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found is not None
+    assert found.tolist() == [5 * 2] * 3  # the two clients of a round hold a sample each
+    assert peak < 100_000
 
 
 def test_a_figure_says_all_of_its_configuration(tmp_path: Path) -> None:

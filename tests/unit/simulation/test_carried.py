@@ -1,16 +1,19 @@
 """What a server keeps beside its state comes back to the bit, and damaged files are named."""
 
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from small_federation import federation, records, run, small_model
 
 from fedmrn.auto_scale import Level
+from fedmrn.cli.show import show_frame
 from fedmrn.errors import RunError
 from fedmrn.experiments.carried import restore_carried, save_carried
-from fedmrn.frame import Frame
+from fedmrn.frame import Frame, Role, Section
 from fedmrn.layout import Group, Layout, TensorSpec
 from fedmrn.methods import METHODS
 from fedmrn.server import Carried
@@ -59,8 +62,39 @@ def test_only_the_files_of_two_rounds_are_kept(tmp_path: Path) -> None:
     assert restore_carried(tmp_path, LAYOUT, 9, ROW.scheme(), STATE).level is None
 
 
-@pytest.mark.parametrize("damage", ["missing", "flipped", "shorter", "another round", "other setting", "other model"])
-def test_files_that_cannot_be_used(tmp_path: Path, damage: str) -> None:
+def _shown(frame: Frame) -> str:
+    text = StringIO()
+    show_frame(Console(file=text, width=200), frame, len(frame.to_bytes()))
+    return text.getvalue().partition("layout digest")[2]
+
+
+def test_a_file_of_values_is_not_shown_as_a_mask(tmp_path: Path) -> None:
+    save_carried(tmp_path, LAYOUT, ROW.id, 2, Carried(np.ones((1, LAYOUT.trainable), np.float32), Level(0.25, 0.5)))
+    kept = Frame.from_bytes((tmp_path / "carried-2.bin").read_bytes())
+    shown = _shown(kept)
+    assert f"bytes: values {4 * (LAYOUT.trainable + 2)}, side data 0" in shown
+    assert "coded values" in shown
+    assert "mask" not in shown
+    assert "update" not in shown
+    codec = ROW.scheme().codecs[Group.CODED]
+    mask = Section(codec.id, Role.UPDATE, Group.CODED, 12, codec.params(), bytes(2))
+    shown = _shown(replace(kept, sections=(mask,)))
+    assert "bytes: mask 2, side data 0" in shown
+    assert "coded update" in shown
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("missing", "No such file"),
+        ("flipped", "checksum"),
+        ("shorter", ""),
+        ("another round", "of another round, than its name says: of round 1"),
+        ("other setting", "for this model and setting it must have 2"),
+        ("other model", "it is for a model with other tensors"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path: Path, damage: str, words: str) -> None:
     kept, path, scheme = (
         Carried(np.ones((1, LAYOUT.trainable), np.float32), Level(0.25, 0.5)),
         tmp_path / "carried-2.bin",
@@ -79,5 +113,5 @@ def test_files_that_cannot_be_used(tmp_path: Path, damage: str) -> None:
         path.write_bytes(replace(Frame.from_bytes(data), round=1).to_bytes())
     elif damage == "other setting":
         scheme = ROW.scheme({"scale": "auto"})
-    with pytest.raises(RunError, match=r"carried-2\.bin"):
+    with pytest.raises(RunError, match=rf"carried-2\.bin cannot be used \(.*{words}.*delete checkpoint\.bin to start"):
         restore_carried(tmp_path, LAYOUT, 2, scheme, STATE)

@@ -11,7 +11,7 @@ from small_federation import federation, records, remembered, run, small_model
 
 from fedmrn.codecs import EncodeKeys, Raw
 from fedmrn.errors import RunError
-from fedmrn.experiments import checkpoint
+from fedmrn.experiments import checkpoint, vectors
 from fedmrn.experiments.checkpoint import restore, save, saved_round, tidy
 from fedmrn.frame import Frame, Kind, Role, Section
 from fedmrn.layout import Group, Layout, TensorSpec
@@ -166,7 +166,8 @@ class TestStops:
                 raise StoppedError
             write(path, data)
 
-        monkeypatch.setattr(checkpoint, "write_atomic", stopping)
+        for module in (checkpoint, vectors):
+            monkeypatch.setattr(module, "write_atomic", stopping)
 
     @pytest.mark.parametrize("file", ["2-2.bin", "3-2.bin", "checkpoint.bin"])
     def test_before_a_file_is_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
@@ -308,6 +309,23 @@ class TestDamage:
         shutil.copy(there / "memory" / "1-1.bin", here / "memory" / "1-1.bin")
         with pytest.raises(RunError, match=r"1-1\.bin does not fit: it is for a model with other tensors"):
             restore(here, 1, LAYOUT)
+
+    def test_memory_of_another_client_or_round_or_length_is_refused(self, tmp_path: Path) -> None:
+        store(tmp_path, result(1, 1, 2))
+        path, sound = tmp_path / "memory" / "1-1.bin", (tmp_path / "memory" / "1-1.bin").read_bytes()
+        frame = Frame.from_bytes(sound)
+        shorter = replace(frame.sections[0], count=1, body=bytes(4))
+        for wrong, words in (
+            ((tmp_path / "memory" / "2-1.bin").read_bytes(), "it is another's, or of another round"),
+            (
+                replace(frame, round=7).to_bytes(),
+                "it is another's, or of another round, than its name says: of round 7",
+            ),
+            (replace(frame, sections=(shorter,)).to_bytes(), "it has 1 values, for this model and setting it must"),
+        ):
+            path.write_bytes(wrong)
+            with pytest.raises(RunError, match=rf"1-1\.bin does not fit: {words}"):
+                restore(tmp_path, 1, LAYOUT)
 
     def test_an_update_in_the_checkpoints_place_is_refused(self, tmp_path: Path) -> None:
         store(tmp_path, result(1, 1))

@@ -235,6 +235,7 @@ def setting(experiment: Experiment) -> Key:
     own = _OWN[experiment.data.partition]
     others = {f"data.{name}" for names in _OWN.values() for name in names if name not in own}  # without effect
     parts = flat({part: values[part] for part in ("data", "model", "train")})
+    others.add("train.workers")
     return tuple((k, v) for k, v in parts.items() if k not in others)
 
 

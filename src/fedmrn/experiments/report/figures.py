@@ -15,9 +15,9 @@ from fedmrn.data import draw_partition
 from fedmrn.errors import RunError
 from fedmrn.experiments.codec_error import draw_codec_error, measure_codecs
 from fedmrn.experiments.plots import Origin, literal, save
-from fedmrn.experiments.report.collect import Group, Section, options, setting, title, words
+from fedmrn.experiments.report.collect import Group, Section, options, score, setting, title, words
 from fedmrn.experiments.report.curves import BAND, draw_bytes, draw_rounds
-from fedmrn.experiments.report.masks import ENTROPY, density, draw_masks
+from fedmrn.experiments.report.masks import ENTROPY, SCALE, density, draw_masks, draw_scales, scales
 from fedmrn.experiments.report.times import TIMES, draw_times
 from fedmrn.layout import Group as Part
 
@@ -70,14 +70,14 @@ def pictures(section: Section, studio: Studio, prefix: str) -> dict[str, list[Pi
         origin = Origin(f"{what}: {section.title}", run_line(shown), configuration(shown))
         return studio.save(prefix + name, figure, caption, f"{what}. {alt}", origin)
 
+    name = score(section.experiment)
+    name = name[0].upper() + name[1:]
     curves: Sequence[tuple[str, str, Callable[[], Figure]]] = (
-        ("accuracy-rounds", "Accuracy against rounds", lambda: draw_rounds(groups, section.title)),
-        ("accuracy-bytes", "Accuracy against uploaded bytes", lambda: draw_bytes(groups, section.title)),
-        ("accuracy-traffic", "Accuracy against bytes both ways", lambda: draw_bytes(groups, section.title, down=True)),
+        ("accuracy-rounds", f"{name} against rounds", lambda: draw_rounds(groups, section.title)),
+        ("accuracy-bytes", f"{name} against uploaded bytes", lambda: draw_bytes(groups, section.title)),
+        ("accuracy-traffic", f"{name} against bytes both ways", lambda: draw_bytes(groups, section.title, down=True)),
     )
-    found = {
-        "Accuracy": [add(name, draw(), what, f"{what}. {BAND}", f"At the end: {ends}.") for name, what, draw in curves]
-    }
+    found = {name: [add(stem, draw(), what, f"{what}. {BAND}", f"At the end: {ends}.") for stem, what, draw in curves]}
     split = _split(section, studio, prefix)
     if split is not None:
         found["Partition"] = [split]
@@ -87,6 +87,12 @@ def pictures(section: Section, studio: Studio, prefix: str) -> dict[str, list[Pi
         masks = draw_masks(masked, f"masks by layer and round: {section.title}")
         alt = "A row of panels for each method with masks."
         found["Masks"] = [add("masks", masks, what, f"{what}. {ENTROPY}", alt, masked)]
+    adapted = [group for group in groups if scales(group) is not None]
+    if adapted:
+        what = "Adapted scale of the noise"
+        figure = draw_scales(adapted, f"adapted scale of the noise: {section.title}")
+        scale = add("scale", figure, what, f"{what}. {SCALE}", "A line for each method that adapts it.", adapted)
+        found.setdefault("Masks", []).append(scale)
     what = "Seconds a round"
     times = draw_times(groups, f"seconds a round: {section.title}")
     found["Time"] = [add("times", times, what, f"{what}. {TIMES}", "A row of dots for each method.")]
@@ -111,7 +117,7 @@ def _split(section: Section, studio: Studio, prefix: str) -> Picture | None:
         return None
     origin = Origin(f"{what}: {section.title}", run.name, configuration([Group(run.experiment.method, (run,))]))
     others = "" if len({r.experiment.seed for r in section.runs}) == 1 else " Other seeds share out by the same law."
-    caption = f"Images of each label that each client holds, as {run.name} had it.{others}"
+    caption = f"Samples of each label that each client holds, as {run.name} had it.{others}"
     return studio.save(f"{prefix}holdings", figure, caption, heading, origin)
 
 

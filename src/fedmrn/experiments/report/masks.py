@@ -7,13 +7,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from fedmrn.data import find_source
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.config import Experiment
-from fedmrn.experiments.plots import COLOURS, INK, bare, literal
+from fedmrn.experiments.plots import COLOURS, INK, bare, literal, style
 from fedmrn.experiments.report.collect import Group
 from fedmrn.simulation.models import build_model
 from fedmrn.text import printable
@@ -22,6 +22,10 @@ ENTROPY = (
     "Density is the share of ones in all masks of a round. Entropy is that of a bit which is one with this "
     "probability: an ideal code that knows a layer's density, and nothing else, takes at most so many bits an element. "
     "One that also looks at the noise can take fewer. Coded is what the mask sections took, measured."
+)
+SCALE = (
+    'What the server of a method with scale = "auto" sets for the next round\'s noise. The line is the mean over '
+    "seeds, the band reaches from the lowest to the highest seed."
 )
 _NAMED = 40  # as many layers as have their names beside the rows
 _MOST = 400
@@ -57,6 +61,41 @@ def coded_bits(group: Group) -> NDArray[np.float64] | None:
     bits = [[r["up"]["coded"] / r["raw"]["up"]["coded"] for r in records] for records in group.records]
     mean: NDArray[np.float64] = np.mean(bits, axis=0, dtype=np.float64)
     return None if (mean == 1).all() else mean
+
+
+def scales(group: Group) -> NDArray[np.float64] | None:
+    """Return the scale that was set for the noise after each round, shape (seeds, rounds); None if none was.
+
+    A round without it is NaN.
+    """
+    found = np.array([[r.get("next_scale", np.nan) for r in records] for records in group.records], np.float64)
+    return found if np.isfinite(found).any() else None
+
+
+def draw_scales(groups: Sequence[Group], title: str) -> Figure:
+    """Return the scale of the noise after each round, on a logarithmic axis; all groups have scales."""
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(literal(title), loc="left", fontsize=11, color=INK)
+    for i, group in enumerate(groups):
+        found = scales(group)
+        if found is None:
+            continue
+        colour, line = style(i)
+        x = np.arange(1, found.shape[1] + 1)
+        mark = {"marker": "o", "markersize": 3} if len(x) <= 30 else {}
+        axes.plot(x, found.mean(axis=0), color=colour, linestyle=line, label=literal(group.label), **mark)  # type: ignore[arg-type]
+        if len(found) > 1:
+            axes.fill_between(x, found.min(axis=0), found.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("after round")
+    axes.set_ylabel("scale of the noise")
+    bare(axes)
+    axes.legend(fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return figure
 
 
 def draw_masks(groups: Sequence[Group], title: str) -> Figure:

@@ -8,7 +8,7 @@ from html import escape
 import tomli_w
 
 from fedmrn.experiments.account import ACCOUNT_HEADER, ACCOUNT_LEGEND, account_cells, traffic_line
-from fedmrn.experiments.report.collect import Section
+from fedmrn.experiments.report.collect import Section, score
 from fedmrn.experiments.report.figures import Picture
 from fedmrn.experiments.report.tables import CONVERGENCE, FINAL, Table
 from fedmrn.experiments.summary import Summary
@@ -74,7 +74,10 @@ def page(
     body = [f"<h1>{escape(title)}</h1>", *_notes(notes)]
     if overview is not None:
         header, rows = overview
-        body.append("<p>Accuracy after the last round, in percent, mean and standard deviation over seeds.</p>")
+        body.append(
+            "<p>After the last round, in percent: accuracy, or the score that a setting names; mean and standard "
+            "deviation over seeds.</p>"
+        )
         names = [f'<a href="#setting-{i}">{escape(row[0])}</a>' for i, row in enumerate(rows, 1)]
         body.append(_table(header, rows, first=names))
     for i, part in enumerate(parts, 1):
@@ -93,8 +96,9 @@ def page(
 def _part(part: Part) -> list[str]:
     section = part.section
     body = [*_notes(section.notes()), "<h3>Result</h3>", _table(*part.final)]
-    body.append(f"<p>{escape(FINAL)}</p>")
-    body += ["<h3>Convergence</h3>", _table(*part.convergence), f"<p>{escape(CONVERGENCE)}</p>"]
+    name = score(section.experiment)
+    body.append(f"<p>{escape(FINAL.format(score=name))}</p>")
+    body += ["<h3>Convergence</h3>", _table(*part.convergence), f"<p>{escape(CONVERGENCE.format(score=name))}</p>"]
     for title, tried in part.tuning:
         body += ["<h3>Tuning</h3>", f"<p>{escape(title)}.</p>", _table(*tried)]
     for heading, pictures in part.pictures.items():

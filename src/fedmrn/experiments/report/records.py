@@ -57,6 +57,7 @@ class _Line:
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
     raw: _Ways | None = None  # missing in runs from before it was counted
     density: dict[str, _Share] | None = None  # of methods with masks only
+    next_scale: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] | None = None  # of those that adapt it
 
 
 _LINES = TypeAdapter(_Line)
@@ -122,7 +123,7 @@ def read_holdings(folder: Path, experiment: Experiment) -> NDArray[np.int64] | N
     except ValidationError as error:
         raise RunError(f"{path}: {_explain(error)}; delete it") from error
     if len(held) != experiment.data.clients or len({len(row) for row in held}) != 1 or not any(map(any, held)):
-        raise RunError(f"{path} is not a table of images by client and label, a row for each client; delete it")
+        raise RunError(f"{path} is not a table of samples by client and label, a row for each client; delete it")
     return np.array(held, np.int64)
 
 

@@ -9,15 +9,16 @@ from fedmrn.experiments.summary import HEADER, Summary, cells, reference_of
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
+# To be formatted with the name of the setting's score.
 FINAL = (
-    "Accuracies are of the global model on the test images, in percent: after the last round (with the standard "
+    "The {score} is that of the global model on the test samples, in percent: after the last round (with the standard "
     "deviation over seeds), in the best, and the mean of the last ten. Bytes are lengths of frames that were written, "
     "sent and parsed, headers and checksums included, mean over seeds. saved: FedAvg's uplink over this one, a round. "
     "bpp: uplink bits a parameter and client, headers included. sec: a round, and ms a step: of local training "
     "(see Time)."
 )
 CONVERGENCE = (
-    "The first round after which the test accuracy was at least the target, and the megabytes of all clients up to and "
+    "The first round after which the test {score} was at least the target, and the megabytes of all clients up to and "
     "with that round; means over the seeds that reached it, with their number where not all did. "
     "A first crossing of a noisy curve is early."
 )

@@ -24,21 +24,22 @@ def steps(run: Run) -> NDArray[np.float64] | None:
     if sizes is None:
         return None
     train = run.experiment.train
-    batches = -(-sizes // train.batch_size) * train.local_epochs
-    return np.array([batches[record["clients"]].sum() for record in run.records], np.float64)
+    return np.array([(-(-held // train.batch_size) * train.local_epochs).sum() for held in sizes], np.float64)
 
 
-def _sizes(run: Run) -> NDArray[np.int64] | None:
+def _sizes(run: Run) -> list[NDArray[np.int64]] | None:
+    """Return how much each client of each round holds. Of the others nothing is made: a setting may name 10^9."""
+    rounds = [np.array(record["clients"], np.int64) for record in run.records]
     if run.held is not None:
-        held: NDArray[np.int64] = run.held.sum(axis=1)
-        return held
+        held = run.held.sum(axis=1)
+        return [held[clients] for clients in rounds]
     data = run.experiment.data
     source = DATASETS.get(data.name)
     if data.partition != "iid" or not isinstance(source, Source):
         return None
     # The clients' shares differ by one sample at most, the first have more.
-    sizes = np.bincount(np.arange(source.train) % data.clients, minlength=data.clients)
-    return np.minimum(sizes, data.max_samples) if data.max_samples else sizes
+    each, more = divmod(source.train, data.clients)
+    return [np.minimum(each + (clients < more), data.max_samples or source.train) for clients in rounds]
 
 
 def step_milliseconds(group: Group) -> float | None:
