@@ -5,6 +5,7 @@ integers add associatively. The exponent e of a group is fixed at the start of t
 largest weight and the number of clients, so that the sum cannot overflow.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
 from math import frexp, ldexp
@@ -111,7 +112,7 @@ class Aggregator:
         self._sum = np.zeros(layout.size + (len(self.planes) - 1) * self._coded, np.int64)
         self._waiting: list[tuple[Reader, float, bool]] = []
         self._senders: set[int | str] = set()
-        self._ones: dict[str, int] = {}
+        self._ones: Counter[str] = Counter()
         self._own = [0, 0]  # squares of the clients' own values, and of their planes SMALL, in integers
         self._torn = False
         self.total_weight = self._squares = 0
@@ -168,7 +169,7 @@ class Aggregator:
         for tensor in self.layout.tensors:
             if tensor.group is Group.CODED and tensor.size:
                 where = self.layout.slices[tensor.name]
-                self._ones[tensor.name] = self._ones.get(tensor.name, 0) + count_ones(mask, where.start, where.stop)
+                self._ones[tensor.name] += count_ones(mask, where.start, where.stop)
 
     def _squares_of(self, reader: Reader) -> int:
         total, values = 0, np.empty(CHUNK, np.float32)
@@ -272,8 +273,7 @@ class Aggregator:
         other._torn = False
         self._sum += other._sum
         self._senders |= other._senders
-        for name, ones in other._ones.items():
-            self._ones[name] = self._ones.get(name, 0) + ones
+        self._ones.update(other._ones)
         self.total_weight += other.total_weight
         self._squares += other._squares
         self._own = [mine + its for mine, its in zip(self._own, other._own, strict=True)]

@@ -193,12 +193,11 @@ class Server:
         scheme.rule.check(state[layout.span(Group.CODED)])
         self.layout, self.scheme, self.state = layout, scheme, state
         self.secret, self.limits, self.threads = secret, limits, threads
-        start = Carried.at_start(layout, scheme, state)
-        self.carried = carried = start if carried is None else carried
-        shape, moments = start.moments.shape, carried.moments
+        self.carried = carried = Carried.at_start(layout, scheme, state) if carried is None else carried
+        shape, moments = (scheme.optimizer.slots, layout.trainable), carried.moments
         if moments.shape != shape or moments.dtype != np.float32:
             raise ConfigError(f"the moments must be float32 of shape {shape}, got {moments.dtype} {moments.shape}")
-        if (carried.level is None) != (start.level is None):
+        if (carried.level is None) != (scheme.auto is None):
             raise ConfigError("a carried noise level belongs to a scheme that adapts it, and to no other")
         self.density: dict[str, float] = {}
 

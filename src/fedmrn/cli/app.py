@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from fedmrn.cli.say import say
 from fedmrn.errors import (
     BoundError,
     ConfigError,
@@ -155,7 +156,7 @@ def compare(
         write_tuning(folder, tuning)
         plan, dropped = tuned(setting, plan, tuning)
         for name in dropped:
-            _say(err, f"{name}: training diverged with every value of {grid.option}; left out", style="red")
+            say(err, f"{name}: training diverged with every value of {grid.option}; left out", style="red")
             lost.append(folder / name)
     runs = [(e, folder / run_name(e)) for e in plan]
     lost += _run_all(f"{setting.name}: {setting.description}", runs, data_dir, resume)
@@ -335,7 +336,7 @@ def _run_all(
     from fedmrn.cli.progress import Bars
     from fedmrn.experiments.runner import run as run_experiment
 
-    _say(out, title, style="dim")
+    say(out, title, style="dim")
     lost = []
     with Bars(out, len(plan)) as bars:
         for experiment, folder in plan:
@@ -343,10 +344,10 @@ def _run_all(
                 run_experiment(experiment, folder, data_dir=data_dir, resume=resume, progress=bars, engine=engine)
             except KeyboardInterrupt:
                 kept = f"every whole round is in {folder}" if (folder / "config.toml").exists() else "before round 1"
-                _say(err, f"stopped, {kept}; the same command with --resume goes on from there")
+                say(err, f"stopped, {kept}; the same command with --resume goes on from there")
                 raise typer.Exit(130) from None
             except (EncodeError, BoundError) as error:  # what a client or the server makes of a diverged model
-                _say(err, f"{folder}: {error}", style="red")
+                say(err, f"{folder}: {error}", style="red")
                 lost.append(folder)
     return lost
 
@@ -368,14 +369,9 @@ def _report(folder: Path, runs: list[Path], targets: Sequence[float] = (), forma
             header, rows = tuning_cells(tuning)
             show_table(out, header, rows, title=tuning_title(tuning), figures=True)
         for note in report.notes:
-            _say(out, note, style="yellow")
+            say(out, note, style="yellow")
     files = "report.html, summary.md (bytes by section), plots (accuracy-rounds.png, accuracy-bytes.png, ...)"
-    _say(out, f"{folder}/: {files}")
-
-
-def _say(console: Console, text: str, style: str | None = None) -> None:
-    """Print a line as it is: names of files and settings are not markup, and are not broken."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    say(out, f"{folder}/: {files}")
 
 
 def main() -> None:
@@ -384,11 +380,11 @@ def main() -> None:
         app()
     except (UsageError, FrameError) as error:
         kind = f"{type(error).__name__}: " if isinstance(error, FrameError) else ""
-        _say(err, f"error: {kind}{error}", style="red")
+        say(err, f"error: {kind}{error}", style="red")
         sys.exit(2)
     except OSError as error:
-        _say(err, f"error: {error.filename or 'output'}: {error.strerror or error}", style="red")
+        say(err, f"error: {error.filename or 'output'}: {error.strerror or error}", style="red")
         sys.exit(2)
     except FedmrnError as error:
-        _say(err, f"error: {error}", style="red")
+        say(err, f"error: {error}", style="red")
         sys.exit(1)

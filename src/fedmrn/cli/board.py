@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from fedmrn.cli.say import say
 from fedmrn.experiments.cells import Event
 from fedmrn.experiments.runner import read_records
 from fedmrn.experiments.sweep import Cell, Sweep
@@ -29,10 +30,10 @@ class Board:
 
     def __init__(self, console: Console, sweep: Sweep, folder: Path, jobs: int) -> None:
         self._console, self._sweep, self._jobs = console, sweep, jobs
-        self._records = {cell.folder: read_records(folder / cell.folder) for cell in sweep.cells}
-        self._rounds = {path: len(records) for path, records in self._records.items()}
-        self._seconds = {path: [r["seconds"] for r in records] for path, records in self._records.items()}
-        self._accuracy = {path: r[-1]["accuracy"] for path, r in self._records.items() if r}
+        records_of = {cell.folder: read_records(folder / cell.folder) for cell in sweep.cells}
+        self._rounds = {path: len(records) for path, records in records_of.items()}
+        self._seconds = {path: [r["seconds"] for r in records] for path, records in records_of.items()}
+        self._accuracy = {path: r[-1]["accuracy"] for path, r in records_of.items() if r}
         self._running: dict[Path, Cell] = {}
         self._done = {c.folder for c in sweep.cells if self._rounds[c.folder] >= c.experiment.train.rounds}
         self._failed: set[Path] = set()
@@ -74,9 +75,9 @@ class Board:
             accuracy = self._accuracy.get(path, float("nan"))
             self._say(f"{place}: {self._rounds[path]} rounds, accuracy {accuracy:.2%}{self._left()}")
 
-    def _say(self, text: str, style: str = "") -> None:
+    def _say(self, text: str, style: str | None = None) -> None:
         stamp = time.strftime("%H:%M:%S")
-        self._console.print(f"{stamp} {text}", style=style or None, markup=False, highlight=False, soft_wrap=True)
+        say(self._console, f"{stamp} {text}", style)
 
     def _left(self) -> str:
         seconds = remaining(self._sweep.cells, self._rounds, self._seconds, self._done | self._failed, self._jobs)

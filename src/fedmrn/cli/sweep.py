@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fedmrn.cli.board import Board
+from fedmrn.cli.say import say
 from fedmrn.cli.show import show_table
 from fedmrn.errors import RunError
 from fedmrn.experiments.cells import check, default_jobs, run_cells
@@ -25,7 +26,7 @@ def carry_out(
     if dry_run:
         show_plan(out, sweep, folder)
     for line in (f"{sweep.name}: {sweep.description}", state(sweep, folder, left)):
-        _say(out, line, "dim")
+        say(out, line, "dim")
     if dry_run:
         return 0
     failed = 0
@@ -34,15 +35,11 @@ def carry_out(
             jobs = jobs or default_jobs([cell.experiment for cell in left])
             failed = run_all(out, sweep, folder, left, data_dir, jobs)
         except KeyboardInterrupt:
-            _say(err, f"stopped, every whole round is in {folder}; the same command goes on from there")
+            say(err, f"stopped, every whole round is in {folder}; the same command goes on from there")
             return 130
     report(out, sweep, folder)
-    _say(out, f"{folder}/: the runs, and a report.html for each table")
+    say(out, f"{folder}/: the runs, and a report.html for each table")
     return 1 if failed else 0
-
-
-def _say(console: Console, text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def plan(sweep: Sweep, folder: Path) -> list[Cell]:

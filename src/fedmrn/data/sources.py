@@ -119,44 +119,32 @@ def load_source(source: Source | FolderSource, data_dir: Path, *, download: bool
         DataError: as `load`.
     """
     if isinstance(source, FolderSource):
-        return _load_folder(source, Path(data_dir))
-    arrays = source.read(source, read_files(source, Path(data_dir), download=download))
-    _check(source, arrays)
+        arrays, constants, augment = _read_folder(source, Path(data_dir)), 2 * (source.mean, source.std), False
+    else:
+        arrays = source.read(source, read_files(source, Path(data_dir), download=download))
+        _check(source, arrays)
+        constants = (source.mean_train, source.std_train, source.mean_test, source.std_test)
+        augment = source.augment
+    train_x, train_y, test_x, test_y = map(torch.from_numpy, arrays[:4])
     return Dataset(
-        name=source.name,
-        train_x=torch.from_numpy(arrays.train_x),
-        train_y=torch.from_numpy(arrays.train_y),
-        test_x=torch.from_numpy(arrays.test_x),
-        test_y=torch.from_numpy(arrays.test_y),
-        classes=source.classes,
-        mean_train=source.mean_train,
-        std_train=source.std_train,
-        mean_test=source.mean_test,
-        std_test=source.std_test,
-        augment=source.augment,
-    )
-
-
-def _load_folder(source: FolderSource, data_dir: Path) -> Dataset:
-    found = source.find(data_dir)
-    if found is None:
-        raise DataError(f"{source.name}: put {source.expects} into {data_dir / source.name}; see docs/data.md")
-    arrays = source.read(found)
-    return Dataset(
-        name=source.name,
-        train_x=torch.from_numpy(arrays.train_x),
-        train_y=torch.from_numpy(arrays.train_y),
-        test_x=torch.from_numpy(arrays.test_x),
-        test_y=torch.from_numpy(arrays.test_y),
-        classes=source.classes,
-        mean_train=source.mean,
-        std_train=source.std,
-        mean_test=source.mean,
-        std_test=source.std,
-        augment=False,
+        source.name,
+        train_x,
+        train_y,
+        test_x,
+        test_y,
+        source.classes,
+        *constants,
+        augment=augment,
         task=source.task,
         roles=arrays.roles,
     )
+
+
+def _read_folder(source: FolderSource, data_dir: Path) -> Arrays:
+    found = source.find(data_dir)
+    if found is None:
+        raise DataError(f"{source.name}: put {source.expects} into {data_dir / source.name}; see docs/data.md")
+    return source.read(found)
 
 
 def _check(source: Source, arrays: Arrays) -> None:

@@ -5,6 +5,7 @@ file of the checkpoint's round is there. Its vector holds the moments, row by ro
 """
 
 import re
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -41,14 +42,14 @@ def restore_carried(folder: Path, layout: Layout, round: int, scheme: Scheme, st
     Raises:
         RunError: the file is missing, damaged or another's.
     """
-    start = Carried.at_start(layout, scheme, state)
-    size, more = start.moments.size, 0 if start.level is None else 2
+    shape, more = (scheme.optimizer.slots, layout.trainable), 0 if scheme.auto is None else 2
+    size = prod(shape)
     if not round or not size + more:
-        return start
+        return Carried.at_start(layout, scheme, state)
     path = folder / f"carried-{round}.bin"
     try:
         vector = read_vector(path, layout, round, _SERVER, size + more)
     except (OSError, FrameError) as error:
         raise RunError(f"{path} cannot be used ({error}); delete checkpoint.bin to start from round 1") from error
     level = Level(*vector[size:].tolist()) if more else None
-    return Carried(vector[:size].reshape(start.moments.shape), level)
+    return Carried(vector[:size].reshape(shape), level)

@@ -269,9 +269,7 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     """
     try:
         values = tomllib.loads(text)
-        repr(
-            values
-        )  # dotted keys nest, and 0xff... is read, without end; a message about such a value could not be made
+        repr(values)  # raises for what is read but cannot be shown: dotted keys nest, and 0xff... goes on, without end
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not valid TOML: {printable(str(error))}") from error
     return values

@@ -4,35 +4,12 @@ An input is the codec's id (u8), the length of its parameters (u8), the number o
 """
 
 import struct
+from types import ModuleType
 
 import numpy as np
 
-from fedmrn import bits
-from fedmrn.codecs import (
-    CodedMask,
-    EncodeKeys,
-    Float16,
-    Levels,
-    MaskedNoise,
-    base,
-    bernoulli,
-    codec_from,
-    coded_mask,
-    contexts,
-    float16,
-    floats,
-    levels,
-    masked_noise,
-    random_code,
-    raw,
-    rotated,
-    scales,
-    shorter_mask,
-    sign,
-    sparse,
-    support,
-    ternary,
-)
+from fedmrn import bits, codecs
+from fedmrn.codecs import CodedMask, EncodeKeys, Float16, Levels, MaskedNoise, codec_from
 from fedmrn.errors import FrameError
 from fedmrn.masking import MaskType
 from fedmrn.methods import METHODS
@@ -40,26 +17,7 @@ from fedmrn.noise import Law, NoiseSpec
 
 from .base import Target, require
 
-CODEC_MODULES = (
-    base,
-    bernoulli,
-    bits,
-    coded_mask,
-    contexts,
-    float16,
-    floats,
-    levels,
-    masked_noise,
-    random_code,
-    raw,
-    rotated,
-    scales,
-    shorter_mask,
-    sign,
-    sparse,
-    support,
-    ternary,
-)
+CODEC_MODULES = (bits, *(module for module in vars(codecs).values() if isinstance(module, ModuleType)))
 _HEAD = struct.Struct("<BBQ")
 _KEY = 0x0123456789ABCDEF
 _LIMIT = 65536.0

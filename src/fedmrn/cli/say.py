@@ -1,0 +1,8 @@
+"""A line for a person."""
+
+from rich.console import Console
+
+
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a line as it is: names of files and settings are not markup, and are not broken."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
