@@ -87,7 +87,9 @@ def main() -> None:
     layout, coded = view.layout, view.layout.span(Group.CODED)
     number, before, _ = restore(arguments.run, len(read_records(arguments.run)), layout)
     scheme = prepared.federation.scheme
-    if scheme.auto is not None or scheme.optimizer != Scaled(1.0):
+    if not isinstance(scheme.codecs[Group.CODED], MaskedNoise | ShorterMask):
+        parser.error(f"{experiment.method} sends no mask over noise of one scale")
+    if scheme.optimizer != Scaled(1.0):
         parser.error(f"{arguments.run}: what its server carries from round to round is not read here")
     if before is None:
         parser.error(f"{arguments.run} has no finished round")
@@ -110,9 +112,7 @@ def main() -> None:
     train(prepared.model, rule, data)
     u = rule._update()[coded]
     codec = federation.scheme.codecs[Group.CODED]
-    inner = codec.inner if isinstance(codec, ShorterMask) else codec
-    if not isinstance(inner, MaskedNoise):
-        parser.error(f"{experiment.method} sends no mask over noise")
+    inner = codec.masked
     report(
         console, u, inner, EncodeKeys(broadcast.noise_key, 1, layout.sizes(Group.CODED)), layout, result.state, before
     )

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedmrn.codecs import MaskedNoise
+from fedmrn.codecs import MaskedNoise, OwnScale
 from fedmrn.experiments.checkpoint import restore
 from fedmrn.experiments.runner import Prepared, prepare, read_experiment, read_records
 from fedmrn.layout import Group
@@ -135,7 +135,9 @@ def main() -> None:
     experiment = read_experiment(args.run)
     prepared = prepare(experiment, args.data_dir)
     scheme = prepared.federation.scheme
-    if scheme.auto is not None or scheme.optimizer != Scaled(1.0):
+    if isinstance(scheme.codecs[Group.CODED], OwnScale):
+        parser.error(f'{args.run}: with scale = "auto" each tensor and client has noise of its own scale')
+    if scheme.optimizer != Scaled(1.0):
         parser.error(f"{args.run}: what its server carries from round to round is not read here")
     layout = ModelLayout.of(prepared.model).layout
     span = layout.span(Group.CODED)

@@ -151,7 +151,7 @@ def read_frame(data: bytes, states: dict[int, list[float]] | None = None) -> dic
         if role != 2:
             section["state"] = (states or {}).get(group, [])
             section["values"] = decode(codec, params, count, body, frame["noise_key"], section["state"])
-        if role == 0 and codec == 2:
+        if role == 0 and codec in (2, 12):
             section["scales"] = scales(body)
         if role == 0 and codec == 9 and body[0] == 1:
             section["sizes"], section["frequencies"], _ = coded_parts(params, body)
@@ -163,7 +163,7 @@ def read_frame(data: bytes, states: dict[int, list[float]] | None = None) -> dic
 
 
 def scales(body: bytes) -> list[tuple[int, float]]:
-    """The table of scales at the start of a body of codec 2: (size, scale) of each run."""
+    """The table of scales at the start of a body of codec 2 or 12: (size, scale) of each run."""
     (runs,) = struct.unpack_from("<I", body)
     return [struct.unpack_from("<Qf", body, 4 + 12 * k) for k in range(runs)]
 
@@ -416,6 +416,11 @@ def decode(codec: int, params: bytes, count: int, body: bytes, key: int, state: 
         runs = scales(body)
         each = [scale for size, scale in runs for _ in range(size)]
         return [s if bit else -s for s, bit in zip(each, unpacked(body[4 + 12 * len(runs) :], count), strict=True)]
+    if codec == 12:
+        runs = scales(body)
+        rest = decode(params[0], params[1:], count, body[4 + 12 * len(runs) :], key, state)
+        each = [scale for size, scale in runs for _ in range(size)]
+        return [s * v for s, v in zip(each, rest, strict=True)]
     if codec == 7:
         assert len(params) == 8
         return [float(bit) for bit in unpacked(body, count)]
@@ -432,9 +437,12 @@ def encode(section: dict[str, Any], key: int) -> bytes:
     if codec == 1:
         law, _, scale = struct.unpack("<BBf", params)
         return packed([v == noise(law, scale, key, i) for i, v in enumerate(values)])
-    if codec == 2:
+    if codec in (2, 12):
         rows = [struct.pack("<Qf", *row) for row in section["scales"]]
-        return struct.pack("<I", len(rows)) + b"".join(rows) + packed([v > 0 for v in values])
+        table = struct.pack("<I", len(rows)) + b"".join(rows)
+        each = [scale for size, scale in section["scales"] for _ in range(size)]
+        inner = {"codec": params[0], "params": params[1:], "values": [v / s for v, s in zip(values, each, strict=True)]}
+        return table + (packed([v > 0 for v in values]) if codec == 2 else encode(inner, key))
     if codec == 7:
         return packed([v == 1 for v in values])
     if codec in (9, 11):

@@ -43,7 +43,7 @@ def write_run(
     density: Mapping[str, float] | None = None,
     held: Sequence[Sequence[int]] | None = None,
     preset: str = "digits",
-    scales: Sequence[float] = (),
+    scales: Sequence[Mapping[str, float]] = (),
 ) -> Path:
     """Write the folder of a run on digits that has finished as many rounds as there are accuracies."""
     short = ["train.clients_per_round=2", "data.clients=4", f"train.rounds={rounds}"]
@@ -52,7 +52,7 @@ def write_run(
     (folder / "config.toml").write_text(tomli_w.dumps(replace(experiment, preset=preset).as_dict()))
     rows = [record(i, a, coded, 250, density) for i, a in enumerate(accuracies, 1)]
     for row, scale in zip(rows, scales, strict=False):
-        row["next_scale"] = scale
+        row["noise_scale"] = dict(scale)
     lines = [json.dumps(row) for row in rows]
     (folder / "rounds.jsonl").write_text("".join(f"{line}\n" for line in lines))
     if held is not None:

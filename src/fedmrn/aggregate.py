@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.bits import count_ones
-from fedmrn.codecs import CHUNK, Codec, Fold, Plane, Reader, codec_from, mask_of, own_fold, read_plane
+from fedmrn.codecs import CHUNK, Codec, Fold, Plane, Reader, codec_from, mask_of, noise_scales_of, own_fold, read_plane
 from fedmrn.errors import (
     ConfigError,
     DuplicateFrameError,
@@ -106,16 +106,15 @@ class Aggregator:
         self._exponents = {
             group: 62 - frexp(bound)[1] - self._capacity.bit_length() for group, bound in self._bounds.items()
         }
-        self._square_unit = 2.0**30 / self._bounds.get(Group.CODED, 1.0) ** 2
         # Further planes of the coded group follow the flat vector.
         self._coded = layout.span(Group.CODED).stop
         self._sum = np.zeros(layout.size + (len(self.planes) - 1) * self._coded, np.int64)
         self._waiting: list[tuple[Reader, float, bool]] = []
         self._senders: set[int | str] = set()
         self._ones: Counter[str] = Counter()
-        self._own = [0, 0]  # squares of the clients' own values, and of their planes SMALL, in integers
+        self._scales: Counter[str] = Counter()  # exponents of two
         self._torn = False
-        self.total_weight = self._squares = 0
+        self.total_weight = 0
 
     @property
     def count(self) -> int:
@@ -146,7 +145,7 @@ class Aggregator:
             if group is not Group.CODED:
                 self._fold([(reader, factor, near)], self._sum[self.layout.span(group)])
                 continue
-            self._count(reader, weight)
+            self._count(reader)
             if self.planes == (Plane.VALUE,) and self._coded >= _WAIT_FROM and own_fold(reader):
                 self._waiting.append((reader, factor, near))
             else:
@@ -156,41 +155,22 @@ class Aggregator:
             self._fold_waiting()
         self._senders.add(sender)
         self.total_weight += weight
-        self._squares += weight**2
         self._torn = False
 
-    def _count(self, reader: Reader, weight: int) -> None:
-        if Plane.SMALL in self.planes:
-            for i, part in enumerate((reader, read_plane(reader, Plane.SMALL))):
-                self._own[i] += weight**2 * self._squares_of(part)
-        mask = mask_of(reader)
-        if mask is None:
-            return
+    def _count(self, reader: Reader) -> None:
+        mask, scales = mask_of(reader), noise_scales_of(reader)
         for tensor in self.layout.tensors:
-            if tensor.group is Group.CODED and tensor.size:
-                where = self.layout.slices[tensor.name]
+            if tensor.group is not Group.CODED or not tensor.size:
+                continue
+            where = self.layout.slices[tensor.name]
+            if mask is not None:
                 self._ones[tensor.name] += count_ones(mask, where.start, where.stop)
+            if scales is not None:
+                self._scales[tensor.name] += frexp(scales.at(where.start))[1] - 1
 
-    def _squares_of(self, reader: Reader) -> int:
-        total, values = 0, np.empty(CHUNK, np.float32)
-        for start in range(0, self._coded, CHUNK):
-            part = values[: min(CHUNK, self._coded - start)]
-            reader.read(start, part)
-            total += int(np.rint(np.square(part, dtype=np.float64) * self._square_unit).sum())
-        return total
-
-    @property
-    def effective_clients(self) -> float:
-        """How many clients of one weight the mean is worth: (sum of weights)^2 / sum of their squares; 0 if none."""
-        return self.total_weight**2 / self._squares if self._squares else 0.0
-
-    def own_power(self) -> tuple[float, float]:
-        """Return what of the mean's products with itself, and with its plane SMALL, is each client's with itself.
-
-        Means over the coded elements; zeros where that plane was not asked for.
-        """
-        unit = self._square_unit * self.total_weight**2 * max(1, self._coded)
-        return self._own[0] / unit, self._own[1] / unit
+    def noise_scales(self) -> dict[str, float]:
+        """Return for each coded tensor the geometric mean of the noise scales that clients chose; empty if none did."""
+        return {name: 2.0 ** (total / self.count) for name, total in self._scales.items()}
 
     def density(self) -> dict[str, float]:
         """Return for each coded tensor the share of ones in the masks folded so far; nothing where no mask was sent."""
@@ -274,9 +254,8 @@ class Aggregator:
         self._sum += other._sum
         self._senders |= other._senders
         self._ones.update(other._ones)
+        self._scales.update(other._scales)
         self.total_weight += other.total_weight
-        self._squares += other._squares
-        self._own = [mine + its for mine, its in zip(self._own, other._own, strict=True)]
         self._torn = False
 
     def _plan(self) -> tuple[object, ...]:

@@ -103,11 +103,6 @@ class NoiseSpec:
             return float(gaussian_table()[-1] * np.float32(self.scale))
         return self.scale
 
-    @property
-    def median(self) -> float:
-        """The median magnitude."""
-        return self.scale * {Law.UNIFORM: 0.5, Law.GAUSSIAN: 0.67449, Law.BERNOULLI: 1.0}[self.law]
-
     def fill(self, key: int, start: int, out: NDArray[np.float32]) -> None:
         """Write elements start, start+1, ... of the noise of a 64-bit key into `out` (float32, any length).
 

@@ -6,8 +6,7 @@ from math import inf, isfinite
 from types import MappingProxyType
 from typing import Any
 
-from fedmrn.auto_scale import AUTO, AutoScale
-from fedmrn.codecs import Codec, Float16, Levels, Plane, Raw, Rotated
+from fedmrn.codecs import Codec, Float16, Levels, MaskedNoise, OwnScale, Raw, Rotated, ShorterMask
 from fedmrn.errors import ConfigError
 from fedmrn.layout import Group
 from fedmrn.rules import ServerRule
@@ -28,6 +27,8 @@ DOWN: Mapping[str, tuple[Codec, Codec]] = MappingProxyType(
 """How the state is broadcast: the coded group, and the others."""
 NOISE_KEY: Mapping[str, bool] = MappingProxyType({"client": False, "round": True})
 """Whose a noise key is: one client's in one round, or that of all clients of a round."""
+AUTO = "auto"
+"""What a person types in place of a noise scale, for those that clients choose."""
 Value = float | int | str
 Options = Mapping[str, Any]
 """Name -> value, of the type that the row gives as default."""
@@ -45,7 +46,6 @@ class Scheme:
         down: how each group of the state is broadcast; exact where nothing is said.
         shared_key: whether all clients of a round have one noise key.
         optimizer: how far the trained part of the state moves along what the rule asks for.
-        auto: how the noise scale of the coded group follows the updates, if it does.
 
     Raises:
         ConfigError: the method needs an exact broadcast and is not given one.
@@ -58,26 +58,19 @@ class Scheme:
     down: Mapping[Group, Codec] = field(default_factory=dict)
     shared_key: bool = False
     optimizer: ServerOptimizer = field(default_factory=lambda: Scaled(1.0))
-    auto: AutoScale | None = None
 
     def __post_init__(self) -> None:
         if self.rule.needs_zeros and not self.exact_broadcast:
             raise ConfigError("this method's clients must see which weights are zero: it needs down = float32")
 
     @property
-    def planes(self) -> tuple[Plane, ...]:
-        """What is summed of the coded group: for the rule, then for the noise scale."""
-        return self.rule.planes + (() if self.auto is None else self.auto.planes)
-
-    @property
     def exact_broadcast(self) -> bool:
         """Whether clients get the state as it is."""
         return all(codec == Raw() for codec in self.down.values())
 
-    def codecs_at(self, round: int, scale: float | None = None) -> dict[Group, Codec]:
-        """Return the codecs of a round; `scale` is that of the noise, where it is adapted."""
-        coded = self.rule.codec(round, self.codecs[Group.CODED])
-        return {**self.codecs, Group.CODED: coded if scale is None else coded.rescaled(scale)}
+    def codecs_at(self, round: int) -> dict[Group, Codec]:
+        """Return the codecs of a round."""
+        return {**self.codecs, Group.CODED: self.rule.codec(round, self.codecs[Group.CODED])}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +142,15 @@ class Method:
         values = self.resolve(options)
         auto = values.get("scale") == AUTO
         if auto:
-            values["scale"] = self.options["scale"]
+            values["scale"] = 1.0
         if side not in SIDE:
             raise ConfigError(f"side data {side!r} does not exist{nearest(side, SIDE)}")
-        codecs = {Group.CODED: self.codec(values), Group.DENSE: SIDE[side], Group.STATS: SIDE[side]}
+        codec = self.codec(values)
+        if auto:
+            if not isinstance(codec, MaskedNoise | ShorterMask):
+                raise ConfigError(f"codec {codec.name} has no noise whose scale a client could choose")
+            codec = OwnScale(codec)
+        codecs = {Group.CODED: codec, Group.DENSE: SIDE[side], Group.STATS: SIDE[side]}
         if down not in DOWN:
             raise ConfigError(f"broadcast {down!r} does not exist{nearest(down, DOWN)}")
         coded, others = DOWN[down]
@@ -161,8 +159,11 @@ class Method:
         if whose not in NOISE_KEY:
             raise ConfigError(f"noise_key {whose!r} does not exist{nearest(whose, NOISE_KEY)}")
         shared, moves = NOISE_KEY[whose], optimizer or Scaled(1.0)
-        follow = AutoScale.of(codecs[Group.CODED], shared=shared) if auto else None
-        return Scheme(self.id, codecs, self.rule(values), self.weighted, broadcast, shared, moves, follow)
+        if auto and shared:
+            raise ConfigError(
+                'scale = "auto" gives each client noise of its own scale; noise_key = "round" is one noise for all'
+            )
+        return Scheme(self.id, codecs, self.rule(values), self.weighted, broadcast, shared, moves)
 
 
 def _as(kind: type, value: object, where: str) -> Value:

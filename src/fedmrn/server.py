@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.aggregate import Aggregator
-from fedmrn.auto_scale import Level, Seen, mean_product
 from fedmrn.codecs import EncodeKeys
 from fedmrn.errors import ConfigError, DuplicateFrameError, UnknownClientError, WrongRoundError
 from fedmrn.frame import DEFAULT_LIMITS, Frame, Kind, Limits
@@ -24,17 +23,14 @@ class Carried:
 
     Attributes:
         moments: of the scheme's optimizer, float32, shape (slots, trained parameters).
-        level: of the noise, where its scale is adapted (`fedmrn.auto_scale`); else None.
     """
 
     moments: NDArray[np.float32]
-    level: Level | None = None
 
     @classmethod
-    def at_start(cls, layout: Layout, scheme: Scheme, state: NDArray[np.float32]) -> "Carried":
-        """Return what a run starts with that starts from this state."""
-        level = None if scheme.auto is None else scheme.auto.start(state[layout.span(Group.CODED)])
-        return cls(scheme.optimizer.start(layout.trainable), level)
+    def at_start(cls, layout: Layout, scheme: Scheme) -> "Carried":
+        """Return what a run starts with."""
+        return cls(scheme.optimizer.start(layout.trainable))
 
 
 class Round:
@@ -52,8 +48,7 @@ class Round:
         self._closed = False
         self._done: set[int | str] = set()
         self._exact = state_sections(server.layout, server.state) if server.scheme.exact_broadcast else None
-        scale = None if server.carried.level is None else server.carried.level.scale
-        self._templates = templates(server.layout, server.scheme.codecs_at(number, scale))
+        self._templates = templates(server.layout, server.scheme.codecs_at(number))
         self.aggregator = Aggregator(
             server.layout,
             self._templates,
@@ -63,7 +58,7 @@ class Round:
             weighted=server.scheme.weighted,
             limits=server.limits,
             threads=server.threads,
-            planes=server.scheme.planes,
+            planes=server.scheme.rule.planes,
             state=server.state,
         )
 
@@ -108,11 +103,6 @@ class Round:
         self._done.add(client)
         return frame
 
-    def _seen(self, mean: NDArray[np.float32], small: NDArray[np.float32]) -> Seen:
-        folded = self.aggregator
-        products = mean_product(mean, mean), mean_product(mean, small)
-        return Seen(max(1, mean.size), folded.effective_clients, *products, *folded.own_power())
-
     def _key(self, client: int | str) -> int:
         if client not in self._keys:
             raise UnknownClientError(f"client {client} was not asked in round {self.number}")
@@ -129,13 +119,9 @@ class Round:
             raise WrongRoundError(f"round {self.number} is finished")
         server = self._server
         rule, coded = server.scheme.rule, server.layout.span(Group.CODED)
-        parts = [self.aggregator.finish_plane(plane) for plane in server.scheme.planes[1:]]
-        more = parts[: len(rule.planes) - 1]
-        density = self.aggregator.density()
+        more = [self.aggregator.finish_plane(plane) for plane in rule.planes[1:]]
+        density, scales = self.aggregator.density(), self.aggregator.noise_scales()
         state = self.aggregator.close()  # the mean, and then in its place the state: three dense models at most
-        level, auto = server.carried.level, server.scheme.auto
-        if level is not None and auto is not None:
-            level = auto.next(level, self._seen(state[coded], parts[-1]))
         stepped = rule.step(self.number, server.state[coded], state[coded], *more)
         if np.may_share_memory(stepped, state):  # a rule may return the mean itself
             stepped = stepped.copy()
@@ -147,8 +133,8 @@ class Round:
             moves, moments = optimizer.step(state[trained] - server.state[trained], moments)
             np.add(server.state[trained], moves, out=state[trained])
             state[coded] = rule.settle(state[coded], stepped)
-        server.state, server.carried = state, Carried(moments, level)
-        server.density = density
+        server.state, server.carried = state, Carried(moments)
+        server.density, server.noise_scales = density, scales
         self._closed = True
         return state
 
@@ -169,6 +155,8 @@ class Server:
     Attributes:
         density: for each coded tensor the share of ones in the masks of the last finished round; empty where no masks
             are sent.
+        noise_scales: for each coded tensor the geometric mean of the noise scales that clients chose in the last
+            finished round; empty where they do not choose.
 
     Raises:
         ConfigError: if the state or the moments are not of the layout's shape or the state not one of the scheme's
@@ -193,13 +181,12 @@ class Server:
         scheme.rule.check(state[layout.span(Group.CODED)])
         self.layout, self.scheme, self.state = layout, scheme, state
         self.secret, self.limits, self.threads = secret, limits, threads
-        self.carried = carried = Carried.at_start(layout, scheme, state) if carried is None else carried
+        self.carried = carried = Carried.at_start(layout, scheme) if carried is None else carried
         shape, moments = (scheme.optimizer.slots, layout.trainable), carried.moments
         if moments.shape != shape or moments.dtype != np.float32:
             raise ConfigError(f"the moments must be float32 of shape {shape}, got {moments.dtype} {moments.shape}")
-        if (carried.level is None) != (scheme.auto is None):
-            raise ConfigError("a carried noise level belongs to a scheme that adapts it, and to no other")
         self.density: dict[str, float] = {}
+        self.noise_scales: dict[str, float] = {}
 
     @staticmethod
     def initial(layout: Layout, scheme: Scheme, model: NDArray[np.float32]) -> NDArray[np.float32]:

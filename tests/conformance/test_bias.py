@@ -38,6 +38,8 @@ CODECS: dict[str, Codec] = {
     "16 bits of everything": Sparse(1.0, 16),
     "learned signs": Sign(SignRule.LEARNED, (0.5,)),
     "masks coded by entropy": METHODS["fedmrn"].scheme({"coding": "entropy"}).codecs[Group.CODED],
+    "scales that clients choose": METHODS["fedmrn"].scheme({"scale": "auto"}).codecs[Group.CODED],
+    "the same, signed": METHODS["fedmrn-s"].scheme({"scale": "auto"}).codecs[Group.CODED],
     "16-bit floats": Float16(),
     "side data in levels": SIDE["levels"],
 }

@@ -19,6 +19,7 @@ from fedmrn.codecs import (
     Float16,
     Levels,
     MaskedNoise,
+    OwnScale,
     Plane,
     RandomCode,
     Raw,
@@ -74,6 +75,17 @@ EXAMPLES: dict[str, Codec] = {
     "random code without sampling": RandomCode(
         MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY, stochastic=False)
     ),
+    **{
+        f"own scale {law.name.lower()} {mask.name.lower()} {name}": OwnScale(
+            make(MaskedNoise(NoiseSpec(law, 1.0), mask))
+        )
+        for law, mask, name, make in (
+            (Law.UNIFORM, MaskType.BINARY, "plain", lambda m: m),
+            (Law.GAUSSIAN, MaskType.SIGNED, "plain", lambda m: m),
+            (Law.UNIFORM, MaskType.BINARY, "coded", CodedMask),
+            (Law.BERNOULLI, MaskType.SIGNED, "random code", RandomCode),
+        )
+    },
     "float16": Float16(),
     "sign stochastic": Sign(SignRule.STOCHASTIC),
     "sign learned": Sign(SignRule.LEARNED, (0.01,)),
@@ -234,7 +246,7 @@ def test_a_decoded_vector_is_a_fixed_point(codec: Codec, size: int) -> None:
     """
     if isinstance(codec, RandomCode):
         pytest.skip("it names a mask that is like the one asked for")
-    if isinstance(codec, Levels | Rotated):
+    if isinstance(codec, Levels | Rotated | OwnScale):
         pytest.skip("its scale depends on the whole vector")
     body = _encode(codec, _vector(size))
     values = _decode(codec, body, size)
@@ -252,6 +264,10 @@ def test_without_its_coding_a_body_says_the_same(codec: Codec, size: int) -> Non
     if isinstance(codec, ShorterMask):
         assert plain == codec.inner
         assert bare == codec.inner.encode(_vector(size), KEYS) or (isinstance(codec, RandomCode) and body[0] == 1)
+    elif isinstance(codec, OwnScale) and isinstance(codec.inner, ShorterMask):
+        assert plain == OwnScale(codec.inner.inner)
+        assert bytes(bare[:SCALES]) == body[:SCALES]
+        assert bare == plain.encode(_vector(size), KEYS) or isinstance(codec.inner, RandomCode)
     else:
         assert plain is codec
         assert bare is body

@@ -41,4 +41,4 @@ def test_a_run_without_masks(cli: Cli, tmp_path: Path) -> None:
     assert cli("run", "digits", "--method", "fedavg", "--out", "a", *changes()).returncode == 0
     done = measure(tmp_path / "a")
     assert done.returncode == 2
-    assert "fedavg sends no mask over noise" in done.stderr
+    assert "fedavg sends no mask over noise of one scale" in done.stderr

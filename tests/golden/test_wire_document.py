@@ -21,6 +21,7 @@ from fedmrn.codecs import (
     EncodeKeys,
     Levels,
     MaskedNoise,
+    OwnScale,
     RandomCode,
     ShorterMask,
     Sign,
@@ -62,12 +63,26 @@ def bits_of(section: dict[str, Any]) -> list[int]:
 
 
 def test_the_document_has_its_examples() -> None:
-    assert list(EXAMPLES) == [f"9.{k}" for k in range(1, 11)]
+    assert list(EXAMPLES) == [f"9.{k}" for k in range(1, 12)]
     assert DOCUMENT.count("```hex") == DOCUMENT.count("```json") == len(EXAMPLES)
     seen = {(d["kind"], s["parameters"][:4]) for _, d in EXAMPLES.values() for s in d["sections"]}
     assert {(1, "0000"), (1, "0101"), (1, ""), (2, "0000"), (2, "")} <= seen
     codecs = {(s["codec"], s["role"]) for _, d in EXAMPLES.values() for s in d["sections"]}
-    assert {(0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (7, 0), (8, 0), (8, 2), (9, 0), (10, 0), (11, 0)} == codecs
+    assert {
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (1, 0),
+        (1, 2),
+        (2, 0),
+        (7, 0),
+        (8, 0),
+        (8, 2),
+        (9, 0),
+        (10, 0),
+        (11, 0),
+        (12, 0),
+    } == codecs
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -88,10 +103,11 @@ def test_the_independent_reader_agrees(name: str) -> None:
         assert got.get("values", [])[:shown] == want.get("values", [])
         assert shown == got["elements"] * ("values" in want) or got["codec"] in (9, 11)
         if "noise" in want:
-            law, signed, scale = struct.unpack("<BBf", got["params"][:6])
+            law, signed, scale = struct.unpack("<BBf", got["params"][:6] if got["codec"] != 12 else got["params"][1:])
+            each = [s for size, s in got.get("scales", []) for _ in range(size)] or [1.0] * got["elements"]
             for i, (n, value) in enumerate(zip(want["noise"], want["values"], strict=True)):
                 assert n == oracle.noise(law, scale, found["noise_key"], i)
-                assert value == (n if bits_of(want)[i] == 1 else -n if signed else 0.0)
+                assert value == each[i] * (n if bits_of(want)[i] == 1 else -n if signed else 0.0)
         if got["codec"] in (9, 11):
             decode = oracle.decode_mask if got["codec"] == 9 else oracle.decode_random
             assert bits_of(want) == decode(got["params"], got["elements"], got["body"], found["noise_key"])
@@ -127,6 +143,13 @@ def _rebuilt(codec: Codec, got: Section, want: dict[str, Any], key: int, layout:
         n = codec.noise.chunk(key, 0, got.count)
         assert n.tolist() == want["noise"]
         return pack_bits(values == n)
+    if isinstance(codec, OwnScale):  # what is decoded has other magnitudes than the update
+        n = codec.masked.noise.chunk(key, 0, got.count)
+        assert n.tolist() == want["noise"]
+        sizes, scales = zip(*want["scales"], strict=True)
+        each = np.repeat(np.array(scales, np.float32), sizes)
+        rows = b"".join(struct.pack("<Qf", *row) for row in want["scales"])
+        return struct.pack("<I", len(want["scales"])) + rows + pack_bits(values == n * each)
     if isinstance(codec, Sign):
         assert codec.rule is SignRule.LEARNED
         codec = Sign(codec.rule, tuple(scale for _, scale in want["scales"]))
@@ -159,7 +182,7 @@ def test_the_library_agrees(name: str) -> None:
 
 def test_the_dumps_show_every_layout_of_masks() -> None:
     """An example whose last mask byte were zero would not show where the bits of that byte lie."""
-    for name in ("9.1", "9.2", "9.4", "9.5", "9.10"):
+    for name in ("9.1", "9.2", "9.4", "9.5", "9.10", "9.11"):
         bits = EXAMPLES[name][1]["sections"][0]["bits"]
         assert len(bits) % 8
         assert "1" in bits[8:]

@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from fedmrn.bits import unpack_bits
-from fedmrn.codecs import CHUNK, CODECS, MaskedNoise, Raw, codec_from
+from fedmrn.bits import count_ones
+from fedmrn.codecs import CHUNK, CODECS, MaskedNoise, OwnScale, Raw, codec_from, mask_of, noise_scales_of
 from fedmrn.errors import FrameError, LimitError
 from fedmrn.experiments.account import SECTIONS, traffic_line
 from fedmrn.experiments.summary import HEADER, LEGEND, Summary, cells, reference_of
@@ -119,11 +119,8 @@ def _content(frame: Frame, s: Section) -> tuple[str, str]:
     codec = codec_from(s.codec, s.params)
     if s.role is Role.TEMPLATE:
         return codec.name, "to be sent like this"
-    if isinstance(codec, MaskedNoise):
-        codec.open(s.body, s.count, frame.noise_key, float("inf"))
-        ones = int(unpack_bits(s.body, s.count).sum())
-        kind = f"{codec.mask.name.lower()}, {codec.noise.law.name.lower()} {codec.noise.scale:.6g}"
-        return codec.name, f"{kind}; {ones / max(1, s.count):.1%} ones"
+    if isinstance(codec, MaskedNoise) or (isinstance(codec, OwnScale) and s.count <= _MOST):
+        return codec.name, _mask(codec, frame, s)
     if codec.needs_state:
         return codec.name, "readable beside its broadcast only"
     if s.count > _MOST:
@@ -136,3 +133,13 @@ def _content(frame: Frame, s: Section) -> tuple[str, str]:
         total += float(values.sum(dtype=np.float64))
         largest = max(largest, float(np.abs(values).max()))
     return codec.name, f"mean {total / max(1, s.count):.3g}, largest magnitude {largest:.3g}"
+
+
+def _mask(codec: OwnScale | MaskedNoise, frame: Frame, s: Section) -> str:
+    opened, masked = codec.open(s.body, s.count, frame.noise_key, float("inf")), codec.masked
+    own = noise_scales_of(opened)
+    scales = np.array([masked.noise.scale]) if own is None else own.values
+    found = " to ".join(f"{scale:.6g}" for scale in sorted({scales.min(), scales.max()})) if scales.size else "no scale"
+    bits = mask_of(opened)
+    ones = 0 if bits is None else count_ones(bits, 0, s.count)
+    return f"{masked.mask.name.lower()}, {masked.noise.law.name.lower()} {found}; {ones / max(1, s.count):.1%} ones"

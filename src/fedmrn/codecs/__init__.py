@@ -3,12 +3,24 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Fold, Plane, Reader, mask_of, own_fold, read_plane
+from fedmrn.codecs.base import (
+    CHUNK,
+    Codec,
+    EncodeKeys,
+    Fold,
+    Plane,
+    Reader,
+    mask_of,
+    noise_scales_of,
+    own_fold,
+    read_plane,
+)
 from fedmrn.codecs.bernoulli import Bernoulli
 from fedmrn.codecs.coded_mask import CodedMask
 from fedmrn.codecs.float16 import Float16
 from fedmrn.codecs.levels import Levels
 from fedmrn.codecs.masked_noise import MaskedNoise
+from fedmrn.codecs.own_scale import OwnScale
 from fedmrn.codecs.random_code import RandomCode
 from fedmrn.codecs.raw import Raw
 from fedmrn.codecs.rotated import Rotated, Scale
@@ -19,7 +31,21 @@ from fedmrn.codecs.support import Support
 from fedmrn.codecs.ternary import Ternary
 from fedmrn.errors import UnknownCodecError
 
-_ALL = (Raw, MaskedNoise, Sign, Sparse, Ternary, Levels, Rotated, Bernoulli, Support, CodedMask, Float16, RandomCode)
+_ALL = (
+    Raw,
+    MaskedNoise,
+    Sign,
+    Sparse,
+    Ternary,
+    Levels,
+    Rotated,
+    Bernoulli,
+    Support,
+    CodedMask,
+    Float16,
+    RandomCode,
+    OwnScale,
+)
 CODECS: Mapping[int, type[Codec]] = MappingProxyType({c.id: c for c in _ALL})
 
 
@@ -46,6 +72,7 @@ __all__ = [
     "Fold",
     "Levels",
     "MaskedNoise",
+    "OwnScale",
     "Plane",
     "RandomCode",
     "Raw",
@@ -60,6 +87,7 @@ __all__ = [
     "Ternary",
     "codec_from",
     "mask_of",
+    "noise_scales_of",
     "own_fold",
     "read_plane",
 ]

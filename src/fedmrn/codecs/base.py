@@ -23,8 +23,6 @@ class Plane(Enum):
     """The scale of the element's tensor."""
     KEPT = "kept"
     """1 where the element was sent, else 0."""
-    SMALL = "small"
-    """The value where its noise is smaller than the median magnitude, else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +75,23 @@ def mask_of(reader: Reader) -> NDArray[np.uint8] | None:
     return found
 
 
+class NoiseScales(Protocol):
+    """The scales of masked noise, all powers of two, float32 values."""
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """The scales, a run of elements each."""
+
+    def at(self, index: int) -> float:
+        """Return the scale of an element."""
+
+
+def noise_scales_of(reader: Reader) -> NoiseScales | None:
+    """Return the scales that the sender of an opened section chose for its noise, if it chose any."""
+    found: NoiseScales | None = getattr(reader, "noise_scales", None)
+    return found
+
+
 def read_plane(reader: Reader, plane: Plane) -> Reader:
     """Return the reader of one plane of an opened section.
 
@@ -121,10 +136,6 @@ class Codec(ABC):
 
     def bind(self, state: NDArray[np.float32]) -> "Codec":
         """Return the codec for updates of this state (float32, shape (d,)), which both sides know; most need none."""
-        return self
-
-    def rescaled(self, scale: float) -> "Codec":
-        """Return the codec with noise of another scale; only codecs over noise have one."""
         return self
 
     @property

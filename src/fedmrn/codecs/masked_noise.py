@@ -5,7 +5,7 @@ Encoding is stochastic masking: unbiased wherever u lies between the two codewor
 """
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numba as nb
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.bits import check_mask, pack_bits
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Plane, check_finite
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.kernels import choose, fold
 from fedmrn.masking import MaskType, draw_mask
@@ -67,20 +67,6 @@ class _MaskReader:
         law, scale, key = int(spec.law), np.float32(spec.scale), np.uint64(self.key)
         _fold_masks(law, scale, gaussian_table(), key, start, self.mask, self.signed, factor, near, total)
 
-    @property
-    def small(self) -> "_SmallReader":
-        return _SmallReader(self)
-
-
-@dataclass(frozen=True, slots=True)
-class _SmallReader:
-    inner: _MaskReader
-
-    def read(self, start: int, out: NDArray[np.float32]) -> None:
-        self.inner.read(start, out)
-        spec = self.inner.spec
-        out[np.abs(spec.chunk(self.inner.key, start, start + out.size)) >= spec.median] = 0
-
 
 @dataclass(frozen=True)
 class MaskedNoise(Codec):
@@ -95,7 +81,6 @@ class MaskedNoise(Codec):
 
     id: ClassVar[int] = 1
     name: ClassVar[str] = "masked-noise"
-    planes: ClassVar[frozenset[Plane]] = frozenset({Plane.VALUE, Plane.SMALL})
     noise: NoiseSpec
     mask: MaskType
     stochastic: bool = True
@@ -113,9 +98,14 @@ class MaskedNoise(Codec):
         except (struct.error, ValueError, ConfigError) as error:
             raise MalformedFrameError(f"codec masked-noise cannot have parameters {params.hex()}") from error
 
-    def rescaled(self, scale: float) -> Self:
-        """Return the codec with noise of another scale."""
-        return replace(self, noise=replace(self.noise, scale=scale))
+    @property
+    def masked(self) -> "MaskedNoise":
+        """The codec itself; those around it have it under this name too."""
+        return self
+
+    def over(self, masked: "MaskedNoise") -> "MaskedNoise":
+        """Return the other codec, as those around one do with what is around it."""
+        return masked
 
     def bound(self, max_value: float) -> float:
         """Return the largest magnitude of the noise."""

@@ -80,8 +80,10 @@ class Scales:
         return _COUNT.pack(rows.size) + rows.tobytes()
 
     @classmethod
-    def split(cls, body: bytes | memoryview, count: int, packed: int, max_value: float) -> tuple[Self, memoryview]:
-        """Check a body of this table and `packed` bytes of symbols; return the table and the symbols.
+    def split(
+        cls, body: bytes | memoryview, count: int, packed: int | None, max_value: float
+    ) -> tuple[Self, memoryview]:
+        """Check a body of this table and `packed` bytes of symbols (None: any); return the table and the symbols.
 
         Raises:
             MalformedFrameError: the length is wrong, a size is zero, or the sizes do not add up to `count`.
@@ -93,10 +95,10 @@ class Scales:
             raise MalformedFrameError(f"a table of scales starts with 4 bytes, the section has {len(view)}")
         (runs,) = _COUNT.unpack_from(view)
         start = _COUNT.size + runs * _ROW.itemsize
-        if len(view) != start + packed:
-            raise MalformedFrameError(
-                f"{runs} scales and {count} elements take {start + packed} bytes, the section has {len(view)}"
-            )
+        least = start + (packed or 0)
+        if len(view) < least or (packed is not None and len(view) != least):
+            what = f"{runs} scales" if packed is None else f"{runs} scales and {count} elements"
+            raise MalformedFrameError(f"{what} take {least} bytes, the section has {len(view)}")
         rows = np.frombuffer(view, _ROW, runs, _COUNT.size)
         high, low = rows["size"] >> np.uint64(32), rows["size"] & np.uint64(0xFFFFFFFF)  # halves: no sum can wrap
         total = (int(high.sum()) << 32) + int(low.sum())
@@ -105,6 +107,10 @@ class Scales:
         values = rows["scale"].astype(np.float32)
         check_scales(values, max_value)
         return cls(np.cumsum(rows["size"], dtype=np.int64), values), view[start:]
+
+    def at(self, index: int) -> float:
+        """Return the scale of an element."""
+        return float(self.values[np.searchsorted(self.ends, index, "right")])
 
     def spread(self, start: int, out: F32) -> None:
         """Write the scale of elements start, start+1, ... into `out`."""

@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import Codec, EncodeKeys, Plane, Reader
+from fedmrn.codecs.base import Codec, EncodeKeys, Reader
 from fedmrn.codecs.contexts import Contexts
 from fedmrn.codecs.masked_noise import MaskedNoise
 from fedmrn.errors import ConfigError, MalformedFrameError
@@ -34,7 +34,6 @@ class ShorterMask(Codec):
         ConfigError: buckets is out of its range.
     """
 
-    planes: ClassVar[frozenset[Plane]] = MaskedNoise.planes
     inner: MaskedNoise
     buckets: int = 16
     elements_a_byte: ClassVar[int]
@@ -55,10 +54,6 @@ class ShorterMask(Codec):
     def params(self) -> bytes:
         """Return the parameters of masked-noise, and a byte for the number of buckets."""
         return self.inner.params() + bytes([self.buckets])
-
-    def rescaled(self, scale: float) -> Self:
-        """Return the codec with noise of another scale."""
-        return replace(self, inner=self.inner.rescaled(scale))
 
     def bound(self, max_value: float) -> float:
         """Return the largest magnitude of the noise."""
@@ -87,6 +82,15 @@ class ShorterMask(Codec):
             PaddingError: an unused bit is set.
         """
         return self.inner.open(self.uncode(body, count, noise_key), count, noise_key, max_value)
+
+    @property
+    def masked(self) -> MaskedNoise:
+        """The codec of the mask in plain."""
+        return self.inner
+
+    def over(self, masked: MaskedNoise) -> Self:
+        """Return the codec that does the same to another mask."""
+        return replace(self, inner=masked)
 
     @property
     def uncoded(self) -> MaskedNoise:

@@ -1,17 +1,13 @@
 """What the server keeps beside its state, on disk: carried-ROUND.bin beside the checkpoint, a frame with a raw section.
 
 A round's file is written before its checkpoint, and that of the round before is kept: whenever a run is stopped, the
-file of the checkpoint's round is there. Its vector holds the moments, row by row, then scale and peak of the noise.
+file of the checkpoint's round is there. Its vector holds the moments, row by row.
 """
 
 import re
 from math import prod
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fedmrn.auto_scale import Level
 from fedmrn.errors import FrameError, RunError
 from fedmrn.experiments.vectors import read_vector, write_vector
 from fedmrn.layout import Layout
@@ -25,8 +21,6 @@ _SERVER = 0  # whose vector it is: no client's
 def save_carried(folder: Path, layout: Layout, method: int, round: int, carried: Carried) -> None:
     """Write what the server keeps after a round; nothing where it keeps nothing."""
     vector = carried.moments.reshape(-1)
-    if carried.level is not None:
-        vector = np.append(vector, np.array([carried.level.scale, carried.level.peak], np.float32))
     if not vector.size:
         return
     write_vector(folder / f"carried-{round}.bin", layout, method, round, _SERVER, vector)
@@ -36,20 +30,24 @@ def save_carried(folder: Path, layout: Layout, method: int, round: int, carried:
             path.unlink()
 
 
-def restore_carried(folder: Path, layout: Layout, round: int, scheme: Scheme, state: NDArray[np.float32]) -> Carried:
-    """Return what the server of this scheme kept after a round; before round 1, what it starts with from its state.
+def restore_carried(folder: Path, layout: Layout, round: int, scheme: Scheme) -> Carried:
+    """Return what the server of this scheme kept after a round; before round 1, what it starts with.
 
     Raises:
         RunError: the file is missing, damaged or another's.
     """
-    shape, more = (scheme.optimizer.slots, layout.trainable), 0 if scheme.auto is None else 2
+    shape = (scheme.optimizer.slots, layout.trainable)
     size = prod(shape)
-    if not round or not size + more:
-        return Carried.at_start(layout, scheme, state)
     path = folder / f"carried-{round}.bin"
+    if not round or not size:
+        if path.exists():
+            raise RunError(
+                f"{path} is of a setting whose server keeps something, or of an older version; "
+                "delete checkpoint.bin to start from round 1"
+            )
+        return Carried.at_start(layout, scheme)
     try:
-        vector = read_vector(path, layout, round, _SERVER, size + more)
+        vector = read_vector(path, layout, round, _SERVER, size)
     except (OSError, FrameError) as error:
         raise RunError(f"{path} cannot be used ({error}); delete checkpoint.bin to start from round 1") from error
-    level = Level(*vector[size:].tolist()) if more else None
-    return Carried(vector[:size].reshape(shape), level)
+    return Carried(vector.reshape(shape))

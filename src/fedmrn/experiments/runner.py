@@ -226,7 +226,7 @@ def _go_on(
             folder / "partition.png",
             f"{experiment.data.name}, {experiment.data.partition}, {experiment.data.clients} clients: who holds what",
         )
-    carried = restore_carried(folder, layout, done, prepared.federation.scheme, state)
+    carried = restore_carried(folder, layout, done, prepared.federation.scheme)
     tidy(folder, done)
     records = records[:done]
     write_atomic(folder / "rounds.jsonl", "".join(json.dumps(r) + "\n" for r in records).encode())
@@ -300,8 +300,8 @@ def to_record(result: RoundResult) -> Record:
 
     `up` and `down` hold the bytes of all clients together by part, `raw` what the same would have taken without coding
     (`fedmrn.update.plain`), and `by_client` the bytes of each client, in the order of `clients`. `density` is the share
-    of ones in the masks, a coded tensor; other methods have none. `next_scale` is that of the next round's noise, where
-    it is adapted.
+    of ones in the masks, a coded tensor; other methods have none. `noise_scale` is the geometric
+    mean of the scales that clients chose for their noise, a coded tensor, where they choose.
     """
     exchanges = result.exchanges
     return {
@@ -318,7 +318,7 @@ def to_record(result: RoundResult) -> Record:
         "by_client": {"up": _columns([e.up for e in exchanges]), "down": _columns([e.down for e in exchanges])},
         "bits_per_parameter": result.bits_per_parameter,
         **({"density": result.density} if result.density else {}),
-        **({"next_scale": result.carried.level.scale} if result.carried.level else {}),
+        **({"noise_scale": result.noise_scale} if result.noise_scale else {}),
         "clients": result.clients,
         "seconds": round(result.seconds, 3),
     }

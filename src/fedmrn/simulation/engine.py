@@ -166,6 +166,8 @@ class RoundResult:
         memory: what the clients of this round keep, for methods whose clients do.
         carried: what the server keeps beside the state.
         density: for each coded tensor the share of ones in the masks; empty where no masks are sent.
+        noise_scale: for each coded tensor the geometric mean of the noise scales that clients chose; empty where they
+            do not choose.
     """
 
     round: int
@@ -181,6 +183,7 @@ class RoundResult:
     memory: Memory = field(repr=False, default_factory=dict)
     carried: Carried = field(repr=False, default_factory=lambda: Carried(np.zeros((0, 0), np.float32)))
     density: dict[str, float] = field(repr=False, default_factory=dict)
+    noise_scale: dict[str, float] = field(repr=False, default_factory=dict)
 
     @property
     def up(self) -> Account:
@@ -316,4 +319,5 @@ def conclude(
         trained.kept,
         server.carried,
         server.density,
+        server.noise_scales,
     )

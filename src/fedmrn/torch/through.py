@@ -1,19 +1,20 @@
 """Training through a code: the forward sees coded weights, the optimiser moves what is behind them; and FedMRN."""
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import replace
 from importlib import import_module
+from math import frexp
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from fedmrn.codecs import Codec, ShorterMask, codec_from
+from fedmrn.codecs import Codec, OwnScale, ShorterMask, codec_from
 from fedmrn.codecs import MaskedNoise as MaskedNoiseCodec
 from fedmrn.errors import UnsupportedModelError
 from fedmrn.frame import Frame, Role
 from fedmrn.layout import Group
 from fedmrn.masking import progressive_weights
+from fedmrn.noise import SMALLEST_SCALE
 from fedmrn.parallel import in_parallel
 from fedmrn.rng import Purpose, Stream, domain
 from fedmrn.torch.fused import STAY, Move, plain_sgd, sgd_moves, without_gradients
@@ -107,7 +108,8 @@ class MaskedNoise(Through):
         **options: as for `LocalRule`.
 
     Memory beyond plain training: u, w and the noise, three float32 a coded parameter, and the broadcast's bytes.
-    Plain SGD moves u in the pass that draws the next weights; other optimisers take a pass of their own first.
+    Plain SGD moves u in the pass that draws the next weights; other optimisers take a pass of their own first, and so
+    does SGD where the client chooses the noise's scales, which follow u before each draw.
     """
 
     options: ClassVar[tuple[str, ...]] = ("progressive", "stochastic")
@@ -117,25 +119,26 @@ class MaskedNoise(Through):
         super().__init__(*args, **options)
 
     def _prepare(self, codec: Codec | None) -> None:
-        self._asked = codec
-        codec = codec.inner if isinstance(codec, ShorterMask) else codec
-        if not isinstance(codec, MaskedNoiseCodec):
+        if not isinstance(codec, MaskedNoiseCodec | ShorterMask | OwnScale):
             raise UnsupportedModelError("this broadcast does not ask for masked noise")
-        self._codec = MaskedNoiseCodec(codec.noise, codec.mask, self.stochastic)
+        masked = codec.masked
+        self._codec = MaskedNoiseCodec(masked.noise, masked.mask, self.stochastic)
+        self._asked = codec.over(self._codec)
+        self._exponents = [0] * len(self._coded)
         self._kernels = _kernels_of(self.view.device)
         self._noise = torch.empty_like(self._base)
         self._aimed = torch.empty(0, dtype=torch.int32, device=self.view.device)
         if self._kernels is None:
-            codec.noise.fill(self.broadcast.noise_key, 0, self._noise.numpy())
+            masked.noise.fill(self.broadcast.noise_key, 0, self._noise.numpy())
             return
-        self._kernels.fill(codec.noise, self.broadcast.noise_key, 0, self._noise)
+        self._kernels.fill(masked.noise, self.broadcast.noise_key, 0, self._noise)
         self._aimed = torch.empty(self._kernels.WORDS, dtype=torch.int32, device=self.view.device)
         self._ahead = min(_AHEAD, self.steps + 1)
         self._aim()
 
     def _step(self) -> None:
         tensors = [t for t, _ in self._coded]
-        moves = sgd_moves(self.inner, tensors)
+        moves = None if isinstance(self._asked, OwnScale) else sgd_moves(self.inner, tensors)
         if moves is None:
             super()._step()
             return
@@ -145,7 +148,22 @@ class MaskedNoise(Through):
 
     def _draw(self) -> None:
         """Put w + PSM(u) into the model for the next step."""
+        self._rescale()
         self._draw_after([(slice(0, self._size), STAY)])
+
+    def _rescale(self) -> None:
+        """Let the noise follow u, where the client chooses its scales: powers of two, so that nothing is rounded."""
+        if not isinstance(self._asked, OwnScale):
+            return
+        for i, (_, where) in enumerate(self._coded):
+            if where.start == where.stop:
+                continue
+            scale = self._asked.scale(self._u[where].cpu().numpy()) if self.taken else SMALLEST_SCALE
+            exponent = frexp(scale)[1] - 1
+            more, self._exponents[i] = exponent - self._exponents[i], exponent
+            if more:  # in two halves: the whole factor may be beyond float32
+                self._noise[where] *= 2.0 ** (more // 2)
+                self._noise[where] *= 2.0 ** (more - more // 2)
 
     def _draw_after(self, moves: Sequence[tuple[slice, Move]]) -> None:
         """Move u first, in the same pass."""
@@ -213,7 +231,7 @@ class MaskedNoise(Through):
     def captured(self) -> Hashable | None:
         """See `LocalRule`."""
         sgd = plain_sgd(self.inner)
-        if sgd is None or type(self)._step is not MaskedNoise._step:
+        if sgd is None or type(self)._step is not MaskedNoise._step or isinstance(self._asked, OwnScale):
             return None
         return sgd, self._codec.mask, self.stochastic, tuple(getattr(self, name).data_ptr() for name in _VECTORS)
 
@@ -227,8 +245,7 @@ class MaskedNoise(Through):
         self._show(self._weights)
 
     def _codecs(self) -> dict[Group, Codec]:
-        asked = self._asked
-        return {Group.CODED: replace(asked, inner=self._codec) if isinstance(asked, ShorterMask) else self._codec}
+        return {Group.CODED: self._asked}
 
 
 def _kernels_of(device: torch.device) -> Any:

@@ -24,13 +24,13 @@ LAYOUT = Layout.of(
     ]
 )
 LEAN = Layout.of([TensorSpec("w", (40,), Group.CODED)])
+_OPTIONS = {"fedmrn-post": {"coding": "entropy"}, "fedmrn-no-pm": {"coding": "entropy", "scale": "auto"}}
 _AT_BODY = 12  # of a section's header: where the length of its body lies
 
 
 def start(row: Method, layout: Layout = LAYOUT) -> Server:
-    """A server at the start of a run, from a model with a few zeros; one of the methods codes its masks."""
-    options = {"coding": "entropy"} if row.name == "fedmrn-post" else {}
-    scheme, model = row.scheme(options), np.linspace(-0.01, 0.01, layout.size).astype(np.float32)
+    """A server at the start of a run, from a model with a few zeros; two of the methods code their masks."""
+    scheme, model = row.scheme(_OPTIONS.get(row.name)), np.linspace(-0.01, 0.01, layout.size).astype(np.float32)
     model[::5] = 0
     return Server(layout, scheme, Server.initial(layout, scheme, model), b"a secret of tests")
 

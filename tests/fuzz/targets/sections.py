@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from fedmrn import bits, codecs
-from fedmrn.codecs import CodedMask, EncodeKeys, Float16, Levels, MaskedNoise, codec_from
+from fedmrn.codecs import CodedMask, EncodeKeys, Float16, Levels, MaskedNoise, OwnScale, codec_from
 from fedmrn.errors import FrameError
 from fedmrn.masking import MaskType
 from fedmrn.methods import METHODS
@@ -53,7 +53,9 @@ def _seeds() -> list[bytes]:
     masked = MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY)
     used = [codec for row in METHODS.values() for codec in row.scheme().codecs.values()]
     known = {(codec.id, codec.params()): codec for codec in used}
-    known |= {(codec.id, codec.params()): codec for codec in (Float16(), Levels(127, 64), CodedMask(masked))}
+    own = MaskedNoise(NoiseSpec(Law.GAUSSIAN, 1.0), MaskType.SIGNED)
+    more = (Float16(), Levels(127, 64), CodedMask(masked), OwnScale(own), OwnScale(CodedMask(own)))
+    known |= {(codec.id, codec.params()): codec for codec in more}
     inputs = []
     for codec in known.values():
         for count in (0, 5, 700):

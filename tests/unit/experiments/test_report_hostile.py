@@ -47,9 +47,10 @@ WRONG = [
     (changed(density={"a": float("nan")}), "density.a: "),
     (changed(density={"\x1b[31m": "x"}), r"density.\?\[31m: "),
     (changed(density=[0.5]), "density: "),
-    (changed(next_scale=0.0), "next_scale: "),
-    (changed(next_scale=float("inf")), "next_scale: "),
-    (changed(next_scale="0.1"), "next_scale: "),
+    (changed(noise_scale={"a": 0.0}), "noise_scale.a: "),
+    (changed(noise_scale={"a": float("inf")}), "noise_scale.a: "),
+    (changed(noise_scale={"a": "0.1"}), "noise_scale.a: "),
+    (changed(noise_scale=0.1), "noise_scale: "),
 ]
 
 

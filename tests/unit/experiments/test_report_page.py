@@ -158,14 +158,14 @@ def test_the_foot_is_cut_where_the_metadata_goes_on(tmp_path: Path) -> None:
     [("shakespeare", "next-character accuracy"), ("voc", "mean IoU")],
 )
 def test_a_page_says_the_score_of_its_task(tmp_path: Path, name: str, score: str) -> None:
-    run = write_run(tmp_path / "r", scales=[0.1, 0.2, 0.3], changes=[f"data.name={name}"])
+    run = write_run(tmp_path / "r", scales=[{"a": 0.25}] * 3, changes=[f"data.name={name}"])
     write_report(tmp_path, [run])
     text = Page((tmp_path / "report.html").read_text()).text
     assert f"The {score} is that of the global model on the test samples, in percent" in text
     assert f"The first round after which the test {score} was at least" in text
     assert f"{score[0].upper()}{score[1:]} against rounds. " in text
     assert "images" not in text
-    assert "Adapted scale of the noise. " in text
+    assert "Scale of the noise that clients chose, by layer and round. " in text
     assert (tmp_path / "scale.png").is_file()
 
 

@@ -93,7 +93,7 @@ def remembered(results: list[RoundResult]) -> Memory:
 def record(result: RoundResult) -> dict[str, object]:
     """All that a round leaves behind, but for the clock."""
     memory = {client: kept.tobytes() for client, kept in result.memory.items()}
-    vectors = {"state": result.state.tobytes(), "carried": (result.carried.moments.tobytes(), result.carried.level)}
+    vectors = {"state": result.state.tobytes(), "carried": result.carried.moments.tobytes()}
     return asdict(replace(result, seconds=0.0)) | vectors | {"memory": memory}
 
 

@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 from small_federation import federation, records, run, small_model
 
-from fedmrn.auto_scale import Level
 from fedmrn.cli.show import show_frame
 from fedmrn.errors import RunError
 from fedmrn.experiments.carried import restore_carried, save_carried
@@ -22,8 +21,7 @@ from fedmrn.torch import ModelLayout
 
 LAYOUT = Layout.of([TensorSpec("w", (4, 3), Group.CODED), TensorSpec("scale", (3,), Group.DENSE)])
 ROW = METHODS["fedmrn"]
-STATE = np.full(LAYOUT.size, 0.5, np.float32)
-SCHEME = ROW.scheme({"scale": "auto"}, optimizer=Momentum(1.0, 0.9))
+SCHEME = ROW.scheme(optimizer=Momentum(1.0, 0.9))
 
 
 @pytest.mark.parametrize("done", [1, 2])
@@ -39,27 +37,23 @@ def test_a_run_goes_on_with_what_its_server_kept(
     for each in whole[: done + 1]:  # killed after the file of the next round and before its checkpoint
         save_carried(tmp_path, layout, ROW.id, each.round, each.carried)
     state = whole[done - 1].state
-    carried = restore_carried(tmp_path, layout, done, scheme, state)
+    carried = restore_carried(tmp_path, layout, done, scheme)
     assert records(run(setting, state, first=done + 1, carried=carried)) == records(whole[done:])
-    if optimizer is not None or scale == "auto":
+    if optimizer is not None:
         assert records(run(setting, state, first=done + 1)) != records(whole[done:]), "it does matter"
     else:
         assert not list(tmp_path.iterdir())
 
 
 def test_only_the_files_of_two_rounds_are_kept(tmp_path: Path) -> None:
-    kept = Carried(np.ones((1, LAYOUT.trainable), np.float32), Level(0.25, 0.5))
+    kept = Carried(np.ones((1, LAYOUT.trainable), np.float32))
     for number in range(1, 5):
         save_carried(tmp_path, LAYOUT, ROW.id, number, kept)
     save_carried(tmp_path, LAYOUT, ROW.id, 5, Carried(kept.moments[:0]))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["carried-3.bin", "carried-4.bin"]
-    found = restore_carried(tmp_path, LAYOUT, 4, SCHEME, STATE)
-    assert (found.moments == 1).all()
-    assert found.level == Level(0.25, 0.5)
-    fresh = restore_carried(tmp_path, LAYOUT, 0, SCHEME, STATE)
-    assert (fresh.moments == 0).all()
-    assert fresh.level == Level(0.5)
-    assert restore_carried(tmp_path, LAYOUT, 9, ROW.scheme(), STATE).level is None
+    assert (restore_carried(tmp_path, LAYOUT, 4, SCHEME).moments == 1).all()
+    assert (restore_carried(tmp_path, LAYOUT, 0, SCHEME).moments == 0).all()
+    assert not restore_carried(tmp_path, LAYOUT, 9, ROW.scheme()).moments.size
 
 
 def _shown(frame: Frame) -> str:
@@ -69,10 +63,10 @@ def _shown(frame: Frame) -> str:
 
 
 def test_a_file_of_values_is_not_shown_as_a_mask(tmp_path: Path) -> None:
-    save_carried(tmp_path, LAYOUT, ROW.id, 2, Carried(np.ones((1, LAYOUT.trainable), np.float32), Level(0.25, 0.5)))
+    save_carried(tmp_path, LAYOUT, ROW.id, 2, Carried(np.ones((1, LAYOUT.trainable), np.float32)))
     kept = Frame.from_bytes((tmp_path / "carried-2.bin").read_bytes())
     shown = _shown(kept)
-    assert f"bytes: values {4 * (LAYOUT.trainable + 2)}, side data 0" in shown
+    assert f"bytes: values {4 * LAYOUT.trainable}, side data 0" in shown
     assert "coded values" in shown
     assert "mask" not in shown
     assert "update" not in shown
@@ -90,13 +84,13 @@ def test_a_file_of_values_is_not_shown_as_a_mask(tmp_path: Path) -> None:
         ("flipped", "checksum"),
         ("shorter", ""),
         ("another round", "of another round, than its name says: of round 1"),
-        ("other setting", "for this model and setting it must have 2"),
+        ("other setting", f"for this model and setting it must have {2 * LAYOUT.trainable}"),
         ("other model", "it is for a model with other tensors"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path: Path, damage: str, words: str) -> None:
     kept, path, scheme = (
-        Carried(np.ones((1, LAYOUT.trainable), np.float32), Level(0.25, 0.5)),
+        Carried(np.ones((1, LAYOUT.trainable), np.float32)),
         tmp_path / "carried-2.bin",
         SCHEME,
     )
@@ -112,6 +106,13 @@ def test_files_that_cannot_be_used(tmp_path: Path, damage: str, words: str) -> N
     elif damage == "another round":
         path.write_bytes(replace(Frame.from_bytes(data), round=1).to_bytes())
     elif damage == "other setting":
-        scheme = ROW.scheme({"scale": "auto"})
+        scheme = ROW.scheme(optimizer=Adam(0.01, 0.9, 0.99, 0.001))
     with pytest.raises(RunError, match=rf"carried-2\.bin cannot be used \(.*{words}.*delete checkpoint\.bin to start"):
-        restore_carried(tmp_path, LAYOUT, 2, scheme, STATE)
+        restore_carried(tmp_path, LAYOUT, 2, scheme)
+
+
+def test_what_another_version_or_setting_kept_is_not_passed_over(tmp_path: Path) -> None:
+    save_carried(tmp_path, LAYOUT, ROW.id, 2, Carried(np.ones((1, LAYOUT.trainable), np.float32)))
+    assert not restore_carried(tmp_path, LAYOUT, 1, ROW.scheme()).moments.size
+    with pytest.raises(RunError, match=r"carried-2\.bin is of a setting .* older version; delete checkpoint\.bin"):
+        restore_carried(tmp_path, LAYOUT, 2, ROW.scheme())

@@ -89,9 +89,9 @@ def pictures(section: Section, studio: Studio, prefix: str) -> dict[str, list[Pi
         found["Masks"] = [add("masks", masks, what, f"{what}. {ENTROPY}", alt, masked)]
     adapted = [group for group in groups if scales(group) is not None]
     if adapted:
-        what = "Adapted scale of the noise"
-        figure = draw_scales(adapted, f"adapted scale of the noise: {section.title}")
-        scale = add("scale", figure, what, f"{what}. {SCALE}", "A line for each method that adapts it.", adapted)
+        what = "Scale of the noise that clients chose, by layer and round"
+        figure = draw_scales(adapted, f"scale of the noise by layer and round: {section.title}")
+        scale = add("scale", figure, what, f"{what}. {SCALE}", "A panel for each method that adapts it.", adapted)
         found.setdefault("Masks", []).append(scale)
     what = "Seconds a round"
     times = draw_times(groups, f"seconds a round: {section.title}")

@@ -1,19 +1,20 @@
 """Masks: the share of ones by layer and round, and the bits that this share leaves at least to say."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fedmrn.data import find_source
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.config import Experiment
-from fedmrn.experiments.plots import COLOURS, INK, bare, literal, style
+from fedmrn.experiments.plots import COLOURS, INK, bare, literal
 from fedmrn.experiments.report.collect import Group
 from fedmrn.simulation.models import build_model
 from fedmrn.text import printable
@@ -24,8 +25,8 @@ ENTROPY = (
     "One that also looks at the noise can take fewer. Coded is what the mask sections took, measured."
 )
 SCALE = (
-    'What the server of a method with scale = "auto" sets for the next round\'s noise. The line is the mean over '
-    "seeds, the band reaches from the lowest to the highest seed."
+    'What the clients of a method with scale = "auto" chose for their noise: the geometric mean over clients and '
+    "seeds, as a power of two."
 )
 _NAMED = 40  # as many layers as have their names beside the rows
 _MOST = 400
@@ -36,12 +37,20 @@ def density(group: Group) -> tuple[list[str], NDArray[np.float64]] | None:
 
     A round without it (of an older version) is NaN; None if no round has it, or there are too many layers to show.
     """
-    names = list(dict.fromkeys(n for records in group.records for r in records for n in r.get("density", ())))
+    found = _by_layer(group, "density")
+    if found is None:
+        return None
+    mean: NDArray[np.float64] = found[1].mean(axis=0)
+    return (found[0], mean) if np.isfinite(mean).any() else None
+
+
+def _by_layer(group: Group, what: Literal["density", "noise_scale"]) -> tuple[list[str], NDArray[np.float64]] | None:
+    """Return names of layers and what each has, shape (seeds, layers, rounds), NaN where it has nothing."""
+    names = list(dict.fromkeys(n for records in group.records for r in records for n in r.get(what) or ()))
     if not names or len(names) > _MOST:
         return None
-    seeds = [[[r.get("density", {}).get(n, np.nan) for r in records] for n in names] for records in group.records]
-    mean: NDArray[np.float64] = np.mean(seeds, axis=0, dtype=np.float64)
-    return (names, mean) if np.isfinite(mean).any() else None
+    seeds = [[[(r.get(what) or {}).get(n, np.nan) for r in records] for n in names] for records in group.records]
+    return names, np.array(seeds, np.float64)
 
 
 def entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -63,38 +72,31 @@ def coded_bits(group: Group) -> NDArray[np.float64] | None:
     return None if (mean == 1).all() else mean
 
 
-def scales(group: Group) -> NDArray[np.float64] | None:
-    """Return the scale that was set for the noise after each round, shape (seeds, rounds); None if none was.
+def scales(group: Group) -> tuple[list[str], NDArray[np.float64]] | None:
+    """Return names of layers and the base-2 logarithm of their noise's scale, shape (layers, rounds), mean over seeds.
 
-    A round without it is NaN.
+    None if clients did not choose it, or there are too many layers to show.
     """
-    found = np.array([[r.get("next_scale", np.nan) for r in records] for records in group.records], np.float64)
-    return found if np.isfinite(found).any() else None
+    found = _by_layer(group, "noise_scale")
+    if found is None:
+        return None
+    mean: NDArray[np.float64] = np.log2(found[1]).mean(axis=0)
+    return (found[0], mean) if np.isfinite(mean).any() else None
 
 
 def draw_scales(groups: Sequence[Group], title: str) -> Figure:
-    """Return the scale of the noise after each round, on a logarithmic axis; all groups have scales."""
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(literal(title), loc="left", fontsize=11, color=INK)
-    for i, group in enumerate(groups):
-        found = scales(group)
-        if found is None:
-            continue
-        colour, line = style(i)
-        x = np.arange(1, found.shape[1] + 1)
-        mark = {"marker": "o", "markersize": 3} if len(x) <= 30 else {}
-        axes.plot(x, found.mean(axis=0), color=colour, linestyle=line, label=literal(group.label), **mark)  # type: ignore[arg-type]
-        if len(found) > 1:
-            axes.fill_between(x, found.min(axis=0), found.max(axis=0), color=colour, alpha=0.15, linewidth=0)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("after round")
-    axes.set_ylabel("scale of the noise")
-    bare(axes)
-    axes.legend(fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    """Return a row a method: the scale of the noise by layer and round; all groups have scales."""
+    rows = [(group, *found) for group in groups if (found := scales(group)) is not None]
+    heights = [1.5 + 0.2 * min(len(names), _NAMED) for _, names, _ in rows]
+    figure = Figure(figsize=(9, sum(heights) + 0.5), layout="constrained")
+    figure.suptitle(literal(title), x=0.012, ha="left", fontsize=11, color=INK)
+    every = np.concatenate([found.ravel() for *_, found in rows])
+    norm = Normalize(float(np.nanmin(every)) - 0.5, float(np.nanmax(every)) + 0.5)
+    panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for (group, names, logs), axes in zip(rows, panels, strict=True):
+        _heat_map(axes, names, logs, norm, "viridis", "log2 of the scale")
+        axes.set_title(literal(group.label), loc="left", fontsize=10, color=INK)
+    panels[-1].set_xlabel("round", fontsize=9)
     return figure
 
 

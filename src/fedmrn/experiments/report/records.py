@@ -57,7 +57,9 @@ class _Line:
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
     raw: _Ways | None = None  # missing in runs from before it was counted
     density: dict[str, _Share] | None = None  # of methods with masks only
-    next_scale: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] | None = None  # of those that adapt it
+    noise_scale: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]] | None = (
+        None  # clients' own
+    )
 
 
 _LINES = TypeAdapter(_Line)
