@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from math import frexp, ldexp
 from typing import ClassVar, Self
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +19,7 @@ from fedmrn.codecs.base import Codec, EncodeKeys, Reader, check_finite, mask_of
 from fedmrn.codecs.coded_mask import CodedMask
 from fedmrn.codecs.masked_noise import MaskedNoise
 from fedmrn.codecs.random_code import RandomCode
-from fedmrn.codecs.scales import Scales
+from fedmrn.codecs.scales import Scales, mean_magnitude
 from fedmrn.codecs.shorter_mask import ShorterMask
 from fedmrn.errors import BoundError, ConfigError, MalformedFrameError
 from fedmrn.masking import MaskType
@@ -31,21 +30,7 @@ OVER = {MaskType.BINARY: 3.0, MaskType.SIGNED: 1.0}
 """Scale of uniform noise over the mean magnitude of u. The dice of signed masks cost more: theirs stays smaller."""
 _SAME_POWER = {Law.UNIFORM: 1.0, Law.GAUSSIAN: 3.0**-0.5, Law.BERNOULLI: 3.0**-0.5}
 _INNER: dict[int, type[MaskedNoise] | type[ShorterMask]] = {c.id: c for c in (MaskedNoise, CodedMask, RandomCode)}
-_LANES = 16
 _LARGEST = np.finfo(np.float32).max
-
-
-@nb.njit(cache=True, nogil=True)
-def _magnitude(values):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """The sum of magnitudes in float64, always added in the same order."""
-    sums = np.zeros(_LANES, np.float64)
-    whole = values.size // _LANES * _LANES
-    for start in range(0, whole, _LANES):
-        for i in range(_LANES):
-            sums[i] += np.float64(abs(values[start + i]))
-    for i in range(whole, values.size):
-        sums[i - whole] += np.float64(abs(values[i]))
-    return sums.sum()
 
 
 def fitting_scale(magnitude: float, mask: MaskType, law: Law) -> float:
@@ -105,7 +90,7 @@ class OwnScale(Codec):
 
     def scale(self, u: F32) -> float:
         """Return the scale for a tensor's update, float32, shape (k,), k > 0."""
-        return fitting_scale(_magnitude(np.ascontiguousarray(u)) / u.size, self.masked.mask, self.masked.noise.law)
+        return fitting_scale(mean_magnitude(u), self.masked.mask, self.masked.noise.law)
 
     def params(self) -> bytes:
         """Return the id of the inner codec in a byte, and its parameters."""

@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import EncodeKeys
+from fedmrn.codecs.base import CHUNK, EncodeKeys
 from fedmrn.errors import BoundError, EncodeError, MalformedFrameError, NonFiniteError
 from fedmrn.rng import Purpose, Stream, domain
 
@@ -124,3 +124,9 @@ class Scales:
 def largest_magnitude(x: F32) -> float:
     """Return the largest magnitude of a vector that is not empty."""
     return abs(float(max(x.max(), -x.min())))  # -0 has magnitude +0
+
+
+def mean_magnitude(x: F32) -> float:
+    """Return the mean magnitude of a vector that is not empty, summed in float64."""
+    total = sum(float(np.abs(x[at : at + CHUNK]).sum(dtype=np.float64)) for at in range(0, x.size, CHUNK))
+    return total / x.size

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedmrn.bits import check_padding, pack_bits, packed_size
 from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Plane, check_finite
-from fedmrn.codecs.scales import F32, Scales, draws, largest_magnitude
+from fedmrn.codecs.scales import F32, Scales, draws, largest_magnitude, mean_magnitude
 from fedmrn.errors import ConfigError, MalformedFrameError
 
 _SIGNS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") * np.float32(2) - np.float32(
@@ -30,11 +30,6 @@ class SignRule(IntEnum):
     DETERMINISTIC = 0
     STOCHASTIC = 1
     LEARNED = 2
-
-
-def _mean_magnitude(x: F32) -> float:
-    total = sum(float(np.abs(x[at : at + CHUNK]).sum(dtype=np.float64)) for at in range(0, x.size, CHUNK))
-    return total / x.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +117,7 @@ class Sign(Codec):
             scales = Scales.given(self.learned, vector, keys)
         else:
             largest = self.rule is SignRule.STOCHASTIC
-            scales = Scales.measure(vector, keys, largest_magnitude if largest else _mean_magnitude)
+            scales = Scales.measure(vector, keys, largest_magnitude if largest else mean_magnitude)
         plus = np.empty(vector.size, np.bool_)
         scale = np.empty(min(CHUNK, vector.size), np.float32)
         for start in range(0, vector.size, CHUNK):
