@@ -28,6 +28,8 @@ def codecs() -> dict[str, Codec]:
         coded = [(name, row.scheme().codecs_at(LAST)[Group.CODED])]
         if "coding" in row.options:
             coded.append((f"{name}, entropy", row.scheme({"coding": "entropy"}).codecs_at(LAST)[Group.CODED]))
+        if "scale" in row.options:
+            coded.append((f"{name}, auto", row.scheme({"scale": "auto"}).codecs_at(LAST)[Group.CODED]))
         for label, codec in coded:
             if codec not in found.values():
                 found[label] = codec

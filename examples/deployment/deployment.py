@@ -115,6 +115,12 @@ class Deployment:
         """Show the log of a run until it ends."""
         subprocess.run([_tool("flwr"), "log", run, LINK, "--stream"], env=self._env("cli"), stdout=out, check=False)
 
+    def run_log(self, run: str) -> str:
+        """Return what the server's app of a run has printed and logged so far, its exception if it failed."""
+        command = [_tool("flwr"), "log", run, LINK, "--show"]
+        done = subprocess.run(command, env=self._env("cli"), capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
     def status(self, run: str) -> str:
         """Return what Flower says of a run: "running", "finished:completed", "finished:failed", ..."""
         return str(self._flwr("ls", LINK, "--run-id", run)["runs"][0]["status"])

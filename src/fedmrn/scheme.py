@@ -117,8 +117,12 @@ class Method:
                 hint = nearest(name, found) if found else ": it has none"
                 raise ConfigError(f"method {self.name} has no option {name!r}{hint}")
             where = f"method {self.name}: {name} = {value!r}"
-            auto = name == "scale" and value == AUTO
-            found[name] = AUTO if auto else _as(type(self.options[name]), value, where)
+            if name == "scale" and isinstance(value, str):
+                if value != AUTO:
+                    raise ConfigError(f'{where} must be a number or the word "{AUTO}"')
+                found[name] = AUTO
+            else:
+                found[name] = _as(type(self.options[name]), value, where)
         return found
 
     def scheme(

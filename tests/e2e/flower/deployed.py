@@ -34,8 +34,13 @@ def result_of(deployment: Deployment, run: str, out: Path, timeout: float = 900)
     """Wait for a run, which must end well, and return what it wrote to its folder."""
     deadline = time.monotonic() + timeout
     while not (status := deployment.status(run)).startswith("finished"):
-        assert time.monotonic() < deadline, deployment.log("superlink")
+        assert time.monotonic() < deadline, why(deployment, run)
         time.sleep(1)
-    assert status == "finished:completed", deployment.log("superlink")
+    assert status == "finished:completed", why(deployment, run)
     result: dict[str, Any] = json.loads((out / "result.json").read_text())
     return result
+
+
+def why(deployment: Deployment, run: str) -> str:
+    """What a failed test shows: the app's own log, in which its exception is, and the SuperLink's."""
+    return f"{deployment.run_log(run)}\n--- SuperLink\n{deployment.log('superlink')}"

@@ -160,7 +160,8 @@ def test_an_unknown_option_suggests_the_nearest(name: str, option: str, message:
 @pytest.mark.parametrize(
     ("name", "option", "value", "kind"),
     [
-        ("fedmrn", "scale", "0.1", "a number"),
+        ("fedmrn", "scale", "0.1", "a number or the word .auto."),
+        ("fedmrn", "scale", "atuo", "a number or the word .auto."),
         ("fedmrn", "scale", True, "a number"),
         ("fedmrn", "scale", None, "a number"),
         ("fedmrn", "noise", 1, "a word"),
