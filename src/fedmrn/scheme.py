@@ -61,7 +61,7 @@ class Scheme:
 
     def __post_init__(self) -> None:
         if self.rule.needs_zeros and not self.exact_broadcast:
-            raise ConfigError("this method's clients must see which weights are zero: it needs down = float32")
+            raise ConfigError("clients must see which weights are zero: set down to float32")
 
     @property
     def exact_broadcast(self) -> bool:
@@ -144,6 +144,12 @@ class Method:
             ConfigError: an option does not exist or is unusable.
         """
         values = self.resolve(options)
+        try:
+            return self._scheme(values, side, down, optimizer or Scaled(1.0))
+        except ConfigError as error:
+            raise ConfigError(f"method {self.name}: {error}") from error
+
+    def _scheme(self, values: dict[str, Value], side: str, down: str, optimizer: ServerOptimizer) -> Scheme:
         auto = values.get("scale") == AUTO
         if auto:
             values["scale"] = 1.0
@@ -162,12 +168,13 @@ class Method:
         whose = str(values.get("noise_key", "client"))
         if whose not in NOISE_KEY:
             raise ConfigError(f"noise_key {whose!r} does not exist{nearest(whose, NOISE_KEY)}")
-        shared, moves = NOISE_KEY[whose], optimizer or Scaled(1.0)
+        shared = NOISE_KEY[whose]
         if auto and shared:
             raise ConfigError(
-                'scale = "auto" gives each client noise of its own scale; noise_key = "round" is one noise for all'
+                'scale = "auto" gives each client noise of its own scale, and noise_key = "round" one noise to all: '
+                'set scale to a number, or noise_key to "client"'
             )
-        return Scheme(self.id, codecs, self.rule(values), self.weighted, broadcast, shared, moves)
+        return Scheme(self.id, codecs, self.rule(values), self.weighted, broadcast, shared, optimizer)
 
 
 def _as(kind: type, value: object, where: str) -> Value:

@@ -18,7 +18,6 @@ from silent import Silent
 
 KILLING = Path(__file__).with_name("killing.py")
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-RANDOM = random.Random(1)  # noqa: S311
 
 
 def killed(folder: Path, where: str, moments: list[str], *command: str) -> tuple[list[int], str]:
@@ -37,6 +36,12 @@ def killed(folder: Path, where: str, moments: list[str], *command: str) -> tuple
     return [int(end) for end in done.stdout.splitlines()[-1].removeprefix("ends: ").split()], done.stderr
 
 
+def moments(seed: int, count: int) -> list[str]:
+    """Random moments: of starting, and after the next round."""
+    chance = random.Random(seed)  # noqa: S311
+    return [f"{chance.choice(['', '+'])}{chance.uniform(0, 0.5):.3f}" for _ in range(count)]
+
+
 def left(folder: Path) -> dict[str, bytes]:
     """All files of the runs below a folder, without the clock."""
     names = ("rounds.jsonl", "config.toml", "*.bin", "*.part")
@@ -48,8 +53,7 @@ def left(folder: Path) -> dict[str, bytes]:
 def test_a_run(cli: Cli, tmp_path: Path) -> None:
     many = ("run", "digits", "--method", "topk-ef", *changes("train.rounds=8"))
     assert cli(*many, "--out", "whole").returncode == 0
-    moments = [f"{RANDOM.choice(['', '+'])}{RANDOM.uniform(0, 0.5):.3f}" for _ in range(8)]
-    ends, _ = killed(tmp_path, "killed", moments, *many, "--out", "killed", "--resume")
+    ends, _ = killed(tmp_path, "killed", moments(1, 8), *many, "--out", "killed", "--resume")
     assert ends.count(-signal.SIGKILL) >= 4
     whole = left(tmp_path / "whole")
     assert len(whole) == 4 + 4  # configuration, rounds, checkpoint, an update, and what four clients keep
@@ -61,7 +65,7 @@ preset = "digits"
 methods = ["fedmrn", "topk-ef"]
 seeds = [1]
 [set]
-train.rounds = 4
+train.rounds = 6
 train.local_epochs = 1
 train.clients_per_round = 2
 data.clients = 4
@@ -74,21 +78,22 @@ method.lr = [0.1, 0.05]
 def test_a_sweep(tmp_path: Path) -> None:
     """Stopped by Ctrl-C, then killed: its workers end too, as the next attempt finds the folders free."""
     (tmp_path / "mine.toml").write_text(SWEEP)
-    moments = ["^0", f"+{RANDOM.uniform(0, 0.5):.3f}"]
-    ends, errors = killed(tmp_path, "runs", moments, "sweep", "mine.toml", "--jobs", "2")
-    assert ends == [130, -signal.SIGKILL]
+    ends, errors = killed(tmp_path, "runs", ["^0", *moments(2, 10)], "sweep", "mine.toml", "--jobs", "2")
+    assert ends[0] == 130
+    assert ends.count(-signal.SIGKILL) >= 5  # the others came too late: the sweep had ended well
+    assert set(ends[1:]) <= {-signal.SIGKILL, 0}
     assert errors == "stopped, every whole round is in runs/mine; the same command goes on from there\n"
     for cell in load_sweep(str(tmp_path / "mine.toml")).cells:
         run(cell.experiment, tmp_path / "whole" / cell.folder, data_dir=tmp_path, resume=False, progress=Silent())
     assert left(tmp_path / "runs/mine") == left(tmp_path / "whole")
 
 
-def test_a_disk_that_is_full(cli: Cli, tmp_path: Path) -> None:
-    """Files that may not grow to the size of the checkpoint: one line, nothing half-written; with room it goes on."""
+def without_room(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """A command whose files may not grow to the size of the checkpoint."""
     limit = 100_000
-    done = subprocess.run(
-        [sys.executable, "-m", "fedmrn", "run", "digits", "--out", "r", *changes()],
-        cwd=tmp_path,
+    return subprocess.run(
+        [sys.executable, "-m", "fedmrn", *command],
+        cwd=folder,
         env={k: v for k, v in ENV.items() if not k.startswith("COV")},  # its data would not fit either
         capture_output=True,
         text=True,
@@ -96,11 +101,40 @@ def test_a_disk_that_is_full(cli: Cli, tmp_path: Path) -> None:
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
+
+
+FULL = (
+    "checkpoint.bin: File too large; the 0 rounds before are kept; put that right, and the same command goes on "
+    "(run and compare with --resume)"
+)
+
+
+def test_a_disk_that_is_full(cli: Cli, tmp_path: Path) -> None:
+    """One line, nothing half-written; with room it goes on."""
+    done = without_room(tmp_path, "run", "digits", "--out", "r", *changes())
     assert done.returncode == 2, done.stderr
-    assert done.stderr == (
-        "error: r/checkpoint.bin: File too large; the 0 rounds before are kept; put that right, and the same command "
-        "with --resume goes on\n"
-    )
+    assert done.stderr == f"error: r/{FULL}\n"
     assert not list(tmp_path.rglob("*.part"))
     done = cli("run", "digits", "--out", "r", "--resume", *changes())
     assert done.returncode == 0, done.stderr
+
+
+def test_a_disk_that_is_full_in_a_sweep(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(SWEEP)
+    done = without_room(tmp_path, "sweep", "mine.toml", "--jobs", "2")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "error: no cell of sweep mine is finished\n"
+    assert " ".join(done.stdout.split()).count(FULL.removeprefix("checkpoint.bin")) == 4  # or what a client keeps
+    assert not list(tmp_path.rglob("*.part"))
+    done = cli("sweep", "mine.toml", "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder that not even root can write to: /sys")
+@pytest.mark.parametrize("command", [("run", "digits", *changes()), ("sweep", "mine.toml")], ids=["run", "sweep"])
+def test_a_folder_that_cannot_be_written(cli: Cli, tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "mine.toml").write_text(SWEEP)
+    done = cli(*command, "--out", "/sys/fedmrn")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: /sys/fedmrn")
+    assert done.stderr.count("\n") == 1

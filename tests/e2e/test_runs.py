@@ -229,6 +229,9 @@ def test_any_option_can_be_tuned_and_a_method_that_always_diverges_is_left_out(c
     again = cli("compare", "digits", "--methods", "qsgd,fedavg", *grid, *changes())
     assert again.returncode == 2
     assert "holds a run already" in again.stderr
+    again = cli("run", "digits", "--method", "qsgd", *changes("train.rounds=3"))  # --resume would not help: not offered
+    assert again.returncode == 2
+    assert "holds another configuration" in again.stderr
 
     grid = ["--tune", "bits=16,32", "--tune-rounds", "1", "--out", "lost"]
     done = cli("compare", "digits", "--methods", "topk,fedmrn", *grid, *changes("method.topk.lr=1e30"))

@@ -259,7 +259,7 @@ def _go_on(
             except OSError as error:
                 raise RunError(
                     f"{error.filename}: {error.strerror}; the {len(records)} rounds before are kept; put that right, "
-                    "and the same command with --resume goes on"
+                    "and the same command goes on (run and compare with --resume)"
                 ) from error
             records.append(record)
             progress.round(record)
@@ -369,15 +369,15 @@ def check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
     if not (folder / "config.toml").exists():
         return
     found = read_experiment(folder)
-    if not resume:
-        raise RunError(
-            f"{folder} holds a run already ({len(read_records(folder))} of {found.train.rounds} rounds): "
-            "add --resume to go on with it, or --out FOLDER to start another"
-        )
     if found != experiment:
         raise RunError(
             f"{folder} holds another configuration: {difference(found.as_dict(), experiment.as_dict())}; "
             "use the same, or --out FOLDER for a new run"
+        )
+    if not resume:
+        raise RunError(
+            f"{folder} holds a run already ({len(read_records(folder))} of {found.train.rounds} rounds): "
+            "add --resume to go on with it, or --out FOLDER to start another"
         )
 
 
