@@ -271,7 +271,7 @@ def methods() -> None:
     rows = [(m.name, m.summary, options(m.options), str(m.id)) for m in METHODS.values()]
     caption = (
         "All take lr, optimizer, side, down, server and server_lr, server_beta, server_beta2, server_tau too. "
-        "To set one: --set method.topk.density=0.01"
+        "To set one: --set method.topk.density=0.01. With --set method.scale=auto each client chooses its noise scale."
     )
     show_table(out, ("method", "what it sends", "options", "id"), rows, caption=caption)
 
