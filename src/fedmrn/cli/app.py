@@ -140,7 +140,7 @@ def compare(
     chosen = _seeds(seeds)
     plan = [setting.experiment(name, seed) for name in names for seed in chosen]
     folder = out_dir or Path("runs") / setting.name
-    from fedmrn.experiments.runner import check_folder
+    from fedmrn.experiments.runner import refuse_any
     from fedmrn.experiments.tune import Grid, choose, trials, tuned, write_tuning
 
     lost: list[Path] = []
@@ -150,7 +150,7 @@ def compare(
         cells = trials(there, names, grid, tune_dir or folder / "tune")
         if not resume:  # told now, not after hours of tuning
             for experiment in plan:
-                check_folder(folder / run_name(experiment), experiment, resume)
+                refuse_any(folder / run_name(experiment))  # its configuration depends on what the tuning chooses
         _run_all(f"tuning {tune}", [cell for own in cells.values() for cell in own.values()], data_dir, resume)
         tuning = choose(grid, cells, tune_set or [])
         write_tuning(folder, tuning)

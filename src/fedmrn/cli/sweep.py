@@ -115,7 +115,9 @@ def report(console: Console, sweep: Sweep, folder: Path) -> None:
                 for found in write_report(folder / name, runs):
                     rows += [(name, *cells(row, reference_of(found.rows))) for row in found.rows]
     if not rows:
-        raise RunError(f"no cell of sweep {sweep.name} is finished")
+        raise RunError(
+            f"no cell of sweep {sweep.name} is finished: what failed is told above, and the same command tries again"
+        )
     header: tuple[str, ...] = ("", *HEADER)
     if not any(row[0] for row in rows):
         header, rows = header[1:], [row[1:] for row in rows]

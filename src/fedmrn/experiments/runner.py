@@ -375,8 +375,19 @@ def check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
             "use the same, or --out FOLDER for a new run"
         )
     if not resume:
+        refuse_any(folder)
+
+
+def refuse_any(folder: Path) -> None:
+    """Refuse a folder that holds a run, of whatever configuration.
+
+    Raises:
+        RunError: it does.
+    """
+    if (folder / "config.toml").exists():
+        rounds = read_experiment(folder).train.rounds
         raise RunError(
-            f"{folder} holds a run already ({len(read_records(folder))} of {found.train.rounds} rounds): "
+            f"{folder} holds a run already ({len(read_records(folder))} of {rounds} rounds): "
             "add --resume to go on with it, or --out FOLDER to start another"
         )
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from fedmrn.cli.app import app
 from fedmrn.experiments.config import Experiment, load_setting, run_name
 from fedmrn.methods import METHODS
 
@@ -27,35 +29,27 @@ def commands(page: str) -> Iterator[list[str]]:
 
 
 def runs(words: list[str]) -> Iterator[tuple[str, Experiment]]:
-    """The folder and the experiment of each run of a command, without tuning."""
-    kind, preset, *rest = words
-    said: dict[str, str] = {}
-    changes = []
-    while rest:
-        flag = rest.pop(0)
-        assert flag.startswith("--"), words
-        if flag == "--resume":
-            continue
-        value = rest.pop(0)
-        if flag == "--set":
-            changes.append(value)
-        else:
-            said[flag] = value
-    setting = load_setting(preset, changes)
-    methods, first, _, last = "fedavg,fedmrn,fedmrn-s", *said.get("--seeds", said.get("--seed", "1")).partition("-")
+    """The folder and the experiment of each run of a command, as the command line reads it, without tuning."""
+    kind, *rest = words
+    said = get_command(app).commands[kind].make_context(kind, list(rest)).params  # type: ignore[attr-defined]
+    setting = load_setting(said["preset"], said["set_"] or [])
+    folder = Path(said["out_dir"] or Path("runs", setting.name))
     if kind == "run":
-        methods = said.get("--method", "fedmrn")
-    for name in METHODS if said.get("--methods") == "all" else said.get("--methods", methods).split(","):
+        experiment = setting.experiment(said["method"], said["seed"])
+        yield str(folder if said["out_dir"] else folder / run_name(experiment)), experiment
+        return
+    first, _, last = said["seeds"].partition("-")
+    for name in METHODS if said["methods"] == "all" else said["methods"].split(","):
         for seed in range(int(first), int(last or first) + 1):
             experiment = setting.experiment(name, seed)
-            folder = f"{said.get('--out', f'runs/{setting.name}')}"
-            named = kind == "run" and "--out" in said
-            yield folder if named else f"{folder}/{run_name(experiment)}", experiment
+            yield str(folder / run_name(experiment)), experiment
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_documented_commands_resolve(page: str) -> None:
-    for words in commands(page):
+    found = list(commands(page))
+    assert found
+    for words in found:
         assert list(runs(words)), words
 
 
@@ -63,5 +57,6 @@ def test_no_result_is_in_the_way_of_another() -> None:
     seen: dict[str, Experiment] = {}
     for words in commands("docs/results.md"):
         for folder, experiment in runs(words):
-            assert seen.setdefault(folder, experiment) == experiment, f"{folder}: {shlex.join(words)}"
+            assert folder not in seen or (seen[folder] == experiment and "--resume" in words), shlex.join(words)
+            seen[folder] = experiment
     assert len(seen) > 50
