@@ -10,11 +10,10 @@ none.
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from math import sqrt
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
-from scipy.stats import t
+from intervals import interval
 
 from fedmrn.experiments.runner import read_experiment, read_records
 
@@ -27,13 +26,12 @@ def accuracies(folder: Path, first: int, last: int) -> list[float]:
     return [100 * record["accuracy"] for record in records[first - 1 : last]]
 
 
-def interval(differences: Sequence[float]) -> str:
+def over_seeds(differences: Sequence[float]) -> str:
     """Return mean and half-width of the 95 % interval over seeds, in points."""
-    mean = f"{fmean(differences):+.2f}"
     if len(differences) < 2:
-        return f"{mean} (one seed: no interval)"
-    half = t.ppf(0.975, len(differences) - 1) * stdev(differences) / sqrt(len(differences))
-    return f"{mean}±{half:.2f}"
+        return f"{fmean(differences):+.2f} (one seed: no interval)"
+    mean, half = interval(differences)
+    return f"{mean:+.2f}±{half:.2f}"
 
 
 def compare(folders: Iterable[Path], first: int, last: int) -> list[str]:
@@ -51,7 +49,7 @@ def compare(folders: Iterable[Path], first: int, last: int) -> list[str]:
             mine = accuracies(folder, first, last)
             found.append(fmean(a - b for a, b in zip(mine, reference, strict=True)))
             lines.append(f"seed {seed}  {fmean(mine):6.2f}  {found[-1]:+6.2f} {folder}")
-    return [*lines, *(f"place {i}: {interval(found)}" for i, found in enumerate(differences, 2))]
+    return [*lines, *(f"place {i}: {over_seeds(found)}" for i, found in enumerate(differences, 2))]
 
 
 def main() -> None:

@@ -29,13 +29,13 @@ from federations import (
     ridge,
     run,
 )
+from intervals import interval
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from scipy.stats import t as student
 
 from fedmrn.files import write_atomic
 from fedmrn.noise import Law
@@ -167,13 +167,6 @@ def points(name: str, values: Sequence[float], size: Size) -> tuple[F64, F64]:
 def slope(x: F64, y: F64) -> float:
     """Return the slope of log y over log x by least squares."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
-
-
-def interval(slopes: Sequence[float]) -> tuple[float, float]:
-    """Return the mean over seeds and half the width of its 95 % interval, by Student's t."""
-    found = np.array(slopes)
-    half = student.ppf(0.975, found.size - 1) * found.std(ddof=1) / np.sqrt(found.size)
-    return float(found.mean()), float(half)
 
 
 Results = Mapping[tuple[str, str], list[list[float]]]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from fedmrn.cli.app import app
+from fedmrn.cli.app import _names, _seeds, app
 from fedmrn.experiments.config import Experiment, load_setting, run_name
 from fedmrn.methods import METHODS
 
@@ -38,9 +38,8 @@ def runs(words: list[str]) -> Iterator[tuple[str, Experiment]]:
         experiment = setting.experiment(said["method"], said["seed"])
         yield str(folder if said["out_dir"] else folder / run_name(experiment)), experiment
         return
-    first, _, last = said["seeds"].partition("-")
-    for name in METHODS if said["methods"] == "all" else said["methods"].split(","):
-        for seed in range(int(first), int(last or first) + 1):
+    for name in METHODS if said["methods"] == "all" else _names(said["methods"]):
+        for seed in _seeds(said["seeds"]):
             experiment = setting.experiment(name, seed)
             yield str(folder / run_name(experiment)), experiment
 

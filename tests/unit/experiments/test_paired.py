@@ -1,6 +1,6 @@
 """bench/paired.py: differences are paired by seed and round, and the interval is Student's t over seeds."""
 
-import importlib.util
+import sys
 from math import sqrt
 from pathlib import Path
 
@@ -8,11 +8,9 @@ import pytest
 
 from run_folders import write_run
 
-_SPEC = importlib.util.spec_from_file_location("paired", Path(__file__).parents[3] / "bench" / "paired.py")
-assert _SPEC is not None
-assert _SPEC.loader is not None
-paired = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(paired)
+sys.path.append(str(Path(__file__).parents[3] / "bench"))
+
+import paired
 
 
 def runs(root: Path) -> list[Path]:

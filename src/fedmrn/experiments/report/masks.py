@@ -1,7 +1,7 @@
 """Masks: the share of ones by layer and round, and the bits that this share leaves at least to say."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -87,26 +87,19 @@ def scales(group: Group) -> tuple[list[str], NDArray[np.float64]] | None:
 def draw_scales(groups: Sequence[Group], title: str) -> Figure:
     """Return a row a method: the scale of the noise by layer and round; all groups have scales."""
     rows = [(group, *found) for group in groups if (found := scales(group)) is not None]
-    heights = [1.5 + 0.2 * min(len(names), _NAMED) for _, names, _ in rows]
-    figure = Figure(figsize=(9, sum(heights) + 0.5), layout="constrained")
-    figure.suptitle(literal(title), x=0.012, ha="left", fontsize=11, color=INK)
+    figure, panels = _sheet(rows, title, 9, (1,))
     every = np.concatenate([found.ravel() for *_, found in rows])
     norm = Normalize(float(np.nanmin(every)) - 0.5, float(np.nanmax(every)) + 0.5)
-    panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for (group, names, logs), axes in zip(rows, panels, strict=True):
+    for (group, names, logs), (axes,) in zip(rows, panels, strict=True):
         _heat_map(axes, names, logs, norm, "viridis", "log2 of the scale")
         axes.set_title(literal(group.label), loc="left", fontsize=10, color=INK)
-    panels[-1].set_xlabel("round", fontsize=9)
     return figure
 
 
 def draw_masks(groups: Sequence[Group], title: str) -> Figure:
     """Return a row a method: density and entropy by layer and round, and bits an element; all have densities."""
     rows = [(group, *found) for group in groups if (found := density(group)) is not None]
-    heights = [1.5 + 0.2 * min(len(names), _NAMED) for _, names, _ in rows]
-    figure = Figure(figsize=(10.5, sum(heights) + 0.5), layout="constrained")
-    figure.suptitle(literal(title), x=0.012, ha="left", fontsize=11, color=INK)
-    panels = figure.subplots(len(rows), 3, squeeze=False, width_ratios=(1.15, 1, 1), height_ratios=heights)
+    figure, panels = _sheet(rows, title, 10.5, (1.15, 1, 1))
     every = np.concatenate([shares.ravel() for *_, shares in rows])
     away = max(0.01, float(np.nanmax(np.abs(every - 0.5))))
     least = min(0.99, float(np.nanmin(entropy(every))))
@@ -115,9 +108,20 @@ def draw_masks(groups: Sequence[Group], title: str) -> Figure:
         _heat_map(middle, None, entropy(shares), Normalize(least, 1), "viridis", "entropy, bits")
         left.set_title(literal(group.label), loc="left", fontsize=10, color=INK)
         _bits(right, group, names, shares)
+    return figure
+
+
+def _sheet(
+    rows: Sequence[tuple[Group, list[str], NDArray[np.float64]]], title: str, width: float, columns: Sequence[float]
+) -> tuple[Figure, Any]:
+    """Return an empty figure with a row of panels a method, as high as its layers want, and the panels."""
+    heights = [1.5 + 0.2 * min(len(names), _NAMED) for _, names, _ in rows]
+    figure = Figure(figsize=(width, sum(heights) + 0.5), layout="constrained")
+    figure.suptitle(literal(title), x=0.012, ha="left", fontsize=11, color=INK)
+    panels = figure.subplots(len(rows), len(columns), squeeze=False, width_ratios=columns, height_ratios=heights)
     for axes in panels[-1]:
         axes.set_xlabel("round", fontsize=9)
-    return figure
+    return figure, panels
 
 
 def _heat_map(

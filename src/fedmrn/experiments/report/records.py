@@ -18,6 +18,7 @@ from fedmrn.text import printable
 _CONFIG, _LINE, _FILE = 1 << 20, 1 << 22, 1 << 28  # bytes that are read at most
 _SHAPE = ConfigDict(extra="ignore")
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 _Whole = Annotated[int, Field(ge=0, le=1 << 53, strict=True)]
 _Number = Annotated[float, Field(strict=True)]  # a loss may be infinite
 
@@ -52,14 +53,12 @@ class _Line:
     train_loss: _Number
     up: _Sizes
     down: _Sizes
-    bits_per_parameter: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+    bits_per_parameter: _Positive
     clients: Annotated[list[_Whole], Field(min_length=1)]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
     raw: _Ways | None = None  # missing in runs from before it was counted
     density: dict[str, _Share] | None = None  # of methods with masks only
-    noise_scale: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]] | None = (
-        None  # clients' own
-    )
+    noise_scale: dict[str, _Positive] | None = None  # where clients choose it
 
 
 _LINES = TypeAdapter(_Line)
