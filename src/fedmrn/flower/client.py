@@ -18,7 +18,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from torch import nn
 
-from fedmrn.flower.records import FRAME, broadcast_bytes, to_array
+from fedmrn.flower.records import FRAME, broadcast_bytes, records_of, to_array
 from fedmrn.torch import LocalRule
 from fedmrn.torch import attach as attach_rule
 
@@ -52,7 +52,7 @@ def attach(
         FrameError, UsageError: as `fedmrn.torch.attach`.
     """
     broadcast = broadcast_bytes(message.content, arrayrecord_key)
-    kept = context.state.array_records.get(MEMORY)
+    kept = records_of(context.state, ArrayRecord).get(MEMORY)
     memory = None if kept is None else kept["memory"].numpy()
     return attach_rule(model, optimizer, broadcast, steps=steps, memory=memory, **options)
 

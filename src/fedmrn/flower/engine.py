@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from torch import nn
 
 from fedmrn.errors import ConfigError, EncodeError, WorkerError
 from fedmrn.flower.client import update_reply
-from fedmrn.flower.records import broadcast_bytes, update_bytes
+from fedmrn.flower.records import broadcast_bytes, records_of, update_bytes
 from fedmrn.flower.strategy import FedMRN
 from fedmrn.frame import Frame
 from fedmrn.server import Carried, Server
@@ -132,7 +132,7 @@ class _Watched(FedMRN):
         self._down[node] = frame.account(), plain(frame).account()
 
     def folded(self, node: int, message: Message, frame: Frame) -> None:
-        loss = float(message.content.metric_records["metrics"]["train_loss"])  # type: ignore[arg-type]
+        loss = float(records_of(message.content, MetricRecord)["metrics"]["train_loss"])  # type: ignore[arg-type]
         update = update_bytes(message.content, self.arrayrecord_key)
         answer = Answer(update, *self._down[node], loss, _memory(message))
         self._found[self._clients[node]] = Exchange.of(frame, answer), answer
@@ -270,7 +270,7 @@ def _partitions(running: _Running, count: int) -> dict[int, int]:
 
 
 def _config(message: Message) -> ConfigRecord:
-    return message.content.config_records.get("config") or ConfigRecord()
+    return records_of(message.content, ConfigRecord).get("config") or ConfigRecord()
 
 
 def _memory(message: Message) -> NDArray[np.float32] | None:

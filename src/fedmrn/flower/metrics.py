@@ -5,6 +5,8 @@ from math import isfinite
 
 from flwr.app import MetricRecord, RecordDict
 
+from fedmrn.flower.records import records_of
+
 MOST = 10_000
 """Values that one client's metrics have at most."""
 Shape = tuple[tuple[str, int], ...]
@@ -16,7 +18,7 @@ def shape_of(content: RecordDict, weighted_by: str, heaviest: float) -> Shape | 
 
     They can if they are one record of finite numbers, of at most `MOST` values, whose weight is in (0, heaviest].
     """
-    records = list(content.metric_records.values())
+    records = list(records_of(content, MetricRecord).values())
     if len(records) != 1:
         return None
     lists = [v if isinstance(v, list) else [v] for v in records[0].values()]
@@ -54,4 +56,4 @@ class Metrics:
 
 
 def _only_metrics(content: RecordDict) -> RecordDict:
-    return RecordDict({name: MetricRecord(dict(record)) for name, record in content.metric_records.items()})
+    return RecordDict({name: MetricRecord(dict(record)) for name, record in records_of(content, MetricRecord).items()})

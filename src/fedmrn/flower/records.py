@@ -5,9 +5,9 @@ the broadcast is exact, so that Flower holds and stores it once; and the rest, s
 noise key. Joined again they are the frame, byte for byte.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedmrn.errors import WrongMessageError
 from fedmrn.frame import CHECKSUM_SIZE, Frame, Role
@@ -15,6 +15,7 @@ from fedmrn.frame import CHECKSUM_SIZE, Frame, Role
 STYPE = "fedmrn.frame.v1"
 FRAME = "frame"
 STATE = "state"
+R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 _PIECES = 3  # of a section, in `Frame.parts`
 
 
@@ -60,8 +61,17 @@ def update_bytes(content: RecordDict, key: str) -> bytes:
     return _data(_arrays(content, key, {FRAME}), FRAME)
 
 
+def records_of(content: RecordDict, kind: type[R]) -> dict[str, R]:
+    """Return the records of a kind by name.
+
+    As `RecordDict.array_records` and its like, which make of a content a cycle: its arrays, a frame or a whole state,
+    would stay in memory until the garbage collector comes by.
+    """
+    return {name: record for name, record in content.items() if isinstance(record, kind)}
+
+
 def _arrays(content: RecordDict, key: str, names: set[str]) -> ArrayRecord:
-    found = content.array_records
+    found = records_of(content, ArrayRecord)
     if set(found) != {key}:
         raise WrongMessageError(f"a message has one record of arrays, {key!r}; this one has {_short(found)}")
     if set(found[key]) != names:
