@@ -19,7 +19,8 @@ from rich.table import Table
 
 from fedmrn.codecs import CodedMask, EncodeKeys, MaskedNoise, RandomCode, ShorterMask
 from fedmrn.experiments.checkpoint import restore
-from fedmrn.experiments.runner import prepare, read_experiment, read_records
+from fedmrn.experiments.records import read_records
+from fedmrn.experiments.runner import prepare, read_experiment
 from fedmrn.frame import Frame
 from fedmrn.layout import Group, Layout
 from fedmrn.masking import probability

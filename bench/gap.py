@@ -27,7 +27,8 @@ import torch
 
 from fedmrn.codecs import MaskedNoise, OwnScale
 from fedmrn.experiments.checkpoint import restore
-from fedmrn.experiments.runner import Prepared, prepare, read_experiment, read_records
+from fedmrn.experiments.records import read_records
+from fedmrn.experiments.runner import Prepared, prepare, read_experiment
 from fedmrn.layout import Group
 from fedmrn.masking import MaskType
 from fedmrn.methods import method

@@ -15,7 +15,8 @@ from statistics import fmean
 
 from intervals import interval
 
-from fedmrn.experiments.runner import read_experiment, read_records
+from fedmrn.experiments.records import read_records
+from fedmrn.experiments.runner import read_experiment
 
 
 def accuracies(folder: Path, first: int, last: int) -> list[float]:

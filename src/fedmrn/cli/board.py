@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fedmrn.cli.say import say
 from fedmrn.experiments.cells import Event
-from fedmrn.experiments.runner import read_records
+from fedmrn.experiments.records import read_records
 from fedmrn.experiments.sweep import Cell, Sweep
 
 

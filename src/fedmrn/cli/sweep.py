@@ -11,8 +11,9 @@ from fedmrn.cli.say import say
 from fedmrn.cli.show import show_table
 from fedmrn.errors import RunError
 from fedmrn.experiments.cells import check, default_jobs, run_cells
+from fedmrn.experiments.records import read_records
 from fedmrn.experiments.report import write_report
-from fedmrn.experiments.runner import check_folder, finished, read_records
+from fedmrn.experiments.runner import check_folder, finished
 from fedmrn.experiments.summary import HEADER, LEGEND, cells, reference_of
 from fedmrn.experiments.sweep import Cell, Sweep
 from fedmrn.files import locked

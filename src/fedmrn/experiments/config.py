@@ -11,7 +11,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 
 from fedmrn.errors import ConfigError
@@ -26,7 +36,15 @@ Count = Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]
 Most = Annotated[int, Field(ge=0, le=1_000_000_000, strict=True)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
-Name = Annotated[str, Field(min_length=1)]
+
+
+def _fit_for_a_folder(name: str) -> str:
+    if not name or name.startswith(".") or any(c in "/\\" or not c.isprintable() for c in name):
+        raise ValueError(r"a folder has this name: at least one character, no / or \, no dot at first")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_fit_for_a_folder)]
 # What every method takes beside its own options.
 COMMON = ("lr", "optimizer", "side", "down", "server", "server_lr", "server_beta", "server_beta2", "server_tau")
 
@@ -137,7 +155,7 @@ class Setting:
     """A preset: a setting, and under `method` the options for all methods and, by name, for each."""
 
     name: Name
-    description: str = ""
+    description: Annotated[str, AfterValidator(printable)] = ""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
@@ -333,7 +351,8 @@ def _explain(kind: Any, error: Any) -> str:
         for part in path[:-1]:
             kind = kind.__dataclass_fields__[part].type
         return f"unknown key {key}{nearest(path[-1], _fields(kind), ''.join(f'{p}.' for p in path[:-1]))}"
-    message = error["msg"][0].lower() + error["msg"][1:]
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
     return (
         f"{key} is missing" if error["type"] == "missing" else f"{key} = {printable(repr(error['input']))}: {message}"
     )

@@ -46,7 +46,7 @@ from fedmrn.experiments.carried import restore_carried, save_carried
 from fedmrn.experiments.checkpoint import restore, save, saved_round, tidy
 from fedmrn.experiments.config import DataConfig, Experiment, difference, parse_toml
 from fedmrn.experiments.engines import Engine
-from fedmrn.experiments.records import Record
+from fedmrn.experiments.records import Record, read_records
 from fedmrn.files import append, locked, write_atomic
 from fedmrn.methods import method
 from fedmrn.server import Server
@@ -55,9 +55,6 @@ from fedmrn.simulation.models import build_model
 from fedmrn.torch import RULES, ModelLayout, attach
 from fedmrn.torch.objectives import OBJECTIVES
 from fedmrn.warmup import warm_up
-
-_KEYS = {"accuracy", "loss", "train_loss", "up", "down", "bits_per_parameter", "clients", "seconds"}
-"""What a line must have; `raw` and `by_client` are missing in runs from before they were counted."""
 
 
 class Progress(Protocol):
@@ -330,21 +327,6 @@ def _columns(accounts: Sequence[Account]) -> dict[str, list[int]]:
 
 def _with_total(account: Account) -> Account:
     return {**account, "total": sum(account.values())}
-
-
-def read_records(folder: Path) -> list[Record]:
-    """Return the whole lines of rounds.jsonl, as far as they count up from round 1."""
-    path = folder / "rounds.jsonl"
-    records: list[Record] = []
-    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if not isinstance(record, dict) or record.get("round") != len(records) + 1 or not record.keys() >= _KEYS:
-            break
-        records.append(record)
-    return records
 
 
 def read_experiment(folder: Path) -> Experiment:

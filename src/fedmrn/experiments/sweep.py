@@ -127,7 +127,7 @@ def load_sweep(source: str, changes: Sequence[str] = ()) -> Sweep:
         cells = _unique(tables)
     except ConfigError as error:
         raise ConfigError(f"sweep {name}: {error}") from error
-    return Sweep(name, str(values.get("description", "")), *cells)
+    return Sweep(name, printable(str(values.get("description", ""))), *cells)
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from fedmrn.errors import ConfigError, RunError
 from fedmrn.experiments.config import COMMON, Experiment, Setting, parse_value, run_name
-from fedmrn.experiments.runner import read_records
+from fedmrn.experiments.records import read_records
 from fedmrn.files import write_atomic
 from fedmrn.methods import method
 from fedmrn.text import printable

@@ -14,7 +14,7 @@ import pytest
 
 from fedmrn.experiments.cells import Event, check, run_cells
 from fedmrn.experiments.config import load_setting
-from fedmrn.experiments.runner import read_records
+from fedmrn.experiments.records import read_records
 from fedmrn.experiments.sweep import Cell, load_sweep
 
 TEXT = """

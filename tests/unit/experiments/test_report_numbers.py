@@ -92,6 +92,17 @@ def test_curves_are_means_with_a_band_and_thin_lines_beyond(tmp_path: Path) -> N
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["fedmrn\n70.0%, round 2 of 5"]
 
 
+def test_what_lies_below_the_axis_is_counted(tmp_path: Path) -> None:
+    late = [0.8, 0.8, 0.9] * 9
+    mine = groups([write_run(tmp_path / "r", accuracies=[0.1, 0.2, *late], rounds=29)])
+    for figure in (draw_rounds(mine, "title"), draw_bytes(mine, "title")):
+        bottom = figure.axes[0].get_ylim()[0]
+        assert 0.2 < bottom < 0.8
+        assert figure.get_supxlabel() == f"The axis starts at {bottom:.1%}; 2 of 29 values are below it."
+    mine = groups([write_run(tmp_path / "s", accuracies=late, rounds=27)])
+    assert draw_rounds(mine, "title").get_supxlabel() == ""
+
+
 def test_entropy_against_its_definition() -> None:
     shares = np.array([0.0, 1.0, 0.5, 0.11, 0.89, 1e-12])
     expected = [-sum(q * math.log2(q) for q in (p, 1 - p) if q) for p in shares.tolist()]

@@ -54,6 +54,20 @@ def test_files_that_no_reader_of_them_takes(tmp_path: Path, text: str) -> None:
         read_experiment(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "..", ".x", "a\\\\b", "a\\u0000b", "\\u001b[2J"])
+def test_a_setting_s_name_is_one_that_a_folder_can_have(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"name = .*: a folder has this name") as caught:
+        load_setting(write(tmp_path, f'name = "{name}"\n'))
+    assert str(caught.value).isprintable()
+
+
+def test_descriptions_are_shown_without_what_a_terminal_would_obey(tmp_path: Path) -> None:
+    text = 'description = "a\\u001b[2J\\nb"\n'
+    assert load_setting(write(tmp_path, text)).description == "a?[2J?b"
+    cells = 'preset = "digits"\nmethods = ["fedavg"]\nseeds = [1]\n'
+    assert load_sweep(write(tmp_path, text + cells)).description == "a?[2J?b"
+
+
 @pytest.mark.parametrize("table", ["", "[data]\n", "[method]\n", "[method.fedmrn]\n"])
 def test_keys_are_shown_without_what_a_terminal_would_obey(tmp_path: Path, table: str) -> None:
     source = write(tmp_path, f'{table}"\\u001b[2J\\nx" = 1\n')

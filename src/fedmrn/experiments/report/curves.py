@@ -29,7 +29,7 @@ def draw_rounds(groups: Sequence[Group], title: str) -> Figure:
         _curve(axes, np.arange(1, len(group.records[0]) + 1), group, i, len(groups) > len(COLOURS))
     axes.set_xlabel("round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(axes, groups)
+    _finish(figure, axes, groups)
     return figure
 
 
@@ -51,7 +51,7 @@ def draw_bytes(groups: Sequence[Group], title: str, *, down: bool = False) -> Fi
     axes.set_xlabel(f"{what} so far, all clients (measured frame lengths)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(value)))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-    _finish(axes, groups)
+    _finish(figure, axes, groups)
     return figure
 
 
@@ -98,13 +98,17 @@ def _curve(axes: Axes, x: NDArray[np.floating | np.integer], group: Group, place
         axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
 
 
-def _finish(axes: Axes, groups: Sequence[Group]) -> None:
+def _finish(figure: Figure, axes: Axes, groups: Sequence[Group]) -> None:
     drawn = [records for group in groups for records in (*group.records, *(run.records for run in group.beyond))]
     every = np.concatenate([_accuracy(records) for records in drawn])
     # The first rounds are low and few; the comparison is at the top.
     low, top = float(np.quantile(every, 0.05)), float(every.max())
     margin = max(0.005, 0.12 * (top - low))
-    axes.set_ylim(max(0.0, low - margin), min(1.0, top + margin))
+    bottom = max(0.0, low - margin)
+    axes.set_ylim(bottom, min(1.0, top + margin))
+    below = int((every < bottom).sum())
+    if below:
+        figure.supxlabel(f"The axis starts at {bottom:.1%}; {below} of {len(every)} values are below it.")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1%}"))
     bare(axes)
     handles, labels = axes.get_legend_handles_labels()
