@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from command import Cli
 
-SECONDS = 300
+SECONDS = 1800
 
 
 @pytest.fixture(scope="session")

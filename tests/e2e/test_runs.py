@@ -132,10 +132,10 @@ def test_ctrl_c_keeps_whole_rounds_and_resume_gives_the_identical_result(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     log = tmp_path / "stopped" / "rounds.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") >= 2):
         time.sleep(0.02)
-    assert log.exists(), "no round was finished in two minutes"
+    assert log.exists(), "no round was finished in ten minutes"
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers get it too
     _, message = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -23,7 +23,7 @@ import torch._dynamo  # which every optimiser of torch imports
 import typer
 
 __all__ = ["matplotlib", "numba", "pydantic", "rich", "tomli_w", "torch", "typer"]
-SECONDS = 300
+SECONDS = 1800  # a guard against a hang, far from what a slow machine needs
 
 
 def become(args: list[str], folder: str, env: dict[str, str], out: str, err: str) -> None:

@@ -22,7 +22,7 @@ from deployment import Deployment  # noqa: E402 - found on the path just set
 @contextlib.contextmanager
 def deployed(nodes: int, folder: Path, through: Callable[[int], int] = lambda port: port) -> Iterator[Deployment]:
     """A deployment of which nothing is left over, whatever happens."""
-    deployment = Deployment(nodes, folder, through=through)
+    deployment = Deployment(nodes, folder, through=through, timeout=600)
     try:
         with deployment:
             yield deployment

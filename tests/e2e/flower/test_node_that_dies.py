@@ -65,13 +65,20 @@ def received(deployment: Deployment, node: Node) -> int:
 
 
 def asked(deployment: Deployment, run: str, node: Node, times: int) -> bool:
-    """Whether the node has received so many messages before the run ended."""
+    """Whether the node has received so many messages before the run ended.
+
+    Its log is looked at often, as the node must die before it answers; the run's status takes seconds to ask for.
+    """
+    deadline, next_look = time.monotonic() + 900, time.monotonic() + 10
     while received(deployment, node) < times:
         assert node.process is not None
         assert node.process.poll() is None, deployment.log(node.name)
-        if deployment.status(run).startswith("finished"):
-            return False
-        time.sleep(0.2)
+        assert time.monotonic() < deadline, why(deployment, run)
+        if time.monotonic() > next_look:
+            if deployment.status(run).startswith("finished"):
+                return False
+            next_look = time.monotonic() + 10
+        time.sleep(0.05)
     return True
 
 

@@ -57,7 +57,7 @@ def _check(data: bytes) -> None:
 
 def _seeds() -> list[bytes]:
     folder = files("fedmrn.experiments") / "presets"
-    presets = [entry.read_bytes() for entry in folder.iterdir() if entry.name.endswith(".toml")]
+    presets = [e.read_bytes() for e in sorted(folder.iterdir(), key=lambda e: e.name) if e.name.endswith(".toml")]
     changes = (
         b"train.rounds=5\nmethod.lr=0.5\nmethod.fedmrn.scale=0.25\ndata.partition=dirichlet",
         b"rounds=5\nseed=1",

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmrn.bits import check_padding, count_ones, pack_bits, packed_size, unpack_bits
@@ -52,6 +52,7 @@ def test_wrong_lengths(size: int, count: int) -> None:
         unpack_bits(bytes(size), count)
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=40), st.integers(0, 40), st.integers(0, 40))
 def test_counting_ones_of_a_range(bits: list[bool], start: int, stop: int) -> None:
     packed = np.frombuffer(pack_bits(np.array(bits, np.bool_)), np.uint8)

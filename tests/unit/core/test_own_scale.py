@@ -64,6 +64,7 @@ def table(*rows: tuple[int, float]) -> bytes:
     return struct.pack("<I", len(rows)) + b"".join(struct.pack("<Qf", *row) for row in rows)
 
 
+@settings(deadline=None)
 @given(st.floats(1e-20, 1e20), st.sampled_from(MaskType), st.sampled_from(Law))
 def test_the_scale_is_the_nearest_power_of_two(magnitude: float, mask: MaskType, law: Law) -> None:
     scale = own_scale.fitting_scale(magnitude, mask, law)
