@@ -4,6 +4,8 @@ import subprocess
 from collections.abc import Callable
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+SECONDS = 900
+"""A guard against a hang: a few times what a command needs on a busy machine."""
 QUICK = ("train.rounds=2", "train.local_epochs=1", "data.clients=4", "train.clients_per_round=2", "train.threads=1")
 
 

@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import Cli
-
-SECONDS = 1800
+from command import SECONDS, Cli
 
 
 @pytest.fixture(scope="session")

@@ -38,18 +38,6 @@ def rounds(folder: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in folder.rglob("rounds.jsonl"))
 
 
-def alive(group: int) -> bool:
-    """Whether a process of a group still runs (where there is /proc)."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, found, *_ = path.read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended
-            continue
-        if int(found) == group and state not in "ZX":
-            return True
-    return False
-
-
 def main() -> None:
     """Kill and go on, then come through."""
     import fedmrn.cli.sweep  # noqa: F401, PLC0415
@@ -69,9 +57,6 @@ def main() -> None:
             else:
                 os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
-        patience = time.monotonic() + 120  # its workers end too, once what they write is on disk
-        while alive(child) and time.monotonic() < patience:
-            time.sleep(0.02)
         ends.append(os.waitstatus_to_exitcode(status))
     _, status = os.waitpid(attempt(command), 0)
     print("ends:", *ends)  # noqa: T201

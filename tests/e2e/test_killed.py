@@ -28,7 +28,7 @@ def killed(folder: Path, where: str, moments: list[str], *command: str) -> tuple
         env=ENV,
         capture_output=True,
         text=True,
-        timeout=1800,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

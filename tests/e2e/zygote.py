@@ -21,9 +21,9 @@ import rich.progress
 import tomli_w
 import torch._dynamo  # which every optimiser of torch imports
 import typer
+from command import SECONDS
 
 __all__ = ["matplotlib", "numba", "pydantic", "rich", "tomli_w", "torch", "typer"]
-SECONDS = 1800  # a guard against a hang, far from what a slow machine needs
 
 
 def become(args: list[str], folder: str, env: dict[str, str], out: str, err: str) -> None:

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmrn.errors import RunError
-from fedmrn.experiments.config import Experiment
+from fedmrn.experiments.config import Experiment, Positive
 from fedmrn.experiments.records import Record
 from fedmrn.experiments.runner import read_experiment
 from fedmrn.text import printable
@@ -18,7 +18,6 @@ from fedmrn.text import printable
 _CONFIG, _LINE, _FILE = 1 << 20, 1 << 22, 1 << 28  # bytes that are read at most
 _SHAPE = ConfigDict(extra="ignore")
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 _Whole = Annotated[int, Field(ge=0, le=1 << 53, strict=True)]
 _Number = Annotated[float, Field(strict=True)]  # a loss may be infinite
 
@@ -53,12 +52,12 @@ class _Line:
     train_loss: _Number
     up: _Sizes
     down: _Sizes
-    bits_per_parameter: _Positive
+    bits_per_parameter: Positive
     clients: Annotated[list[_Whole], Field(min_length=1)]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
     raw: _Ways | None = None  # missing in runs from before it was counted
     density: dict[str, _Share] | None = None  # of methods with masks only
-    noise_scale: dict[str, _Positive] | None = None  # where clients choose it
+    noise_scale: dict[str, Positive] | None = None  # where clients choose it
 
 
 _LINES = TypeAdapter(_Line)
