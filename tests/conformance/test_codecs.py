@@ -3,12 +3,11 @@
 The law of the values (unbiased, sign, top-k, ...) is each codec's own, tested elsewhere; here is what the fold needs.
 """
 
-import tracemalloc
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from allocated import allocated
 from fedmrn.codecs import (
     CHUNK,
     CODECS,
@@ -292,13 +291,12 @@ def test_every_other_length_is_refused(codec: Codec, size: int) -> None:
 def test_a_body_of_another_count_is_refused_without_allocating(codec: Codec, count: int) -> None:
     """Of a codec that is bound to a state, whose size both sides know, it is a mistake of the caller."""
     body, codec = _encode(codec, _vector(33)), _bound(codec, 33)
-    tracemalloc.start()
-    try:
+
+    def refused() -> None:
         with pytest.raises(ConfigError if codec.needs_state else FrameError):
             codec.open(body, count, KEYS.noise, LIMIT)
-        assert tracemalloc.get_traced_memory()[1] < 64 << 10
-    finally:
-        tracemalloc.stop()
+
+    assert allocated(refused) < 64 << 10
 
 
 @each_codec

@@ -1,7 +1,6 @@
 """CodedMask: the bits come back, here and by a decoder made from the wire format; their cost; what is refused."""
 
 import struct
-import tracemalloc
 from itertools import product
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 import oracle
+from allocated import allocated
 from fedmrn.bits import pack_bits
 from fedmrn.codecs import CHUNK, CodedMask, EncodeKeys, MaskedNoise, coded_mask
 from fedmrn.codecs.contexts import Contexts
@@ -343,14 +343,12 @@ def test_a_mask_that_is_not_coded_is_checked_as_one() -> None:
 )
 def test_hostile_bodies_take_no_memory(body: bytes, count: int, message: str) -> None:
     codec = codec_of(buckets=1)
-    codec.decode(head(9) + b"\1", 9, KEY)  # compiled
-    tracemalloc.start()
-    try:
+
+    def refused() -> None:
         with pytest.raises(MalformedFrameError, match=message):
             codec.open(body, count, KEY, 1.0)
-        assert tracemalloc.get_traced_memory()[1] < 64 << 10
-    finally:
-        tracemalloc.stop()
+
+    assert allocated(refused) < 64 << 10
 
 
 @pytest.mark.parametrize("there", range(5))
@@ -377,13 +375,7 @@ def test_memory_is_bounded_by_the_length_of_the_body() -> None:
     count = 1416 * 14
     body = head(count) + b"\1"
     codec = codec_of(buckets=1)
-    codec.open(body, count, KEY, 1.0)
-    tracemalloc.start()
-    try:
-        codec.open(body, count, KEY, 1.0)
-        assert tracemalloc.get_traced_memory()[1] < 40 * count
-    finally:
-        tracemalloc.stop()
+    assert allocated(lambda: codec.open(body, count, KEY, 1.0)) < 40 * count
 
 
 def test_frequencies_are_there_for_the_contexts_that_occur_and_no_others() -> None:

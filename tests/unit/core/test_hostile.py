@@ -4,7 +4,6 @@ The frames below are damaged on purpose and sealed again, so that the checksum d
 """
 
 import struct
-import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import nextafter
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from core_examples import LAYOUT, begin, noisy, update
 
+from allocated import allocated
 from fedmrn.aggregate import Aggregator
 from fedmrn.codecs import CODECS
 from fedmrn.errors import (
@@ -215,18 +215,6 @@ def _content(aggregator: Aggregator) -> tuple[object, ...]:
     )
 
 
-def _peak(call: Callable[[], object]) -> int:
-    """Bytes allocated at most during the call."""
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        tracemalloc.reset_peak()
-        call()
-        return tracemalloc.get_traced_memory()[1] - before
-    finally:
-        tracemalloc.stop()
-
-
 def _refused(call: Callable[[], object], error: type[FrameError]) -> None:
     with pytest.raises(FrameError) as caught:
         call()
@@ -241,7 +229,7 @@ def test_names_of_cases_are_unique() -> None:
 @pytest.mark.parametrize(("data", "error"), [pytest.param(d, e, id=name) for name, d, e in CASES])
 def test_each_fault_has_its_error(round_: Round, data: bytes, error: type[FrameError]) -> None:
     before = _content(round_.aggregator)
-    peak = _peak(lambda: _refused(lambda: round_.add("ann", data), error))
+    peak = allocated(lambda: _refused(lambda: round_.add("ann", data), error))
     assert peak < MEMORY + 8 * len(data)
     assert _content(round_.aggregator) == before
     round_.add("ann", GOOD)
@@ -384,9 +372,9 @@ def test_large_frames_cost_no_memory(name: str) -> None:
     good = update(round_, "ann", layout)
     last = len(good) - 8
     bad = _put(last, "f", float("nan"), good)
-    assert _peak(lambda: _refused(lambda: round_.add("ann", bad), NonFiniteError)) < 256 << 10
+    assert allocated(lambda: _refused(lambda: round_.add("ann", bad), NonFiniteError)) < 256 << 10
     for damaged, error in ((good[:-1], TruncatedFrameError), (_flip(8 * last, good), ChecksumError)):
-        assert _peak(lambda d=damaged, e=error: _refused(lambda: round_.add("ann", d), e)) < MEMORY
+        assert allocated(lambda d=damaged, e=error: _refused(lambda: round_.add("ann", d), e)) < MEMORY
     assert not round_.aggregator._sum.any()
 
 
@@ -436,7 +424,7 @@ TEMPLATE, STATE = HEADER_SIZE, HEADER_SIZE + 3 * SECTION_SIZE + 6
 )
 def test_each_fault_of_a_broadcast(data: bytes, error: type[FrameError]) -> None:
     _answer(BROADCAST)
-    assert _peak(lambda: _refused(lambda: _answer(data), error)) < MEMORY + 8 * len(data)
+    assert allocated(lambda: _refused(lambda: _answer(data), error)) < MEMORY + 8 * len(data)
 
 
 def test_every_truncation_of_a_broadcast() -> None:

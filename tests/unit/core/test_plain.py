@@ -1,6 +1,5 @@
 """Frames without coding: the same values, the bytes of a scheme that codes nothing, and what is refused."""
 
-import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from core_examples import fitting, noisy
 from numpy.typing import NDArray
 
+from allocated import allocated
 from fedmrn.codecs import CodedMask, EncodeKeys, Float16, MaskedNoise, RandomCode, Sparse, Support, codec_from
 from fedmrn.errors import LimitError, MalformedFrameError, UnknownCodecError
 from fedmrn.frame import Frame, Kind, Limits, Role, Section
@@ -143,13 +143,12 @@ def test_nothing_is_decoded_beyond_the_limit() -> None:
     huge = 1 << 40
     body = bytes(8)
     section = Section(Sparse.id, Role.UPDATE, Group.DENSE, huge, Sparse(0.0001).params(), body)
-    tracemalloc.start()
-    try:
+
+    def refused() -> None:
         with pytest.raises(LimitError):
             plain(replace(update, sections=(section,)))
-        assert tracemalloc.get_traced_memory()[1] < 64 << 10
-    finally:
-        tracemalloc.stop()
+
+    assert allocated(refused) < 64 << 10
 
 
 def test_what_does_not_decode_is_refused() -> None:

@@ -1,7 +1,6 @@
 """RandomCode: an independent decoder agrees; the search is exact; law and cost of the masks; what is refused."""
 
 import struct
-import tracemalloc
 from itertools import product
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 import oracle
+from allocated import allocated
 from fedmrn.bits import unpack_bits
 from fedmrn.codecs import CHUNK, CodedMask, EncodeKeys, MaskedNoise, RandomCode
 from fedmrn.codecs.contexts import Contexts
@@ -550,14 +550,12 @@ def test_the_smallest_bodies() -> None:
 )
 def test_hostile_bodies_take_no_memory(body: bytes, count: int, message: str) -> None:
     codec = codec_of(buckets=1)
-    codec.decode(GOOD, 9, KEY)  # compiled
-    tracemalloc.start()
-    try:
+
+    def refused() -> None:
         with pytest.raises(MalformedFrameError, match=message):
             codec.open(body, count, KEY, 1.0)
-        assert tracemalloc.get_traced_memory()[1] < 64 << 10
-    finally:
-        tracemalloc.stop()
+
+    assert allocated(refused) < 64 << 10
 
 
 def test_sizes_cannot_wrap_whatever_the_bound_on_elements(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -572,14 +570,12 @@ def test_sizes_cannot_wrap_whatever_the_bound_on_elements(monkeypatch: pytest.Mo
 def test_memory_is_bounded_by_the_length_of_the_body() -> None:
     """As many elements as sixteen bytes may say they hold: some bytes for each, before the path is found too short."""
     codec, body = codec_of(buckets=1), head(LARGEST) + b"\1\1\0"
-    codec.decode(GOOD, 9, KEY)
-    tracemalloc.start()
-    try:
+
+    def refused() -> None:
         with pytest.raises(MalformedFrameError, match="ends early"):
             codec.open(body, LARGEST, KEY, 1.0)
-        assert tracemalloc.get_traced_memory()[1] < 40 * LARGEST
-    finally:
-        tracemalloc.stop()
+
+    assert allocated(refused) < 40 * LARGEST
 
 
 def test_tables_speak_of_the_contexts_that_occur_and_of_no_others() -> None:

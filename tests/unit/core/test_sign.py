@@ -1,12 +1,12 @@
 """Sign: against a slow reader, theory, and hostile bodies; the table of scales that other codecs share."""
 
 import struct
-import tracemalloc
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from allocated import allocated
 from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Plane, read_plane
 from fedmrn.codecs.sign import Sign, SignRule
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError, PaddingError
@@ -282,13 +282,12 @@ def test_the_bound_itself_is_accepted() -> None:
 @pytest.mark.parametrize("count", [0, 10, 1 << 40, 1 << 63, (1 << 64) - 1])
 def test_declared_numbers_allocate_nothing(count: int) -> None:
     for runs in (1, 0xFFFFFFFF):
-        tracemalloc.start()
-        try:
+
+        def refused(runs: int = runs) -> None:
             with pytest.raises(MalformedFrameError):
                 MEAN.open(body_of([(count, 1.0)], b"\xff", runs=runs), count, 0, LIMIT)
-            assert tracemalloc.get_traced_memory()[1] < 32 << 10
-        finally:
-            tracemalloc.stop()
+
+        assert allocated(refused) < 32 << 10
 
 
 def test_every_truncation_is_refused() -> None:
