@@ -28,18 +28,18 @@ from fedmrn.noise import LARGEST_SCALE, SMALLEST_SCALE, Law
 F32 = NDArray[np.float32]
 OVER = {MaskType.BINARY: 3.0, MaskType.SIGNED: 1.0}
 """Scale of uniform noise over the mean magnitude of u. The dice of signed masks cost more: theirs stays smaller."""
-_SAME_POWER = {Law.UNIFORM: 1.0, Law.GAUSSIAN: 3.0**-0.5, Law.BERNOULLI: 3.0**-0.5}
+_SAME_POWER: dict[Law, float] = {Law.UNIFORM: 1.0, Law.GAUSSIAN: 3.0**-0.5, Law.BERNOULLI: 3.0**-0.5}
 _INNER: dict[int, type[MaskedNoise] | type[ShorterMask]] = {c.id: c for c in (MaskedNoise, CodedMask, RandomCode)}
 _LARGEST = np.finfo(np.float32).max
 
 
-def fitting_scale(magnitude: float, mask: MaskType, law: Law) -> float:
-    """Return the scale for a tensor of this mean magnitude: the nearest power of two, within what noise can have.
+def fitting_scale(magnitude: float, multiple: float) -> float:
+    """Return the scale for a tensor of this mean magnitude: the power of two nearest to a multiple of it.
 
-    Nearest in ratio; a tensor that has not moved gets the smallest scale, 2^-80. NaN and infinity give 1: training goes
-    on to an update that is refused, or recovers.
+    Nearest in ratio, and within what noise can have; a tensor that has not moved gets the smallest scale, 2^-80. NaN
+    and infinity give 1: training goes on to an update that is refused, or recovers.
     """
-    wanted = magnitude * OVER[mask] * _SAME_POWER[law]
+    wanted = magnitude * multiple
     scale = ldexp(1.0, frexp(wanted * wanted)[1] // 2) if wanted else 0.0  # 2^e with |log2(wanted) - e| <= 1/2
     return min(max(scale, SMALLEST_SCALE), LARGEST_SCALE)
 
@@ -88,9 +88,14 @@ class OwnScale(Codec):
         """Return the codec that does the same to another mask."""
         return replace(self, inner=self.inner.over(masked))
 
+    @property
+    def multiple(self) -> float:
+        """What a tensor's scale is over its mean |u|, but for rounding to a power of two."""
+        return OVER[self.masked.mask] * _SAME_POWER[self.masked.noise.law]
+
     def scale(self, u: F32) -> float:
         """Return the scale for a tensor's update, float32, shape (k,), k > 0."""
-        return fitting_scale(mean_magnitude(u), self.masked.mask, self.masked.noise.law)
+        return fitting_scale(mean_magnitude(u), self.multiple)
 
     def params(self) -> bytes:
         """Return the id of the inner codec in a byte, and its parameters."""

@@ -14,7 +14,6 @@ from fedmrn.errors import UnsupportedModelError
 from fedmrn.frame import Frame, Role
 from fedmrn.layout import Group
 from fedmrn.masking import progressive_weights
-from fedmrn.noise import SMALLEST_SCALE
 from fedmrn.parallel import in_parallel
 from fedmrn.rng import Purpose, Stream, domain
 from fedmrn.torch.fused import STAY, Move, plain_sgd, sgd_moves, without_gradients
@@ -22,7 +21,7 @@ from fedmrn.torch.local import F32, LocalRule
 
 _AHEAD = 1024
 """Steps whose random streams are put on a device at a time."""
-_VECTORS = ("_u", "_weights", "_base", "_noise", "_aimed")
+_VECTORS = ("_u", "_weights", "_base", "_noise", "_aimed", "_exponents")
 """What a captured step of `MaskedNoise` uses beside the model's tensors."""
 
 
@@ -124,7 +123,7 @@ class MaskedNoise(Through):
         masked = codec.masked
         self._codec = MaskedNoiseCodec(masked.noise, masked.mask, self.stochastic)
         self._asked = codec.over(self._codec)
-        self._exponents = [0] * len(self._coded)
+        self._exponents = torch.zeros(len(self._coded), dtype=torch.int32, device=self.view.device)
         self._kernels = _kernels_of(self.view.device)
         self._noise = torch.empty_like(self._base)
         self._aimed = torch.empty(0, dtype=torch.int32, device=self.view.device)
@@ -155,15 +154,19 @@ class MaskedNoise(Through):
         """Let the noise follow u, where the client chooses its scales: powers of two, so that nothing is rounded."""
         if not isinstance(self._asked, OwnScale):
             return
-        for i, (_, where) in enumerate(self._coded):
+        parts = [where for _, where in self._coded]
+        if self._kernels is not None:
+            self._kernels.rescale(self._u, parts, self._asked.multiple, self._noise, self._exponents)
+            return
+        u, noise, exponents = (v.numpy() for v in (self._u, self._noise, self._exponents))
+        for i, where in enumerate(parts):
             if where.start == where.stop:
                 continue
-            scale = self._asked.scale(self._u[where].cpu().numpy()) if self.taken else SMALLEST_SCALE
-            exponent = frexp(scale)[1] - 1
-            more, self._exponents[i] = exponent - self._exponents[i], exponent
+            exponent = frexp(self._asked.scale(u[where]))[1] - 1
+            more, exponents[i] = exponent - int(exponents[i]), exponent
             if more:  # in two halves: the whole factor may be beyond float32
-                self._noise[where] *= 2.0 ** (more // 2)
-                self._noise[where] *= 2.0 ** (more - more // 2)
+                noise[where] *= 2.0 ** (more // 2)
+                noise[where] *= 2.0 ** (more - more // 2)
 
     def _draw_after(self, moves: Sequence[tuple[slice, Move]]) -> None:
         """Move u first, in the same pass."""
@@ -231,9 +234,11 @@ class MaskedNoise(Through):
     def captured(self) -> Hashable | None:
         """See `LocalRule`."""
         sgd = plain_sgd(self.inner)
-        if sgd is None or type(self)._step is not MaskedNoise._step or isinstance(self._asked, OwnScale):
+        if sgd is None or type(self)._step is not MaskedNoise._step:
             return None
-        return sgd, self._codec.mask, self.stochastic, tuple(getattr(self, name).data_ptr() for name in _VECTORS)
+        multiple = self._asked.multiple if isinstance(self._asked, OwnScale) else None
+        places = tuple(getattr(self, name).data_ptr() for name in _VECTORS)
+        return sgd, self._codec.mask, self.stochastic, multiple, places
 
     def place(self, kept: dict[str, Tensor]) -> None:
         """See `LocalRule`."""

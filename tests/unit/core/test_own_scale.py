@@ -64,10 +64,15 @@ def table(*rows: tuple[int, float]) -> bytes:
     return struct.pack("<I", len(rows)) + b"".join(struct.pack("<Qf", *row) for row in rows)
 
 
+def fitting(magnitude: float, mask: MaskType, law: Law) -> float:
+    """The scale for a tensor of this mean magnitude."""
+    return own_scale.fitting_scale(magnitude, codec(mask, law).multiple)
+
+
 @settings(deadline=None)
 @given(st.floats(1e-20, 1e20), st.sampled_from(MaskType), st.sampled_from(Law))
 def test_the_scale_is_the_nearest_power_of_two(magnitude: float, mask: MaskType, law: Law) -> None:
-    scale = own_scale.fitting_scale(magnitude, mask, law)
+    scale = fitting(magnitude, mask, law)
     assert math.frexp(scale)[0] == 0.5
     wanted = own_scale.OVER[mask] * magnitude / (1 if law is Law.UNIFORM else math.sqrt(3))
     assert abs(math.log2(scale / wanted)) <= 0.5 + 1e-9
@@ -77,7 +82,7 @@ def test_noise_of_every_law_has_the_same_power_over_the_update() -> None:
     """Mean square over scale^2: uniform 1/3, gaussian and bernoulli 1. Here without rounding: 1.0 is a power of two."""
     for law, power in ((Law.UNIFORM, 1 / 3), (Law.GAUSSIAN, 1.0), (Law.BERNOULLI, 1.0)):
         at = (1 if law is Law.UNIFORM else math.sqrt(3)) / own_scale.OVER[MaskType.BINARY]
-        below, above = (own_scale.fitting_scale(at * f, MaskType.BINARY, law) for f in (0.71, 1.41))
+        below, above = (fitting(at * f, MaskType.BINARY, law) for f in (0.71, 1.41))
         assert below == above == 1.0
         n = NoiseSpec(law, 1.0).chunk(3, 0, 1 << 16).astype(np.float64)
         assert (n**2).mean() == pytest.approx(power, rel=0.02)  # 4 standard errors of 2^16 values
@@ -85,9 +90,9 @@ def test_noise_of_every_law_has_the_same_power_over_the_update() -> None:
 
 def test_the_ends_of_the_scale() -> None:
     for mask in MaskType:
-        assert own_scale.fitting_scale(0.0, mask, Law.UNIFORM) == 2.0**-80
-        assert own_scale.fitting_scale(1e-45, mask, Law.UNIFORM) == 2.0**-80
-        assert own_scale.fitting_scale(3e38, mask, Law.UNIFORM) == 2.0**80
+        assert fitting(0.0, mask, Law.UNIFORM) == 2.0**-80
+        assert fitting(1e-45, mask, Law.UNIFORM) == 2.0**-80
+        assert fitting(3e38, mask, Law.UNIFORM) == 2.0**80
 
 
 @settings(max_examples=50, deadline=None)

@@ -129,14 +129,6 @@ def test_a_tensor_without_elements_and_one_that_does_not_move() -> None:
     assert isinstance(Frame.from_bytes(frame.to_bytes()), Frame)
 
 
-def test_steps_are_not_captured() -> None:
-    """The scales are worked out on the host, from u as it is then."""
-    model = net()
-    asked = asked_for(model, "fedmrn", {"scale": "auto"})
-    rule = attach(model, OPTIMISERS["sgd"](model.parameters()), asked, steps=2, sampling_key=KEY)
-    assert rule.captured() is None
-
-
 def test_noise_recovers_from_an_update_that_leaps() -> None:
     """From none to 10^15 and back the scale goes from 2^-80 to above 2^48: no factor of float32."""
     model = nn.Linear(40, 50, bias=False)

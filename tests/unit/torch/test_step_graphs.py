@@ -68,12 +68,17 @@ def sgd(model: nn.Module, lr: float = 0.1, **settings: float) -> torch.optim.Opt
 def some_clients(
     name: str, graphs: StepGraphs | None, device: str = "cpu", count: int = 3, make: Optimiser = sgd
 ) -> Iterator[tuple[bytes, float, bytes]]:
-    """Yield frame, loss and the model that is left of some clients, one after another on one model."""
+    """Yield frame, loss and the model that is left of some clients, one after another on one model.
+
+    With "auto" after the name of a method each client chooses the scales of its noise.
+    """
+    name, *auto = name.split()
+    options = {"scale": "auto"} if auto else {}
     model = net().to(device)
     for client in range(count):
         x = torch.randn(SAMPLES, 1, 4, 4, generator=torch.Generator().manual_seed(client))
         data = LocalData(x, torch.arange(SAMPLES) % 3, EPOCHS, BATCH, key=client)
-        broadcast = starting_server(net(), name).begin(1 + client, ["a"]).broadcast("a")
+        broadcast = starting_server(net(), name, options).begin(1 + client, ["a"]).broadcast("a")
         torch.manual_seed(client)
         memory = {"memory": None} if name == "topk-ef" else {}
         rule = attach(model, make(model), broadcast, steps=data.steps, sampling_key=client, **memory)
@@ -82,7 +87,7 @@ def some_clients(
 
 
 @needs_triton
-@pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedmrn-no-sm", "fedmrn-no-pm"])
+@pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedmrn-no-sm", "fedmrn-no-pm", "fedmrn auto", "fedmrn-s auto"])
 def test_a_whole_client_with_the_kernels_of_the_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = list(some_clients(name, None, count=1))
     monkeypatch.setattr(through, "_kernels_of", lambda _: kernels("cpu"))
@@ -92,15 +97,18 @@ def test_a_whole_client_with_the_kernels_of_the_gpu(name: str, monkeypatch: pyte
 
 @needs_triton
 @pytest.mark.parametrize("settings", [{"momentum": 0.9}, {"foreach": True}])
-def test_other_steps_with_the_kernels_of_the_gpu(settings: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["fedmrn", "fedmrn auto"])
+def test_other_steps_with_the_kernels_of_the_gpu(
+    name: str, settings: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The optimiser moves u by itself, and one launch draws all weights."""
-    expected = list(some_clients("fedmrn", None, count=1, make=lambda m: sgd(m, **settings)))
+    expected = list(some_clients(name, None, count=1, make=lambda m: sgd(m, **settings)))
     monkeypatch.setattr(through, "_kernels_of", lambda _: kernels("cpu"))
-    assert list(some_clients("fedmrn", None, count=1, make=lambda m: sgd(m, **settings))) == expected
+    assert list(some_clients(name, None, count=1, make=lambda m: sgd(m, **settings))) == expected
 
 
 @needs_triton
-@pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s"])
+@pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedmrn auto", "fedmrn-s auto"])
 def test_replayed_clients_of_the_gpu_kernels_are_the_eager_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three clients: the second replays what the first captured, and the third also its smaller batches."""
     expected = list(some_clients(name, None))
@@ -289,7 +297,7 @@ class TestOnCuda:
             assert next(model.parameters()).device.type == device
         assert frames[0] == frames[1]
 
-    @pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedavg"])
+    @pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedmrn auto", "fedavg"])
     def test_replayed_clients_are_the_eager_ones(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
         assert list(some_clients(name, on_cuda(), "cuda")) == list(some_clients(name, None, "cuda"))
