@@ -17,9 +17,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+import fedmrn
 from fedmrn.files import write_atomic
 
-PACKAGES = ("fedmrn", "numpy", "numba", "torch")
+PACKAGES = ("numpy", "numba", "torch")
 NOT_MEASURED = "no CUDA device: not measured"
 MANY = 5  # measurements alike are shown together from here on
 Row = tuple[str, ...]
@@ -87,6 +88,7 @@ def machine() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
+        "fedmrn": fedmrn.__version__,
         **{name: version(name) for name in PACKAGES},
     }
 
