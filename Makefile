@@ -22,9 +22,9 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 # Flower with Ray, Triton and the checkers: many times what a run needs.
-$(VENV)/.developed: $(VENV)/.installed
+$(VENV)/.developed: $(VENV)/.installed constraints.txt
 	@echo "Adding what tests need (once; some minutes) ..."
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[cli,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cli,dev]"
 	@touch $@
 
 install: $(VENV)/.installed  ## Set up the virtual environment for runs
