@@ -20,7 +20,7 @@ KILLING = Path(__file__).with_name("killing.py")
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 ORPHANED = re.compile(
     r'Traceback \(most recent call last\):\n  File "<string>", line 1, in <module>\n'
-    r'  File "[^"]*multiprocessing/spawn\.py", line \d+, in spawn_main\n(?:  .*\n)+EOFError: Ran out of input\n'
+    r'(?:  File "[^"]*multiprocessing/spawn\.py", line .*\n(?:    .*\n)+)+EOFError: Ran out of input\n'
 )
 """What Python itself prints in a worker whose parent was killed between starting it and telling it what it is for, some
 milliseconds: no line of ours has run in it."""

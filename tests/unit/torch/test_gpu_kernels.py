@@ -201,17 +201,17 @@ def test_a_row_in_memory_decides_what_is_drawn(device: str) -> None:
 
 @pytest.mark.parametrize("multiple", [1.0, 3.0, 3.0**-0.5])
 def test_scales_that_follow_u(device: str, multiple: float) -> None:
-    """Those of the codec, and noise that is never rounded, wherever it was before."""
-    sizes = [5, 0, 3000, 1, 7, 1, 1, 1]
+    """Those of the codec, and noise that is never rounded, wherever it was before: one leaps from 2^-80 to 2^80."""
+    sizes = [5, 0, 3000, 1, 7, 1, 1, 1, 1]
     ends = np.cumsum(sizes)
     parts = [slice(end - size, end) for end, size in zip(ends.tolist(), sizes, strict=True)]
     unit = NoiseSpec(Law.UNIFORM, 1.0).chunk(KEY, 0, int(ends[-1]))
     noise, exponents = on(device, unit), torch.zeros(len(sizes), dtype=torch.int32, device=device)
     rng = np.random.default_rng(2)
     seen = set()
-    for last in ([0.0, 3.4e38, 1e-45], [np.nan, np.inf, -1e-30], [3.0, 1e25, 0.0]):
+    for last in ([0.0, 3.4e38, 1e-45, 0.0], [np.nan, np.inf, -1e-30, 3.4e38], [3.0, 1e25, 0.0, 0.0]):
         u = (rng.standard_normal(unit.size) * 10.0 ** rng.uniform(-6, 0)).astype(np.float32)
-        u[-3:] = last
+        u[-4:] = last
         kernels(device).rescale(on(device, u), parts, multiple, noise, exponents)
         scales = [fitting_scale(mean_magnitude(u[p]), multiple) if p.start < p.stop else 1.0 for p in parts]
         assert bits(noise.cpu().numpy()) == bits(unit * np.repeat(np.array(scales, np.float32), sizes))

@@ -66,7 +66,12 @@ def sgd(model: nn.Module, lr: float = 0.1, **settings: float) -> torch.optim.Opt
 
 
 def some_clients(
-    name: str, graphs: StepGraphs | None, device: str = "cpu", count: int = 3, make: Optimiser = sgd
+    name: str,
+    graphs: StepGraphs | None,
+    device: str = "cpu",
+    count: int = 3,
+    make: Optimiser = sgd,
+    model: nn.Module | None = None,
 ) -> Iterator[tuple[bytes, float, bytes]]:
     """Yield frame, loss and the model that is left of some clients, one after another on one model.
 
@@ -74,7 +79,7 @@ def some_clients(
     """
     name, *auto = name.split()
     options = {"scale": "auto"} if auto else {}
-    model = net().to(device)
+    model = net().to(device) if model is None else model
     for client in range(count):
         x = torch.randn(SAMPLES, 1, 4, 4, generator=torch.Generator().manual_seed(client))
         data = LocalData(x, torch.arange(SAMPLES) % 3, EPOCHS, BATCH, key=client)
@@ -118,6 +123,18 @@ def test_replayed_clients_of_the_gpu_kernels_are_the_eager_ones(name: str, monke
     first = ["aside"] * 4 + ["capture"] + ["replay"] * 3 + ["aside"]
     second = ["replay"] * 3 + ["aside"] + ["replay"] * 3 + ["capture", "replay"]
     assert recorder.events == first + second + ["replay"] * 8
+
+
+@needs_triton
+def test_clients_of_either_kind_of_scale_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was captured for the one is not replayed for the other, and each finds its own again."""
+    kinds = ["fedmrn", "fedmrn auto", "fedmrn", "fedmrn auto"]
+    expected = [list(some_clients(name, None, count=2)) for name in kinds]
+    monkeypatch.setattr(through, "_kernels_of", lambda _: kernels("cpu"))
+    recorder = Replay()
+    graphs, model = StepGraphs(recorder), net()
+    assert [list(some_clients(name, graphs, count=2, model=model)) for name in kinds] == expected
+    assert recorder.events.count("capture") == 4  # two sizes of a batch of each kind
 
 
 @pytest.mark.parametrize("name", ["fedavg", "topk-ef"])
