@@ -26,7 +26,7 @@ from fedmrn.masking import MaskType
 from fedmrn.noise import LARGEST_SCALE, SMALLEST_SCALE, Law
 
 F32 = NDArray[np.float32]
-OVER = {MaskType.BINARY: 4.0, MaskType.SIGNED: 1.5}
+OVER = {MaskType.BINARY: 4.0, MaskType.SIGNED: 1.0}
 """Scale of uniform noise over the mean magnitude of u. The dice of signed masks cost more: theirs stays smaller."""
 _SAME_POWER: dict[Law, float] = {Law.UNIFORM: 1.0, Law.GAUSSIAN: 3.0**-0.5, Law.BERNOULLI: 3.0**-0.5}
 _INNER: dict[int, type[MaskedNoise] | type[ShorterMask]] = {c.id: c for c in (MaskedNoise, CodedMask, RandomCode)}
