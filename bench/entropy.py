@@ -16,8 +16,8 @@ from harness import Agreement, Benchmark, Goal, Planned
 from limits import copy
 
 from fedmrn.codecs import EncodeKeys, ShorterMask
-from fedmrn.layout import Group
 from fedmrn.methods import METHODS
+from fedmrn.wire.layout import Group
 
 SCHEMES = {
     "binary mask, coded": ("fedmrn", {"coding": "entropy"}),

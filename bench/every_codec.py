@@ -13,8 +13,8 @@ from harness import Agreement, Benchmark, Goal, Planned
 from limits import copy
 
 from fedmrn.codecs import CHUNK, Bernoulli, Codec, EncodeKeys, Float16
-from fedmrn.layout import Group
 from fedmrn.methods import METHODS
+from fedmrn.wire.layout import Group
 
 MOST = 30.0
 LAST = 100  # the round at which schedules have ended

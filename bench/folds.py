@@ -20,12 +20,12 @@ import numpy as np
 from harness import Agreement, Benchmark, Goal, Planned
 from limits import multiplications
 
-from fedmrn.aggregate import _WAITING as TOGETHER
-from fedmrn.aggregate import Aggregator
-from fedmrn.frame import DEFAULT_LIMITS, Frame, Kind, Role, Section
-from fedmrn.layout import Group, Layout, TensorSpec
 from fedmrn.methods import METHODS
-from fedmrn.update import templates
+from fedmrn.server.aggregate import _WAITING as TOGETHER
+from fedmrn.server.aggregate import Aggregator
+from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Role, Section
+from fedmrn.wire.layout import Group, Layout, TensorSpec
+from fedmrn.wire.messages import templates
 
 CORES = os.cpu_count() or 1
 CLIENTS = 10

@@ -1,6 +1,6 @@
 """On a CUDA device: training steps, whole rounds of the presets, and the fold that the device's clients are folded by.
 
-`step`: a client's steps by `fedmrn.torch.train`, the samples on the device. Each call waits for the device at its end.
+`step`: a client's steps by `fedmrn.torch.loop`, the samples on the device. Each call waits for the device at its end.
   plain, fedmrn, fedmrn-s    plain SGD and training through masks, steps captured once and replayed
   ..., eager                 the same, each kernel launched by itself
 `round`: the engine with the model, batch size, clients and local epochs of a preset, on synthetic samples of its data's
@@ -22,12 +22,12 @@ from harness import Agreement, Benchmark, Goal, Planned
 
 from fedmrn.data import find_source
 from fedmrn.experiments.config import load_setting, presets
+from fedmrn.federation.engine import Federation, simulate
 from fedmrn.methods import METHODS
+from fedmrn.models.catalogue import build_model
 from fedmrn.server import Server
-from fedmrn.simulation.engine import Federation, simulate
-from fedmrn.simulation.models import build_model
 from fedmrn.torch import LocalData, ModelLayout, attach, train
-from fedmrn.torch.graphs import CudaGraphs, StepGraphs
+from fedmrn.torch.fast.graphs import CudaGraphs, StepGraphs
 
 PRESETS = ("fmnist-iid", "cifar10-iid")
 STEPS = 50

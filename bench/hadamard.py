@@ -12,7 +12,7 @@ from harness import Agreement
 from numpy.typing import NDArray
 from scipy.linalg import hadamard
 
-from fedmrn.rotation import walsh_hadamard
+from fedmrn.numerics.rotation import walsh_hadamard
 
 Vector = NDArray[np.float32]
 

@@ -17,8 +17,8 @@ import torch
 from harness import Agreement, Benchmark, Goal, Planned
 from limits import copy, multiplications
 
-from fedmrn.noise import Law, NoiseSpec
-from fedmrn.rng import Purpose, Stream, domain
+from fedmrn.numerics.noise import Law, NoiseSpec
+from fedmrn.numerics.rng import Purpose, Stream, domain
 
 KEY, RANGE = 0x0123456789ABCDEF, 1 << 14
 

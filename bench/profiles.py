@@ -7,7 +7,7 @@ from steps import FULL, QUICK, Stepper
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from fedmrn.torch import MaskedNoise
-from fedmrn.torch.fused import Move
+from fedmrn.torch.fast.fused import Move
 
 DRAW = "draw masked weights"
 LEAST = 0.01  # a smaller share is counted under "other"

@@ -7,7 +7,7 @@ from hadamard import Vector, fast, rounding
 from harness import Agreement, Benchmark
 
 from fedmrn.codecs import EncodeKeys, Rotated
-from fedmrn.rotation import LARGEST
+from fedmrn.numerics.rotation import LARGEST
 
 KEYS = EncodeKeys(noise=1, sampling=2)
 

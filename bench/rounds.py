@@ -28,10 +28,10 @@ from harness import Agreement, Benchmark, Goal, Planned
 from published import Images, Round, transform
 
 from fedmrn.experiments.config import load_setting
+from fedmrn.federation.engine import Federation, RoundResult, simulate
 from fedmrn.methods import METHODS
+from fedmrn.models.catalogue import build_model
 from fedmrn.server import Server
-from fedmrn.simulation.engine import Federation, RoundResult, simulate
-from fedmrn.simulation.models import build_model
 from fedmrn.torch import ModelLayout, attach
 
 T = TypeVar("T")

@@ -26,10 +26,10 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedmrn.methods import METHODS
+from fedmrn.models.catalogue import build_model
 from fedmrn.server import Server
-from fedmrn.simulation.models import build_model
 from fedmrn.torch import ModelLayout, attach
-from fedmrn.torch.train import channels_last
+from fedmrn.torch.loop import channels_last
 
 LR, SECRET = 0.1, bytes(16)
 SCALES = {"fedmrn": 0.01, "fedmrn-s": 0.005}

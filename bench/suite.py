@@ -28,8 +28,8 @@ from report import NOT_MEASURED, machine, rewrite, show, write
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
+from fedmrn.federation.warmup import warm_up
 from fedmrn.methods import METHODS
-from fedmrn.warmup import warm_up
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"

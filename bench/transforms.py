@@ -1,6 +1,6 @@
 """The fast Walsh-Hadamard transform, and the codec that uses it, against other ways to compute the same.
 
-  fedmrn              walsh_hadamard of fedmrn.rotation, in place
+  fedmrn              walsh_hadamard of fedmrn.numerics.rotation, in place
   torch, stacked      the butterfly as most would write it in torch: a + b, a - b, stack
   torch, buffered     the same between two buffers, nothing allocated
   two products        H_p X H_q with dense matrices, block = p q (torch): the strongest rival that is easy to write

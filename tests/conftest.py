@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-QUICK = ("conformance", "golden", "property", "unit/core")
+QUICK = (
+    "conformance",
+    "golden",
+    "property",
+    *(f"unit/{d}" for d in ("numerics", "wire", "codecs", "methods", "server")),
+)
 """Folders of thousands of tests that take milliseconds: to hand them out one by one would take longer."""
 
 

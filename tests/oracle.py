@@ -23,7 +23,7 @@ NOISE_DOMAIN = 1 << 32
 FINAL_MASK_DOMAIN = 3 << 32
 FROZEN_DOMAIN = 9 << 32
 CODEBOOK_DOMAIN = 11 << 32
-TABLE_FILE = Path(__file__).parents[1] / "src" / "fedmrn" / "gaussian.bin"
+TABLE_FILE = Path(__file__).parents[1] / "src" / "fedmrn" / "numerics" / "gaussian.bin"
 
 
 def float32(value: float) -> float:

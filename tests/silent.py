@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 
 from fedmrn.experiments.config import Experiment
-from fedmrn.experiments.records import Record
+from fedmrn.experiments.run.record import Record
 
 
 class Silent:

@@ -2,8 +2,8 @@
 
 fedmrn.server      the server: broadcasts, checks, folds (no training framework needed)
 fedmrn.torch       the client: `attach` an optimiser, train, `finish` a frame
-fedmrn.scheme      the methods
-fedmrn.frame       the bytes
+fedmrn.server.scheme      the methods
+fedmrn.wire.frame       the bytes
 """
 
 __version__ = "0.1.0"

@@ -12,12 +12,12 @@ import pytest
 import fedmrn.codecs
 from fedmrn.codecs import Codec
 from fedmrn.errors import EncodeError, MalformedFrameError, NonFiniteError
-from fedmrn.frame import Frame
-from fedmrn.layout import Group, Layout, TensorSpec
 from fedmrn.methods import METHODS
-from fedmrn.scheme import Method
+from fedmrn.methods.method import Method
 from fedmrn.server import Server
-from fedmrn.update import encode_update
+from fedmrn.wire.frame import Frame
+from fedmrn.wire.layout import Group, Layout, TensorSpec
+from fedmrn.wire.messages import encode_update
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "adding-a-method.md"
 

@@ -23,10 +23,10 @@ from fedmrn.codecs import (
     Support,
     Ternary,
 )
-from fedmrn.layout import Group
 from fedmrn.methods import METHODS
-from fedmrn.rng import derive_key
-from fedmrn.scheme import SIDE
+from fedmrn.methods.method import SIDE
+from fedmrn.numerics.rng import derive_key
+from fedmrn.wire.layout import Group
 
 SIZE, KEYS = 2048, 400
 CODECS: dict[str, Codec] = {

@@ -35,12 +35,12 @@ from fedmrn.codecs import (
     read_plane,
 )
 from fedmrn.errors import ConfigError, EncodeError, FrameError, MalformedFrameError
-from fedmrn.layout import Group
-from fedmrn.masking import MaskType
 from fedmrn.methods import METHODS
-from fedmrn.noise import Law, NoiseSpec
-from fedmrn.rng import Stream
-from fedmrn.rotation import blocks
+from fedmrn.numerics.masking import MaskType
+from fedmrn.numerics.noise import Law, NoiseSpec
+from fedmrn.numerics.rng import Stream
+from fedmrn.numerics.rotation import blocks
+from fedmrn.wire.layout import Group
 
 F32 = NDArray[np.float32]
 EXAMPLES: dict[str, Codec] = {

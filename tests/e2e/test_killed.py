@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from command import Cli, changes
 
-from fedmrn.experiments.runner import run
-from fedmrn.experiments.sweep import load_sweep
+from fedmrn.experiments.many.sweep import load_sweep
+from fedmrn.experiments.run.runner import run
 from silent import Silent
 
 KILLING = Path(__file__).with_name("killing.py")

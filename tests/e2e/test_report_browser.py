@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedmrn.experiments.report import find_runs, write_report
+from fedmrn.report import find_runs, write_report
 from run_folders import write_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from command import Cli, changes
 
-from fedmrn.frame import Frame
 from fedmrn.methods import METHODS
+from fedmrn.wire.frame import Frame
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

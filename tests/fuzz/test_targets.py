@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from targets import MODULES, ViolationError
 from targets import target as target_of
 
-from fedmrn.frame import Frame
+from fedmrn.wire.frame import Frame
 
 HERE = Path(__file__).parent
 EXAMPLES = {"update": 400, "broadcast": 400, "checkpoint": 50, "configuration": 50}

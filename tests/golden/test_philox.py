@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import oracle
-from fedmrn.philox import BLOCK, PLANE, philox_block
-from fedmrn.rng import Stream
+from fedmrn.numerics.philox import BLOCK, PLANE, philox_block
+from fedmrn.numerics.rng import Stream
 
 ONES = 0xFFFFFFFF
 VECTORS = [

@@ -10,11 +10,11 @@ import pytest
 
 import oracle
 from fedmrn.codecs import EncodeKeys, MaskedNoise
-from fedmrn.frame import Frame, Kind, Role, Section
-from fedmrn.layout import Group, Layout, TensorSpec
-from fedmrn.masking import MaskType, draw_mask, progressive_weights
-from fedmrn.noise import GAUSSIAN_SHA256, Law, NoiseSpec, gaussian_table
-from fedmrn.rng import Purpose, Stream, derive_key, domain
+from fedmrn.numerics.masking import MaskType, draw_mask, progressive_weights
+from fedmrn.numerics.noise import GAUSSIAN_SHA256, Law, NoiseSpec, gaussian_table
+from fedmrn.numerics.rng import Purpose, Stream, derive_key, domain
+from fedmrn.wire.frame import Frame, Kind, Role, Section
+from fedmrn.wire.layout import Group, Layout, TensorSpec
 
 KEY = 0x0123456789ABCDEF
 SIZE = 40_000

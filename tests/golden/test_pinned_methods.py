@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fedmrn.codecs import Bernoulli, EncodeKeys, codec_from
-from fedmrn.layout import Group
 from fedmrn.methods import METHODS
-from fedmrn.rng import Stream
+from fedmrn.numerics.rng import Stream
+from fedmrn.wire.layout import Group
 
 KEY = 0x0123456789ABCDEF
 ROUND = 50

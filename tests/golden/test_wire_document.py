@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import oracle
-from fedmrn import errors, frame, noise
-from fedmrn.bits import pack_bits
+from fedmrn import errors
 from fedmrn.codecs import (
     CHUNK,
     CODECS,
@@ -27,18 +26,21 @@ from fedmrn.codecs import (
     Sign,
     SignRule,
     codec_from,
-    coded_mask,
 )
-from fedmrn.codecs.trellis import LARGEST_LOG2_STATES
-from fedmrn.frame import Frame, Kind, Limits, Role, Section
-from fedmrn.layout import Group, Layout, TensorSpec
-from fedmrn.masking import MaskType
+from fedmrn.codecs.mask import coded_mask
+from fedmrn.codecs.mask.trellis import LARGEST_LOG2_STATES
 from fedmrn.methods import METHODS
-from fedmrn.noise import Law
-from fedmrn.rng import Purpose, derive_key, domain
-from fedmrn.rules import frozen_weights
-from fedmrn.scheme import SIDE
-from fedmrn.update import read_state
+from fedmrn.methods.method import SIDE
+from fedmrn.numerics import noise
+from fedmrn.numerics.bits import pack_bits
+from fedmrn.numerics.masking import MaskType
+from fedmrn.numerics.noise import Law
+from fedmrn.numerics.rng import Purpose, derive_key, domain
+from fedmrn.server.rules import frozen_weights
+from fedmrn.wire import frame
+from fedmrn.wire.frame import Frame, Kind, Limits, Role, Section
+from fedmrn.wire.layout import Group, Layout, TensorSpec
+from fedmrn.wire.messages import read_state
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
 

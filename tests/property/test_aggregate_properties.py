@@ -6,13 +6,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmrn.aggregate import Aggregator
 from fedmrn.codecs import Codec, EncodeKeys, MaskedNoise, Raw
-from fedmrn.frame import Frame, Kind, Role, Section
-from fedmrn.layout import Group, Layout, TensorSpec
-from fedmrn.masking import MaskType
-from fedmrn.noise import Law, NoiseSpec
-from fedmrn.update import templates
+from fedmrn.numerics.masking import MaskType
+from fedmrn.numerics.noise import Law, NoiseSpec
+from fedmrn.server.aggregate import Aggregator
+from fedmrn.wire.frame import Frame, Kind, Role, Section
+from fedmrn.wire.layout import Group, Layout, TensorSpec
+from fedmrn.wire.messages import templates
 
 SIZE = 5
 LAYOUT = Layout.of([TensorSpec("w", (SIZE,), Group.CODED), TensorSpec("b", (2,), Group.DENSE)])

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import oracle
-from fedmrn.bits import pack_bits
 from fedmrn.codecs import CodedMask, EncodeKeys, MaskedNoise
 from fedmrn.errors import FrameError
-from fedmrn.masking import MaskType
-from fedmrn.noise import Law, NoiseSpec
+from fedmrn.numerics.bits import pack_bits
+from fedmrn.numerics.masking import MaskType
+from fedmrn.numerics.noise import Law, NoiseSpec
 
 codecs = st.builds(
     lambda law, mask, buckets: CodedMask(MaskedNoise(NoiseSpec(law, 0.01), mask), buckets),

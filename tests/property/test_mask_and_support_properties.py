@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fedmrn.codecs import CHUNK, Bernoulli, EncodeKeys, Support
 from fedmrn.errors import FrameError
-from fedmrn.rng import Purpose, Stream, domain
+from fedmrn.numerics.rng import Purpose, Stream, domain
 
 F32 = NDArray[np.float32]
 LIMIT = 8.0

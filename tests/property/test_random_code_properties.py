@@ -10,12 +10,12 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 import oracle
-from fedmrn.bits import unpack_bits
 from fedmrn.codecs import EncodeKeys, MaskedNoise, RandomCode
-from fedmrn.codecs.trellis import follow, search
+from fedmrn.codecs.mask.trellis import follow, search
 from fedmrn.errors import FrameError
-from fedmrn.masking import MaskType
-from fedmrn.noise import Law, NoiseSpec
+from fedmrn.numerics.bits import unpack_bits
+from fedmrn.numerics.masking import MaskType
+from fedmrn.numerics.noise import Law, NoiseSpec
 
 F32 = NDArray[np.float32]
 codecs = st.builds(

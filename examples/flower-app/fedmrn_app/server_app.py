@@ -12,9 +12,9 @@ from flwr.serverapp.strategy import FedAvg, Result
 
 from fedmrn.errors import ConfigError
 from fedmrn.flower import FedMRN
-from fedmrn.frame import Frame
 from fedmrn.methods import method
 from fedmrn.torch import ModelLayout
+from fedmrn.wire.frame import Frame
 from fedmrn_app.task import Config, load_model, load_test_data, test
 
 app = ServerApp()

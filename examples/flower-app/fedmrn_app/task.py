@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from fedmrn.data import PartitionSpec, find_source, load, partition
-from fedmrn.simulation.models import build_model
+from fedmrn.models.catalogue import build_model
 
 Config = dict[str, Any]
 """The app's configuration: `context.run_config`."""

@@ -19,7 +19,7 @@ from fedmrn.errors import (
     RunError,
     UsageError,
 )
-from fedmrn.experiments.engines import Engine
+from fedmrn.experiments.run.engines import Engine
 
 if TYPE_CHECKING:
     from fedmrn.experiments.config import Experiment
@@ -140,8 +140,8 @@ def compare(
     chosen = _seeds(seeds)
     plan = [setting.experiment(name, seed) for name in names for seed in chosen]
     folder = out_dir or Path("runs") / setting.name
-    from fedmrn.experiments.runner import refuse_any
-    from fedmrn.experiments.tune import Grid, choose, trials, tuned, write_tuning
+    from fedmrn.experiments.many.tune import Grid, choose, trials, tuned, write_tuning
+    from fedmrn.experiments.run.runner import refuse_any
 
     lost: list[Path] = []
     if tune is not None:
@@ -189,7 +189,7 @@ def sweep(
     Example: `fedmrn sweep digits-ablation --jobs 2`
     """
     from fedmrn.cli.show import show_table
-    from fedmrn.experiments.sweep import load_sweep, sweeps
+    from fedmrn.experiments.many.sweep import load_sweep, sweeps
 
     if source is None:
         show_table(out, ("sweep", "what it is"), list(sweeps().items()))
@@ -232,7 +232,7 @@ def report(
 
     `fedmrn report runs/mine runs/other --out both`
     """
-    from fedmrn.experiments.report import check_formats, check_targets, find_runs
+    from fedmrn.report import check_formats, check_targets, find_runs
 
     if out_dir is None and len(folders) > 1:
         raise ConfigError("--out FOLDER is needed with several folders: it says where the report goes")
@@ -246,7 +246,7 @@ def inspect(
 ) -> None:
     """Print a frame for a person: header, sections, bytes."""
     from fedmrn.cli.show import show_frame
-    from fedmrn.frame import DEFAULT_LIMITS, Frame
+    from fedmrn.wire.frame import DEFAULT_LIMITS, Frame
 
     if not file.is_file():
         raise RunError(f"{file} is not a file; give a frame such as runs/digits/fedmrn-seed1/last-update.bin")
@@ -334,7 +334,7 @@ def _run_all(
 ) -> list[Path]:
     """Run a plan and return the folders of runs that diverged; those are told, and the others go on."""
     from fedmrn.cli.progress import Bars
-    from fedmrn.experiments.runner import run as run_experiment
+    from fedmrn.experiments.run.runner import run as run_experiment
 
     say(out, title, style="dim")
     lost = []
@@ -355,9 +355,9 @@ def _run_all(
 def _report(folder: Path, runs: list[Path], targets: Sequence[float] = (), formats: Sequence[str] = ("png",)) -> None:
     from fedmrn.cli.progress import Bars
     from fedmrn.cli.show import show_comparison, show_table
-    from fedmrn.experiments.report import write_report
-    from fedmrn.experiments.report.tables import convergence_table
-    from fedmrn.experiments.tune import tuning_cells, tuning_title
+    from fedmrn.experiments.many.tune import tuning_cells, tuning_title
+    from fedmrn.report import write_report
+    from fedmrn.report.tables import convergence_table
 
     with Bars(out, 0) as bars, bars.wait("drawing figures"):
         reports = write_report(folder, runs, targets=targets, formats=formats)

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fedmrn.cli.say import say
-from fedmrn.experiments.cells import Event
-from fedmrn.experiments.records import read_records
-from fedmrn.experiments.sweep import Cell, Sweep
+from fedmrn.experiments.many.cells import Event
+from fedmrn.experiments.many.sweep import Cell, Sweep
+from fedmrn.experiments.run.record import read_records
 
 
 class Board:

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 from fedmrn.experiments.config import Experiment
-from fedmrn.experiments.records import Record
+from fedmrn.experiments.run.record import Record
 
 
 class Bars:

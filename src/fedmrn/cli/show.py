@@ -9,15 +9,15 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from fedmrn.bits import count_ones
 from fedmrn.codecs import CHUNK, CODECS, MaskedNoise, OwnScale, Raw, codec_from, mask_of, noise_scales_of
 from fedmrn.errors import FrameError, LimitError
-from fedmrn.experiments.account import SECTIONS, traffic_line
-from fedmrn.experiments.summary import HEADER, LEGEND, Summary, cells, reference_of
-from fedmrn.frame import Frame, Role, Section
-from fedmrn.layout import Group
 from fedmrn.methods import METHODS
-from fedmrn.update import plain
+from fedmrn.numerics.bits import count_ones
+from fedmrn.report.account import SECTIONS, traffic_line
+from fedmrn.report.summary import HEADER, LEGEND, Summary, cells, reference_of
+from fedmrn.wire.frame import Frame, Role, Section
+from fedmrn.wire.layout import Group
+from fedmrn.wire.messages import plain
 
 _WIDEST = 1000
 _MOST = 1 << 27  # elements: a section can declare more than anyone would wait for

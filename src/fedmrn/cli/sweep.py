@@ -10,13 +10,13 @@ from fedmrn.cli.board import Board
 from fedmrn.cli.say import say
 from fedmrn.cli.show import show_table
 from fedmrn.errors import RunError
-from fedmrn.experiments.cells import check, default_jobs, run_cells
-from fedmrn.experiments.records import read_records
-from fedmrn.experiments.report import write_report
-from fedmrn.experiments.runner import check_folder, finished
-from fedmrn.experiments.summary import HEADER, LEGEND, cells, reference_of
-from fedmrn.experiments.sweep import Cell, Sweep
+from fedmrn.experiments.many.cells import check, default_jobs, run_cells
+from fedmrn.experiments.many.sweep import Cell, Sweep
+from fedmrn.experiments.run.record import read_records
+from fedmrn.experiments.run.runner import check_folder, finished
 from fedmrn.files import locked
+from fedmrn.report import write_report
+from fedmrn.report.summary import HEADER, LEGEND, cells, reference_of
 
 
 def carry_out(

@@ -16,15 +16,15 @@ from fedmrn.codecs.base import (
     read_plane,
 )
 from fedmrn.codecs.bernoulli import Bernoulli
-from fedmrn.codecs.coded_mask import CodedMask
 from fedmrn.codecs.float16 import Float16
 from fedmrn.codecs.levels import Levels
-from fedmrn.codecs.masked_noise import MaskedNoise
-from fedmrn.codecs.own_scale import OwnScale
-from fedmrn.codecs.random_code import RandomCode
+from fedmrn.codecs.mask.coded_mask import CodedMask
+from fedmrn.codecs.mask.masked_noise import MaskedNoise
+from fedmrn.codecs.mask.own_scale import OwnScale
+from fedmrn.codecs.mask.random_code import RandomCode
+from fedmrn.codecs.mask.shorter_mask import ShorterMask
 from fedmrn.codecs.raw import Raw
 from fedmrn.codecs.rotated import Rotated, Scale
-from fedmrn.codecs.shorter_mask import ShorterMask
 from fedmrn.codecs.sign import Sign, SignRule
 from fedmrn.codecs.sparse import Sparse
 from fedmrn.codecs.support import Support

@@ -60,7 +60,7 @@ class Reader(Protocol):
 
 Fold = Callable[[int, float, bool, NDArray[np.int64]], None]
 """(start, factor, near, total) adds the elements start, start+1, ... times the factor to `total`, as
-`fedmrn.kernels.fold` does; start is a multiple of `CHUNK`."""
+`fedmrn.numerics.kernels.fold` does; start is a multiple of `CHUNK`."""
 
 
 def own_fold(reader: Reader) -> Fold | None:

@@ -11,10 +11,10 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.bits import check_mask, pack_bits
 from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
 from fedmrn.errors import ConfigError, MalformedFrameError
-from fedmrn.rng import Purpose, Stream, domain
+from fedmrn.numerics.bits import check_mask, pack_bits
+from fedmrn.numerics.rng import Purpose, Stream, domain
 
 _PARAMS = struct.Struct("<Q")
 

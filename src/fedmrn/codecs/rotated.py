@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError
-from fedmrn.rng import Purpose, Stream, domain
-from fedmrn.rotation import LARGEST, SMALLEST, blocks, decode_block, encode_block
+from fedmrn.numerics.rng import Purpose, Stream, domain
+from fedmrn.numerics.rotation import LARGEST, SMALLEST, blocks, decode_block, encode_block
 
 CENTROIDS = {
     1: (0.797884560802865356,),

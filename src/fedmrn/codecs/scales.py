@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedmrn.codecs.base import CHUNK, EncodeKeys
 from fedmrn.errors import BoundError, EncodeError, MalformedFrameError, NonFiniteError
-from fedmrn.rng import Purpose, Stream, domain
+from fedmrn.numerics.rng import Purpose, Stream, domain
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

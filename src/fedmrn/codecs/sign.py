@@ -14,10 +14,10 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.bits import check_padding, pack_bits, packed_size
 from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Plane, check_finite
 from fedmrn.codecs.scales import F32, Scales, draws, largest_magnitude, mean_magnitude
 from fedmrn.errors import ConfigError, MalformedFrameError
+from fedmrn.numerics.bits import check_padding, pack_bits, packed_size
 
 _SIGNS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") * np.float32(2) - np.float32(
     1

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedmrn.codecs.base import Codec, EncodeKeys, Plane, check_finite
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError, PaddingError
-from fedmrn.sparsity import kept, largest
+from fedmrn.numerics.sparsity import kept, largest
 
 _PARAMS = struct.Struct("<fBB")
 _TYPES: dict[int, np.dtype[np.floating]] = {16: np.dtype("<f2"), 32: np.dtype("<f4")}

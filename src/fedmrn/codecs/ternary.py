@@ -14,10 +14,10 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.bits import check_trits, pack_trits, trits_size, unpack_trits
 from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
 from fedmrn.codecs.scales import F32, Scales, draws, largest_magnitude
 from fedmrn.errors import ConfigError, MalformedFrameError
+from fedmrn.numerics.bits import check_trits, pack_trits, trits_size, unpack_trits
 
 _PARAMS = struct.Struct("<f")
 _FACTOR = np.array([0.0, 1.0, -1.0], np.float32)

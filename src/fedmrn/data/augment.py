@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmrn.rng import Stream
+from fedmrn.numerics.rng import Stream
 
 PADDING = 4
 

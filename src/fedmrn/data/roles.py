@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.errors import ConfigError
-from fedmrn.rng import derive_key
+from fedmrn.numerics.rng import derive_key
 
 Indices = NDArray[np.int64]
 

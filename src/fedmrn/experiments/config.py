@@ -26,8 +26,8 @@ from pydantic.dataclasses import dataclass
 
 from fedmrn.errors import ConfigError
 from fedmrn.methods import METHODS, method
-from fedmrn.scheme import Scheme
-from fedmrn.server_optimizer import SERVER, SERVER_LR, ServerOptimizer, server_options
+from fedmrn.server.optimizer import SERVER, SERVER_LR, ServerOptimizer, server_options
+from fedmrn.server.scheme import Scheme
 from fedmrn.text import nearest, printable
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class MethodConfig:
 
     @property
     def server_optimizer(self) -> ServerOptimizer:
-        """The optimizer of the server (`fedmrn.server_optimizer`)."""
+        """The optimizer of the server (`fedmrn.server.optimizer`)."""
         return SERVER[self.server](*(getattr(self, key) for key in server_options(self.server)))
 
 

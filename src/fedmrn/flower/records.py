@@ -10,9 +10,9 @@ from typing import NamedTuple, TypeVar
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedmrn.errors import WrongMessageError
-from fedmrn.frame import CHECKSUM_SIZE, Frame, Role
+from fedmrn.wire.frame import CHECKSUM_SIZE, Frame, Role
 
-STYPE = "fedmrn.frame.v1"
+STYPE = "fedmrn.wire.frame.v1"
 FRAME = "frame"
 STATE = "state"
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)

@@ -25,11 +25,11 @@ from fedmrn.flower.metrics import Metrics
 from fedmrn.flower.records import FRAME, STATE, cut, update_bytes
 from fedmrn.flower.report import RoundReport
 from fedmrn.flower.streaming import Streaming
-from fedmrn.frame import DEFAULT_LIMITS, Frame, Limits
-from fedmrn.layout import Layout
 from fedmrn.methods import method as find_method
 from fedmrn.server import Round, Server
-from fedmrn.server_optimizer import ServerOptimizer
+from fedmrn.server.optimizer import ServerOptimizer
+from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Limits
+from fedmrn.wire.layout import Layout
 
 log = getLogger("flwr").log
 
@@ -55,7 +55,7 @@ class FedMRN(FedAvg):
         options: of the method, such as {"scale": 0.01, "coding": "entropy"}.
         side: how batch norm and other dense values travel up: float32, float16, levels.
         down: how the state travels down: float32, float16, eden4, eden3, eden2.
-        optimizer: of the server (`fedmrn.server_optimizer`): FedAvgM, FedAdam; by default the mean is added.
+        optimizer: of the server (`fedmrn.server.optimizer`): FedAvgM, FedAdam; by default the mean is added.
         secret: 16 to 64 bytes that noise keys are derived from, for one run alone; by default fresh ones at each start.
         limits: what is accepted from clients.
         **fedavg: as for Flower's FedAvg: fraction_train, min_train_nodes, ...

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from fedmrn.errors import WrongMethodError
-from fedmrn.frame import Frame
 from fedmrn.methods import METHODS
-from fedmrn.torch.after import ErrorFeedback, HandOverWeights, KeepSupport
-from fedmrn.torch.flat import ModelLayout, default_choice
-from fedmrn.torch.learned import LearnedSign, ProbabilityMask
-from fedmrn.torch.local import LocalRule
-from fedmrn.torch.through import MaskedNoise
-from fedmrn.torch.train import LocalData, evaluate, train, train_client
+from fedmrn.torch.loop import LocalData, evaluate, train, train_client
+from fedmrn.torch.model_layout import ModelLayout, default_choice
+from fedmrn.torch.rules.after import ErrorFeedback, HandOverWeights, KeepSupport
+from fedmrn.torch.rules.base import LocalRule
+from fedmrn.torch.rules.learned import LearnedSign, ProbabilityMask
+from fedmrn.torch.rules.masked_noise import MaskedNoise
+from fedmrn.wire.frame import Frame
 
 RULES: dict[str, type[LocalRule]] = {
     "plain": LocalRule,
@@ -34,7 +34,7 @@ def attach(
     steps: int,
     **options: Any,
 ) -> LocalRule:
-    """Return the optimiser wrapper of the method that the broadcast names; see `fedmrn.torch.local`.
+    """Return the optimiser wrapper of the method that the broadcast names; see `fedmrn.torch.rules.base`.
 
     Args:
         model: any module; it is set to the broadcast's state.

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from fedmrn import frame, update
 from fedmrn.errors import RunError
-from fedmrn.experiments import checkpoint, vectors
-from fedmrn.experiments.checkpoint import restore, save, saved_round
-from fedmrn.layout import Group
+from fedmrn.experiments.run import checkpoint, vectors
+from fedmrn.experiments.run.checkpoint import restore, save, saved_round
+from fedmrn.federation.engine import RoundResult
 from fedmrn.methods import METHODS
-from fedmrn.simulation.engine import RoundResult
+from fedmrn.wire import frame, messages
+from fedmrn.wire.layout import Group
 
 from .base import Target, own_folder, require
 from .frames import LAYOUT, reseal
@@ -71,4 +71,6 @@ def _seeds() -> list[bytes]:
     return [bytes([which]) + file for which, file in enumerate(_good())]
 
 
-CHECKPOINT = Target("checkpoint", _check, _seeds, (frame, update, checkpoint, vectors), memory=1 << 20, repair=_repair)
+CHECKPOINT = Target(
+    "checkpoint", _check, _seeds, (frame, messages, checkpoint, vectors), memory=1 << 20, repair=_repair
+)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import tomli_w
 
-from fedmrn import scheme, text
+from fedmrn import text
 from fedmrn.errors import ConfigError
 from fedmrn.experiments import config
 from fedmrn.experiments.config import Experiment, load_setting, parse_toml
 from fedmrn.methods import METHODS
+from fedmrn.methods import method as methods
 
 from .base import Target, own_folder, require
 
@@ -68,4 +69,4 @@ def _seeds() -> list[bytes]:
     return [*presets, *runs, *(presets[0] + _BETWEEN + change for change in changes)]
 
 
-CONFIGURATION = Target("configuration", _check, _seeds, (config, scheme, text), memory=4 << 20)
+CONFIGURATION = Target("configuration", _check, _seeds, (config, methods, text), memory=4 << 20)

@@ -6,20 +6,20 @@ from functools import cache
 
 import numpy as np
 
-from fedmrn import aggregate, frame, server, update
 from fedmrn.codecs import codec_from
 from fedmrn.errors import EncodeError, FrameError
-from fedmrn.frame import CHECKSUM_SIZE, DEFAULT_LIMITS, HEADER_SIZE, SECTION_SIZE, Frame, Kind, Limits
 from fedmrn.methods import METHODS, Method
-from fedmrn.server import Round
-from fedmrn.update import encode_update, plain, read_state
+from fedmrn.server import Round, aggregate, round, server
+from fedmrn.wire import frame, messages
+from fedmrn.wire.frame import CHECKSUM_SIZE, DEFAULT_LIMITS, HEADER_SIZE, SECTION_SIZE, Frame, Kind, Limits
+from fedmrn.wire.messages import encode_update, plain, read_state
 
 from .base import Target, require
 from .frames import LAYOUT, LEAN, exchange, reseal, start
 from .sections import CODEC_MODULES
 
 _ROWS = {row.id: row for row in METHODS.values()}
-_MODULES = (frame, update, server, aggregate, *CODEC_MODULES)
+_MODULES = (frame, messages, round, server, aggregate, *CODEC_MODULES)
 _SMALL = Limits(max_bytes=1 << 16)
 _VECTOR = np.linspace(-0.01, 0.01, LAYOUT.size).astype(np.float32)
 

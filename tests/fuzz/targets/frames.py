@@ -5,13 +5,13 @@ import zlib
 
 import numpy as np
 
-from fedmrn import frame
 from fedmrn.errors import FrameError
-from fedmrn.frame import CHECKSUM_SIZE, HEADER_SIZE, SECTION_SIZE, Frame, Kind, Role
-from fedmrn.layout import Group, Layout, TensorSpec
 from fedmrn.methods import METHODS, Method
 from fedmrn.server import Server
-from fedmrn.update import encode_update
+from fedmrn.wire import frame
+from fedmrn.wire.frame import CHECKSUM_SIZE, HEADER_SIZE, SECTION_SIZE, Frame, Kind, Role
+from fedmrn.wire.layout import Group, Layout, TensorSpec
+from fedmrn.wire.messages import encode_update
 
 from .base import Target, require
 

@@ -8,16 +8,20 @@ from types import ModuleType
 
 import numpy as np
 
-from fedmrn import bits, codecs
-from fedmrn.codecs import CodedMask, EncodeKeys, Float16, Levels, MaskedNoise, OwnScale, codec_from
+from fedmrn import codecs
+from fedmrn.codecs import CodedMask, EncodeKeys, Float16, Levels, MaskedNoise, OwnScale, codec_from, mask
 from fedmrn.errors import FrameError
-from fedmrn.masking import MaskType
 from fedmrn.methods import METHODS
-from fedmrn.noise import Law, NoiseSpec
+from fedmrn.numerics import bits
+from fedmrn.numerics.masking import MaskType
+from fedmrn.numerics.noise import Law, NoiseSpec
 
 from .base import Target, require
 
-CODEC_MODULES = (bits, *(module for module in vars(codecs).values() if isinstance(module, ModuleType)))
+CODEC_MODULES = (
+    bits,
+    *(m for package in (codecs, mask) for m in vars(package).values() if isinstance(m, ModuleType)),
+)
 _HEAD = struct.Struct("<BBQ")
 _KEY = 0x0123456789ABCDEF
 _LIMIT = 65536.0

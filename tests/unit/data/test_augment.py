@@ -4,7 +4,7 @@ import torch
 
 from fedmrn.data import augment
 from fedmrn.data.augment import offsets
-from fedmrn.rng import Stream
+from fedmrn.numerics.rng import Stream
 
 STREAM = Stream(key=0x0123456789ABCDEF, domain=5 << 32)
 

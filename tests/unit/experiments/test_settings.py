@@ -6,9 +6,9 @@ import pytest
 
 from fedmrn.errors import ConfigError, RunError
 from fedmrn.experiments.config import Experiment, load_setting
-from fedmrn.experiments.runner import read_experiment
-from fedmrn.experiments.sweep import load_sweep
-from fedmrn.experiments.tune import Grid
+from fedmrn.experiments.many.sweep import load_sweep
+from fedmrn.experiments.many.tune import Grid
+from fedmrn.experiments.run.runner import read_experiment
 
 LONG = "1" * 5_000
 HEX = "0x" + "f" * 5_000

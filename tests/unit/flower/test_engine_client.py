@@ -14,11 +14,11 @@ from flwr.app import ConfigRecord, Context, Error, Message, MessageType, RecordD
 
 from fedmrn.errors import ConfigError, EncodeError, WorkerError
 from fedmrn.experiments.config import load_setting
-from fedmrn.experiments.runner import prepare
-from fedmrn.flower import engine
-from fedmrn.flower.engine import simulate_on_flower
+from fedmrn.experiments.run.runner import prepare
+from fedmrn.federation.engine import simulate
+from fedmrn.flower import simulation as engine
+from fedmrn.flower.simulation import simulate_on_flower
 from fedmrn.server import Server
-from fedmrn.simulation.engine import simulate
 from fedmrn.torch import ModelLayout
 from made_up import raw_document, texts, write_raw, write_voc
 

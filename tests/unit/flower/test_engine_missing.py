@@ -8,9 +8,9 @@ import pytest
 
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.config import load_setting
-from fedmrn.experiments.engines import Engine
-from fedmrn.experiments.runner import run
-from fedmrn.flower import engine
+from fedmrn.experiments.run.engines import Engine
+from fedmrn.experiments.run.runner import run
+from fedmrn.flower import simulation as engine
 
 
 class Silent:
@@ -27,7 +27,7 @@ def test_it_is_told_before_the_folder_is_made(absent: str, tmp_path: Path, monke
     if absent == "ray":
         monkeypatch.setattr(engine, "find_spec", lambda name: None)
     else:
-        monkeypatch.delitem(sys.modules, "fedmrn.flower.engine")
+        monkeypatch.delitem(sys.modules, "fedmrn.flower.simulation")
         monkeypatch.setitem(sys.modules, "flwr.clientapp", None)
     experiment = load_setting("digits").experiment("fedmrn", 1)
     with pytest.raises(ConfigError, match=r"flwr\[simulation\]"):

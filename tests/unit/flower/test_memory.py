@@ -6,13 +6,11 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 
 import memory_of_a_round
 import pytest
 from flwr.app import Message
 
-HERE = Path(__file__).parent
 PARAMETERS = 10_000_000
 
 
@@ -20,10 +18,10 @@ PARAMETERS = 10_000_000
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_200_clients_of_10_million_parameters_take_less_than_4_dense_models() -> None:
     """The state, the sum (two), 8 frames that wait (a quarter); how much the allocator keeps for later is not ours."""
-    script = [sys.executable, str(HERE / "memory_of_a_round.py"), str(PARAMETERS)]
+    script = [sys.executable, str(memory_of_a_round.__file__), str(PARAMETERS)]
     own = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # it takes memory too
     own["MALLOC_MMAP_THRESHOLD_"] = "131072"  # whatever is large and freed goes back to the system
-    env = {**own, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    env = {**own, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(script, env=env, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     dense = float(done.stdout)

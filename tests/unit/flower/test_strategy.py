@@ -16,10 +16,10 @@ from torch import nn
 import oracle
 from fedmrn.errors import ConfigError
 from fedmrn.flower import FedMRN, records
-from fedmrn.layout import Group, Layout, TensorSpec
 from fedmrn.methods import METHODS
-from fedmrn.server_optimizer import Momentum
+from fedmrn.server.optimizer import Momentum
 from fedmrn.torch import ModelLayout
+from fedmrn.wire.layout import Group, Layout, TensorSpec
 
 BAD = 13
 """The node that misbehaves."""

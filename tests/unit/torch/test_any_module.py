@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from zoo import ZOO, PartlyFrozen, Specimen, Tied
 
 from fedmrn.errors import UnsupportedModelError
-from fedmrn.frame import Frame
-from fedmrn.layout import Group
 from fedmrn.torch import ModelLayout, attach
+from fedmrn.wire.frame import Frame
+from fedmrn.wire.layout import Group
 
 STEPS, SCALE = 6, 0.1
 every_model = pytest.mark.parametrize("specimen", ZOO.values(), ids=ZOO.keys())

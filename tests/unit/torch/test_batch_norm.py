@@ -7,8 +7,8 @@ from federating import MASKED, batch, decoded, server_of
 from torch import nn
 from torch.nn import functional as F
 
-from fedmrn.layout import Group
 from fedmrn.torch import ModelLayout, attach
+from fedmrn.wire.layout import Group
 
 CLIENTS = {"a": 3, "b": 10, "c": 1}
 METHODS = ("fedavg", *MASKED)

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from fedmrn.errors import UnsupportedModelError, WrongLayoutError
-from fedmrn.layout import Group
 from fedmrn.torch import ModelLayout, attach
-from fedmrn.torch.train import channels_last
+from fedmrn.torch.loop import channels_last
+from fedmrn.wire.layout import Group
 
 
 def images() -> nn.Sequential:
@@ -76,7 +76,7 @@ def test_a_model_on_another_device_is_refused_by_name() -> None:
 
 def test_a_model_on_two_devices_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """`meta` stands for a second device, which may not be there; counters and frozen tensors count as well."""
-    monkeypatch.setattr("fedmrn.torch.flat.DEVICES", ("cpu", "meta"))
+    monkeypatch.setattr("fedmrn.torch.model_layout.DEVICES", ("cpu", "meta"))
     model = images()
     assert ModelLayout.of(model).device == torch.device("cpu")
     model[4].to("meta")

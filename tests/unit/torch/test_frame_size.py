@@ -3,11 +3,11 @@
 import numpy as np
 from federating import broadcast_of
 
-from fedmrn.frame import Frame, Role
-from fedmrn.layout import Group
-from fedmrn.simulation.models import build_model
+from fedmrn.models.catalogue import build_model
 from fedmrn.torch import ModelLayout
-from fedmrn.update import encode_update
+from fedmrn.wire.frame import Frame, Role
+from fedmrn.wire.layout import Group
+from fedmrn.wire.messages import encode_update
 
 
 def test_cnn4_takes_at_most_1_02_bits_a_masked_parameter() -> None:

@@ -21,10 +21,10 @@ from torch.nn import functional as F
 
 from fedmrn.codecs import MaskedNoise as Codec
 from fedmrn.codecs import codec_from
-from fedmrn.frame import Frame, Role
-from fedmrn.layout import Group
-from fedmrn.rng import Purpose
+from fedmrn.numerics.rng import Purpose
 from fedmrn.torch import MaskedNoise, attach
+from fedmrn.wire.frame import Frame, Role
+from fedmrn.wire.layout import Group
 
 KEY = 0x5EED
 LR, SCALE = 0.02, 0.05  # with these, u ends up within and outside of its interval alike

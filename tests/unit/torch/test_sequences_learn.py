@@ -6,7 +6,7 @@ from federating import MASKED, server_of
 from torch import Tensor
 from zoo import Recurrent, Transformer
 
-from fedmrn.rng import derive_key
+from fedmrn.numerics.rng import derive_key
 from fedmrn.torch import LocalData, ModelLayout, attach, evaluate, train_client
 
 CLIENTS, SAMPLES, ROUNDS = 3, 40, 40

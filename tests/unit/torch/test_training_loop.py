@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedmrn.errors import ConfigError, EncodeError
-from fedmrn.frame import Frame
-from fedmrn.rng import Purpose, Stream, domain
+from fedmrn.numerics.rng import Purpose, Stream, domain
 from fedmrn.torch import LocalData, LocalRule, attach, evaluate, train, train_client
 from fedmrn.torch.objectives import CLASSES
+from fedmrn.wire.frame import Frame
 
 METHODS = ("fedavg", "fedmrn", "fedmrn-s")
 

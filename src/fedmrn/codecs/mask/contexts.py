@@ -1,0 +1,64 @@
+"""Contexts of a mask's bits: what both sides know of an element before its bit, its tensor and the bucket of |n|."""
+
+from dataclasses import dataclass
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.codecs.base import CHUNK
+from fedmrn.numerics.noise import NoiseSpec
+
+_SMALLEST = 64  # elements: a context costs a byte or two
+
+
+@nb.njit(cache=True, nogil=True)
+def _contexts(noise, bound, start, ends, first, buckets, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """|n| / bound in float32, and buckets divide it evenly."""
+    tensor = np.searchsorted(ends, start, side="right")
+    for i in range(noise.size):
+        while start + i >= ends[tensor]:
+            tensor += 1
+        x = np.abs(noise[i]) / bound
+        out[i] = first[tensor] + min(int(x * np.float32(buckets[tensor])), buckets[tensor] - 1)
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """Which context each element is in; both sides make it from the noise and the sizes of the tensors.
+
+    Attributes:
+        spec, key: of the noise.
+        ends: where each tensor ends, int64.
+        buckets: of each tensor, int64: a small one has few.
+    """
+
+    spec: NoiseSpec
+    key: int
+    ends: NDArray[np.int64]
+    buckets: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, spec: NoiseSpec, key: int, sizes: NDArray[np.int64], buckets: int) -> "Contexts":
+        """Return the contexts of tensors of these sizes, none empty, with at most this many buckets each."""
+        return cls(spec, key, np.cumsum(sizes), np.clip(sizes // _SMALLEST, 1, buckets))
+
+    @property
+    def size(self) -> int:
+        """Elements of all tensors."""
+        return int(self.ends[-1]) if self.ends.size else 0
+
+    @property
+    def count(self) -> int:
+        """How many contexts there are, whether an element is in them or not."""
+        return int(self.buckets.sum())
+
+    def part(self, start: int, stop: int) -> NDArray[np.uint32]:
+        """Return the contexts of elements start..stop-1, uint32; start is a multiple of `CHUNK`."""
+        out = np.empty(stop - start, np.uint32)
+        first = np.cumsum(self.buckets) - self.buckets
+        for at in range(start, stop, CHUNK):
+            noise = self.spec.chunk(self.key, at, min(stop, at + CHUNK))
+            where = out[at - start : at - start + noise.size]
+            _contexts(noise, np.float32(self.spec.bound), at, self.ends, first, self.buckets, where)
+        return out

@@ -1,0 +1,136 @@
+"""MaskedNoise: one bit an element over noise that the server makes anew (FedMRN; Li et al. 2024, section 3).
+
+A one-bit quantiser with codebook {0, n_i} (binary) or {-n_i, +n_i} (signed), where n is the noise of the frame's key.
+Encoding is stochastic masking: unbiased wherever u lies between the two codewords.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
+from fedmrn.errors import ConfigError, MalformedFrameError
+from fedmrn.numerics.bits import check_mask, pack_bits
+from fedmrn.numerics.kernels import choose, fold
+from fedmrn.numerics.masking import MaskType, draw_mask
+from fedmrn.numerics.noise import Law, NoiseSpec, fill_noise, gaussian_table
+from fedmrn.numerics.philox import check_vector
+from fedmrn.numerics.rng import Purpose, Stream, domain
+
+_PARAMS = struct.Struct("<BBf")
+
+
+_PIECE = 1 << 12  # elements whose noise stays in the first cache while it is chosen and folded
+
+
+@nb.njit(cache=True, nogil=True)
+def _read_masks(law, scale, table, key, start, bits, signed, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    noise = np.empty(min(_PIECE, out.size), np.float32)
+    for at in range(0, out.size, _PIECE):
+        part = out[at : min(at + _PIECE, out.size)]
+        fill_noise(law, scale, table, key, start + at, noise[: part.size])
+        choose(noise[: part.size], bits[(start + at) >> 3 :], signed, part)
+
+
+@nb.njit(cache=True, nogil=True)
+def _fold_masks(law, scale, table, key, start, bits, signed, factor, near, total):  # type: ignore[no-untyped-def]  # pragma: no cover
+    size = min(_PIECE, total.size)
+    noise, values = np.empty(size, np.float32), np.empty(size, np.float32)
+    for at in range(0, total.size, _PIECE):
+        sums = total[at : min(at + _PIECE, total.size)]
+        n, v = noise[: sums.size], values[: sums.size]
+        fill_noise(law, scale, table, key, start + at, n)
+        choose(n, bits[(start + at) >> 3 :], signed, v)
+        fold(v, factor, near, sums)
+
+
+@dataclass(frozen=True, slots=True)
+class _MaskReader:
+    spec: NoiseSpec
+    signed: bool
+    key: int
+    mask: NDArray[np.uint8]
+
+    def read(self, start: int, out: NDArray[np.float32]) -> None:
+        check_vector(out, np.float32)
+        spec = self.spec
+        law, scale, key = int(spec.law), np.float32(spec.scale), np.uint64(self.key)
+        _read_masks(law, scale, gaussian_table(), key, start, self.mask, self.signed, out)
+
+    def fold(self, start: int, factor: float, near: bool, total: NDArray[np.int64]) -> None:
+        check_vector(total, np.int64)
+        spec = self.spec
+        law, scale, key = int(spec.law), np.float32(spec.scale), np.uint64(self.key)
+        _fold_masks(law, scale, gaussian_table(), key, start, self.mask, self.signed, factor, near, total)
+
+
+@dataclass(frozen=True)
+class MaskedNoise(Codec):
+    """One bit an element.
+
+    Attributes:
+        noise: law and scale.
+        mask: binary or signed.
+        stochastic: whether encoding samples (True) or takes the nearer codeword (an ablation). It does not travel:
+            the server cannot tell, and need not.
+    """
+
+    id: ClassVar[int] = 1
+    name: ClassVar[str] = "masked-noise"
+    noise: NoiseSpec
+    mask: MaskType
+    stochastic: bool = True
+
+    def params(self) -> bytes:
+        """Return 6 bytes: law, mask type, scale as float32."""
+        return _PARAMS.pack(self.noise.law, self.mask, self.noise.scale)
+
+    @classmethod
+    def from_params(cls, params: bytes) -> Self:
+        """Return the codec with these 6 bytes of parameters."""
+        try:
+            law, mask, scale = _PARAMS.unpack(params)
+            return cls(NoiseSpec(Law(law), scale), MaskType(mask))
+        except (struct.error, ValueError, ConfigError) as error:
+            raise MalformedFrameError(f"codec masked-noise cannot have parameters {params.hex()}") from error
+
+    @property
+    def masked(self) -> "MaskedNoise":
+        """The codec itself; those around it have it under this name too."""
+        return self
+
+    def over(self, masked: "MaskedNoise") -> "MaskedNoise":
+        """Return the other codec, as those around one do with what is around it."""
+        return masked
+
+    def bound(self, max_value: float) -> float:
+        """Return the largest magnitude of the noise."""
+        return self.noise.bound
+
+    def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
+        """Sample a fresh mask of the update u and pack it."""
+        check_finite(vector)
+        stream = Stream(keys.sampling, domain(Purpose.FINAL_MASK))
+        mask = np.empty(vector.size, np.bool_)
+        for start in range(0, vector.size, CHUNK):
+            u = vector[start : start + CHUNK]
+            noise = self.noise.chunk(keys.noise, start, start + u.size)
+            mask[start : start + u.size] = draw_mask(u, noise, stream, start, self.mask, stochastic=self.stochastic)
+        return pack_bits(mask)
+
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _MaskReader:
+        """Check the length and the padding.
+
+        Raises:
+            MalformedFrameError: the body is not ceil(count / 8) bytes.
+            PaddingError: an unused bit is set.
+        """
+        check_mask(body, count)
+        signed = self.mask is MaskType.SIGNED
+        # A copy: a reader may wait for others, and the caller use his buffer again, or wish the rest of the frame gone.
+        bits = np.frombuffer(body, np.uint8).copy()
+        return _MaskReader(self.noise, signed, noise_key, bits)

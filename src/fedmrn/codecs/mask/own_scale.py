@@ -1,0 +1,164 @@
+"""OwnScale: masked noise whose scale each client chooses, a tensor at a time, from its own update (scale = "auto").
+
+One scale for all tensors and rounds is too small for some, whose masks then say no more than a sign, and too large for
+others, whose update drowns in the dice of its mask; which it is changes as training converges. A client knows how large
+its u is: the noise of each tensor gets the power of two nearest to a fixed multiple of the mean of |u| there. (Not of
+the root mean square: where a few elements move far, that gives signed masks so much noise for all the others that
+training can run away.) The scales travel with the mask, and the noise itself is that of scale 1. Since they are powers
+of two, no product with a scale is rounded: training, mask and server see the same noise.
+"""
+
+from dataclasses import dataclass, replace
+from math import frexp, ldexp
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.codecs.base import Codec, EncodeKeys, Reader, check_finite, mask_of
+from fedmrn.codecs.mask.coded_mask import CodedMask
+from fedmrn.codecs.mask.masked_noise import MaskedNoise
+from fedmrn.codecs.mask.random_code import RandomCode
+from fedmrn.codecs.mask.shorter_mask import ShorterMask
+from fedmrn.codecs.scales import Scales, mean_magnitude
+from fedmrn.errors import BoundError, ConfigError, MalformedFrameError
+from fedmrn.numerics.masking import MaskType
+from fedmrn.numerics.noise import LARGEST_SCALE, SMALLEST_SCALE, Law
+
+F32 = NDArray[np.float32]
+OVER = {MaskType.BINARY: 4.0, MaskType.SIGNED: 1.0}
+"""Scale of uniform noise over the mean magnitude of u. The dice of signed masks cost more: theirs stays smaller."""
+_SAME_POWER: dict[Law, float] = {Law.UNIFORM: 1.0, Law.GAUSSIAN: 3.0**-0.5, Law.BERNOULLI: 3.0**-0.5}
+_INNER: dict[int, type[MaskedNoise] | type[ShorterMask]] = {c.id: c for c in (MaskedNoise, CodedMask, RandomCode)}
+_LARGEST = np.finfo(np.float32).max
+
+
+def fitting_scale(magnitude: float, multiple: float) -> float:
+    """Return the scale for a tensor of this mean magnitude: the power of two nearest to a multiple of it.
+
+    Nearest in ratio, and within what noise can have; a tensor that has not moved gets the smallest scale, 2^-80. NaN
+    and infinity give 1: training goes on to an update that is refused, or recovers.
+    """
+    wanted = magnitude * multiple
+    scale = ldexp(1.0, frexp(wanted * wanted)[1] // 2) if wanted else 0.0  # 2^e with |log2(wanted) - e| <= 1/2
+    return min(max(scale, SMALLEST_SCALE), LARGEST_SCALE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scaled:
+    inner: Reader
+    noise_scales: Scales
+
+    def read(self, start: int, out: F32) -> None:
+        scales = np.empty_like(out)
+        self.noise_scales.spread(start, scales)
+        self.inner.read(start, out)
+        out *= scales
+
+    @property
+    def mask(self) -> NDArray[np.uint8] | None:
+        return mask_of(self.inner)
+
+
+@dataclass(frozen=True)
+class OwnScale(Codec):
+    """Masked noise with a scale for each tensor that is not empty, measured when an update is encoded.
+
+    Attributes:
+        inner: what becomes of u over its scale; its noise has scale 1.
+
+    Raises:
+        ConfigError: the inner noise has another scale.
+    """
+
+    id: ClassVar[int] = 12
+    name: ClassVar[str] = "own-scale"
+    inner: MaskedNoise | ShorterMask
+
+    def __post_init__(self) -> None:
+        if self.masked.noise.scale != 1:
+            raise ConfigError(f"noise with scales of its own has scale 1 otherwise, got {self.masked.noise.scale}")
+
+    @property
+    def masked(self) -> MaskedNoise:
+        """The codec of the mask in plain."""
+        return self.inner.masked
+
+    def over(self, masked: MaskedNoise) -> Self:
+        """Return the codec that does the same to another mask."""
+        return replace(self, inner=self.inner.over(masked))
+
+    @property
+    def multiple(self) -> float:
+        """What a tensor's scale is over its mean |u|, but for rounding to a power of two."""
+        return OVER[self.masked.mask] * _SAME_POWER[self.masked.noise.law]
+
+    def scale(self, u: F32) -> float:
+        """Return the scale for a tensor's update, float32, shape (k,), k > 0."""
+        return fitting_scale(mean_magnitude(u), self.multiple)
+
+    def params(self) -> bytes:
+        """Return the id of the inner codec in a byte, and its parameters."""
+        return bytes([self.inner.id]) + self.inner.params()
+
+    @classmethod
+    def from_params(cls, params: bytes) -> Self:
+        """Return the codec with these parameters."""
+        if not params or params[0] not in _INNER:
+            raise MalformedFrameError(f"codec own-scale cannot have parameters {params.hex()}")
+        try:
+            return cls(_INNER[params[0]].from_params(params[1:]))
+        except ConfigError as error:
+            raise MalformedFrameError(f"codec own-scale cannot have parameters {params.hex()}") from error
+
+    def bound(self, max_value: float) -> float:
+        """Return `max_value`: scales that go beyond it are refused."""
+        return max_value
+
+    def encode(self, vector: F32, keys: EncodeKeys) -> bytes:
+        """Measure the scales, and encode the update u in units of them."""
+        check_finite(vector)
+        scales = Scales.measure(vector, keys, self.scale)
+        unit = np.empty_like(vector)
+        scales.spread(0, unit)
+        with np.errstate(over="ignore", under="ignore"):  # u far beyond its noise is clipped, and far below rounds to 0
+            np.divide(vector, unit, out=unit)
+        np.clip(unit, -_LARGEST, _LARGEST, out=unit)
+        return scales.to_bytes() + self.inner.encode(unit, keys)
+
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _Scaled:
+        """Check the table of scales, and open the rest.
+
+        Raises:
+            NonFiniteError: a scale is NaN or infinite.
+            BoundError: a scale is negative, or would give values above max_value.
+            FrameError: as the inner codec's `open`; MalformedFrameError also for a table that does not fit, or a scale
+                that is not a power of two from 2^-80 to 2^80.
+        """
+        scales, rest = self._split(body, count, max_value)
+        return _Scaled(self.inner.open(rest, count, noise_key, max_value), scales)
+
+    def _split(self, body: bytes | memoryview, count: int, max_value: float) -> tuple[Scales, memoryview]:
+        scales, rest = Scales.split(body, count, None, max_value)
+        values = scales.values
+        if (np.frexp(values)[0] != 0.5).any() or (values < SMALLEST_SCALE).any() or (values > LARGEST_SCALE).any():
+            raise MalformedFrameError("a scale of own-scale is not a power of two from 2^-80 to 2^80")
+        if values.size and float(values.max()) * self.inner.bound(max_value) > max_value:
+            raise BoundError(f"noise of scale {values.max():g} goes beyond {max_value:g}")
+        return scales, rest
+
+    @property
+    def uncoded(self) -> Codec:
+        """The codec with the mask in plain."""
+        return self if self.inner.uncoded is self.inner else OwnScale(self.masked)
+
+    def uncode(self, body: bytes | memoryview, count: int, noise_key: int) -> bytes | memoryview:
+        """Return the scales and the packed mask.
+
+        Raises:
+            FrameError: as `open`.
+        """
+        if self.inner.uncoded is self.inner:
+            return body
+        scales, rest = self._split(body, count, float("inf"))
+        return scales.to_bytes() + bytes(self.inner.uncode(rest, count, noise_key))

@@ -1,0 +1,1 @@
+"""Many runs: sweeps, runs side by side, tuning."""

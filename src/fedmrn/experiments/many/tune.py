@@ -1,0 +1,193 @@
+"""Tuning: every method tries the same grid of one option, and takes the value with the best accuracy.
+
+The tuning runs are the first rounds of the runs that follow (a schedule keeps its full length), with a seed of their
+own. What they compare is the accuracy on the test samples; the report says so.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from fedmrn.errors import ConfigError, RunError
+from fedmrn.experiments.config import COMMON, Experiment, Setting, parse_value, run_name
+from fedmrn.experiments.run.record import read_records
+from fedmrn.files import write_atomic
+from fedmrn.methods import method
+from fedmrn.text import printable
+
+FILE = "tuning.json"
+Trials = Mapping[str, Mapping[str, tuple[Experiment, Path]]]
+"""Method -> value as text -> the experiment, and its folder."""
+Tuning = Mapping[str, Any]
+"""What tuning.json holds."""
+
+
+@pydantic_dataclass(frozen=True, config=ConfigDict(extra="ignore"))
+class _Tried:
+    tried: dict[str, float | None]
+    chosen: str | None
+    at_the_edge: bool
+
+
+@pydantic_dataclass(frozen=True, config=ConfigDict(extra="ignore"))
+class _Tuning:
+    option: str
+    values: list[str]
+    rounds: int
+    seed: int
+    changes: list[str]
+    methods: dict[str, _Tried]
+
+
+_FILE = TypeAdapter(_Tuning)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What is tried: values of one option as TOML (a bare word is a string), for some rounds, with one seed.
+
+    Raises:
+        ConfigError: there are fewer than two values, or one twice.
+    """
+
+    option: str
+    values: tuple[str, ...]
+    rounds: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        values = [parse_value(v) for v in self.values]
+        if len(values) < 2 or any(value in values[:i] for i, value in enumerate(values)):
+            raise ConfigError(f"--tune needs at least two values of {self.option}, each once")
+
+    @classmethod
+    def parse(cls, text: str, rounds: int, seed: int) -> "Grid":
+        """Return the grid of a text such as lr=0.01,0.03,0.1,0.3.
+
+        Raises:
+            ConfigError: it is not of that form.
+        """
+        option, equals, rest = text.partition("=")
+        values = tuple(value.strip() for value in rest.split(","))
+        if not equals or not option.strip() or not all(values) or "/" in rest:
+            raise ConfigError(f"--tune {text!r} is not of the form option=values, such as lr=0.01,0.03,0.1,0.3")
+        return cls(option.strip(), values, rounds, seed)
+
+
+def with_option(setting: Setting, name: str, seed: int, option: str, value: str) -> Experiment:
+    """Return the experiment of one method with one of its options changed; defaults that depend on it follow.
+
+    Raises:
+        ConfigError: the method has no such option, or the value is unusable.
+    """
+    own = {**setting.method.get(name, {}), option: parse_value(value)}
+    try:
+        return replace(setting, method={**setting.method, name: own}).experiment(name, seed)
+    except ConfigError as error:
+        raise ConfigError(f"--tune {option}={value}: {error}") from error
+
+
+def trials(setting: Setting, names: Sequence[str], grid: Grid, folder: Path) -> Trials:
+    """Return what to run, for each method that has the option.
+
+    Raises:
+        ConfigError: no method has the option, or a value is unusable.
+    """
+    mine = [name for name in names if grid.option in COMMON or grid.option in method(name).options]
+    if not mine:
+        raise ConfigError(f"--tune: none of these methods has an option {grid.option}")
+    found: dict[str, dict[str, tuple[Experiment, Path]]] = {}
+    for name in mine:
+        found[name] = {}
+        for value in grid.values:
+            whole = with_option(setting, name, grid.seed, grid.option, value)
+            cut = replace(whole, train=replace(whole.train, rounds=grid.rounds))
+            found[name][value] = cut, folder / f"{run_name(cut)}-{grid.option}{value}"
+    return found
+
+
+def choose(grid: Grid, cells: Trials, changes: Sequence[str]) -> Tuning:
+    """Return what each method tried and chose, from the run folders.
+
+    A run without its last round has diverged. Of equal accuracies the earlier value is taken; the choice is None where
+    every value diverged.
+    """
+    methods = {}
+    for name, values in cells.items():
+        tried: dict[str, float | None] = {}
+        for value, (experiment, folder) in values.items():
+            records = read_records(folder)[: experiment.train.rounds]
+            tried[value] = records[-1]["accuracy"] if len(records) == experiment.train.rounds else None
+        best = max((a for a in tried.values() if a is not None), default=None)
+        chosen = next((v for v, a in tried.items() if a is not None and a == best), None)
+        methods[name] = {"tried": tried, "chosen": chosen, "at_the_edge": chosen in (grid.values[0], grid.values[-1])}
+    return {**asdict(grid), "changes": list(changes), "methods": methods}
+
+
+def tuned(setting: Setting, plan: Sequence[Experiment], tuning: Tuning) -> tuple[list[Experiment], list[str]]:
+    """Return the plan of a setting with each method's choice, and the methods left out because they chose nothing."""
+    option, taken = tuning["option"], {name: mine["chosen"] for name, mine in tuning["methods"].items()}
+    dropped = [name for name, value in taken.items() if value is None]
+    kept = [e for e in plan if e.method not in dropped]
+    chosen = [with_option(setting, e.method, e.seed, option, taken[e.method]) if e.method in taken else e for e in kept]
+    return chosen, dropped
+
+
+def write_tuning(folder: Path, tuning: Tuning) -> None:
+    """Write tuning.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / FILE, json.dumps(tuning, indent=1).encode())
+
+
+def read_tuning(folder: Path) -> Tuning | None:
+    """Return what tuning.json of this folder holds, or None if there is none.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        tuning = _FILE.validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RunError(printable(f"{path} cannot be read ({where} {first['msg']}); delete it", 500)) from error
+    for name, mine in tuning.methods.items():
+        if list(mine.tried) != tuning.values or mine.chosen not in (None, *tuning.values):
+            raise RunError(printable(f"{path}: methods.{name} did not try the values that it names; delete it", 500))
+    return asdict(tuning)
+
+
+def is_of(tuning: Tuning, experiment: Experiment) -> bool:
+    """Whether an experiment runs with what this tuning chose for its method, if it tuned that at all."""
+    mine = tuning["methods"].get(experiment.method)
+    if mine is None or mine["chosen"] is None:
+        return mine is None
+    options = experiment.options.options | asdict(experiment.options)
+    return bool(options.get(tuning["option"]) == parse_value(mine["chosen"]))
+
+
+def tuning_title(tuning: Tuning) -> str:
+    """Return what a table of the tuning is called."""
+    changes = "".join(f", {change}" for change in tuning["changes"])
+    return (
+        f"tuning of {tuning['option']}: accuracy in % after {tuning['rounds']} rounds, seed {tuning['seed']}{changes}; "
+        "chosen on the test samples"
+    )
+
+
+def tuning_cells(tuning: Tuning) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the header and the rows of a table for a person: accuracies in percent, and the choice."""
+    rows = []
+    for name, mine in tuning["methods"].items():
+        cells = ("diverged" if a is None else f"{100 * a:.2f}" for a in mine["tried"].values())
+        edge = " (edge of the grid)" if mine["at_the_edge"] else ""
+        rows.append((name, *cells, "nothing" if mine["chosen"] is None else mine["chosen"] + edge))
+    return ("method", *(f"{tuning['option']}={value}" for value in tuning["values"]), "takes"), rows

@@ -1,0 +1,1 @@
+"""One run: an experiment, and the folder that it fills."""

@@ -1,0 +1,1 @@
+"""A federation's rounds: who is asked, what comes back, and what carries the messages."""

@@ -1,0 +1,28 @@
+"""Compile the kernels on something tiny, so that the first round is not where the time goes.
+
+Compiled code is kept on disk beside the package (or in the user's cache folder, where that cannot be written): this
+takes some seconds once for an installation, and milliseconds afterwards.
+"""
+
+import numpy as np
+
+from fedmrn.numerics.masking import MaskType, progressive_weights
+from fedmrn.numerics.rng import Stream
+from fedmrn.server import Server
+from fedmrn.server.scheme import Scheme
+from fedmrn.wire.frame import Frame
+from fedmrn.wire.layout import Group, Layout, TensorSpec
+from fedmrn.wire.messages import encode_update
+
+
+def warm_up(scheme: Scheme) -> None:
+    """Run every kernel of a scheme, and those of local training, once; the scheme's through real frames."""
+    layout = Layout.of([TensorSpec("w", (257,), Group.CODED), TensorSpec("b", (1,), Group.DENSE)])
+    zeros = np.zeros(9, np.float32)
+    server = Server(layout, scheme, np.zeros(layout.size, np.float32), bytes(16))
+    round_ = server.begin(1, [0])
+    broadcast = Frame.from_bytes(round_.broadcast(0))
+    update = encode_update(broadcast, layout, server.state, weight=1, sampling_key=0)
+    round_.add(0, update.to_bytes())
+    progressive_weights(zeros, zeros + 1, zeros, 0.5, Stream(0, 0), MaskType.BINARY, np.empty_like(zeros))
+    Stream(0, 0).words(0, 1)  # the order of samples

@@ -1,0 +1,113 @@
+"""The models of the experiments: the paper's CNN4, CNN8 and character LSTM, and smaller or further ones."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+
+import torch
+from torch import nn
+
+from fedmrn.data import Task
+from fedmrn.errors import ConfigError
+from fedmrn.models.bilateral import STRIDE, BilateralNetwork
+from fedmrn.models.lstm import CharacterLSTM
+from fedmrn.numerics.rng import derive_key
+from fedmrn.text import nearest
+
+CNNS: Mapping[str, tuple[tuple[int, ...], ...]] = MappingProxyType(
+    {
+        "cnn-digits": ((32,), (64,), (128,)),
+        "cnn4": ((32,), (64,), (128,), (256,)),
+        "cnn8": ((32, 32), (64, 64), (128, 128), (256, 256)),
+    }
+)
+"""Output channels of the convolutions, in stages; each stage ends in a 2x2 max pooling."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What a model predicts, and what builds it from the shape of a sample and the number of classes."""
+
+    task: Task
+    build: Callable[[tuple[int, ...], int], nn.Module]
+
+
+def build_model(
+    name: str,
+    *,
+    shape: tuple[int, ...],
+    classes: int,
+    seed: int,
+    init_std: float | None = None,
+    task: Task = "images",
+) -> nn.Module:
+    """Return a freshly initialised model.
+
+    Args:
+        name: a key of `MODELS`.
+        shape: of a sample: (channels, height, width), or (length,) of a text.
+        classes: outputs.
+        seed: of the run; the same seed gives the same weights.
+        init_std: standard deviation of normal weights (the published code: 0.01); None for the framework's default.
+        task: what is to be predicted.
+
+    Raises:
+        ConfigError: the model does not exist, is for another task, or the image is too small for it.
+    """
+    if name not in MODELS:
+        raise ConfigError(f"model {name!r} does not exist{nearest(name, MODELS)}")
+    if MODELS[name].task != task:
+        fit = ", ".join(n for n, row in MODELS.items() if row.task == task)
+        raise ConfigError(f"model {name} is for {MODELS[name].task}, the data set is {task}: choose one of {fit}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_key(seed, "model") >> 1)
+        model = MODELS[name].build(shape, classes)
+        if init_std is not None:
+            for module in model.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding | nn.LSTM):
+                    for weight in module.parameters():
+                        nn.init.normal_(weight, 0.0, init_std)
+    return model
+
+
+def _cnn(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """3x3 convolutions without bias, each with batch norm and ReLU, and a linear layer without bias."""
+    stages, (channels, size, _) = CNNS[name], shape
+    side = size >> len(stages)
+    if side < 1:
+        raise ConfigError(f"model {name} needs images of at least {1 << len(stages)} pixels a side, these have {size}")
+    layers = _stages(channels, stages)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(stages[-1][-1] * side * side, classes, bias=False))
+
+
+def _stages(channels: int, stages: Sequence[Sequence[int]]) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for stage in stages:
+        for out in stage:
+            layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+            channels = out
+        layers.append(nn.MaxPool2d(2))
+    return layers
+
+
+def _lstm(hidden: int, layers: int, dropout: float) -> Callable[[tuple[int, ...], int], nn.Module]:
+    return lambda _, classes: CharacterLSTM(classes, hidden, layers, dropout)
+
+
+def _bilateral(shape: tuple[int, ...], classes: int) -> nn.Module:
+    channels, height, width = shape
+    if height % STRIDE or width % STRIDE:
+        raise ConfigError(f"model bilateral needs images whose sides are multiples of {STRIDE}, not {height}x{width}")
+    return BilateralNetwork(channels, classes)
+
+
+MODELS: Mapping[str, Blueprint] = MappingProxyType(
+    {
+        **{name: Blueprint("images", partial(_cnn, name)) for name in CNNS},
+        "lstm": Blueprint("text", _lstm(256, 1, 0.5)),
+        "lstm-leaf": Blueprint("text", _lstm(256, 2, 0.0)),
+        "lstm-small": Blueprint("text", _lstm(128, 1, 0.0)),
+        "bilateral": Blueprint("segmentation", _bilateral),
+    }
+)

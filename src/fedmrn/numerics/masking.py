@@ -1,0 +1,185 @@
+"""Stochastic masking and progressive stochastic masking (PSM): the one place where u meets the noise n.
+
+With p the masking probability of an element (methods.md, "FedMRN"; Li et al. 2024, section 3):
+
+    binary   p = clip(u / n, 0, 1),          codewords 0 and n
+    signed   p = clip((u / n + 1) / 2, 0, 1), codewords -n and +n
+
+stochastic masking (SM) takes the upper codeword with probability p, which is unbiased for the clipped u. Progressive
+masking (PM) masks an element with probability q = tau / S and otherwise keeps the clipped u. Both come from one uniform
+draw r in [0, 1), with exactly the law of two independent draws:
+
+    r < q * p       upper codeword          q * p <= r < q      lower codeword          r >= q      clipped u
+
+Without SM (an ablation) the nearer codeword is taken: upper if p >= 1/2.
+"""
+
+from enum import IntEnum
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.numerics.kernels import fma
+from fedmrn.numerics.philox import BLOCK, philox_block
+from fedmrn.numerics.rng import Stream
+
+_UNIT = np.float32(2.0**-24)
+_ZERO = np.float32(0.0)
+_HALF = np.float32(0.5)
+_ONE = np.float32(1.0)
+_NONE = np.empty(0, np.float32)
+
+
+class MaskType(IntEnum):
+    """The codebook of a mask; the number is its code on the wire."""
+
+    BINARY = 0
+    SIGNED = 1
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _probability(u, n, signed):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    p = u / n
+    if signed:
+        p = (p + _ONE) * _HALF
+    return min(max(p, _ZERO), _ONE)
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _draw(u, n, key, dom, start, signed, stochastic, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    words = np.empty(BLOCK, np.uint32)
+    done = 0
+    while done < out.size:
+        block = (start + done) // BLOCK
+        skip = start + done - block * BLOCK
+        end = done + min(BLOCK - skip, out.size - done)
+        philox_block(key, dom, block, words)
+        # Slices: an index that may be negative would keep the loop from being vectorised.
+        v, m, w, o = u[done:end], n[done:end], words[skip:], out[done:end]
+        for i in range(o.size):
+            p = _probability(v[i], m[i], signed)
+            r = np.float32(np.int32(w[i] >> np.uint32(8))) * _UNIT
+            o[i] = (r < p) if stochastic else (p >= _HALF)
+        done = end
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _psm(u, noise, word, q, signed, stochastic):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    p = _probability(u, noise, signed)
+    if not stochastic:
+        p = _ONE if p >= _HALF else _ZERO
+    r = np.float32(np.int32(word >> np.uint32(8))) * _UNIT
+    lower = -noise if signed else _ZERO
+    clipped = min(max(u, min(lower, noise)), max(lower, noise))
+    masked = noise if r < q * p else lower
+    return masked if r < q else clipped
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _progress(u, g, rate, n, base, q, key, dom, start, signed, stochastic, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    words = np.empty(BLOCK, np.uint32)
+    done = 0
+    while done < out.size:
+        block = (start + done) // BLOCK
+        skip = start + done - block * BLOCK
+        end = done + min(BLOCK - skip, out.size - done)
+        philox_block(key, dom, block, words)
+        v, m, b, w, o = u[done:end], n[done:end], base[done:end], words[skip:], out[done:end]
+        if g.size:
+            step = g[done:end]
+            for i in range(v.size):
+                v[i] = fma(rate, step[i], v[i])  # type: ignore[call-arg]
+        if signed:
+            for i in range(o.size):
+                o[i] = b[i] + _psm(v[i], m[i], w[i], q, True, stochastic)
+        else:
+            for i in range(o.size):
+                o[i] = b[i] + _psm(v[i], m[i], w[i], q, False, stochastic)
+        done = end
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _probabilities(u, n, signed, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    for i in range(out.size):
+        out[i] = _probability(u[i], n[i], signed)
+
+
+def probability(u: NDArray[np.float32], noise: NDArray[np.float32], mask: MaskType) -> NDArray[np.float32]:
+    """Return p, the probability of the upper codeword, float32, of the shape (k,) of u and its noise."""
+    out = np.empty(u.size, np.float32)
+    _probabilities(u, noise, mask is MaskType.SIGNED, out)
+    return out
+
+
+def draw_mask(
+    u: NDArray[np.float32],
+    noise: NDArray[np.float32],
+    stream: Stream,
+    start: int,
+    mask: MaskType,
+    *,
+    stochastic: bool = True,
+) -> NDArray[np.bool_]:
+    """Sample the mask of u: True where the upper codeword is taken.
+
+    Args:
+        u: float32, shape (k,): elements start..start+k-1 of the update.
+        noise: float32, shape (k,): the noise of the same elements, never zero.
+        stream: the client's own randomness; element i uses draw i of it, whatever the range asked for.
+        start: the index of the first element.
+        mask: the codebook.
+        stochastic: sample with probability p; otherwise threshold p at 1/2.
+
+    Returns:
+        bool, shape (k,).
+    """
+    out = np.empty(u.size, np.bool_)
+    key, dom = np.uint64(stream.key), np.uint64(stream.domain)
+    _draw(u, noise, key, dom, start, mask is MaskType.SIGNED, stochastic, out)
+    return out
+
+
+def progressive_weights(
+    u: NDArray[np.float32],
+    noise: NDArray[np.float32],
+    base: NDArray[np.float32],
+    q: float,
+    stream: Stream,
+    mask: MaskType,
+    out: NDArray[np.float32],
+    *,
+    start: int = 0,
+    stochastic: bool = True,
+    gradient: NDArray[np.float32] = _NONE,
+    rate: float = 0.0,
+) -> None:
+    """Write base + PSM(u) into `out`; all vectors float32 of one shape (k,), elements start..start+k-1 of the update.
+
+    Args:
+        u: the update; moved in place if a gradient is given.
+        noise: the noise of the same elements, never zero.
+        base: what is added.
+        q: min(1, tau / S) in [0, 1].
+        stream: the client's own randomness; element i uses draw i of it, whatever the range asked for.
+        mask: the codebook.
+        out: the weights.
+        start: the index of the first element.
+        stochastic: sample with probability p; otherwise threshold p at 1/2.
+        gradient: if given, u - rate * gradient takes the place of u first, rounded once: a step of SGD.
+        rate: the learning rate, rounded to float32.
+    """
+    _progress(
+        u,
+        gradient,
+        np.float32(-rate),
+        noise,
+        base,
+        np.float32(q),
+        np.uint64(stream.key),
+        np.uint64(stream.domain),
+        start,
+        mask is MaskType.SIGNED,
+        stochastic,
+        out,
+    )

@@ -1,0 +1,130 @@
+"""The report: tables, figures and one self-contained page, made from run folders alone."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fedmrn.errors import ConfigError
+from fedmrn.experiments.many.tune import Tuning, is_of, read_tuning, tuning_cells, tuning_title
+from fedmrn.files import write_atomic
+from fedmrn.report.account import ACCOUNT_HEADER, ACCOUNT_LEGEND, account_cells, traffic_line
+from fedmrn.report.collect import Section, collect, find_runs
+from fedmrn.report.convergence import Reached, check_targets, default_targets, reach
+from fedmrn.report.figures import Studio, codec_picture, pictures
+from fedmrn.report.page import Part, page
+from fedmrn.report.plots import FORMATS
+from fedmrn.report.summary import HEADER, Summary, cells, markdown, reference_of, summarise
+from fedmrn.report.tables import convergence_table, final_table, overview_table
+
+__all__ = ["Report", "check_formats", "check_targets", "find_runs", "write_report"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a report says of one setting.
+
+    Attributes:
+        title: what was run.
+        rows: one for each group of runs that differ in nothing but the seed.
+        reached: for each row, when it reached each target.
+        tuning: how options were chosen, if they were.
+        notes: what is not finished.
+    """
+
+    title: str
+    rows: list[Summary]
+    reached: list[list[Reached]]
+    tuning: list[Tuning]
+    notes: list[str]
+
+
+def write_report(
+    folder: Path, runs: Sequence[Path], *, targets: Sequence[float] = (), formats: Sequence[str] = ("png",)
+) -> list[Report]:
+    """Write summary.json, summary.md, the figures and report.html into `folder`; return what they say of each setting.
+
+    The same run folders give the same bytes. A tuning.json beside run folders is reported if these follow it.
+
+    Args:
+        folder: where to; may be one of the runs.
+        runs: run folders, at least one.
+        targets: accuracies in (0, 1] for the table of convergence; some below the reference's if there are none.
+        formats: of the figures' files, of `plots.FORMATS`; the page holds them as PNG.
+
+    Raises:
+        RunError: a folder cannot be read, or none holds a finished round.
+    """
+    sections, notes = collect(runs)
+    reports = [_say(section, targets) for section in sections]
+    studio = Studio(folder, formats)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for i, (section, report) in enumerate(zip(sections, reports, strict=True), 1):
+        figures = pictures(section, studio, f"{i}-" if len(sections) > 1 else "")
+        tuning = [(tuning_title(t), tuning_cells(t)) for t in report.tuning]
+        tables = final_table(section, report.rows), convergence_table(report.rows, report.reached)
+        parts.append(Part(section, report.rows, *tables, tuning, figures))
+    rows = [report.rows for report in reports]
+    overview = overview_table(sections, rows) if len(sections) > 1 else None
+    heading = sections[0].title if overview is None else f"{len(sections)} settings compared"
+    codecs = codec_picture(sections, studio)
+    write_atomic(folder / "summary.json", json.dumps(_values(sections, reports), indent=1).encode())
+    write_atomic(folder / "summary.md", "\n".join(map(_markdown, parts)).encode())
+    write_atomic(folder / "report.html", page(heading, parts, overview, codecs, notes).encode())
+    return reports
+
+
+def check_formats(text: str) -> tuple[str, ...]:
+    """Return the formats in a text such as png,pdf.
+
+    Raises:
+        ConfigError: one does not exist.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    for name in names:
+        if name not in FORMATS:
+            raise ConfigError(f"--formats {text!r}: {name!r} is not one of {', '.join(FORMATS)}")
+    return names
+
+
+def _say(section: Section, targets: Sequence[float]) -> Report:
+    rows = [summarise(g.experiment.method, g.experiment.options.lr, g.records, g.label) for g in section.groups]
+    levels = check_targets(targets) or default_targets(rows)
+    reached = [[reach(group.records, level) for level in levels] for group in section.groups]
+    return Report(section.title, rows, reached, _tuning(section), section.notes())
+
+
+def _tuning(section: Section) -> list[Tuning]:
+    """Return each tuning.json beside the runs that all of the runs beside it follow."""
+    found = []
+    for parent in sorted({run.path.resolve().parent for run in section.runs}):
+        tuning = read_tuning(parent)
+        mine = [run.experiment for run in section.runs if run.path.resolve().parent == parent]
+        names = {experiment.method for experiment in mine}
+        if tuning is not None and names & tuning["methods"].keys() and all(is_of(tuning, e) for e in mine):
+            found.append(tuning)
+    return found
+
+
+def _values(sections: Sequence[Section], reports: Sequence[Report]) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for section, report in zip(sections, reports, strict=True):
+        for group, row, reached in zip(section.groups, report.rows, report.reached, strict=True):
+            names = [run.name for run in group.runs]
+            more = {"setting": section.title, "runs": names, "targets": [asdict(one) for one in reached]}
+            rows.append({**asdict(row), **more})
+    return rows
+
+
+def _markdown(part: Part) -> str:
+    reference = reference_of(part.rows)
+    text = f"# {part.section.title}\n\n" + markdown(HEADER, [cells(row, reference) for row in part.rows])
+    text += f"\n## Convergence\n\n{markdown(*part.convergence)}"
+    for title, table in part.tuning:
+        text += f"\n{title}\n\n{markdown(*table)}"
+    text += f"\n## Bytes\n\n{ACCOUNT_LEGEND}\n"
+    for row in part.rows:
+        text += f"\n### {row.label}\n\n{traffic_line(row.account)}\n\n"
+        text += markdown(ACCOUNT_HEADER, account_cells(row.account))
+    return text

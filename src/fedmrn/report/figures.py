@@ -1,0 +1,192 @@
+"""The figures of a setting, each with the runs and the configuration that it shows."""
+
+import io
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from fedmrn.codecs import Codec
+from fedmrn.data import draw_partition
+from fedmrn.errors import RunError
+from fedmrn.report.codec_error import draw_codec_error, measure_codecs
+from fedmrn.report.collect import Group, Section, options, score, setting, title, words
+from fedmrn.report.curves import BAND, draw_bytes, draw_rounds
+from fedmrn.report.masks import ENTROPY, SCALE, density, draw_masks, draw_scales, scales
+from fedmrn.report.plots import Origin, literal, save
+from fedmrn.report.times import TIMES, draw_times
+from fedmrn.wire.layout import Group as Part
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_USUAL = 0.75  # the share of methods that must have an option's value for it to be said once
+_PIXELS, _BYTES = 1 << 24, 1 << 24  # of a picture that a run folder holds
+CODECS = (
+    "Error of the codecs alone, without training: fixed vectors of 65,536 elements are encoded and decoded under ten "
+    "keys. Only methods whose codec is made for any vector, and has an error, are shown."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure on the page.
+
+    Attributes:
+        stem: of the file's name.
+        png: its bytes.
+        alt: what it shows, for who cannot see it.
+        caption: how to read it.
+        origin: what was run.
+    """
+
+    stem: str
+    png: bytes
+    alt: str
+    caption: str
+    origin: Origin
+
+
+class Studio:
+    """Writes figures into a folder and keeps them for the page."""
+
+    def __init__(self, folder: Path, formats: Sequence[str]) -> None:
+        self._folder, self._formats = folder, formats
+
+    def save(self, stem: str, figure: Figure, caption: str, alt: str, origin: Origin) -> Picture:
+        """Write a figure in every format."""
+        png = save(figure, self._folder / stem, origin, self._formats)
+        return Picture(stem, png, alt, caption, origin)
+
+
+def pictures(section: Section, studio: Studio, prefix: str) -> dict[str, list[Picture]]:
+    """Draw the figures of a setting, by the part of the page that they belong to."""
+    groups = section.groups
+    ends = ", ".join(f"{g.label} {_last(g):.1%}" for g in groups)
+
+    def add(name: str, figure: Figure, what: str, caption: str, alt: str, shown: Sequence[Group] = groups) -> Picture:
+        origin = Origin(f"{what}: {section.title}", run_line(shown), configuration(shown))
+        return studio.save(prefix + name, figure, caption, f"{what}. {alt}", origin)
+
+    name = score(section.experiment)
+    name = name[0].upper() + name[1:]
+    curves: Sequence[tuple[str, str, Callable[[], Figure]]] = (
+        ("accuracy-rounds", f"{name} against rounds", lambda: draw_rounds(groups, section.title)),
+        ("accuracy-bytes", f"{name} against uploaded bytes", lambda: draw_bytes(groups, section.title)),
+        ("accuracy-traffic", f"{name} against bytes both ways", lambda: draw_bytes(groups, section.title, down=True)),
+    )
+    found = {name: [add(stem, draw(), what, f"{what}. {BAND}", f"At the end: {ends}.") for stem, what, draw in curves]}
+    split = _split(section, studio, prefix)
+    if split is not None:
+        found["Partition"] = [split]
+    masked = [group for group in groups if density(group) is not None]
+    if masked:
+        what = "Density and entropy of the masks by layer and round"
+        masks = draw_masks(masked, f"masks by layer and round: {section.title}")
+        alt = "A row of panels for each method with masks."
+        found["Masks"] = [add("masks", masks, what, f"{what}. {ENTROPY}", alt, masked)]
+    adapted = [group for group in groups if scales(group) is not None]
+    if adapted:
+        what = "Scale of the noise that clients chose, by layer and round"
+        figure = draw_scales(adapted, f"scale of the noise by layer and round: {section.title}")
+        scale = add("scale", figure, what, f"{what}. {SCALE}", "A panel for each method that adapts it.", adapted)
+        found.setdefault("Masks", []).append(scale)
+    what = "Seconds a round"
+    times = draw_times(groups, f"seconds a round: {section.title}")
+    found["Time"] = [add("times", times, what, f"{what}. {TIMES}", "A row of dots for each method.")]
+    return found
+
+
+def _last(group: Group) -> float:
+    return fmean(records[-1]["accuracy"] for records in group.records)
+
+
+def _split(section: Section, studio: Studio, prefix: str) -> Picture | None:
+    """Draw who holds what: from the numbers where the run kept them, else around the picture that it drew."""
+    run = next((r for r in section.runs if r.held is not None), section.runs[0])
+    data = run.experiment.data
+    what = f"Who holds what, seed {run.experiment.seed}"
+    heading = f"{what}: {data.name}, {data.partition}, {data.clients} clients"
+    if run.held is not None:
+        figure = draw_partition(run.held, literal(heading))
+    elif (run.path / "partition.png").exists():
+        figure = _around(run.path / "partition.png")
+    else:
+        return None
+    origin = Origin(f"{what}: {section.title}", run.name, configuration([Group(run.experiment.method, (run,))]))
+    others = "" if len({r.experiment.seed for r in section.runs}) == 1 else " Other seeds share out by the same law."
+    caption = f"Samples of each label that each client holds, as {run.name} had it.{others}"
+    return studio.save(f"{prefix}holdings", figure, caption, heading, origin)
+
+
+def _around(path: Path) -> Figure:
+    """Return a figure that holds the picture of a file.
+
+    Raises:
+        RunError: the file is no PNG, or too large.
+    """
+    with path.open("rb") as file:
+        data = file.read(_BYTES + 1)
+    width, height = struct.unpack(">II", data[16:24]) if data[:8] == _PNG and len(data) >= 24 else (0, 0)
+    if not 0 < width * height <= _PIXELS or height > 8 * width or len(data) > _BYTES:
+        raise RunError(f"{path} is not a PNG of a size that a run draws; delete it")
+    try:
+        pixels = imread(io.BytesIO(data))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({error}); delete it") from error
+    figure = Figure(figsize=(8.5, 8.5 * height / width), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(pixels)
+    axes.axis("off")
+    return figure
+
+
+def codec_picture(sections: Sequence[Section], studio: Studio) -> Picture | None:
+    """Draw the codecs' error against their bits; None for one method, or if no codec has an error to draw."""
+    groups = [group for section in sections for group in section.groups]
+    codecs: dict[tuple[str, Codec], str] = {}
+    for group in groups:
+        e = group.experiment
+        codec = e.scheme().codecs[Part.CODED]
+        if codec.any_vector:
+            codecs.setdefault((e.method, codec), group.label)
+    if len({group.label for group in groups}) < 2:
+        return None
+    rows = measure_codecs({label: codec for (_, codec), label in codecs.items()})
+    if not any(row.nmse for row in rows):
+        return None
+    own = list({group.label: group for group in groups}.values())
+    origin = Origin("Error of the codecs against their bits", run_line(groups), options_line(own))
+    names = ", ".join(dict.fromkeys(row.name for row in rows if row.nmse))
+    alt = f"Normalised error against measured bits an element, for {names}."
+    return studio.save("codec-error", draw_codec_error(rows), CODECS, alt, origin)
+
+
+def run_line(groups: Sequence[Group]) -> str:
+    """Return the folders of these groups, with what is not finished."""
+    return "; ".join(g.folders + ("" if g.whole else f" (round {g.progress})") for g in groups)
+
+
+def configuration(groups: Sequence[Group]) -> str:
+    """Return the setting and the options of groups of one setting."""
+    experiment = groups[0].experiment
+    return f"{title(experiment, dict(setting(experiment)))}; {options_line(groups)}"
+
+
+def options_line(groups: Sequence[Group]) -> str:
+    """Return the options of methods: those that all have, or nearly all of many, then each method's own."""
+    every = [dict(options(group.experiment)) for group in groups]
+    common: dict[str, object] = {}
+    for key in every[0]:
+        values = [mine.get(key) for mine in every]
+        usual = max(values, key=values.count)
+        if None not in values and values.count(usual) >= _USUAL * len(groups) and len(groups) > 1:
+            common[key] = usual
+    common.pop("method", None)
+    lines = [words(common)] if common else []
+    for mine in every:
+        own = {k: v for k, v in mine.items() if k != "method" and common.get(k) != v}
+        lines.append(f"{mine['method']}: {words(own)}" if own else str(mine["method"]))
+    return "; ".join(lines)

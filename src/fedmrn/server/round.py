@@ -1,0 +1,126 @@
+"""One round of the server: broadcasts, updates one at a time, and the step that the mean leads to."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.codecs import EncodeKeys
+from fedmrn.errors import ConfigError, DuplicateFrameError, UnknownClientError, WrongRoundError
+from fedmrn.numerics.rng import derive_key
+from fedmrn.server.aggregate import Aggregator
+from fedmrn.server.optimizer import Scaled
+from fedmrn.wire.frame import Frame, Kind
+from fedmrn.wire.layout import Group
+from fedmrn.wire.messages import state_sections, templates
+
+if TYPE_CHECKING:
+    from fedmrn.server.server import Server
+
+
+class Round:
+    """One round: hands each client its broadcast, takes updates one at a time, refuses what does not belong."""
+
+    def __init__(self, server: "Server", number: int, clients: Iterable[int | str]) -> None:
+        self.number = number
+        self._server = server
+        shared = server.scheme.shared_key
+        self._keys = {c: derive_key(server.secret, "noise", number, *(() if shared else (c,))) for c in clients}
+        if not self._keys:
+            raise ConfigError("a round needs at least one client")
+        if not 1 <= number < 1 << 32:
+            raise ConfigError(f"rounds are numbered from 1 to 2^32 - 1, got {number}")
+        self._closed = False
+        self._done: set[int | str] = set()
+        self._exact = state_sections(server.layout, server.state) if server.scheme.exact_broadcast else None
+        self._templates = templates(server.layout, server.scheme.codecs_at(number))
+        self.aggregator = Aggregator(
+            server.layout,
+            self._templates,
+            method=server.scheme.method,
+            round=number,
+            max_clients=len(self._keys),
+            weighted=server.scheme.weighted,
+            limits=server.limits,
+            threads=server.threads,
+            planes=server.scheme.rule.planes,
+            state=server.state,
+        )
+
+    def broadcast(self, client: int | str) -> bytes:
+        """Return the bytes of this client's broadcast.
+
+        Raises:
+            UnknownClientError: if the client is not in this round.
+        """
+        return self.broadcast_frame(client).to_bytes()
+
+    def broadcast_frame(self, client: int | str) -> Frame:
+        """Return the same as a frame: templates first; where the broadcast is exact, all share the bytes of the state.
+
+        Raises:
+            UnknownClientError: if the client is not in this round.
+        """
+        server = self._server
+        key = self._key(client)
+        state = self._exact
+        if state is None:  # under keys of each client's own, unless it is shared: what coding loses averages out then
+            keys = EncodeKeys(key, derive_key(server.secret, "broadcast", self.number, client))
+            state = state_sections(server.layout, server.state, server.scheme.down, keys)
+        sections = self._templates + state
+        return Frame(Kind.BROADCAST, server.scheme.method, self.number, key, server.layout.digest, 0, sections)
+
+    def add(self, client: int | str, data: bytes | memoryview) -> Frame:
+        """Check and fold a client's update; return the frame as parsed.
+
+        Raises:
+            UnknownClientError, DuplicateFrameError: this client was not asked, or answered already.
+            WrongRoundError: the round is finished.
+            FrameError: one subclass for each cause; nothing has changed then.
+        """
+        key = self._key(client)
+        if self._closed:
+            raise WrongRoundError(f"round {self.number} is finished")
+        if client in self._done:
+            raise DuplicateFrameError(f"client {client} answered already in round {self.number}")
+        frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=self._server.limits)
+        self.aggregator.add(frame, key, client if self._server.scheme.shared_key else None)
+        self._done.add(client)
+        return frame
+
+    def _key(self, client: int | str) -> int:
+        if client not in self._keys:
+            raise UnknownClientError(f"client {client} was not asked in round {self.number}")
+        return self._keys[client]
+
+    def finish(self) -> NDArray[np.float32]:
+        """Move the server's state by the mean of what was folded, and return it.
+
+        Raises:
+            EmptyRoundError: if nothing was folded; the state stays.
+            WrongRoundError: if called twice.
+        """
+        if self._closed:
+            raise WrongRoundError(f"round {self.number} is finished")
+        server = self._server
+        rule, coded = server.scheme.rule, server.layout.span(Group.CODED)
+        more = [self.aggregator.finish_plane(plane) for plane in rule.planes[1:]]
+        density, scales = self.aggregator.density(), self.aggregator.noise_scales()
+        state = self.aggregator.close()  # the mean, and then in its place the state: three dense models at most
+        stepped = rule.step(self.number, server.state[coded], state[coded], *more)
+        if np.may_share_memory(stepped, state):  # a rule may return the mean itself
+            stepped = stepped.copy()
+        state += server.state
+        state[coded] = stepped
+        optimizer, trained = server.scheme.optimizer, slice(0, server.layout.trainable)
+        moments = server.carried.moments
+        if optimizer != Scaled(1.0):
+            moves, moments = optimizer.step(state[trained] - server.state[trained], moments)
+            np.add(server.state[trained], moves, out=state[trained])
+            state[coded] = rule.settle(state[coded], stepped)
+        server.state, server.carried = state, replace(server.carried, moments=moments)
+        server.density, server.noise_scales = density, scales
+        self._closed = True
+        return state

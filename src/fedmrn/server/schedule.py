@@ -1,0 +1,41 @@
+"""Schedules of server rules: what depends on the number of the round."""
+
+from dataclasses import dataclass
+
+from fedmrn.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class CubicSchedule:
+    """Sparsity that rises fast at first: s_t = s (1 - (1 - (t - t0) / (T - t0))^3).
+
+    FedSparsify (Stripelis et al., arXiv 2204.12430), after Zhu & Gupta (2017), with initial sparsity 0.
+
+    Attributes:
+        final: s, the share of zeros after the last round, 0 to 1 - 2^-20.
+        rounds: T.
+        start: t0, the last round without pruning, 0..T-1.
+        every: prune every so many rounds; in between the sparsity stays.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    final: float
+    rounds: int
+    start: int = 0
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.final <= 1 - 2.0**-20 or self.every < 1:
+            raise ConfigError(
+                f"sparsity is a share from 0 to 1 - 2^-20 and every at least 1, got {self.final}, {self.every}"
+            )
+        if not 0 <= self.start < self.rounds:
+            raise ConfigError(f"start is a round before the last of {self.rounds}, got {self.start}")
+
+    def density(self, round: int) -> float:
+        """Return the share of elements that are kept after this round, in (0, 1]."""
+        pruned = min(self.rounds, round) - self.start
+        pruned = max(0, pruned if round >= self.rounds else pruned // self.every * self.every)
+        return 1 - self.final * (1 - (1 - pruned / (self.rounds - self.start)) ** 3)

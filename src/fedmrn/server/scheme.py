@@ -1,0 +1,49 @@
+"""What server and clients agree on: the codec of each tensor group, and how the server moves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedmrn.codecs import Codec, Raw
+from fedmrn.errors import ConfigError
+from fedmrn.server.optimizer import Scaled, ServerOptimizer
+from fedmrn.server.rules import ServerRule
+from fedmrn.wire.layout import Group
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What server and clients agree on.
+
+    Attributes:
+        method: id of the method, repeated in every frame.
+        codecs: for each group; the rule may change that of the coded group from round to round.
+        rule: how the coded part of the server's state moves.
+        weighted: whether clients count by their weight, or alike.
+        down: how each group of the state is broadcast; exact where nothing is said.
+        shared_key: whether all clients of a round have one noise key.
+        optimizer: how far the trained part of the state moves along what the rule asks for.
+
+    Raises:
+        ConfigError: the method needs an exact broadcast and is not given one.
+    """
+
+    method: int
+    codecs: Mapping[Group, Codec]
+    rule: ServerRule = field(default_factory=ServerRule)
+    weighted: bool = True
+    down: Mapping[Group, Codec] = field(default_factory=dict)
+    shared_key: bool = False
+    optimizer: ServerOptimizer = field(default_factory=lambda: Scaled(1.0))
+
+    def __post_init__(self) -> None:
+        if self.rule.needs_zeros and not self.exact_broadcast:
+            raise ConfigError("clients must see which weights are zero: set down to float32")
+
+    @property
+    def exact_broadcast(self) -> bool:
+        """Whether clients get the state as it is."""
+        return all(codec == Raw() for codec in self.down.values())
+
+    def codecs_at(self, round: int) -> dict[Group, Codec]:
+        """Return the codecs of a round."""
+        return {**self.codecs, Group.CODED: self.rule.codec(round, self.codecs[Group.CODED])}

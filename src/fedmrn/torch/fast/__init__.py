@@ -1,0 +1,1 @@
+"""Fast paths with the results of the plain ones: SGD in the pass that draws, CUDA kernels, captured steps."""

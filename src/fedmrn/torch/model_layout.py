@@ -1,0 +1,170 @@
+"""A model's parameters and statistics as one flat vector, without editing the model.
+
+What is masked is an explicit rule: every trained parameter is CODED, except those of normalisation layers, which are
+DENSE. Persistent floating-point buffers (running statistics) are STATS. A parameter that does not require a gradient
+is frozen and not sent; integer buffers (`num_batches_tracked`) are not sent. `describe` names every one of them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedmrn.errors import UnsupportedModelError, WrongLayoutError
+from fedmrn.wire.layout import Group, Layout, TensorSpec
+
+NORMALISATION = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
+
+DEVICES = ("cpu", "cuda")
+
+Choose = Callable[[str, nn.Module, nn.Parameter], Group]
+"""(name, the module that owns it, the parameter) -> CODED or DENSE."""
+
+
+def default_choice(name: str, owner: nn.Module, parameter: nn.Parameter) -> Group:
+    """Return DENSE for the parameters of normalisation layers, CODED for all others (biases, embeddings, ...)."""
+    return Group.DENSE if isinstance(owner, NORMALISATION) else Group.CODED
+
+
+@dataclass(frozen=True)
+class ModelLayout:
+    """The layout of a module, and what is left out of it.
+
+    Attributes:
+        layout: the flat vector.
+        tensors: the module's own tensors in flat order; a tied parameter appears once.
+        frozen: names of parameters that do not require a gradient.
+        counters: names of buffers that are not floats.
+        tied: further names of tensors, as in a state dict, and the name that the layout has for each.
+    """
+
+    layout: Layout
+    tensors: tuple[Tensor, ...]
+    frozen: tuple[str, ...]
+    counters: tuple[str, ...]
+    tied: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module, choose: Choose = default_choice) -> "ModelLayout":
+        """Return the layout of a model.
+
+        Raises:
+            UnsupportedModelError: a tensor is not float32, is neither on the CPU nor on a CUDA device or on another one
+                than the rest, or shares memory with another; or none is trained.
+        """
+        found: list[tuple[TensorSpec, Tensor]] = []
+        frozen, counters = [], []
+        first: tuple[str, torch.device] | None = None
+        for name, owner, tensor in _tensors(model):
+            first = first or (name, tensor.device)
+            _check_device(name, tensor, *first)
+            shape = tuple(tensor.shape)
+            if isinstance(tensor, nn.Parameter):
+                if tensor.requires_grad:
+                    found.append((TensorSpec(name, shape, choose(name, owner, tensor)), tensor))
+                else:
+                    frozen.append(name)
+            elif tensor.is_floating_point():
+                found.append((TensorSpec(name, shape, Group.STATS), tensor))
+            else:
+                counters.append(name)
+        if not any(spec.group is Group.CODED for spec, _ in found):
+            raise UnsupportedModelError("the model has no trained parameter to compress")
+        for spec, tensor in found:
+            if tensor.dtype != torch.float32:
+                raise UnsupportedModelError(
+                    f"tensor {spec.name} is {tensor.dtype}; fedmrn trains float32: call model.float() first"
+                )
+        _refuse_overlap(found)
+        layout = Layout.of(spec for spec, _ in found)
+        by_name = {spec.name: tensor for spec, tensor in found}
+        tensors = tuple(by_name[t.name] for t in layout.tensors)
+        return cls(layout, tensors, tuple(frozen), tuple(counters), _tied(model, by_name))
+
+    @property
+    def device(self) -> torch.device:
+        """The device that all of the model lies on."""
+        return self.tensors[0].device
+
+    @torch.no_grad()
+    def read(self) -> NDArray[np.float32]:
+        """Return the model's values, float32, shape (layout.size,)."""
+        return torch.cat([tensor.detach().reshape(-1) for tensor in self.tensors]).cpu().numpy()
+
+    @torch.no_grad()
+    def write(self, vector: NDArray[np.float32]) -> None:
+        """Set the model's values from a float32 vector of shape (layout.size,).
+
+        Raises:
+            WrongLayoutError: if the vector has another shape.
+        """
+        if vector.shape != (self.layout.size,):
+            raise WrongLayoutError(f"the model has {self.layout.size} values, the vector {vector.shape}")
+        flat = torch.from_numpy(np.require(vector, requirements=("C", "W")))  # torch warns of read-only arrays
+        flat = flat.to(self.device)
+        for tensor, where in zip(self.tensors, self.layout.slices.values(), strict=True):
+            tensor.copy_(flat[where].view(tensor.shape))
+
+    def describe(self) -> str:
+        """Return a few lines that say how many values are coded, dense, averaged and left out, by name."""
+        lines = []
+        for group in Group:
+            mine = [t for t in self.layout.tensors if t.group is group]
+            names = "" if group is Group.CODED else ": " + (", ".join(t.name for t in mine) or "none")
+            lines.append(f"{group.name.lower()}: {sum(t.size for t in mine):,} values in {len(mine)} tensors{names}")
+        lines.append(f"frozen, not sent: {', '.join(self.frozen) or 'none'}")
+        lines.append(f"counters, not sent: {', '.join(self.counters) or 'none'}")
+        return "\n".join(lines)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """Every parameter and persistent buffer once, with the module that owns it."""
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        dot = f"{prefix}." if prefix else ""
+        buffers = ((n, b) for n, b in module.named_buffers(recurse=False) if _is_persistent(module, n))
+        for name, tensor in (*module.named_parameters(recurse=False), *buffers):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield dot + name, module, tensor
+
+
+def _check_device(name: str, tensor: Tensor, first: str, device: torch.device) -> None:
+    if tensor.device.type not in DEVICES:
+        raise UnsupportedModelError(
+            f"tensor {name} is on {tensor.device}; fedmrn trains on the CPU or on CUDA: move it with model.cpu()"
+        )
+    if tensor.device != device:
+        raise UnsupportedModelError(
+            f"tensor {name} is on {tensor.device}, but {first} on {device}; the whole model must lie on one device: "
+            "call model.cpu() or model.cuda()"
+        )
+
+
+def _tied(model: nn.Module, by_name: Mapping[str, Tensor]) -> dict[str, str]:
+    names = {id(tensor): name for name, tensor in by_name.items()}
+    everything = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {other: names[id(t)] for other, t in everything if id(t) in names and names[id(t)] != other}
+
+
+def _refuse_overlap(found: list[tuple[TensorSpec, Tensor]]) -> None:
+    """Two parameters over the same memory would each be given a place of its own, and so be untied."""
+    places = sorted((t.data_ptr(), t.data_ptr() + t.numel() * t.element_size(), s.name) for s, t in found if t.numel())
+    for (_, end, name), (start, _, other) in pairwise(places):
+        if start < end:
+            raise UnsupportedModelError(
+                f"{name} and {other} share memory but are two parameters; tie them as one: a.weight = b.weight"
+            )
+
+
+def _is_persistent(module: nn.Module, name: str) -> bool:
+    return name not in module._non_persistent_buffers_set

@@ -1,0 +1,1 @@
+"""Local rules: what local training optimises, and what a client hands over."""

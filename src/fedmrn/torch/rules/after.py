@@ -1,0 +1,55 @@
+"""Local rules that train the weights themselves and differ in what they keep, or in what they hand over."""
+
+from typing import ClassVar
+
+import torch
+
+from fedmrn.torch.rules.base import F32, LocalRule
+from fedmrn.wire.frame import Frame
+from fedmrn.wire.layout import Group
+
+
+class ErrorFeedback(LocalRule):
+    """Train freely, add what earlier rounds left unsent, keep what this frame leaves unsent (Seide et al. 2014;
+    Stich et al. 2018, Algorithm 1).
+
+    `memory` after `finish` belongs to the client: it is passed in again the next time this client takes part. With
+    partial participation it is as old as that.
+    """
+
+    remembers: ClassVar[bool] = True
+
+    def _update(self) -> F32:
+        vector = super()._update()
+        if self.memory is not None:
+            vector[: self._size] += self.memory
+        self._wanted = vector[: self._size].copy()
+        return vector
+
+    def _release(self, frame: Frame) -> None:
+        self.memory = self._wanted - self._decoded(frame)
+
+
+class KeepSupport(LocalRule):
+    """Train the weights that are not zero in the broadcast; the others stay zero (FedSparsify-Global; Stripelis et al.
+    2022; the published code trains with the global mask too)."""
+
+    def _begin(self) -> None:
+        specs = zip(self.view.tensors, self.view.layout.tensors, strict=True)
+        self._kept = [(t, t.detach() != 0) for t, spec in specs if spec.group is Group.CODED]
+
+    @torch.no_grad()
+    def _step(self) -> None:
+        self.inner.step()
+        for tensor, kept in self._kept:
+            tensor.mul_(kept)
+
+
+class HandOverWeights(KeepSupport):
+    """The same, but hand over the weights, not the difference, for the codec to prune (FedSparsify-Local)."""
+
+    def _update(self) -> F32:
+        weights = self.view.read()
+        vector = weights - self._state
+        vector[: self._size] = weights[: self._size]
+        return vector

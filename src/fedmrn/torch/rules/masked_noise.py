@@ -1,0 +1,192 @@
+"""FedMRN: training through the mask of seeded noise."""
+
+from collections.abc import Hashable, Sequence
+from importlib import import_module
+from math import frexp
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fedmrn.codecs import Codec, OwnScale, ShorterMask
+from fedmrn.codecs import MaskedNoise as MaskedNoiseCodec
+from fedmrn.errors import UnsupportedModelError
+from fedmrn.numerics.masking import progressive_weights
+from fedmrn.numerics.threads import in_parallel
+from fedmrn.torch.fast.fused import STAY, Move, plain_sgd, sgd_moves, without_gradients
+from fedmrn.torch.rules.through import Through
+from fedmrn.wire.layout import Group
+
+_AHEAD = 1024
+"""Steps whose random streams are put on a device at a time."""
+_VECTORS = ("_u", "_weights", "_base", "_noise", "_aimed", "_exponents")
+"""What a captured step of `MaskedNoise` uses beside the model's tensors."""
+
+
+class MaskedNoise(Through):
+    """Train through the mask (FedMRN; Li et al. 2024, Algorithm 1): PSM forward, straight-through backward.
+
+    What is handed over is a fresh sample of the mask (SM), not the last one trained with.
+
+    Args:
+        progressive: q = tau / S (PM); otherwise every element is masked at every step (ablation "no PM").
+        stochastic: sample masks (SM); otherwise take the nearer codeword (ablation "no SM").
+        **options: as for `LocalRule`.
+
+    Memory beyond plain training: u, w and the noise, three float32 a coded parameter, and the broadcast's bytes.
+    Plain SGD moves u in the pass that draws the next weights; other optimisers take a pass of their own first, and so
+    does SGD where the client chooses the noise's scales, which follow u before each draw.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("progressive", "stochastic")
+
+    def __init__(self, *args: Any, progressive: bool = True, stochastic: bool = True, **options: Any) -> None:
+        self.progressive, self.stochastic = progressive, stochastic
+        super().__init__(*args, **options)
+
+    def _prepare(self, codec: Codec | None) -> None:
+        if not isinstance(codec, MaskedNoiseCodec | ShorterMask | OwnScale):
+            raise UnsupportedModelError("this broadcast does not ask for masked noise")
+        masked = codec.masked
+        self._codec = MaskedNoiseCodec(masked.noise, masked.mask, self.stochastic)
+        self._asked = codec.over(self._codec)
+        self._exponents = torch.zeros(len(self._coded), dtype=torch.int32, device=self.view.device)
+        self._kernels = _kernels_of(self.view.device)
+        self._noise = torch.empty_like(self._base)
+        self._aimed = torch.empty(0, dtype=torch.int32, device=self.view.device)
+        if self._kernels is None:
+            masked.noise.fill(self.broadcast.noise_key, 0, self._noise.numpy())
+            return
+        self._kernels.fill(masked.noise, self.broadcast.noise_key, 0, self._noise)
+        self._aimed = torch.empty(self._kernels.WORDS, dtype=torch.int32, device=self.view.device)
+        self._ahead = min(_AHEAD, self.steps + 1)
+        self._aim()
+
+    def _step(self) -> None:
+        tensors = [t for t, _ in self._coded]
+        moves = None if isinstance(self._asked, OwnScale) else sgd_moves(self.inner, tensors)
+        if moves is None:
+            super()._step()
+            return
+        with without_gradients(tensors):
+            self.inner.step()  # of the tensors left dense; and schedulers see that a step was taken
+        self._draw_after([(where, move) for (_, where), move in zip(self._coded, moves, strict=True)])
+
+    def _draw(self) -> None:
+        """Put w + PSM(u) into the model for the next step."""
+        self._rescale()
+        self._draw_after([(slice(0, self._size), STAY)])
+
+    def _rescale(self) -> None:
+        """Let the noise follow u, where the client chooses its scales: powers of two, so that nothing is rounded."""
+        if not isinstance(self._asked, OwnScale):
+            return
+        parts = [where for _, where in self._coded]
+        if self._kernels is not None:
+            self._kernels.rescale(self._u, parts, self._asked.multiple, self._noise, self._exponents)
+            return
+        u, noise, exponents = (v.numpy() for v in (self._u, self._noise, self._exponents))
+        for i, where in enumerate(parts):
+            if where.start == where.stop:
+                continue
+            exponent = frexp(self._asked.scale(u[where]))[1] - 1
+            more, exponents[i] = exponent - int(exponents[i]), exponent
+            if more:  # in two halves: the whole factor may be beyond float32
+                noise[where] *= 2.0 ** (more // 2)
+                noise[where] *= 2.0 ** (more - more // 2)
+
+    def _draw_after(self, moves: Sequence[tuple[slice, Move]]) -> None:
+        """Move u first, in the same pass."""
+        if self._kernels is None:
+            self._draw_on_cpu(moves)
+            return
+        for where, move in moves:
+            self._kernels.progressive_weights(
+                self._u[where],
+                self._noise[where],
+                self._base[where],
+                self._aimed,
+                self._codec.mask,
+                self._weights[where],
+                start=where.start,
+                stochastic=self.stochastic,
+                gradient=None if move is STAY else move.gradient,
+                rate=move.rate,
+            )
+
+    def _draw_on_cpu(self, moves: Sequence[tuple[slice, Move]]) -> None:
+        q, stream = self._q(self.taken + 1), self._stream(self.taken + 1)
+        u, noise, base, out = (v.numpy() for v in (self._u, self._noise, self._base, self._weights))
+        parts = [(where, move.gradient.numpy(), move.rate) for where, move in moves]
+
+        def work(first: int, last: int) -> None:
+            for where, gradient, rate in parts:
+                part = slice(max(first, where.start), min(last, where.stop))
+                if part.start < part.stop:
+                    progressive_weights(
+                        u[part],
+                        noise[part],
+                        base[part],
+                        q,
+                        stream,
+                        self._codec.mask,
+                        out[part],
+                        start=part.start,
+                        stochastic=self.stochastic,
+                        gradient=gradient[part.start - where.start : part.stop - where.start],
+                        rate=rate,
+                    )
+
+        in_parallel(work, self._size, torch.get_num_threads())
+
+    def _q(self, step: int) -> float:
+        """The share of elements that are masked in a step; tau counts from 1."""
+        return min(1.0, step / self.steps) if self.progressive else 1.0
+
+    def _aim(self) -> None:
+        """Put what the next draw needs where the device's kernels read it: no step waits for a copy from the host."""
+        at = self.taken % self._ahead
+        if at == 0:
+            steps = range(self.taken + 1, self.taken + 1 + self._ahead)
+            rows = self._kernels.draws([self._stream(s) for s in steps], [self._q(s) for s in steps])
+            self._draws = rows.to(self.view.device)
+        self._aimed.copy_(self._draws[at])
+
+    def advance(self) -> None:
+        """Count a step, and let the device's kernels know."""
+        super().advance()
+        if self._kernels is not None:
+            self._aim()
+
+    def captured(self) -> Hashable | None:
+        """See `LocalRule`."""
+        sgd = plain_sgd(self.inner)
+        if sgd is None or type(self)._step is not MaskedNoise._step:
+            return None
+        multiple = self._asked.multiple if isinstance(self._asked, OwnScale) else None
+        places = tuple(getattr(self, name).data_ptr() for name in _VECTORS)
+        return sgd, self._codec.mask, self.stochastic, multiple, places
+
+    def place(self, kept: dict[str, Tensor]) -> None:
+        """See `LocalRule`."""
+        for name in _VECTORS:
+            mine = getattr(self, name)
+            if name not in kept or kept[name].shape != mine.shape:
+                kept[name] = torch.empty_like(mine)
+            setattr(self, name, kept[name].copy_(mine))
+        self._show(self._weights)
+
+    def _codecs(self) -> dict[Group, Codec]:
+        return {Group.CODED: self._asked}
+
+
+def _kernels_of(device: torch.device) -> Any:
+    """Return the module of the kernels of a device: None for the CPU, whose kernels are `fedmrn.numerics.masking`'s."""
+    if device.type == "cpu":
+        return None
+    try:
+        return import_module("fedmrn.torch.fast.gpu")
+    except ImportError as error:
+        raise UnsupportedModelError(
+            f"training through a mask on {device} needs Triton ({error}): pip install 'fedmrn[gpu]', or model.cpu()"
+        ) from error

@@ -1,0 +1,257 @@
+"""Frames: what travels. `docs/wire-format.md` is the specification; this module is its twin.
+
+A frame is an *update* (client to server: one section a tensor group) or a *broadcast* (server to client: what to send,
+as templates, and the state of the model). Parsing looks at headers only and keeps bodies as views of the bytes it was
+given: it allocates O(sections), and nothing whose size the sender chose.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from math import inf
+
+from fedmrn.errors import (
+    BadMagicError,
+    ChecksumError,
+    ConfigError,
+    LimitError,
+    MalformedFrameError,
+    TrailingBytesError,
+    TruncatedFrameError,
+    UnsupportedVersionError,
+    WrongKindError,
+)
+from fedmrn.wire.layout import Group
+
+MAGIC = b"FMRN"
+VERSION = 1
+_HEADER = struct.Struct("<4sBBHQIIQ16sQ")
+_SECTION = struct.Struct("<BBBBQQ")
+_CRC = struct.Struct("<I")
+HEADER_SIZE = _HEADER.size
+SECTION_SIZE = _SECTION.size
+CHECKSUM_SIZE = _CRC.size
+
+
+class Kind(IntEnum):
+    """Which way a frame travels."""
+
+    UPDATE = 1
+    BROADCAST = 2
+
+
+class Role(IntEnum):
+    """What a section is: a client's update, the server's state, or the template of a section to send."""
+
+    UPDATE = 0
+    STATE = 1
+    TEMPLATE = 2
+
+
+_ROLES = {Kind.UPDATE: {Role.UPDATE}, Kind.BROADCAST: {Role.STATE, Role.TEMPLATE}}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a receiver accepts at most. Nothing is allocated for a frame that declares more.
+
+    Attributes:
+        max_bytes: length of a whole frame.
+        max_sections: sections in a frame.
+        max_weight: weight of one client (samples or batches).
+        max_total_weight: weight of all clients of a round together.
+        max_value: magnitude of a dense value.
+
+    The last three fix the resolution of the sum: with 10 clients the defaults round a dense value times its weight to
+    multiples of 2^-21. Set max_weight to what your largest client can have.
+
+    Raises:
+        ConfigError: unless all are positive and max_value is finite.
+    """
+
+    max_bytes: int = 1 << 32
+    max_sections: int = 64
+    max_weight: int = 1 << 20
+    max_total_weight: int = 1 << 24
+    max_value: float = float(1 << 16)
+
+    def __post_init__(self) -> None:
+        whole = (self.max_bytes, self.max_sections, self.max_weight, self.max_total_weight)
+        if min(whole) < 1 or not 0 < self.max_value < inf:
+            raise ConfigError(f"limits are positive and finite, got {self}")
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One codec's bytes for one tensor group: `count` elements, coded as `params` says, in `body`."""
+
+    codec: int
+    role: Role
+    group: Group
+    count: int
+    params: bytes
+    body: bytes | memoryview = b""
+
+    @property
+    def size(self) -> int:
+        """Bytes of this section in a frame, header and codec parameters included."""
+        return SECTION_SIZE + len(self.params) + len(self.body)
+
+    @property
+    def template(self) -> "Section":
+        """The same section as a template: what it must be like, without a body."""
+        return Section(self.codec, Role.TEMPLATE, self.group, self.count, self.params)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A parsed frame, or one to be written.
+
+    Attributes:
+        kind: update or broadcast.
+        method: id of the method (`fedmrn.methods.METHODS`).
+        round: 32-bit number of the round, from 1.
+        noise_key: 64-bit key of this client's noise in this round.
+        layout_digest: 16 bytes, see `fedmrn.wire.layout.Layout.digest`.
+        weight: the client's weight in the mean, a positive integer; 0 in a broadcast.
+        sections: in the order of the wire.
+    """
+
+    kind: Kind
+    method: int
+    round: int
+    noise_key: int
+    layout_digest: bytes
+    weight: int
+    sections: tuple[Section, ...] = field(repr=False)
+
+    def to_bytes(self) -> bytes:
+        """Return the frame's bytes."""
+        return b"".join(self.parts())
+
+    def parts(self) -> list[bytes | memoryview]:
+        """Return the frame's bytes in pieces, bodies uncopied: the header, three a section, the checksum."""
+        total = HEADER_SIZE + sum(s.size for s in self.sections) + CHECKSUM_SIZE
+        parts: list[bytes | memoryview] = [
+            _HEADER.pack(
+                MAGIC,
+                VERSION,
+                self.kind,
+                self.method,
+                total,
+                self.round,
+                len(self.sections),
+                self.noise_key,
+                self.layout_digest,
+                self.weight,
+            )
+        ]
+        for s in self.sections:
+            parts += [
+                _SECTION.pack(s.codec, s.role, s.group, len(s.params), s.count, len(s.body)),
+                s.params,
+                s.body,
+            ]
+        crc = 0
+        for part in parts:
+            crc = zlib.crc32(part, crc)
+        return [*parts, _CRC.pack(crc)]
+
+    @classmethod
+    def from_bytes(
+        cls, data: bytes | memoryview, *, kind: Kind | None = None, limits: Limits = DEFAULT_LIMITS
+    ) -> "Frame":
+        """Parse and check a frame; bodies are views of `data`, not yet decoded.
+
+        Args:
+            data: the bytes of one frame, neither fewer nor more.
+            kind: the kind expected, or None for either.
+            limits: what to accept at most.
+
+        Raises:
+            TruncatedFrameError, TrailingBytesError, BadMagicError, UnsupportedVersionError, ChecksumError,
+            LimitError, MalformedFrameError, WrongKindError: each for its cause (subclasses of FrameError).
+        """
+        view = memoryview(data).cast("B")
+        _check_envelope(view, limits)
+        _, _, kind_id, method, total, round_, n, key, digest, weight = _HEADER.unpack_from(view)
+        if kind_id not in _ROLES:
+            raise MalformedFrameError(f"frame kind {kind_id} does not exist")
+        found = Kind(kind_id)
+        if kind is not None and found is not kind:
+            raise WrongKindError(f"a frame of kind {kind.name.lower()} was expected, got {found.name.lower()}")
+        if n > limits.max_sections:
+            raise LimitError(f"the frame declares {n} sections; at most {limits.max_sections} are accepted")
+        if weight > limits.max_weight:
+            raise LimitError(f"weight {weight} is above the cap of {limits.max_weight}")
+        if (weight == 0) is (found is Kind.UPDATE):
+            raise MalformedFrameError(f"weight {weight} is not possible in a frame of kind {found.name.lower()}")
+        sections = tuple(_sections(view[HEADER_SIZE : total - CHECKSUM_SIZE], n, found))
+        return cls(found, method, round_, key, digest, weight, sections)
+
+    def account(self) -> dict[str, int]:
+        """Return the bytes of this frame by part: a body for each group, header, checksum; they add up to its length.
+
+        Section headers and codec parameters count as header.
+        """
+        bodies = {g.name.lower(): 0 for g in Group}
+        for s in self.sections:
+            bodies[s.group.name.lower()] += len(s.body)
+        header = HEADER_SIZE + sum(s.size - len(s.body) for s in self.sections)
+        return {**bodies, "header": header, "checksum": CHECKSUM_SIZE}
+
+    def select(self, role: Role, group: Group) -> Section | None:
+        """Return the section of this role and group, or None."""
+        return next((s for s in self.sections if s.role is role and s.group is group), None)
+
+
+def _check_envelope(view: memoryview, limits: Limits) -> None:
+    """Check magic, version, length and checksum: what can be checked without knowing what a frame says."""
+    if len(view) < len(MAGIC) or view[:4] != MAGIC:
+        if MAGIC.startswith(bytes(view[:4])):
+            raise TruncatedFrameError(f"{len(view)} bytes are too few for a frame")
+        raise BadMagicError("these bytes are not a fedmrn frame: they do not start with FMRN")
+    if len(view) < HEADER_SIZE:
+        raise TruncatedFrameError(f"{len(view)} bytes are too few for a frame's header")
+    _, version, _, _, total, *_ = _HEADER.unpack_from(view)
+    if version != VERSION:
+        raise UnsupportedVersionError(f"frame version {version}; this library reads version {VERSION}")
+    if total > limits.max_bytes:
+        raise LimitError(f"the frame declares {total} bytes; at most {limits.max_bytes} are accepted")
+    if len(view) < total:
+        raise TruncatedFrameError(f"the frame declares {total} bytes, {len(view)} came")
+    if len(view) > total:
+        raise TrailingBytesError(f"{len(view) - total} bytes follow the frame")
+    if total < HEADER_SIZE + CHECKSUM_SIZE:
+        raise MalformedFrameError(f"the frame declares {total} bytes, fewer than its own header")
+    end = total - CHECKSUM_SIZE
+    if zlib.crc32(view[:end]) != _CRC.unpack_from(view, end)[0]:
+        raise ChecksumError("the frame's checksum does not match: it was damaged on the way")
+
+
+def _sections(view: memoryview, n: int, kind: Kind) -> Iterator[Section]:
+    at, seen = 0, set()
+    for i in range(n):
+        if len(view) - at < SECTION_SIZE:
+            raise MalformedFrameError(f"the bytes end inside the header of section {i}")
+        codec, role, group, n_params, count, n_body = _SECTION.unpack_from(view, at)
+        at += SECTION_SIZE
+        if len(view) - at < n_params + n_body:
+            raise MalformedFrameError(f"section {i} declares more bytes than the frame has left")
+        if role not in _ROLES[kind] or group not in iter(Group):
+            raise MalformedFrameError(f"section {i} has role {role} and group {group}, which this kind does not")
+        if (role, group) in seen:
+            raise MalformedFrameError(f"section {i} repeats the role and group of an earlier one")
+        if role == Role.TEMPLATE and n_body:
+            raise MalformedFrameError(f"section {i} is a template and has a body")
+        seen.add((role, group))
+        params, body = bytes(view[at : at + n_params]), view[at + n_params : at + n_params + n_body]
+        yield Section(codec, Role(role), Group(group), count, params, body)
+        at += n_params + n_body
+    if at != len(view):
+        raise MalformedFrameError(f"{len(view) - at} bytes between the last section and the checksum")

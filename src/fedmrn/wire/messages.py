@@ -1,0 +1,177 @@
+"""From vectors to frames and back, for both sides: the broadcast's state, and a client's update."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.codecs import Codec, EncodeKeys, Raw, codec_from
+from fedmrn.codecs.base import check_finite
+from fedmrn.errors import EncodeError, LimitError, MalformedFrameError, WrongKindError, WrongLayoutError
+from fedmrn.numerics.bits import packed_size
+from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Role, Section
+from fedmrn.wire.layout import Group, Layout
+
+_RAW = Raw()
+_NO_KEYS = EncodeKeys(0, 0)
+
+
+def _parts(layout: Layout) -> list[tuple[Group, slice]]:
+    spans = [(group, layout.span(group)) for group in Group]
+    return [(group, span) for group, span in spans if span.stop > span.start]
+
+
+def templates(layout: Layout, codecs: Mapping[Group, Codec]) -> tuple[Section, ...]:
+    """Return what an update of this model must look like: a template for each group that has elements."""
+    return tuple(
+        Section(codecs[g].id, Role.TEMPLATE, g, s.stop - s.start, codecs[g].params()) for g, s in _parts(layout)
+    )
+
+
+def state_sections(
+    layout: Layout,
+    state: NDArray[np.float32],
+    codecs: Mapping[Group, Codec] | None = None,
+    keys: EncodeKeys = _NO_KEYS,
+) -> tuple[Section, ...]:
+    """Return the model's state as sections: exact ones, unless codecs are given.
+
+    The bodies of exact sections are views of the state, not copies.
+
+    Raises:
+        EncodeError: if the state is not finite, or a codec cannot hold it.
+    """
+    sections = []
+    for group, span in _parts(layout):
+        codec, part = (codecs or {}).get(group, _RAW), state[span]
+        body: bytes | memoryview
+        if codec == _RAW:
+            check_finite(part)
+            body = np.ascontiguousarray(part, "<f4").data.cast("B")
+        else:
+            body = codec.encode(part, replace(keys, sizes=layout.sizes(group)))
+        sections.append(Section(codec.id, Role.STATE, group, span.stop - span.start, codec.params(), body))
+    return tuple(sections)
+
+
+def _check_broadcast(frame: Frame, layout: Layout) -> None:
+    if frame.kind is not Kind.BROADCAST:
+        raise WrongKindError("a broadcast was expected, got an update")
+    if frame.layout_digest != layout.digest:
+        raise WrongLayoutError("the broadcast is for a model with other tensors than this one")
+
+
+def read_state(frame: Frame, layout: Layout) -> NDArray[np.float32]:
+    """Return the state that a broadcast carries, float32, shape (layout.size,).
+
+    Raises:
+        WrongKindError: the frame is an update.
+        WrongLayoutError: it is for a model with other tensors.
+        FrameError: a section is missing, of another length, or does not decode.
+    """
+    _check_broadcast(frame, layout)
+    state = np.empty(layout.size, np.float32)
+    for group, span in _parts(layout):
+        section = frame.select(Role.STATE, group)
+        if section is None or section.count != span.stop - span.start:
+            raise MalformedFrameError(f"the broadcast lacks the state of group {group.name.lower()}")
+        codec = codec_from(section.codec, section.params)
+        if codec.needs_state:
+            raise MalformedFrameError(f"codec {codec.name} is for updates of a state, not for a state")
+        state[span] = codec.decode(section.body, section.count, frame.noise_key)
+    return state
+
+
+def encode_update(
+    broadcast: Frame,
+    layout: Layout,
+    vector: NDArray[np.float32],
+    *,
+    weight: int,
+    sampling_key: int,
+    codecs: Mapping[Group, Codec] | None = None,
+    state: NDArray[np.float32] | None = None,
+) -> Frame:
+    """Return the update frame that a broadcast asked for.
+
+    Args:
+        broadcast: what the server sent.
+        layout: of the model.
+        vector: the update relative to the broadcast state, float32, shape (layout.size,).
+        weight: of this client in the mean, a positive integer (samples or batches).
+        sampling_key: the client's own 64-bit key, fresh for each round.
+        codecs: used in place of the templates' where given; must have the same parameters.
+        state: what `read_state` returns, if it is at hand already; some codecs need it.
+
+    Raises:
+        EncodeError: the vector is not finite or not of the layout's size, the weight is not positive, or a codec
+            has other parameters than its template.
+        WrongKindError: the frame is an update.
+        WrongLayoutError: it is for a model with other tensors.
+        FrameError: a template cannot be met.
+    """
+    _check_broadcast(broadcast, layout)
+    if vector.shape != (layout.size,):
+        raise EncodeError(f"the update has shape {vector.shape}, the layout needs ({layout.size},)")
+    if not isinstance(weight, int | np.integer) or not 1 <= weight < 1 << 64:
+        raise EncodeError(f"a client's weight is a positive integer, got {weight!r}")
+    asked: Sequence[Section] = [s for s in broadcast.sections if s.role is Role.TEMPLATE]
+    sections = []
+    for t in asked:
+        span, group = layout.span(t.group), t.group.name.lower()
+        if t.count != span.stop - span.start:
+            raise MalformedFrameError(f"the broadcast asks for {t.count} elements of group {group}")
+        codec = (codecs or {}).get(t.group) or codec_from(t.codec, t.params)
+        if (codec.id, codec.params()) != (t.codec, t.params):
+            raise EncodeError(f"the codec for group {group} is not the one that the broadcast asked for")
+        if codec.needs_state:
+            state = read_state(broadcast, layout) if state is None else state
+            codec = codec.bind(state[span])
+        keys = EncodeKeys(broadcast.noise_key, sampling_key, layout.sizes(t.group))
+        body = codec.encode(vector[span], keys)
+        sections.append(Section(t.codec, Role.UPDATE, t.group, t.count, t.params, body))
+    return Frame(
+        Kind.UPDATE,
+        broadcast.method,
+        broadcast.round,
+        broadcast.noise_key,
+        layout.digest,
+        int(weight),
+        tuple(sections),
+    )
+
+
+def plain(frame: Frame, limits: Limits = DEFAULT_LIMITS) -> Frame:
+    """Return the frame that says the same in plain: masks as they are, state and side data as float32.
+
+    Its length is what coding is measured against. Of an update's coded group only masks are written out, a bit an
+    element: any other codec is the method itself. A broadcast's templates become those of the plain update.
+
+    Args:
+        frame: as parsed; it is not changed.
+        limits: nothing is decoded to more than max_bytes.
+
+    Raises:
+        LimitError: a section would be too large.
+        FrameError: a section that is coded does not decode.
+    """
+    return replace(frame, sections=tuple(_plain(s, frame.noise_key, limits.max_bytes) for s in frame.sections))
+
+
+def _plain(section: Section, noise_key: int, most: int) -> Section:
+    codec = codec_from(section.codec, section.params)
+    body = section.body
+    if section.group is Group.CODED and section.role is not Role.STATE:
+        if section.role is Role.UPDATE:
+            if codec.uncoded is not codec and packed_size(section.count) > most:
+                raise LimitError(f"a mask of {section.count} elements is more than {most} bytes")
+            body = codec.uncode(body, section.count, noise_key)
+        codec = codec.uncoded
+    elif codec != _RAW and not codec.needs_state:  # what is bound to a state cannot be read without it
+        if section.role is not Role.TEMPLATE:
+            if 4 * section.count > most:
+                raise LimitError(f"{section.count} values are more than {most} bytes as float32")
+            body = codec.decode(body, section.count, noise_key).astype("<f4", copy=False).tobytes()
+        codec = _RAW
+    return replace(section, codec=codec.id, params=codec.params(), body=body)

@@ -1,0 +1,43 @@
+"""What `train.device` asks for, and what a machine has."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_federation import federation, small_model
+
+from fedmrn.errors import ConfigError
+from fedmrn.experiments.config import load_setting
+from fedmrn.experiments.run.runner import find_device, prepare
+from fedmrn.federation.clients import Client
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "found"),
+    [
+        ("cpu", False, "cpu"),
+        ("cpu", True, "cpu"),
+        ("cuda", True, "cuda"),
+        ("auto", True, "cuda"),
+        ("auto", False, "cpu"),
+    ],
+)
+def test_which_device_is_taken(asked: str, there: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+    assert find_device(asked) == torch.device(found)
+
+
+def test_cuda_that_is_not_there_is_told_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    experiment = load_setting("fmnist-iid", ["train.device=cuda"]).experiment("fedmrn", 1)
+    with pytest.raises(ConfigError, match=r'train\.device = "cuda", but torch .* finds no CUDA device.*"auto"'):
+        prepare(experiment, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_device_of_a_preset_is_the_cpu_and_steps_are_captured_on_cuda_only() -> None:
+    train = load_setting("digits").train
+    assert (train.device, train.graphs) == ("cpu", True)
+    assert Client(small_model(), federation().training())._graphs is None

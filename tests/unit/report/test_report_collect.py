@@ -1,0 +1,162 @@
+"""Which runs belong together, what they are called, and what is said of those that are not finished."""
+
+from pathlib import Path
+
+import pytest
+
+from fedmrn.errors import RunError
+from fedmrn.report.collect import Section, collect, find_runs, options
+from fedmrn.server.optimizer import SERVER
+from run_folders import write_run
+
+
+def only(paths: list[Path]) -> Section:
+    (section,), notes = collect(paths)
+    assert notes == []
+    return section
+
+
+def test_run_folders_are_found_in_folders_and_tuning_is_not(tmp_path: Path) -> None:
+    for name in ("b/fedmrn-seed1", "a/fedavg-seed1", "a/fedavg-seed2", "a/tune/fedavg-seed0-lr0.1", "c/deep/er/run"):
+        write_run(tmp_path / name)
+    (tmp_path / "a/empty").mkdir()
+    found = [str(path.relative_to(tmp_path)) for path in find_runs([tmp_path])]
+    assert found == ["a/fedavg-seed1", "a/fedavg-seed2", "b/fedmrn-seed1", "c/deep/er/run"]
+    assert find_runs([tmp_path / "a", tmp_path / "a/fedavg-seed2"]) == find_runs([tmp_path / "a"])  # each once
+    assert len(find_runs([tmp_path / "a/tune"])) == 1  # asked for by name
+    with pytest.raises(RunError, match=r"empty holds no run"):
+        find_runs([tmp_path / "a", tmp_path / "a/empty"])
+    with pytest.raises(RunError, match=r"gone holds no run"):
+        find_runs([tmp_path / "gone"])
+
+
+def test_only_seeds_are_taken_together(tmp_path: Path) -> None:
+    paths = [
+        write_run(tmp_path / "s2", seed=2),
+        write_run(tmp_path / "s1", seed=1, preset="of another name"),
+        write_run(tmp_path / "scale", changes=["method.fedmrn.scale=0.02"]),
+        write_run(tmp_path / "avg", "fedavg"),
+        write_run(tmp_path / "lr", "fedavg", changes=["method.fedavg.lr=0.025"]),
+        write_run(tmp_path / "signed", "fedmrn-s"),
+    ]
+    groups = {g.label: [run.experiment.seed for run in g.runs] for g in only(paths).groups}
+    assert groups == {
+        "fedavg, lr 0.025": [1],
+        "fedavg, lr 0.1": [1],
+        "fedmrn, scale 0.01": [1, 2],
+        "fedmrn, scale 0.02": [1],
+        "fedmrn-s": [1],
+    }
+    assert list(groups) == sorted(groups)  # in the order of the table of methods, then by value
+
+
+def test_an_option_that_follows_the_seed_does_not_tell_runs_apart(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / f"{seed}", "fedpm", seed) for seed in (1, 2)]
+    (group,) = only(paths).groups
+    assert len(group.runs) == 2
+    other = write_run(tmp_path / "other", "fedpm", 3, changes=["method.fedpm.seed=9"])
+    assert len(only([*paths, other]).groups) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "first", "second"),
+    [
+        ("data.partition=labels", "partition iid", "partition labels, share 0.3"),
+        ("train.local_epochs=2", "local epochs 2", "local epochs 5"),
+        ("data.max_samples=100", "max samples 0", "max samples 100"),
+        ("train.threads=2", "threads 0", "threads 2"),
+        ("model.init_std=0.01", "init std 0", "init std 0.01"),
+    ],
+)
+def test_another_setting_is_a_section_of_its_own(tmp_path: Path, change: str, first: str, second: str) -> None:
+    sections, _ = collect([write_run(tmp_path / "a"), write_run(tmp_path / "b", changes=[change])])
+    assert {section.name for section in sections} == {first, second}
+    assert len({section.title for section in sections}) == 2
+    for section in sections:
+        assert section.title.startswith("digits, ")
+
+
+def test_what_has_no_effect_is_no_difference(tmp_path: Path) -> None:
+    # Of the Dirichlet partition, and of the momentum optimizer.
+    changes = ["data.alpha=0.1", "method.fedmrn.server=mean", "method.server_beta=0.5"]
+    section = only([write_run(tmp_path / "a"), write_run(tmp_path / "b", seed=2, changes=changes)])
+    assert (section.name, [group.label for group in section.groups]) == ("", ["fedmrn"])
+    other = write_run(tmp_path / "c", changes=["method.server=momentum", "method.server_beta=0.5"])
+    labels = [group.label for group in only([tmp_path / "a", other]).groups]
+    assert labels == ["fedmrn, server mean", "fedmrn, server momentum, server beta 0.5"]
+
+
+def test_every_server_optimizer_has_the_options_that_it_takes(tmp_path: Path) -> None:
+    taken = {"mean": [], "momentum": ["beta"], "adam": ["beta", "beta2", "tau"]}
+    assert taken.keys() == SERVER.keys()
+    for server, names in taken.items():
+        (group,) = only([write_run(tmp_path / server, changes=[f"method.server={server}"])]).groups
+        assert [name for name, _ in options(group.experiment) if name.startswith("server_")] == [
+            f"server_{name}" for name in ["lr", *names]
+        ]
+
+
+def test_the_number_of_processes_does_not_tell_runs_apart(tmp_path: Path) -> None:
+    """Records do not depend on it (tests/unit/federation/test_workers.py)."""
+    paths = [write_run(tmp_path / f"{n}", seed=n, changes=[f"train.workers={n}"]) for n in (1, 2)]
+    (group,) = only(paths).groups
+    assert len(group.runs) == 2
+
+
+def test_finished_seeds_count_and_others_are_named(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / f"r{n}", seed=n, accuracies=[0.5, 0.6, 0.7][:n]) for n in (1, 2, 3)]
+    (group,) = only(paths).groups
+    assert [run.experiment.seed for run in group.used] == [3]
+    assert [run.experiment.seed for run in group.beyond] == [1, 2]
+    assert (group.whole, group.progress) == (True, "3")
+    assert group.notes() == [
+        "fedmrn: seed 1 at round 1, seed 2 at round 2 of 3; its numbers are of seed 3 up to round 3"
+    ]
+
+
+def test_where_no_seed_is_finished_the_rounds_that_all_have_count(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / f"r{n}", seed=n, accuracies=[0.5, 0.6, 0.7, 0.8][:n], rounds=9) for n in (2, 4)]
+    (group,) = only(paths).groups
+    assert [len(records) for records in group.records] == [2, 2]
+    assert [run.experiment.seed for run in group.beyond] == [4]
+    assert (group.whole, group.progress) == (False, "2 of 9")
+    (note,) = group.notes()
+    assert note.endswith("its numbers are of seeds 2, 4 up to round 2")
+
+
+def test_a_run_without_a_round_is_left_out_and_told(tmp_path: Path) -> None:
+    none, one = write_run(tmp_path / "none", seed=2, accuracies=[]), write_run(tmp_path / "one")
+    (section,), notes = collect([none, one])
+    assert len(section.runs) == 1
+    assert notes == [f"{tmp_path.name}/none holds no whole round yet"]
+    with pytest.raises(RunError, match="none holds no finished round yet; run it with --resume"):
+        collect([none])
+    with pytest.raises(RunError, match="no finished run to report"):
+        collect([])
+
+
+def test_the_same_seed_twice_is_one_run(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / "a", accuracies=[0.5]), write_run(tmp_path / "b")]
+    (section,), notes = collect(paths)
+    assert [run.path for run in section.runs] == paths[1:]  # the one that is further
+    name = tmp_path.name
+    assert notes == [f"{name}/a is left out: it has the configuration and seed of {name}/b"]
+
+
+def test_names_say_where_runs_lie_and_nothing_of_the_machine(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / "x/digits" / f"fedmrn-seed{n}", seed=n) for n in (1, 2, 3, 7)]
+    (group,) = only(paths).groups
+    assert group.folders == "digits/fedmrn-seed1-3,7"
+    more = [*paths, write_run(tmp_path / "x/late/again", seed=8)]
+    (group,) = only(more).groups
+    assert [run.name for run in group.runs][-2:] == ["digits/fedmrn-seed7", "late/again"]
+    assert "late/again" in group.folders
+
+
+def test_the_order_of_the_folders_does_not_matter(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / f"{m}{s}", m, s) for m in ("fedmrn", "fedavg", "topk") for s in (1, 2)]
+
+    def shape(of: list[Path]) -> list[tuple[str, list[str]]]:
+        return [(g.label, [run.name for run in g.runs]) for g in only(of).groups]
+
+    assert shape(paths) == shape(paths[::-1])

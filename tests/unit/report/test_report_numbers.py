@@ -1,0 +1,227 @@
+"""The numbers of the report, worked out by hand: convergence, curves, masks, times."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from allocated import allocated
+from fedmrn.errors import ConfigError
+from fedmrn.report.collect import Group, collect
+from fedmrn.report.convergence import Reached, check_targets, default_targets, reach
+from fedmrn.report.curves import draw_bytes, draw_rounds
+from fedmrn.report.figures import configuration, run_line
+from fedmrn.report.masks import coded_bits, density, draw_masks, draw_scales, entropy, scales
+from fedmrn.report.summary import reference_of, summarise
+from fedmrn.report.tables import convergence_table, final_table
+from fedmrn.report.times import draw_times, step_milliseconds, steps
+from run_folders import CLIENTS, record, write_run
+
+UP, DOWN = 350, 8100  # bytes of a round
+
+
+def seed(*accuracies: float) -> list[dict[str, Any]]:
+    return [record(i, a) for i, a in enumerate(accuracies, 1)]
+
+
+def groups(paths: Sequence[Path]) -> tuple[Group, ...]:
+    (section,), _ = collect(paths)
+    return section.groups
+
+
+def test_a_target_is_reached_at_its_first_crossing() -> None:
+    seeds = [seed(0.2, 0.7, 0.5, 0.9), seed(0.3, 0.4, 0.7, 0.8), seed(0.1, 0.2, 0.3, 0.69)]
+    assert reach(seeds, 0.7) == Reached(0.7, 3, 2, 2.5, 2.5 * UP, 2.5 * (UP + DOWN))
+    assert reach(seeds, 0.1) == Reached(0.1, 3, 3, 1, UP, UP + DOWN)
+    assert reach(seeds, 0.95) == Reached(0.95, 3, 0, None, None, None)
+    rows = [summarise("fedmrn", 0.1, seeds, "a label")]
+    header, cells = convergence_table(rows, [[reach(seeds, t) for t in (0.1, 0.7, 0.95)]])
+    assert header[:4] == ["method", "10 %: rounds", "MB up", "MB both"]
+    assert cells == [("a label", "1", "0.00", "0.01", "2.5 (2 of 3)", "0.00", "0.02", "-", "-", "-")]
+
+
+def test_default_targets_lie_below_the_reference() -> None:
+    rows = [summarise(name, 0.1, [seed(last)]) for name, last in (("fedmrn", 0.95), ("fedavg", 0.5), ("fedavg", 0.9))]
+    assert default_targets(rows) == (0.72, 0.81, 0.87)  # of the better FedAvg
+    assert default_targets(rows[:1]) == (0.76, 0.85, 0.92)
+    assert default_targets([summarise("fedmrn", 0.1, [seed(0.011)])]) == (0.01,)
+    assert default_targets([summarise("fedmrn", 0.1, [seed(0.0)])]) == ()
+
+
+def test_targets_are_checked() -> None:
+    assert check_targets([0.9, 0.5, 0.9]) == (0.5, 0.9)
+    for wrong in (0.0, 85.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ConfigError, match="--target"):
+            check_targets([wrong])
+
+
+def test_the_uplink_is_compared_by_the_round(tmp_path: Path) -> None:
+    (section,), _ = collect(
+        [write_run(tmp_path / "a", "fedavg", coded=8000), write_run(tmp_path / "b", accuracies=[0.5, 0.6])]
+    )
+    rows = [summarise(g.experiment.method, 0.1, g.records, g.label) for g in section.groups]
+    _, (average, masked) = final_table(section, rows)
+    assert average[2:4] == ("1", "3")
+    assert masked[2:4] == ("1", "2 of 3")
+    assert reference_of(rows) is rows[0]
+    assert masked[8] == f"{8100 / 350:.1f}x"
+
+
+def drawn(figure: Figure, marked: bool) -> list[tuple[list[float], list[float]]]:
+    lines = [line for line in figure.axes[0].lines if (line.get_linewidth() > 1) is marked]
+    return [(list(line.get_xdata()), [round(float(y), 9) for y in line.get_ydata()]) for line in lines]
+
+
+def test_curves_are_means_with_a_band_and_thin_lines_beyond(tmp_path: Path) -> None:
+    curves = {1: [0.4, 0.6], 2: [0.5, 0.8, 0.9]}
+    mine = groups([write_run(tmp_path / f"{s}", seed=s, accuracies=a, rounds=5) for s, a in curves.items()])
+    figure = draw_rounds(mine, "a $title$ with 100 % of _everything_ and 漢")
+    assert drawn(figure, True) == [([1, 2], [0.45, 0.7])]
+    assert drawn(figure, False) == [([1, 2, 3], [0.5, 0.8, 0.9])]
+    (band,) = figure.axes[0].collections
+    edges = {tuple(point) for point in band.get_paths()[0].vertices.round(9).tolist()}
+    assert edges == {(1, 0.4), (1, 0.5), (2, 0.6), (2, 0.8)}
+    figure = draw_bytes(mine, "title", down=True)
+    both = UP + DOWN
+    assert drawn(figure, True) == [([both, 2 * both], [0.45, 0.7])]
+    assert drawn(figure, False) == [([both, 2 * both, 3 * both], [0.5, 0.8, 0.9])]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["fedmrn\n70.0%, round 2 of 5"]
+
+
+def test_what_lies_below_the_axis_is_counted(tmp_path: Path) -> None:
+    late = [0.8, 0.8, 0.9] * 9
+    mine = groups([write_run(tmp_path / "r", accuracies=[0.1, 0.2, *late], rounds=29)])
+    for figure in (draw_rounds(mine, "title"), draw_bytes(mine, "title")):
+        bottom = figure.axes[0].get_ylim()[0]
+        assert 0.2 < bottom < 0.8
+        assert figure.get_supxlabel() == f"The axis starts at {bottom:.1%}; 2 of 29 values are below it."
+    mine = groups([write_run(tmp_path / "s", accuracies=late, rounds=27)])
+    assert draw_rounds(mine, "title").get_supxlabel() == ""
+
+
+def test_entropy_against_its_definition() -> None:
+    shares = np.array([0.0, 1.0, 0.5, 0.11, 0.89, 1e-12])
+    expected = [-sum(q * math.log2(q) for q in (p, 1 - p) if q) for p in shares.tolist()]
+    assert entropy(shares) == pytest.approx(expected, abs=1e-9)
+
+
+def test_density_and_coded_bits_are_means_over_seeds(tmp_path: Path) -> None:
+    one, two = {"a": 0.5, "b": 0.1}, {"a": 0.3, "b": 0.1}
+    paths = [write_run(tmp_path / f"{s}", seed=s, density=d, coded=c) for s, d, c in ((1, one, 200), (2, two, 225))]
+    (group,) = groups(paths)
+    found = density(group)
+    assert found is not None
+    assert found[0] == ["a", "b"]
+    assert found[1] == pytest.approx(np.array([[0.4] * 3, [0.1] * 3]))
+    assert coded_bits(group) == pytest.approx([0.85] * 3)  # 212.5 bytes where plain bits take 250
+    (bare,) = groups([write_run(tmp_path / "none")])
+    assert (density(bare), coded_bits(bare)) == (None, None)
+
+
+def test_the_mean_entropy_weighs_layers_by_their_elements(tmp_path: Path) -> None:
+    layers = {"0.weight": 9 * 32, "4.weight": 9 * 32 * 64, "8.weight": 9 * 64 * 128, "13.weight": 1280}
+    shares = {name: 0.5 - 0.1 * i for i, name in enumerate(layers)}
+    mine = groups([write_run(tmp_path / "r", density=shares, coded=240)])
+    figure = draw_masks(mine, "title")
+    left, middle, right = figure.axes[:3]
+    assert np.asarray(left.images[0].get_array()) == pytest.approx(np.tile([[s] for s in shares.values()], 3))
+    assert np.asarray(middle.images[0].get_array()) == pytest.approx(
+        entropy(np.tile([[s] for s in shares.values()], 3))
+    )
+    assert [t.get_text() for t in left.get_yticklabels()] == list(layers)
+    lines = {line.get_label(): line.get_ydata() for line in right.lines}
+    total = sum(n * entropy(np.array(shares[name])) for name, n in layers.items())
+    assert lines["entropy, all layers"] == pytest.approx([total / sum(layers.values())] * 3)
+    assert lines["coded, measured"] == pytest.approx([0.96] * 3)
+
+
+def test_a_round_without_density_is_a_gap(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "r", density={"other": 0.4})
+    lines = (folder / "rounds.jsonl").read_text().splitlines()
+    lines[0] = lines[0].replace(', "density": {"other": 0.4}', "")
+    (folder / "rounds.jsonl").write_text("\n".join(lines) + "\n")
+    (group,) = groups([folder])
+    found = density(group)
+    assert found is not None
+    assert np.isnan(found[1][0, 0])
+    assert found[1][0, 1:].tolist() == [0.4, 0.4]
+    right = draw_masks((group,), "title").axes[2]
+    assert [line.get_label() for line in right.lines] == ["not coded"]  # whose layer that is is not known
+
+
+def test_the_scales_that_clients_chose_are_drawn_where_they_are(tmp_path: Path) -> None:
+    auto = ["method.fedmrn.scale=auto"]
+    one = [{"a": 0.25, "b": 2.0}, {"a": 0.5, "b": 2.0}, {"a": 0.5}]
+    two = [{"a": 1.0, "b": 2.0}, {"a": 0.5, "b": 8.0}, {"a": 2.0}]
+    paths = [
+        write_run(tmp_path / "a", scales=one, changes=auto),
+        write_run(tmp_path / "b", seed=2, scales=two, changes=auto),
+        write_run(tmp_path / "fixed"),
+    ]
+    adapted, fixed = sorted(groups(paths), key=lambda group: -len(group.runs))
+    assert scales(fixed) is None
+    axes = draw_scales([adapted], "title").axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    np.testing.assert_array_equal(axes.images[0].get_array().filled(np.nan), [[-1, -1, 0], [1, 2, np.nan]])
+
+
+def test_steps_of_a_round_are_batches_of_its_clients(tmp_path: Path) -> None:
+    held = [[10, 23], [500, 500], [9, 9], [64, 0]]  # clients 0 and 3 take part: 2 batches of 32 each
+    changes = ["data.partition=labels", "train.local_epochs=5"]
+    known = write_run(tmp_path / "known", held=held, changes=changes)
+    iid = write_run(tmp_path / "iid")  # 1255 images: 314, 314, 314, 313
+    unknown = write_run(tmp_path / "unknown", "fedavg", changes=changes)
+    sections, _ = collect([known, iid, unknown])
+    runs = {run.name.rpartition("/")[2]: (group, run) for s in sections for group in s.groups for run in group.runs}
+    expected = {"known": [5 * 4] * 3, "iid": [5 * 20] * 3}
+    for name, wanted in expected.items():
+        found = steps(runs[name][1])
+        assert found is not None
+        assert found.tolist() == wanted
+        assert step_milliseconds(runs[name][0]) == pytest.approx(1500 / wanted[0])
+    assert steps(runs["unknown"][1]) is None
+    assert step_milliseconds(runs["unknown"][0]) is None
+    figure = draw_times([runs["known"][0], runs["unknown"][0]], "title")
+    assert [t.get_text() for t in figure.axes[0].texts] == ["1.50 s, 75 ms a step", "1.50 s"]
+
+
+@pytest.mark.parametrize("limit", [0, 300])
+def test_iid_shares_are_those_that_are_dealt_out(tmp_path: Path, limit: int) -> None:
+    """By the definition: samples dealt out in turn. The batch of one makes a step of each sample."""
+    for clients in (4, 7, 1255, 2000):
+        changes = [f"data.clients={clients}", f"data.max_samples={limit}", "train.batch_size=1", "train.local_epochs=1"]
+        path = write_run(tmp_path / f"{clients}", changes=changes)
+        ((section,), _) = collect([path])
+        dealt = np.bincount(np.arange(1255) % clients, minlength=clients)
+        wanted = sum(min(int(dealt[c]), limit or 1255) for c in CLIENTS)
+        found = steps(section.runs[0])
+        assert found is not None
+        assert found.tolist() == [wanted] * 3
+
+
+def test_a_stranger_s_number_of_clients_takes_no_memory(tmp_path: Path) -> None:
+    (section,), _ = collect([write_run(tmp_path / "r", changes=["data.clients=1_000_000_000"])])
+    found = steps(section.runs[0])
+    assert found is not None
+    assert found.tolist() == [5 * 2] * 3  # the two clients of a round hold a sample each
+    assert allocated(lambda: steps(section.runs[0])) < 100_000
+
+
+def test_a_figure_says_all_of_its_configuration(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / f"fedavg-{n}", "fedavg", n) for n in (1, 2)]
+    mine = groups([*paths, write_run(tmp_path / "masks", accuracies=[0.1], changes=["method.fedmrn.scale=0.02"])])
+    assert run_line(mine) == f"{tmp_path.name}/fedavg-1-2; {tmp_path.name}/masks (round 1 of 3)"
+    text = configuration(mine)
+    for words in (
+        "digits, iid, 2 of 4 clients a round, 3 rounds",
+        "local epochs 5",
+        "batch size 32",
+        "model cnn-digits",
+    ):
+        assert words in text
+    alike = "lr 0.1, optimizer sgd, side float32, down float32, server mean, server lr 1"
+    assert f"; {alike}; fedavg; fedmrn: noise uniform, scale 0.02" in text
