@@ -19,8 +19,9 @@ from rich.table import Table
 
 from fedmrn.codecs import CodedMask, EncodeKeys, MaskedNoise, RandomCode, ShorterMask
 from fedmrn.experiments.run.checkpoint import restore
+from fedmrn.experiments.run.folder import read_experiment
+from fedmrn.experiments.run.prepare import prepare
 from fedmrn.experiments.run.record import read_records
-from fedmrn.experiments.run.runner import prepare, read_experiment
 from fedmrn.federation.engine import OPTIMIZERS, secret_of, simulate
 from fedmrn.numerics.masking import probability
 from fedmrn.numerics.rng import derive_key

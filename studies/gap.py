@@ -27,8 +27,9 @@ import torch
 
 from fedmrn.codecs import MaskedNoise, OwnScale
 from fedmrn.experiments.run.checkpoint import restore
+from fedmrn.experiments.run.folder import read_experiment
+from fedmrn.experiments.run.prepare import Prepared, prepare
 from fedmrn.experiments.run.record import read_records
-from fedmrn.experiments.run.runner import Prepared, prepare, read_experiment
 from fedmrn.federation.clients import Client, Task
 from fedmrn.federation.engine import secret_of
 from fedmrn.methods import method

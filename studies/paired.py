@@ -15,8 +15,8 @@ from statistics import fmean
 
 from intervals import interval
 
+from fedmrn.experiments.run.folder import read_experiment
 from fedmrn.experiments.run.record import read_records
-from fedmrn.experiments.run.runner import read_experiment
 
 
 def accuracies(folder: Path, first: int, last: int) -> list[float]:

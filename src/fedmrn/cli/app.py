@@ -141,7 +141,7 @@ def compare(
     plan = [setting.experiment(name, seed) for name in names for seed in chosen]
     folder = out_dir or Path("runs") / setting.name
     from fedmrn.experiments.many.tune import Grid, choose, trials, tuned, write_tuning
-    from fedmrn.experiments.run.runner import refuse_any
+    from fedmrn.experiments.run.folder import refuse_any
 
     lost: list[Path] = []
     if tune is not None:

@@ -12,8 +12,8 @@ from fedmrn.cli.show import show_table
 from fedmrn.errors import RunError
 from fedmrn.experiments.many.cells import check, default_jobs, run_cells
 from fedmrn.experiments.many.sweep import Cell, Sweep
+from fedmrn.experiments.run.folder import check_folder, finished
 from fedmrn.experiments.run.record import read_records
-from fedmrn.experiments.run.runner import check_folder, finished
 from fedmrn.files import locked
 from fedmrn.report import write_report
 from fedmrn.report.summary import HEADER, LEGEND, cells, reference_of

@@ -5,7 +5,6 @@ In a simulation the clients' sampling keys come from the run's seed, so that it 
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedmrn.errors import ConfigError
+from fedmrn.federation.account import Account, Exchange, total
 from fedmrn.federation.clients import OPTIMIZERS, Answer, RuleFactory, Task, Training, clients
 from fedmrn.numerics.rng import Purpose, Stream, derive_key, domain
 from fedmrn.server import Carried, Server
@@ -25,8 +25,6 @@ from fedmrn.text import nearest
 from fedmrn.torch import ModelLayout, evaluate
 from fedmrn.torch.loop import Augment, channels_last
 from fedmrn.torch.objectives import CLASSES, Objective
-from fedmrn.wire.frame import Frame
-from fedmrn.wire.messages import plain
 
 Memory = dict[int, NDArray[np.float32]]
 """Client -> what it keeps from its last round."""
@@ -114,39 +112,6 @@ class Federation:
             self.graphs,
             self.objective.loss,
         )
-
-
-Account = dict[str, int]
-"""Bytes by part, as `Frame.account` gives them."""
-
-
-def total(accounts: Iterable[Account]) -> Account:
-    """Return the sum of accounts, part by part."""
-    found: Counter[str] = Counter()
-    for account in accounts:
-        found.update(account)
-    return dict(found)
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """What went between the server and one client in a round.
-
-    Attributes:
-        up, down: of the two frames as they travelled.
-        raw_up, raw_down: of the same frames with masks as plain bits, with side data and state as float32
-            (`fedmrn.wire.messages.plain`).
-    """
-
-    up: Account
-    down: Account
-    raw_up: Account
-    raw_down: Account
-
-    @classmethod
-    def of(cls, update: Frame, answer: Answer) -> "Exchange":
-        """Count an update; the client has counted the broadcast that it answers."""
-        return cls(update.account(), answer.down, plain(update).account(), answer.raw_down)
 
 
 @dataclass(frozen=True)

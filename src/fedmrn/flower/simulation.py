@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedmrn.errors import ConfigError, EncodeError, WorkerError
+from fedmrn.federation.account import Exchange
 from fedmrn.federation.clients import Answer, Client, Task
-from fedmrn.federation.engine import Exchange, Federation, Memory, RoundResult, Trained, conclude, secret_of
+from fedmrn.federation.engine import Federation, Memory, RoundResult, Trained, conclude, secret_of
 from fedmrn.flower.client import update_reply
 from fedmrn.flower.records import broadcast_bytes, records_of, update_bytes
 from fedmrn.flower.strategy import FedMRN

@@ -11,8 +11,8 @@ from pydantic.dataclasses import dataclass
 
 from fedmrn.errors import RunError
 from fedmrn.experiments.config import Experiment, Positive
+from fedmrn.experiments.run.folder import read_experiment
 from fedmrn.experiments.run.record import Record
-from fedmrn.experiments.run.runner import read_experiment
 from fedmrn.text import printable
 
 _CONFIG, _LINE, _FILE = 1 << 20, 1 << 22, 1 << 28  # bytes that are read at most

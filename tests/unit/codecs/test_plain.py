@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from core_examples import fitting, noisy
 from numpy.typing import NDArray
 
 from allocated import allocated
-from core_examples import fitting, noisy
 from fedmrn.codecs import CodedMask, EncodeKeys, Float16, MaskedNoise, RandomCode, Sparse, Support, codec_from
 from fedmrn.errors import LimitError, MalformedFrameError, UnknownCodecError
 from fedmrn.methods import METHODS, method

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from core_examples import LAYOUT, SECRET, noisy
 from numpy.typing import NDArray
 
-from core_examples import LAYOUT, SECRET, noisy
 from fedmrn.codecs.base import CHUNK, EncodeKeys, Plane
 from fedmrn.codecs.support import Support
 from fedmrn.errors import BoundError, ConfigError, EncodeError, FrameError, MalformedFrameError, NonFiniteError

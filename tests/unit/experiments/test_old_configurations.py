@@ -7,7 +7,7 @@ import tomli_w
 
 from fedmrn.errors import ConfigError, RunError
 from fedmrn.experiments.config import Experiment, load_setting
-from fedmrn.experiments.run.runner import check_folder, read_experiment
+from fedmrn.experiments.run.folder import check_folder, read_experiment
 
 
 def _write(folder: Path, experiment: Experiment, drop: str) -> None:

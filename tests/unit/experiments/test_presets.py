@@ -10,7 +10,7 @@ import torch
 
 from fedmrn.data import DATASETS, Dataset, FolderSource
 from fedmrn.experiments.config import Experiment, load_setting, presets
-from fedmrn.experiments.run import runner
+from fedmrn.experiments.run import prepare
 from fedmrn.federation.engine import simulate
 from fedmrn.methods import METHODS
 from fedmrn.server import Server
@@ -98,7 +98,7 @@ def test_a_client_of_it_trains_a_step(monkeypatch: pytest.MonkeyPatch, tmp_path:
     cut = ["data.max_samples=2", "data.min_size=1", "train.local_epochs=1", "train.clients_per_round=1"]
     setting = load_setting(name, cut)
     setting = replace(setting, train=replace(setting.train, rounds=1, threads=1))
-    built = runner.prepare(setting.experiment(method, 1), tmp_path)
+    built = prepare.prepare(setting.experiment(method, 1), tmp_path)
     assert len(built.federation.parts) == load_setting(name).data.clients
     view = ModelLayout.of(built.model)
     state = Server.initial(view.layout, built.federation.scheme, view.read())

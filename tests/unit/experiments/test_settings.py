@@ -8,7 +8,7 @@ from fedmrn.errors import ConfigError, RunError
 from fedmrn.experiments.config import Experiment, load_setting
 from fedmrn.experiments.many.sweep import load_sweep
 from fedmrn.experiments.many.tune import Grid
-from fedmrn.experiments.run.runner import read_experiment
+from fedmrn.experiments.run.folder import read_experiment
 
 LONG = "1" * 5_000
 HEX = "0x" + "f" * 5_000

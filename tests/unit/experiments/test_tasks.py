@@ -9,7 +9,7 @@ from torch import nn
 
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.config import load_setting
-from fedmrn.experiments.run.runner import Prepared, prepare
+from fedmrn.experiments.run.prepare import Prepared, prepare
 from fedmrn.federation.engine import RoundResult, simulate
 from fedmrn.models.catalogue import MODELS, build_model
 from fedmrn.server import Server

@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, MessageType, RecordD
 
 from fedmrn.errors import ConfigError, EncodeError, WorkerError
 from fedmrn.experiments.config import load_setting
-from fedmrn.experiments.run.runner import prepare
+from fedmrn.experiments.run.prepare import prepare
 from fedmrn.federation.engine import simulate
 from fedmrn.flower import simulation as engine
 from fedmrn.flower.simulation import simulate_on_flower

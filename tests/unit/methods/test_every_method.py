@@ -4,9 +4,9 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from core_examples import CLIENTS, LAYOUT, SECRET, fitting, noisy, play, start
 from numpy.typing import NDArray
 
-from core_examples import CLIENTS, LAYOUT, SECRET, fitting, noisy, play, start
 from fedmrn.methods import METHODS, method
 from fedmrn.server import Server
 from fedmrn.wire.frame import Frame

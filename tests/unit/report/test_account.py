@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from small_federation import federation, run
 
-from fedmrn.experiments.run.record import Record
-from fedmrn.experiments.run.runner import to_record
+from fedmrn.experiments.run.record import Record, to_record
 from fedmrn.methods import method
 from fedmrn.report.account import (
     ACCOUNT_HEADER,

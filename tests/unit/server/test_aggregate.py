@@ -6,11 +6,11 @@ from math import ldexp
 
 import numpy as np
 import pytest
+from core_examples import LAYOUT, noisy
 from numpy.typing import NDArray
 
 import fedmrn.numerics.threads
 import fedmrn.server.aggregate
-from core_examples import LAYOUT, noisy
 from fedmrn.codecs import CHUNK, Codec, EncodeKeys, MaskedNoise, Plane, Raw
 from fedmrn.errors import ConfigError, DuplicateFrameError, EmptyRoundError, FedmrnError, LimitError
 from fedmrn.numerics.masking import MaskType

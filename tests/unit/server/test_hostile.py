@@ -10,9 +10,9 @@ from math import nextafter
 
 import numpy as np
 import pytest
+from core_examples import LAYOUT, begin, noisy, update
 
 from allocated import allocated
-from core_examples import LAYOUT, begin, noisy, update
 from fedmrn.codecs import CODECS
 from fedmrn.errors import (
     BadMagicError,

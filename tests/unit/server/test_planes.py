@@ -7,10 +7,10 @@ from math import ldexp
 
 import numpy as np
 import pytest
+from core_examples import LAYOUT, noisy
 from numpy.typing import NDArray
 
 import fedmrn.numerics.threads
-from core_examples import LAYOUT, noisy
 from fedmrn.codecs import (
     CHUNK,
     Bernoulli,

@@ -3,8 +3,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-
 from core_examples import CLIENTS, LAYOUT, SECRET, begin, fitting, noisy, play, start, update
+
 from fedmrn.codecs import Plane, Raw, Sign, Sparse, codec_from
 from fedmrn.errors import (
     ChecksumError,

@@ -4,9 +4,9 @@ from math import sqrt
 
 import numpy as np
 import pytest
+from core_examples import LAYOUT, SECRET, fitting, noisy, play, start
 from numpy.typing import NDArray
 
-from core_examples import LAYOUT, SECRET, fitting, noisy, play, start
 from fedmrn.errors import ConfigError
 from fedmrn.methods import METHODS, method
 from fedmrn.server import Carried, Server

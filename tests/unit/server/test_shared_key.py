@@ -4,9 +4,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from core_examples import CLIENTS, LAYOUT, SECRET, noisy
 
 import oracle
-from core_examples import CLIENTS, LAYOUT, SECRET, noisy
 from fedmrn.errors import ConfigError, DuplicateFrameError, LimitError, WrongKeyError, WrongRoundError
 from fedmrn.methods import METHODS, method
 from fedmrn.numerics.masking import MaskType, probability

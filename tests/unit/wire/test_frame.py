@@ -1,9 +1,9 @@
 import struct
 
 import pytest
+from core_examples import LAYOUT, begin, update
 
 import oracle
-from core_examples import LAYOUT, begin, update
 from fedmrn.errors import ConfigError, LimitError, WrongKindError
 from fedmrn.wire.frame import CHECKSUM_SIZE, HEADER_SIZE, SECTION_SIZE, Frame, Kind, Limits, Role, Section
 from fedmrn.wire.layout import Group

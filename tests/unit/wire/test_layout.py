@@ -1,7 +1,7 @@
 import pytest
+from core_examples import LAYOUT
 
 import oracle
-from core_examples import LAYOUT
 from fedmrn.errors import ConfigError
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 

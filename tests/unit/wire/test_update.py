@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from core_examples import LAYOUT, begin, noisy
+
 from fedmrn.codecs import MaskedNoise, Raw, Sign, SignRule, codec_from
 from fedmrn.errors import (
     EncodeError,

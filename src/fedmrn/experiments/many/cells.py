@@ -20,8 +20,9 @@ from typing import Literal
 from fedmrn.errors import FedmrnError
 from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.many.sweep import Cell
+from fedmrn.experiments.run.prepare import find_device, prepare
 from fedmrn.experiments.run.record import Record
-from fedmrn.experiments.run.runner import find_device, prepare, run
+from fedmrn.experiments.run.runner import run
 from fedmrn.federation.clients import end_with, uninterrupted
 from fedmrn.numerics.threads import cores
 
@@ -52,7 +53,7 @@ def check(experiments: Iterable[Experiment], data_dir: Path) -> None:
     """Build data and model of each setting once, so that what is missing is told, or fetched, before anything runs.
 
     Raises:
-        UsageError: as `fedmrn.experiments.run.runner.prepare`.
+        UsageError: as `fedmrn.experiments.run.prepare.prepare`.
     """
     checked = []
     for experiment in experiments:

@@ -11,22 +11,25 @@ is left over then is deleted when the run goes on.
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.errors import FrameError, RunError
 from fedmrn.experiments.run.vectors import read_vector, write_vector
-from fedmrn.federation.engine import Memory, RoundResult
 from fedmrn.files import write_atomic
 from fedmrn.wire.frame import Frame, Kind
 from fedmrn.wire.layout import Group, Layout
 from fedmrn.wire.messages import read_state, state_sections
 
+if TYPE_CHECKING:
+    from fedmrn.federation.engine import Memory, RoundResult
+
 _NAME = re.compile(r"(\d+)-(\d+)\.bin")
 
 
-def save(folder: Path, layout: Layout, method: int, result: RoundResult) -> None:
+def save(folder: Path, layout: Layout, method: int, result: "RoundResult") -> None:
     """Write a round's checkpoint."""
     memory = folder / "memory"
     if result.memory:
@@ -53,7 +56,7 @@ def saved_round(folder: Path) -> int:
 
 def restore(
     folder: Path, recorded: int, layout: Layout, taken_part: Callable[[int], Mapping[int, int]] = lambda _: {}
-) -> tuple[int, NDArray[np.float32] | None, Memory]:
+) -> tuple[int, NDArray[np.float32] | None, "Memory"]:
     """Return (the last whole round, the server's state after it, what clients keep); state None before round 1.
 
     Args:

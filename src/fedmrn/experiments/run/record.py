@@ -1,8 +1,14 @@
 """The log of a run, as tables and plots read it; needs no framework."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from fedmrn.federation.account import Account, total
+
+if TYPE_CHECKING:
+    from fedmrn.federation.engine import RoundResult
 
 Record = dict[str, Any]
 """A line of rounds.jsonl."""
@@ -23,3 +29,40 @@ def read_records(folder: Path) -> list[Record]:
             break
         records.append(record)
     return records
+
+
+def to_record(result: "RoundResult") -> Record:
+    """Return a round as plain values: everything but `seconds` is a function of the configuration and the seed.
+
+    `up` and `down` hold the bytes of all clients together by part, `raw` what the same would have taken without coding
+    (`fedmrn.wire.messages.plain`), and `by_client` the bytes of each client, in the order of `clients`. `density` is
+    the share of ones in the masks, a coded tensor; other methods have none. `noise_scale` is the geometric
+    mean of the scales that clients chose for their noise, a coded tensor, where they choose.
+    """
+    exchanges = result.exchanges
+    return {
+        "round": result.round,
+        "accuracy": result.accuracy,
+        "loss": result.loss,
+        "train_loss": result.train_loss,
+        "up": _with_total(result.up),
+        "down": _with_total(result.down),
+        "raw": {
+            "up": _with_total(total(e.raw_up for e in exchanges)),
+            "down": _with_total(total(e.raw_down for e in exchanges)),
+        },
+        "by_client": {"up": _columns([e.up for e in exchanges]), "down": _columns([e.down for e in exchanges])},
+        "bits_per_parameter": result.bits_per_parameter,
+        **({"density": result.density} if result.density else {}),
+        **({"noise_scale": result.noise_scale} if result.noise_scale else {}),
+        "clients": result.clients,
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def _columns(accounts: Sequence[Account]) -> dict[str, list[int]]:
+    return {"coded": [a["coded"] for a in accounts], "total": [sum(a.values()) for a in accounts]}
+
+
+def _with_total(account: Account) -> Account:
+    return {**account, "total": sum(account.values())}

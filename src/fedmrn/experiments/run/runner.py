@@ -16,9 +16,8 @@ killed at any moment goes on to the files that it would have written undisturbed
 
 import json
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,34 +26,25 @@ import numpy as np
 import tomli_w
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from fedmrn.data import (
-    Dataset,
-    PartitionSpec,
-    augment,
-    by_role,
-    find_source,
     holdings,
-    load_source,
-    partition,
     plot_partition,
-    subset,
 )
 from fedmrn.errors import ConfigError, RunError
-from fedmrn.experiments.config import DataConfig, Experiment, difference, parse_toml
+from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.run.carried import restore_carried, save_carried
 from fedmrn.experiments.run.checkpoint import restore, save, saved_round, tidy
 from fedmrn.experiments.run.engines import Engine
-from fedmrn.experiments.run.record import Record, read_records
-from fedmrn.federation.engine import Account, Federation, RoundResult, simulate, total
+from fedmrn.experiments.run.folder import check_folder, finished
+from fedmrn.experiments.run.prepare import Prepared, prepare
+from fedmrn.experiments.run.record import Record, read_records, to_record
+from fedmrn.federation.engine import RoundResult, simulate
 from fedmrn.federation.warmup import warm_up
 from fedmrn.files import append, locked, write_atomic
 from fedmrn.methods import method
-from fedmrn.models.catalogue import build_model
 from fedmrn.server import Server
-from fedmrn.torch import RULES, ModelLayout, attach
-from fedmrn.torch.objectives import OBJECTIVES
+from fedmrn.torch import RULES, ModelLayout
 
 
 class Progress(Protocol):
@@ -71,85 +61,6 @@ class Progress(Protocol):
 
     def round(self, record: Record) -> None:
         """A round is complete and on disk."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An experiment with its data and model built."""
-
-    dataset: Dataset
-    federation: Federation
-    model: nn.Module
-
-
-def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
-    """Load the data, share it out, build the model.
-
-    Raises:
-        UsageError: data that is missing or damaged, a setting that does not fit it.
-    """
-    data, options = experiment.data, experiment.options
-    row, source, device = method(experiment.method), find_source(data.name), find_device(experiment.train.device)
-    model = build_model(
-        experiment.model.name,
-        shape=source.shape,
-        classes=source.classes,
-        seed=experiment.seed,
-        init_std=experiment.model.init_std or None,
-        task=source.task,
-    ).to(device)
-    dataset = load_source(source, data_dir).with_tests(data.max_test)
-    own: dict[str, Any] = {name: options.options[name] for name in RULES[row.local].options if name in options.options}
-    federation = Federation(
-        scheme=experiment.scheme(),
-        rule=partial(attach, **own),
-        optimizer=options.optimizer,
-        train_x=dataset.normalised_train(),
-        train_y=dataset.train_y,
-        parts=share_out(dataset, data, experiment.seed),
-        test_x=dataset.normalised_test(),
-        test_y=dataset.test_y,
-        rounds=experiment.train.rounds,
-        clients_per_round=experiment.train.clients_per_round,
-        local_epochs=experiment.train.local_epochs,
-        batch_size=experiment.train.batch_size,
-        lr=options.lr,
-        seed=experiment.seed,
-        by_batches=experiment.train.weight_by == "batches",
-        augment=partial(augment, fill=dataset.black()) if dataset.augment else None,
-        bfloat16=experiment.train.autocast == "bfloat16",
-        graphs=experiment.train.graphs,
-        objective=OBJECTIVES[source.task],
-    )
-    return Prepared(dataset, federation, model)
-
-
-def share_out(dataset: Dataset, data: DataConfig, seed: int) -> list[NDArray[np.int64]]:
-    """Return the indices of each client's training samples.
-
-    Raises:
-        ConfigError: the data set cannot be shared so.
-    """
-    if data.partition == "roles":
-        parts = by_role(dataset.roles, data.clients, data.min_size, seed)
-    else:
-        spec = PartitionSpec(data.partition, data.alpha, data.min_size, data.share)
-        parts = partition(dataset.labels(), spec, data.clients, seed)
-    return [subset(part, data.max_samples, seed, client) for client, part in enumerate(parts)]
-
-
-def find_device(name: str) -> torch.device:
-    """Return the device of `train.device`: cpu, cuda, or with auto CUDA where torch finds it.
-
-    Raises:
-        ConfigError: it is cuda and torch finds none.
-    """
-    cuda = torch.cuda.is_available()
-    if name == "cuda" and not cuda:
-        raise ConfigError(
-            f'train.device = "cuda", but torch {torch.__version__} finds no CUDA device here; "auto" takes the CPU then'
-        )
-    return torch.device("cuda" if cuda and name != "cpu" else "cpu")
 
 
 def run(
@@ -188,15 +99,6 @@ def run(
     with locked(folder):
         check_folder(folder, experiment, resume)  # another process may have been here meanwhile
         return _go_on(experiment, folder, prepared, data_dir=data_dir, progress=progress, engine=engine)
-
-
-def finished(folder: Path, experiment: Experiment) -> bool:
-    """Whether a folder holds all rounds of its experiment.
-
-    Raises:
-        RunError: the checkpoint is damaged.
-    """
-    return min(saved_round(folder), len(read_records(folder))) >= experiment.train.rounds
 
 
 def _go_on(
@@ -290,88 +192,6 @@ def check_engine(engine: Engine) -> None:
     except ModuleNotFoundError as error:
         raise ConfigError('--engine flower needs Flower: pip install "fedmrn[flower]" "flwr[simulation]"') from error
     check_ray()
-
-
-def to_record(result: RoundResult) -> Record:
-    """Return a round as plain values: everything but `seconds` is a function of the configuration and the seed.
-
-    `up` and `down` hold the bytes of all clients together by part, `raw` what the same would have taken without coding
-    (`fedmrn.wire.messages.plain`), and `by_client` the bytes of each client, in the order of `clients`. `density` is
-    the share of ones in the masks, a coded tensor; other methods have none. `noise_scale` is the geometric
-    mean of the scales that clients chose for their noise, a coded tensor, where they choose.
-    """
-    exchanges = result.exchanges
-    return {
-        "round": result.round,
-        "accuracy": result.accuracy,
-        "loss": result.loss,
-        "train_loss": result.train_loss,
-        "up": _with_total(result.up),
-        "down": _with_total(result.down),
-        "raw": {
-            "up": _with_total(total(e.raw_up for e in exchanges)),
-            "down": _with_total(total(e.raw_down for e in exchanges)),
-        },
-        "by_client": {"up": _columns([e.up for e in exchanges]), "down": _columns([e.down for e in exchanges])},
-        "bits_per_parameter": result.bits_per_parameter,
-        **({"density": result.density} if result.density else {}),
-        **({"noise_scale": result.noise_scale} if result.noise_scale else {}),
-        "clients": result.clients,
-        "seconds": round(result.seconds, 3),
-    }
-
-
-def _columns(accounts: Sequence[Account]) -> dict[str, list[int]]:
-    return {"coded": [a["coded"] for a in accounts], "total": [sum(a.values()) for a in accounts]}
-
-
-def _with_total(account: Account) -> Account:
-    return {**account, "total": sum(account.values())}
-
-
-def read_experiment(folder: Path) -> Experiment:
-    """Return the experiment of a run folder.
-
-    Raises:
-        RunError: the folder holds no run, or its configuration cannot be read.
-    """
-    path = folder / "config.toml"
-    try:
-        return Experiment.from_dict(parse_toml(path.read_text("utf-8"), "it"), str(path))
-    except (OSError, UnicodeDecodeError, ConfigError) as error:
-        raise RunError(f"{path} cannot be read ({error}); mend it, or --out FOLDER for a new run") from error
-
-
-def check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
-    """Refuse a folder that this run cannot use.
-
-    Raises:
-        RunError: it is in use by another configuration, or holds a run and `resume` is not set.
-    """
-    if not (folder / "config.toml").exists():
-        return
-    found = read_experiment(folder)
-    if found != experiment:
-        raise RunError(
-            f"{folder} holds another configuration: {difference(found.as_dict(), experiment.as_dict())}; "
-            "use the same, or --out FOLDER for a new run"
-        )
-    if not resume:
-        refuse_any(folder)
-
-
-def refuse_any(folder: Path) -> None:
-    """Refuse a folder that holds a run, of whatever configuration.
-
-    Raises:
-        RunError: it does.
-    """
-    if (folder / "config.toml").exists():
-        rounds = read_experiment(folder).train.rounds
-        raise RunError(
-            f"{folder} holds a run already ({len(read_records(folder))} of {rounds} rounds): "
-            "add --resume to go on with it, or --out FOLDER to start another"
-        )
 
 
 @contextmanager

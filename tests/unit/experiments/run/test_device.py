@@ -8,7 +8,7 @@ from small_federation import federation, small_model
 
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.config import load_setting
-from fedmrn.experiments.run.runner import find_device, prepare
+from fedmrn.experiments.run.prepare import find_device, prepare
 from fedmrn.federation.clients import Client
 
 
