@@ -13,6 +13,7 @@ from small_federation import SIZES, blobs, federation, small_model
 
 from fedmrn.experiments.config import load_setting
 from fedmrn.experiments.run import runner
+from fedmrn.experiments.run.prepare import Prepared
 from fedmrn.files import write_atomic
 from silent import Silent
 
@@ -80,11 +81,11 @@ def small_run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 
     experiment = load_setting("digits", CHANGES).experiment(METHOD, 1)
 
-    def prepare(*_: object) -> runner.Prepared:
+    def prepare(*_: object) -> Prepared:
         # One of this seed's clients takes part in rounds 1 and 2 and not again, another in 2 and 3.
         setting = federation(METHOD, scheme=experiment.scheme(), clients_per_round=2, local_epochs=1, seed=3)
         labels = SimpleNamespace(labels=blobs(sum(SIZES), 1)[1].numpy)
-        return runner.Prepared(labels, setting, small_model())  # type: ignore[arg-type]
+        return Prepared(labels, setting, small_model())  # type: ignore[arg-type]
 
     monkeypatch.setattr(runner, "prepare", prepare)
     monkeypatch.setattr(runner, "plot_partition", lambda _labels, _parts, path, _title: write_atomic(path, b"picture"))

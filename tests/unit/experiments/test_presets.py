@@ -94,7 +94,7 @@ def _trained_by() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("name", "method"), _trained_by())
 def test_a_client_of_it_trains_a_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, method: str) -> None:
-    monkeypatch.setattr(runner, "load_source", lambda source, _: made_up(source.name))
+    monkeypatch.setattr(prepare, "load_source", lambda source, _: made_up(source.name))
     cut = ["data.max_samples=2", "data.min_size=1", "train.local_epochs=1", "train.clients_per_round=1"]
     setting = load_setting(name, cut)
     setting = replace(setting, train=replace(setting.train, rounds=1, threads=1))
