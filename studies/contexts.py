@@ -112,7 +112,7 @@ def main() -> None:
     optimizer = OPTIMIZERS[federation.optimizer](prepared.model.parameters(), lr=federation.lr)
     rule = federation.rule(prepared.model, optimizer, broadcast, steps=data.steps, sampling_key=1, memory=None)
     train(prepared.model, rule, data)
-    u = rule._update()[coded]
+    u = rule.update()[coded]
     codec = federation.scheme.codecs[Group.CODED]
     inner = codec.masked
     report(

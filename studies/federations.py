@@ -7,7 +7,7 @@ regression with the bounded penalty w^2 / (1 + w^2).
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -191,10 +191,10 @@ def run(problem: Problem, plan: Plan, rounds: int, seed: int) -> Iterator[F32]:
     model = problem.build()
     row = method(plan.method)
     scheme = row.scheme({"noise": plan.law.name.lower()} if "noise" in row.options else {})
-    scheme = replace(scheme, rule=Scaled(plan.scale))
+    terms = {} if plan.progressive else {"progressive": False}
+    scheme = replace(scheme, rule=Scaled(plan.scale), terms=terms)
     server = Server(ModelLayout.of(model).layout, scheme, problem.start.copy(), b"a bench's secret", limits=LIMITS)
     server.secret = derive_key(b"secret of a bench", "run", seed).to_bytes(16, "little")
-    through = partial(attach, progressive=plan.progressive) if plan.method.startswith("fedmrn") else attach
     generator = np.random.default_rng([4, seed])
     yield server.state
     for r in range(1, rounds + 1):
@@ -204,7 +204,7 @@ def run(problem: Problem, plan: Plan, rounds: int, seed: int) -> Iterator[F32]:
         for client, mine in zip(clients, batches, strict=True):
             sgd = torch.optim.SGD(model.parameters(), lr=plan.rate(r))
             key = derive_key(server.secret, "sampling", r, client)
-            local = through(model, sgd, Frame.from_bytes(now.broadcast(client)), steps=STEPS, sampling_key=key)
+            local = attach(model, sgd, Frame.from_bytes(now.broadcast(client)), steps=STEPS, sampling_key=key)
             for batch in mine:
                 local.zero_grad()
                 problem.loss(model, problem.x[client, batch], problem.y[client, batch]).backward()

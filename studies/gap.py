@@ -101,7 +101,7 @@ def round_of(prepared: Prepared, state: Any, number: int) -> tuple[Any, list[Sen
         def watch(*, weight: int) -> Any:
             codec = federation.scheme.codecs[Group.CODED]
             if isinstance(codec, MaskedNoise):
-                u, noise = rule._u.numpy()[span].copy(), rule._noise.numpy()[span].copy()
+                u, noise = rule.u.numpy()[span].copy(), rule.noise.numpy()[span].copy()
                 frame = finish(weight=weight)
                 masked = codec.decode(frame.sections[0].body, u.size, frame.noise_key)
                 found.append(sent(u, noise, masked, codec.mask, weight))

@@ -24,6 +24,7 @@ FINAL_MASK_DOMAIN = 3 << 32
 FROZEN_DOMAIN = 9 << 32
 CODEBOOK_DOMAIN = 11 << 32
 TABLE_FILE = Path(__file__).parents[1] / "src" / "fedmrn" / "numerics" / "gaussian.bin"
+TERMS = {1: ("warmup", "<d"), 2: ("rho", "<d"), 3: ("progressive", "<B"), 4: ("stochastic", "<B")}
 
 
 def float32(value: float) -> float:
@@ -148,7 +149,9 @@ def read_frame(data: bytes, states: dict[int, list[float]] | None = None) -> dic
         params, body = data[at : at + n_params], data[at + n_params : at + n_params + n_body]
         at += n_params + n_body
         section = {"codec": codec, "role": role, "group": group, "elements": count, "params": params, "body": body}
-        if role != 2:
+        if role == 3:
+            section["terms"] = terms(body)
+        elif role != 2:
             section["state"] = (states or {}).get(group, [])
             section["values"] = decode(codec, params, count, body, frame["noise_key"], section["state"])
         if role == 0 and codec in (2, 12):
@@ -160,6 +163,24 @@ def read_frame(data: bytes, states: dict[int, list[float]] | None = None) -> dic
         frame["sections"].append(section)
     assert at == len(data) - CHECKSUM_SIZE
     return frame
+
+
+def terms(body: bytes) -> list[tuple[str, float]]:
+    """The terms of a broadcast, in the order of their tags."""
+    found, at = [], 0
+    while at < len(body):
+        tag, length = struct.unpack_from("<HI", body, at)
+        name, form = TERMS[tag]
+        found.append((name, struct.unpack(form, body[at + 6 : at + 6 + length])[0]))
+        at += 6 + length
+    return found
+
+
+def encode_terms(found: list[tuple[str, float]]) -> bytes:
+    """The only body that says these terms."""
+    tags = {name: (tag, form) for tag, (name, form) in TERMS.items()}
+    rows = sorted((*tags[name], value) for name, value in found)
+    return b"".join(struct.pack("<HI", tag, struct.calcsize(form)) + struct.pack(form, v) for tag, form, v in rows)
 
 
 def scales(body: bytes) -> list[tuple[int, float]]:
@@ -465,7 +486,7 @@ def write_frame(frame: dict[str, Any]) -> bytes:
     """The bytes of a frame as `read_frame` returns it, its bodies encoded anew from the values."""
     parts = b""
     for s in frame["sections"]:
-        body = encode(s, frame["noise_key"]) if "values" in s else b""
+        body = encode(s, frame["noise_key"]) if "values" in s else encode_terms(s.get("terms", []))
         fields = (s["codec"], s["role"], s["group"], len(s["params"]), s["elements"], len(body))
         parts += struct.pack(SECTION, *fields) + s["params"] + body
     data = struct.pack(

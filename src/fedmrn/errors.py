@@ -74,6 +74,10 @@ class UnknownCodecError(FrameError):
     """A section names a codec that is not in the registry."""
 
 
+class UnknownTermError(FrameError):
+    """A broadcast tells something that this version does not know, and that must not be ignored."""
+
+
 class PaddingError(FrameError):
     """Unused bits of the last byte are not zero, so the encoding is not the canonical one."""
 

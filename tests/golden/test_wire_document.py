@@ -29,7 +29,7 @@ from fedmrn.codecs import (
 )
 from fedmrn.codecs.mask import coded_mask
 from fedmrn.codecs.mask.trellis import LARGEST_LOG2_STATES
-from fedmrn.methods import METHODS
+from fedmrn.methods import METHODS, ReadBy
 from fedmrn.methods.method import SIDE
 from fedmrn.numerics import noise
 from fedmrn.numerics.bits import pack_bits
@@ -41,6 +41,7 @@ from fedmrn.wire import frame
 from fedmrn.wire.frame import Frame, Kind, Limits, Role, Section
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 from fedmrn.wire.messages import read_state
+from fedmrn.wire.terms import TERMS, read_terms, terms_section
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
 
@@ -65,7 +66,7 @@ def bits_of(section: dict[str, Any]) -> list[int]:
 
 
 def test_the_document_has_its_examples() -> None:
-    assert list(EXAMPLES) == [f"9.{k}" for k in range(1, 12)]
+    assert list(EXAMPLES) == [f"9.{k}" for k in range(1, 13)]
     assert DOCUMENT.count("```hex") == DOCUMENT.count("```json") == len(EXAMPLES)
     seen = {(d["kind"], s["parameters"][:4]) for _, d in EXAMPLES.values() for s in d["sections"]}
     assert {(1, "0000"), (1, "0101"), (1, ""), (2, "0000"), (2, "")} <= seen
@@ -74,9 +75,11 @@ def test_the_document_has_its_examples() -> None:
         (0, 0),
         (0, 1),
         (0, 2),
+        (0, 3),
         (1, 0),
         (1, 2),
         (2, 0),
+        (2, 2),
         (7, 0),
         (8, 0),
         (8, 2),
@@ -103,7 +106,8 @@ def test_the_independent_reader_agrees(name: str) -> None:
         assert got["params"].hex() == want["parameters"]
         shown = len(want.get("values", []))  # of a long mask, the first ones
         assert got.get("values", [])[:shown] == want.get("values", [])
-        assert shown == got["elements"] * ("values" in want) or got["codec"] in (9, 11)
+        assert shown == (got["elements"] if "values" in want else 0) or got["codec"] in (9, 11)
+        assert [list(row) for row in got.get("terms", [])] == want.get("terms", [])
         if "noise" in want:
             law, signed, scale = struct.unpack("<BBf", got["params"][:6] if got["codec"] != 12 else got["params"][1:])
             each = [s for size, s in got.get("scales", []) for _ in range(size)] or [1.0] * got["elements"]
@@ -174,6 +178,10 @@ def test_the_library_agrees(name: str) -> None:
         assert (got.codec, int(got.role), int(got.group), got.count) == tuple(
             want[f] for f in ("codec", "role", "group", "elements")
         )
+        if got.role is Role.TERMS:
+            assert list(read_terms(found).items()) == [tuple(row) for row in want["terms"]]
+            rebuilt += terms_section(dict(want["terms"]))
+            continue
         codec = codec_from(got.codec, got.params)
         assert codec.params() == got.params == bytes.fromhex(want["parameters"])
         body = _rebuilt(codec, got, want, found.noise_key, layout) if "values" in want else b""
@@ -229,7 +237,15 @@ def test_constants_of_the_document() -> None:
     assert f"| {frame.SECTION_SIZE} | p | bytes | parameters |" in DOCUMENT
     assert DOCUMENT.count(noise.GAUSSIAN_SHA256) == 1
     assert (int(Kind.UPDATE), int(Kind.BROADCAST)) == (1, 2)
-    assert [r.name.lower() for r in Role] == ["update", "state", "template"]
+    assert [r.name.lower() for r in Role] == ["update", "state", "template", "terms"]
+    assert "0 update, 1 state, 2 template, 3 terms |" in DOCUMENT
+    for term in TERMS.values():
+        form = "u8, 0 or 1" if term.kind is bool else "f64, 0 to 1" if term.most == 1 else "f64, 0 or more"
+        assert f"| {term.tag} | {form} | {term.name} |" in DOCUMENT
+        assert oracle.TERMS[term.tag][0] == term.name
+    for row in METHODS.values():
+        for option in row.options.values():
+            assert option.read_by is not ReadBy.CLIENT or f" | {option.default:g} |" in DOCUMENT
     assert "0 coded, 1 dense, 2 statistics" in DOCUMENT
     assert [int(g) for g in (Group.CODED, Group.DENSE, Group.STATS)] == [0, 1, 2]
     assert ", ".join(f"{int(law)} {law.name.lower()}" for law in Law) in DOCUMENT

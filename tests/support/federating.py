@@ -1,5 +1,8 @@
 """What the tests of the PyTorch layer share: a server for a model, and frames read back."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,20 +28,20 @@ def server_of(
     law: str = "uniform",
     scale: float = 0.01,
     choose: Choose = default_choice,
+    told: Mapping[str, float] | None = None,
 ) -> Server:
-    """A server whose state is the model's."""
+    """A server whose state is the model's; `told` are terms of its broadcast."""
     view = ModelLayout.of(model, choose)
-    return Server(
-        view.layout,
-        method(name).scheme({"noise": law, "scale": scale} if "noise" in method(name).options else {}),
-        view.read(),
-        SECRET,
-    )
+    scheme = method(name).scheme({"noise": law, "scale": scale} if "noise" in method(name).options else {})
+    return Server(view.layout, replace(scheme, terms=told or {}), view.read(), SECRET)
 
 
-def starting_server(model: nn.Module, name: str, options: Options | None = None) -> Server:
-    """A server of any method, at the start of a run from this model."""
+def starting_server(
+    model: nn.Module, name: str, options: Options | None = None, told: Mapping[str, float] | None = None
+) -> Server:
+    """A server of any method, at the start of a run from this model; `told` are terms of its broadcasts."""
     view, scheme = ModelLayout.of(model), method(name).scheme(options)
+    scheme = replace(scheme, terms={**scheme.terms, **(told or {})})
     return Server(view.layout, scheme, Server.initial(view.layout, scheme, view.read()), SECRET)
 
 

@@ -1,7 +1,7 @@
 """The commands. Heavy libraries are imported when a command needs them, so that --help is quick."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -260,15 +260,12 @@ def inspect(
 def methods() -> None:
     """List the methods that can be compared."""
     from fedmrn.cli.show import show_table
-    from fedmrn.methods import METHODS
+    from fedmrn.methods import METHODS, Method
 
-    def options(values: Mapping[str, object]) -> str:
-        follows = ("rounds", "seed")  # the run's own, unless they are set
-        return ", ".join(
-            f"{name}=" + ("the run's" if name in follows else f"{value}") for name, value in values.items()
-        )
+    def options(row: Method) -> str:
+        return ", ".join(f"{o.name}=" + ("the run's" if o.follows else f"{o.default}") for o in row.options.values())
 
-    rows = [(m.name, m.summary, options(m.options), str(m.id)) for m in METHODS.values()]
+    rows = [(m.name, m.summary, options(m), str(m.id)) for m in METHODS.values()]
     caption = (
         "All take lr, optimizer, side, down, server and server_lr, server_beta, server_beta2, server_tau too. "
         "To set one: --set method.topk.density=0.01. With --set method.scale=auto each client chooses its noise scale."

@@ -18,10 +18,12 @@ from fedmrn.codecs.base import (
 from fedmrn.codecs.bernoulli import Bernoulli
 from fedmrn.codecs.float16 import Float16
 from fedmrn.codecs.levels import Levels
+from fedmrn.codecs.mask.base import MaskCodec
 from fedmrn.codecs.mask.coded_mask import CodedMask
 from fedmrn.codecs.mask.masked_noise import MaskedNoise
 from fedmrn.codecs.mask.own_scale import OwnScale
 from fedmrn.codecs.mask.random_code import RandomCode
+from fedmrn.codecs.mask.scale import FitsUpdate, Fixed, NoiseScale
 from fedmrn.codecs.mask.shorter_mask import ShorterMask
 from fedmrn.codecs.raw import Raw
 from fedmrn.codecs.rotated import Rotated, Scale
@@ -68,10 +70,14 @@ __all__ = [
     "Codec",
     "CodedMask",
     "EncodeKeys",
+    "FitsUpdate",
+    "Fixed",
     "Float16",
     "Fold",
     "Levels",
+    "MaskCodec",
     "MaskedNoise",
+    "NoiseScale",
     "OwnScale",
     "Plane",
     "RandomCode",

@@ -124,6 +124,11 @@ class Codec(ABC):
     needs_state: ClassVar[bool] = False
     """Whether it reads and writes only after `bind`."""
 
+    @classmethod
+    def of(cls, codec: "Codec | None") -> Self | None:
+        """Return the codec if it is one of this class, else None: how local rules ask for theirs."""
+        return codec if isinstance(codec, cls) else None
+
     @property
     def any_vector(self) -> bool:
         """Whether it is made for updates of any values, so that its error on a vector means something."""

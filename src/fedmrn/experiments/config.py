@@ -171,8 +171,8 @@ class Setting:
         alike = {k: v for k, v in self.method.get(row.like, {}).items() if k in COMMON or k in row.options}
         own = self.method.get(name, {})
         common = {k: v for k, v in self.method.items() if not isinstance(v, dict) and (k in COMMON or k in row.options)}
-        run = {"rounds": self.train.rounds, "seed": seed}  # options of these names follow the run, unless set
-        follow = {k: v for k, v in run.items() if k in row.options}
+        run = {"rounds": self.train.rounds, "seed": seed}
+        follow = {option.name: run[option.follows] for option in row.options.values() if option.follows}
         values = {"optimizer": row.optimizer, **follow, **common, **alike, **own}
         split = {
             **{k: v for k, v in values.items() if k in COMMON},

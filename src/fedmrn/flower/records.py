@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from fedmrn.errors import WrongMessageError
 from fedmrn.wire.frame import CHECKSUM_SIZE, Frame, Role
 
-STYPE = "fedmrn.wire.frame.v1"
+STYPE = "fedmrn.frame.v1"
 FRAME = "frame"
 STATE = "state"
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
@@ -32,9 +32,9 @@ def to_array(data: bytes) -> Array:
 
 
 def cut(frame: Frame, state: Array | None = None) -> Cut:
-    """Cut a broadcast (templates first, then the state); `state`, if given, is taken for that of an equal state."""
+    """Cut a broadcast (templates and terms first, then the state); `state`, if given, is that of an equal state."""
     parts = frame.parts()
-    at = 1 + _PIECES * sum(section.role is Role.TEMPLATE for section in frame.sections)
+    at = 1 + _PIECES * sum(section.role is not Role.STATE for section in frame.sections)
     if state is None:
         state = to_array(b"".join(parts[at:-1]))
     return Cut(to_array(b"".join([*parts[:at], parts[-1]])), state)

@@ -1,13 +1,13 @@
-"""What a row of the table of methods is, and how its options resolve."""
+"""What a row of the table of methods is, and how its options become a scheme."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import inf, isfinite
 from types import MappingProxyType
 from typing import Any
 
-from fedmrn.codecs import Codec, Float16, Levels, MaskedNoise, OwnScale, Raw, Rotated, ShorterMask
+from fedmrn.codecs import Codec, Float16, Levels, Raw, Rotated
 from fedmrn.errors import ConfigError
+from fedmrn.methods.option import Option, ReadBy, Value
 from fedmrn.server.optimizer import Scaled, ServerOptimizer
 from fedmrn.server.rules import ServerRule
 from fedmrn.server.scheme import Scheme
@@ -15,7 +15,7 @@ from fedmrn.text import nearest
 from fedmrn.wire.layout import Group
 
 SIDE: Mapping[str, Codec] = MappingProxyType({"float32": Raw(), "float16": Float16(), "levels": Levels(127, 64)})
-"""What is not the method's own business travels as one of these: 32, 16, or 8.5 bits a value."""
+"""Encodings of side data (normalisation layers and their statistics), by name: 32, 16, or 8.5 bits a value."""
 DOWN: Mapping[str, tuple[Codec, Codec]] = MappingProxyType(
     {
         "float32": (Raw(), Raw()),
@@ -25,17 +25,12 @@ DOWN: Mapping[str, tuple[Codec, Codec]] = MappingProxyType(
         "eden2": (Rotated(2), Float16()),
     }
 )
-"""How the state is broadcast: the coded group, and the others."""
-NOISE_KEY: Mapping[str, bool] = MappingProxyType({"client": False, "round": True})
-"""Whose a noise key is: one client's in one round, or that of all clients of a round."""
-AUTO = "auto"
-"""What a person types in place of a noise scale, for those that clients choose."""
-Value = float | int | str
+"""Encodings of the broadcast's state, by name: of the coded group, and of the others."""
 Options = Mapping[str, Any]
-"""Name -> value, of the type that the row gives as default."""
+"""Options by name: values as typed, or what `Option.parse` makes of them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """A row of the comparison.
 
@@ -44,14 +39,12 @@ class Method:
         name: what a person types.
         summary: one line.
         local: the name of its local rule (`fedmrn.torch.RULES`): what local training optimises.
-        codec: makes the codec of the CODED group from the options.
-        options: what can be set, and the defaults, published ones where there are any; codec, server rule and local
-            rule each take theirs. `rounds` and `seed` follow the experiment unless they are set. `noise_key`
-            (a key of `NOISE_KEY`) is the scheme's own.
-        rule: makes the server rule from the options.
+        codec: makes the codec of the CODED group from the parsed options.
+        options: what can be set, by name (`by_name`).
+        rule: makes the server rule from the parsed options.
         weighted: whether clients count by their weight, or alike.
         optimizer: of local training, sgd or adam.
-        fixed: what the row sets of its local rule.
+        fixed: settings of its local rule that tell it from the method that it is an ablation of.
         like: the method of which it is a variant; what a preset sets for that one holds for it too.
     """
 
@@ -60,31 +53,30 @@ class Method:
     summary: str
     local: str
     codec: Callable[[Options], Codec]
-    options: Mapping[str, Value] = field(default_factory=dict)
+    options: Mapping[str, Option] = field(default_factory=dict)
     rule: Callable[[Options], ServerRule] = lambda _: ServerRule()
     weighted: bool = True
     optimizer: str = "sgd"
     fixed: Mapping[str, bool] = field(default_factory=dict)
     like: str = ""
 
+    @property
+    def defaults(self) -> dict[str, Value]:
+        """The default of each option."""
+        return {name: option.default for name, option in self.options.items()}
+
     def resolve(self, options: Options | None = None) -> dict[str, Value]:
-        """Return all options: those given, and the defaults of the others.
+        """Return the value of every option: those given, and the defaults of the others.
 
         Raises:
             ConfigError: the method has no such option, or the value is of another type.
         """
-        found = dict(self.options)
+        found = self.defaults
         for name, value in (options or {}).items():
             if name not in found:
                 hint = nearest(name, found) if found else ": it has none"
                 raise ConfigError(f"method {self.name} has no option {name!r}{hint}")
-            where = f"method {self.name}: {name} = {value!r}"
-            if name == "scale" and isinstance(value, str):
-                if value != AUTO:
-                    raise ConfigError(f'{where} must be a number or the word "{AUTO}"')
-                found[name] = AUTO
-            else:
-                found[name] = _as(type(self.options[name]), value, where)
+            found[name] = self.options[name].check(value, f"method {self.name}: {name} = {value!r}")
         return found
 
     def scheme(
@@ -97,7 +89,7 @@ class Method:
         """Return the scheme.
 
         Args:
-            options: of the method.
+            options: values by name; the others have their defaults.
             side: a key of `SIDE`: how the dense group and the statistics travel up.
             down: a key of `DOWN`: how the state travels down.
             optimizer: of the server; by default the state moves by the mean.
@@ -111,47 +103,29 @@ class Method:
         except ConfigError as error:
             raise ConfigError(f"method {self.name}: {error}") from error
 
-    def _scheme(self, values: dict[str, Value], side: str, down: str, optimizer: ServerOptimizer) -> Scheme:
-        auto = values.get("scale") == AUTO
-        if auto:
-            values["scale"] = 1.0
-        if side not in SIDE:
-            raise ConfigError(f"side data {side!r} does not exist{nearest(side, SIDE)}")
-        codec = self.codec(values)
-        if auto:
-            if not isinstance(codec, MaskedNoise | ShorterMask):
-                raise ConfigError(f"codec {codec.name} has no noise whose scale a client could choose")
-            codec = OwnScale(codec)
-        codecs = {Group.CODED: codec, Group.DENSE: SIDE[side], Group.STATS: SIDE[side]}
-        if down not in DOWN:
-            raise ConfigError(f"broadcast {down!r} does not exist{nearest(down, DOWN)}")
-        coded, others = DOWN[down]
-        broadcast = {Group.CODED: coded, Group.DENSE: others, Group.STATS: others}
-        whose = str(values.get("noise_key", "client"))
-        if whose not in NOISE_KEY:
-            raise ConfigError(f"noise_key {whose!r} does not exist{nearest(whose, NOISE_KEY)}")
-        shared = NOISE_KEY[whose]
-        if auto and shared:
-            raise ConfigError(
-                'scale = "auto" gives each client noise of its own scale, and noise_key = "round" one noise to all: '
-                'set scale to a number, or noise_key to "client"'
-            )
-        return Scheme(self.id, codecs, self.rule(values), self.weighted, broadcast, shared, optimizer)
+    def _scheme(self, values: Mapping[str, Value], side: str, down: str, optimizer: ServerOptimizer) -> Scheme:
+        for what, word, choices in (("side data", side, SIDE), ("broadcast", down, DOWN)):
+            if word not in choices:
+                raise ConfigError(f"{what} {word!r} does not exist{nearest(word, choices)}")
+        parsed = {name: self.options[name].parse(value) for name, value in values.items()}
+        codec, (coded, others) = self.codec(parsed), DOWN[down]
+        return Scheme(
+            method=self.id,
+            codecs={Group.CODED: codec, Group.DENSE: SIDE[side], Group.STATS: SIDE[side]},
+            rule=self.rule(parsed),
+            weighted=self.weighted,
+            down={Group.CODED: coded, Group.DENSE: others, Group.STATS: others},
+            shared_key=parsed.get("noise_key", False),
+            optimizer=optimizer,
+            terms=self._terms(values),
+        )
 
+    def _terms(self, values: Mapping[str, Value]) -> dict[str, float]:
+        """Return what clients must be told of the options: those of the local rule that are not at their default."""
+        options = (option for option in self.options.values() if option.read_by is ReadBy.CLIENT)
+        return {o.name: float(values[o.name]) for o in options if values[o.name] != o.default}
 
-def _as(kind: type, value: object, where: str) -> Value:
-    """Return a value of the option's type; a whole number will do for a float."""
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:  # a whole number of hundreds of digits
-            number = inf
-        if not isfinite(number):
-            raise ConfigError(f"{where} is not finite")
-        return number
-    if kind is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if kind is str and isinstance(value, str):
-        return value
-    names = {float: "a number", int: "a whole number", str: "a word"}
-    raise ConfigError(f"{where} must be {names[kind]}")
+    def local_options(self, told: Mapping[str, float]) -> dict[str, Any]:
+        """Return the settings of the local rule, given the terms of a broadcast."""
+        own = {o.name: o.default for o in self.options.values() if o.read_by is ReadBy.CLIENT}
+        return {**own, **self.fixed, **told}

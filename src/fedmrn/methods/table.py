@@ -1,20 +1,20 @@
 """The table of methods: everything that can be compared, a row each. `docs/methods.md` has a section a row."""
 
 from collections.abc import Callable, Mapping
-from enum import Enum
 from types import MappingProxyType
-from typing import TypeVar
 
 from fedmrn.codecs import (
     Bernoulli,
     Codec,
-    CodedMask,
     Levels,
     MaskedNoise,
+    NoiseScale,
+    OwnScale,
     RandomCode,
     Raw,
     Rotated,
     Scale,
+    ShorterMask,
     Sign,
     SignRule,
     Sparse,
@@ -22,42 +22,43 @@ from fedmrn.codecs import (
     Ternary,
 )
 from fedmrn.errors import ConfigError
-from fedmrn.methods.method import Method, Options, Value
+from fedmrn.methods.method import Method, Options
+from fedmrn.methods.option import NumberOption, ReadBy, WholeOption, by_name
+from fedmrn.methods.options import (
+    BINARY,
+    BINARY_SCALE,
+    LAW,
+    MERGE,
+    RANDOM_CODE,
+    SIGNED,
+    SIGNED_SCALE,
+    SPARSITY,
+    TOPK,
+    keep,
+)
 from fedmrn.numerics.masking import MaskType
-from fedmrn.numerics.noise import Law, NoiseSpec
-from fedmrn.server.rules import MajorityVote, MeanMask, Merge, MergePruned, Prune, check_binarisation
+from fedmrn.numerics.noise import NoiseSpec
+from fedmrn.server.rules import MajorityVote, MeanMask, MergePruned, Prune, check_binarisation
 from fedmrn.server.schedule import CubicSchedule
 from fedmrn.text import nearest
 
-E = TypeVar("E", bound=Enum)
 
-
-class Coding(Enum):
-    """How the bits of a mask travel."""
-
-    RAW = 0
-    ENTROPY = 1
-
-
-def _word(kind: type[E], word: str, what: str) -> E:
-    names = {member.name.lower(): member for member in kind}
-    if word not in names:
-        raise ConfigError(f"{what} {word!r} does not exist{nearest(word, names)}")
-    return names[word]
+def _scaled(scale: NoiseScale, masks: MaskedNoise | ShorterMask) -> Codec:
+    return OwnScale(masks) if scale.follows_update else masks
 
 
 def _masked(mask: MaskType, *, stochastic: bool = True) -> Callable[[Options], Codec]:
     def codec(o: Options) -> Codec:
-        raw = MaskedNoise(NoiseSpec(_word(Law, o["noise"], "noise law"), o["scale"]), mask, stochastic)
-        return {Coding.RAW: raw, Coding.ENTROPY: CodedMask(raw)}[_word(Coding, o["coding"], "coding")]
+        noise = NoiseSpec(o["noise"], o["scale"].of_parameters)
+        return _scaled(o["scale"], o["coding"](MaskedNoise(noise, mask, stochastic)))
 
     return codec
 
 
 def _random_code(mask: MaskType) -> Callable[[Options], Codec]:
     def codec(o: Options) -> Codec:
-        raw = MaskedNoise(NoiseSpec(_word(Law, o["noise"], "noise law"), o["scale"]), mask)
-        return RandomCode(raw, o["buckets"], o["log2_states"], o["rate"])
+        masked = MaskedNoise(NoiseSpec(o["noise"], o["scale"].of_parameters), mask)
+        return _scaled(o["scale"], RandomCode(masked, o["buckets"], o["log2_states"], o["rate"]))
 
     return codec
 
@@ -75,174 +76,213 @@ def _schedule(o: Options) -> CubicSchedule:
     return CubicSchedule(o["sparsity"], o["rounds"], o["start"], o["every"])
 
 
-_BINARY: Mapping[str, Value] = {"noise": "uniform", "scale": 0.01, "coding": "raw", "noise_key": "client"}
-_SIGNED: Mapping[str, Value] = {"noise": "uniform", "scale": 0.005, "coding": "raw", "noise_key": "client"}
-_CODE: Mapping[str, Value] = {"buckets": 16, "log2_states": 8, "rate": 1.125}
-_WHOLE: Mapping[str, Value] = {"keep": 1.0}
-_TOPK: Mapping[str, Value] = {"density": 0.03, "bits": 32}
-# `rounds` is the length of the schedule.
-_SPARSIFY: Mapping[str, Value] = {"sparsity": 0.97, "rounds": 100, "start": 0, "every": 1}
-
 _ROWS = (
-    Method(1, "fedavg", "float32 updates, the reference", "plain", lambda _: Raw()),
+    Method(id=1, name="fedavg", summary="float32 updates, the reference", local="plain", codec=lambda _: Raw()),
     Method(
-        2,
-        "fedmrn",
-        "masked random noise, binary mask {0, n}: one bit a parameter",
-        "masked-noise",
-        _masked(MaskType.BINARY),
-        _BINARY,
+        id=2,
+        name="fedmrn",
+        summary="masked random noise, binary mask {0, n}: one bit a parameter",
+        local="masked-noise",
+        codec=_masked(MaskType.BINARY),
+        options=BINARY,
     ),
     Method(
-        3,
-        "fedmrn-s",
-        "masked random noise, signed mask {-n, n}: one bit a parameter",
-        "masked-noise",
-        _masked(MaskType.SIGNED),
-        _SIGNED,
-    ),
-    Method(4, "signsgd", "signs, and the mean magnitude a tensor: one bit", "plain", lambda _: Sign()),
-    Method(
-        5,
-        "signsgd-stochastic",
-        "random signs of +-max|x| a tensor, unbiased: one bit",
-        "plain",
-        lambda _: Sign(SignRule.STOCHASTIC),
+        id=3,
+        name="fedmrn-s",
+        summary="masked random noise, signed mask {-n, n}: one bit a parameter",
+        local="masked-noise",
+        codec=_masked(MaskType.SIGNED),
+        options=SIGNED,
     ),
     Method(
-        6,
-        "topk",
-        "the elements of largest magnitude, no error feedback",
-        "plain",
-        lambda o: Sparse(o["density"], o["bits"]),
-        _TOPK,
+        id=4,
+        name="signsgd",
+        summary="signs, and the mean magnitude a tensor: one bit",
+        local="plain",
+        codec=lambda _: Sign(),
     ),
     Method(
-        7,
-        "terngrad",
-        "random {-s, 0, s}, s a tensor, of clipped values",
-        "plain",
-        lambda o: Ternary(o["clip"]),
-        {"clip": 2.5},
+        id=5,
+        name="signsgd-stochastic",
+        summary="random signs of +-max|x| a tensor, unbiased: one bit",
+        local="plain",
+        codec=lambda _: Sign(SignRule.STOCHASTIC),
     ),
     Method(
-        8,
-        "qsgd",
-        "random rounding to levels of a bucket's norm",
-        "plain",
-        lambda o: Levels(o["levels"], o["bucket"]),
-        {"levels": 7, "bucket": 128},
-    ),
-    Method(9, "drive", "rotation and signs, unbiased (EDEN at 1 bit): one bit", "plain", _rotated(1), _WHOLE),
-    Method(10, "drive-mse", "rotation and signs, least error: one bit", "plain", _rotated(1, Scale.MSE), _WHOLE),
-    Method(11, "eden2", "rotation and 2-bit centroids, unbiased", "plain", _rotated(2), _WHOLE),
-    Method(12, "eden4", "rotation and 4-bit centroids, unbiased", "plain", _rotated(4), _WHOLE),
-    Method(
-        13,
-        "eden-half",
-        "EDEN below one bit: a random part of the elements, unbiased",
-        "plain",
-        _rotated(1),
-        {"keep": 0.5},
+        id=6,
+        name="topk",
+        summary="the elements of largest magnitude, no error feedback",
+        local="plain",
+        codec=lambda o: Sparse(o["density"], o["bits"]),
+        options=TOPK,
     ),
     Method(
-        14,
-        "signsgd-vote",
-        "signs, and the server takes the majority's: one bit",
-        "plain",
-        lambda _: Sign(),
+        id=7,
+        name="terngrad",
+        summary="random {-s, 0, s}, s a tensor, of clipped values",
+        local="plain",
+        codec=lambda o: Ternary(o["clip"]),
+        options=by_name(
+            NumberOption(name="clip", default=2.5, words="magnitudes are clipped to this many root mean squares")
+        ),
+    ),
+    Method(
+        id=8,
+        name="qsgd",
+        summary="random rounding to levels of a bucket's norm",
+        local="plain",
+        codec=lambda o: Levels(o["levels"], o["bucket"]),
+        options=by_name(
+            WholeOption(name="levels", default=7, words="positive levels, 1 to 127"),
+            WholeOption(name="bucket", default=128, words="elements that share a norm"),
+        ),
+    ),
+    Method(
+        id=9,
+        name="drive",
+        summary="rotation and signs, unbiased (EDEN at 1 bit): one bit",
+        local="plain",
+        codec=_rotated(1),
+        options=keep(1.0),
+    ),
+    Method(
+        id=10,
+        name="drive-mse",
+        summary="rotation and signs, least error: one bit",
+        local="plain",
+        codec=_rotated(1, Scale.MSE),
+        options=keep(1.0),
+    ),
+    Method(
+        id=11,
+        name="eden2",
+        summary="rotation and 2-bit centroids, unbiased",
+        local="plain",
+        codec=_rotated(2),
+        options=keep(1.0),
+    ),
+    Method(
+        id=12,
+        name="eden4",
+        summary="rotation and 4-bit centroids, unbiased",
+        local="plain",
+        codec=_rotated(4),
+        options=keep(1.0),
+    ),
+    Method(
+        id=13,
+        name="eden-half",
+        summary="EDEN below one bit: a random part of the elements, unbiased",
+        local="plain",
+        codec=_rotated(1),
+        options=keep(0.5),
+    ),
+    Method(
+        id=14,
+        name="signsgd-vote",
+        summary="signs, and the server takes the majority's: one bit",
+        local="plain",
+        codec=lambda _: Sign(),
         rule=lambda _: MajorityVote(),
     ),
     Method(
-        15,
-        "topk-ef",
-        "the elements of largest magnitude, clients keep the rest",
-        "error-feedback",
-        lambda o: Sparse(o["density"], o["bits"]),
-        _TOPK,
+        id=15,
+        name="topk-ef",
+        summary="the elements of largest magnitude, clients keep the rest",
+        local="error-feedback",
+        codec=lambda o: Sparse(o["density"], o["bits"]),
+        options=TOPK,
     ),
     Method(
-        16,
-        "fedbat",
-        "random signs with a learned scale a tensor: one bit",
-        "learned-sign",
-        _learned_sign,
-        {"warmup": 0.5, "rho": 6.0},
+        id=16,
+        name="fedbat",
+        summary="random signs with a learned scale a tensor: one bit",
+        local="learned-sign",
+        codec=_learned_sign,
+        options=by_name(
+            NumberOption(
+                name="warmup", default=0.5, words="share of the steps without binarisation", read_by=ReadBy.CLIENT
+            ),
+            NumberOption(name="rho", default=6.0, words="how fast scales move", read_by=ReadBy.CLIENT),
+        ),
     ),
     Method(
-        17,
-        "fedpm",
-        "random masks of frozen weights: one bit",
-        "probability-mask",
-        lambda o: Bernoulli(o["seed"]),
-        {"seed": 1, "samples": 3},
+        id=17,
+        name="fedpm",
+        summary="random masks of frozen weights: one bit",
+        local="probability-mask",
+        codec=lambda o: Bernoulli(o["seed"]),
+        options=by_name(
+            WholeOption(name="seed", default=1, words="of the frozen weights", follows="seed"),
+            WholeOption(name="samples", default=3, words="sampled models that are evaluated", read_by=ReadBy.RULE),
+        ),
         rule=lambda o: MeanMask(o["seed"], samples=o["samples"]),
         weighted=False,
         optimizer="adam",
     ),
     Method(
-        18,
-        "fedsparsify-global",
-        "weights pruned on a schedule by the server: values only",
-        "support",
-        lambda _: Support(),
-        _SPARSIFY,
+        id=18,
+        name="fedsparsify-global",
+        summary="weights pruned on a schedule by the server: values only",
+        local="support",
+        codec=lambda _: Support(),
+        options=by_name(*SPARSITY),
         rule=lambda o: Prune(_schedule(o)),
     ),
     Method(
-        19,
-        "fedsparsify-local",
-        "weights pruned on a schedule by clients: values and places",
-        "weights",
-        lambda _: Sparse(1.0),
-        {**_SPARSIFY, "merge": "majority"},
-        rule=lambda o: MergePruned(_schedule(o), _word(Merge, o["merge"], "merge")),
+        id=19,
+        name="fedsparsify-local",
+        summary="weights pruned on a schedule by clients: values and places",
+        local="weights",
+        codec=lambda _: Sparse(1.0),
+        options=by_name(*SPARSITY, MERGE),
+        rule=lambda o: MergePruned(_schedule(o), o["merge"]),
     ),
     Method(
-        20,
-        "fedmrn-no-pm",
-        "ablation of fedmrn: every element masked from the first step",
-        "masked-noise",
-        _masked(MaskType.BINARY),
-        _BINARY,
+        id=20,
+        name="fedmrn-no-pm",
+        summary="ablation of fedmrn: every element masked from the first step",
+        local="masked-noise",
+        codec=_masked(MaskType.BINARY),
+        options=BINARY,
         fixed={"progressive": False},
         like="fedmrn",
     ),
     Method(
-        21,
-        "fedmrn-no-sm",
-        "ablation of fedmrn: the nearer codeword in place of a sample",
-        "masked-noise",
-        _masked(MaskType.BINARY, stochastic=False),
-        _BINARY,
+        id=21,
+        name="fedmrn-no-sm",
+        summary="ablation of fedmrn: the nearer codeword in place of a sample",
+        local="masked-noise",
+        codec=_masked(MaskType.BINARY, stochastic=False),
+        options=BINARY,
         fixed={"stochastic": False},
         like="fedmrn",
     ),
     Method(
-        22,
-        "fedmrn-post",
-        "ablation of fedmrn: train freely, mask once at the end",
-        "plain",
-        _masked(MaskType.BINARY),
-        _BINARY,
+        id=22,
+        name="fedmrn-post",
+        summary="ablation of fedmrn: train freely, mask once at the end",
+        local="plain",
+        codec=_masked(MaskType.BINARY),
+        options=BINARY,
         like="fedmrn",
     ),
     Method(
-        23,
-        "fedmrn-mrc",
-        "fedmrn by minimal random coding: names one of many shared masks",
-        "masked-noise",
-        _random_code(MaskType.BINARY),
-        {"noise": "uniform", "scale": 0.01, **_CODE},
+        id=23,
+        name="fedmrn-mrc",
+        summary="fedmrn by minimal random coding: names one of many shared masks",
+        local="masked-noise",
+        codec=_random_code(MaskType.BINARY),
+        options=by_name(LAW, BINARY_SCALE, *RANDOM_CODE),
         like="fedmrn",
     ),
     Method(
-        24,
-        "fedmrn-s-mrc",
-        "fedmrn-s by minimal random coding: names one of many shared masks",
-        "masked-noise",
-        _random_code(MaskType.SIGNED),
-        {"noise": "uniform", "scale": 0.005, **_CODE},
+        id=24,
+        name="fedmrn-s-mrc",
+        summary="fedmrn-s by minimal random coding: names one of many shared masks",
+        local="masked-noise",
+        codec=_random_code(MaskType.SIGNED),
+        options=by_name(LAW, SIGNED_SCALE, *RANDOM_CODE),
         like="fedmrn-s",
     ),
 )

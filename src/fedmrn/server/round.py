@@ -15,6 +15,7 @@ from fedmrn.server.optimizer import Scaled
 from fedmrn.wire.frame import Frame, Kind
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import state_sections, templates
+from fedmrn.wire.terms import terms_section
 
 if TYPE_CHECKING:
     from fedmrn.server.server import Server
@@ -36,6 +37,7 @@ class Round:
         self._done: set[int | str] = set()
         self._exact = state_sections(server.layout, server.state) if server.scheme.exact_broadcast else None
         self._templates = templates(server.layout, server.scheme.codecs_at(number))
+        self._terms = terms_section(server.scheme.terms)
         self.aggregator = Aggregator(
             server.layout,
             self._templates,
@@ -69,7 +71,7 @@ class Round:
         if state is None:  # under keys of each client's own, unless it is shared: what coding loses averages out then
             keys = EncodeKeys(key, derive_key(server.secret, "broadcast", self.number, client))
             state = state_sections(server.layout, server.state, server.scheme.down, keys)
-        sections = self._templates + state
+        sections = self._templates + self._terms + state
         return Frame(Kind.BROADCAST, server.scheme.method, self.number, key, server.layout.digest, 0, sections)
 
     def add(self, client: int | str, data: bytes | memoryview) -> Frame:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fedmrn.codecs import Codec, Raw
+from fedmrn.codecs import Codec, MaskCodec, Raw
 from fedmrn.errors import ConfigError
 from fedmrn.server.optimizer import Scaled, ServerOptimizer
 from fedmrn.server.rules import ServerRule
@@ -22,9 +22,11 @@ class Scheme:
         down: how each group of the state is broadcast; exact where nothing is said.
         shared_key: whether all clients of a round have one noise key.
         optimizer: how far the trained part of the state moves along what the rule asks for.
+        terms: what clients are told beside the codecs, by name (`fedmrn.wire.terms`); what is not told has its default.
 
     Raises:
-        ConfigError: the method needs an exact broadcast and is not given one.
+        ConfigError: the method needs an exact broadcast and is not given one, or clients are to choose scales of a
+            noise that they share.
     """
 
     method: int
@@ -34,10 +36,17 @@ class Scheme:
     down: Mapping[Group, Codec] = field(default_factory=dict)
     shared_key: bool = False
     optimizer: ServerOptimizer = field(default_factory=lambda: Scaled(1.0))
+    terms: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.rule.needs_zeros and not self.exact_broadcast:
             raise ConfigError("clients must see which weights are zero: set down to float32")
+        masks = MaskCodec.of(self.codecs.get(Group.CODED))
+        if self.shared_key and masks is not None and masks.noise_scale.follows_update:
+            raise ConfigError(
+                'scale = "auto" gives each client noise of its own scale, and noise_key = "round" one noise to all: '
+                'set scale to a number, or noise_key to "client"'
+            )
 
     @property
     def exact_broadcast(self) -> bool:

@@ -1,23 +1,24 @@
 """Clients in PyTorch: flat parameters, local rules as optimiser wrappers, the training loop, evaluation."""
 
-from typing import Any
+from types import EllipsisType
 
 import torch
 from torch import nn
 
-from fedmrn.errors import WrongMethodError
+from fedmrn.errors import MalformedFrameError, WrongMethodError
 from fedmrn.methods import METHODS
 from fedmrn.torch.loop import LocalData, evaluate, train, train_client
-from fedmrn.torch.model_layout import ModelLayout, default_choice
+from fedmrn.torch.model_layout import Choose, ModelLayout, default_choice
 from fedmrn.torch.rules.after import ErrorFeedback, HandOverWeights, KeepSupport
-from fedmrn.torch.rules.base import LocalRule
+from fedmrn.torch.rules.base import F32, LocalRule
 from fedmrn.torch.rules.learned import LearnedSign, ProbabilityMask
-from fedmrn.torch.rules.masked_noise import MaskedNoise
+from fedmrn.torch.rules.masked_noise import MaskedTraining
 from fedmrn.wire.frame import Frame
+from fedmrn.wire.terms import read_terms
 
 RULES: dict[str, type[LocalRule]] = {
     "plain": LocalRule,
-    "masked-noise": MaskedNoise,
+    "masked-noise": MaskedTraining,
     "probability-mask": ProbabilityMask,
     "learned-sign": LearnedSign,
     "error-feedback": ErrorFeedback,
@@ -32,7 +33,9 @@ def attach(
     broadcast: Frame | bytes,
     *,
     steps: int,
-    **options: Any,
+    sampling_key: int | None = None,
+    choose: Choose = default_choice,
+    memory: F32 | EllipsisType | None = ...,
 ) -> LocalRule:
     """Return the optimiser wrapper of the method that the broadcast names; see `fedmrn.torch.rules.base`.
 
@@ -41,24 +44,39 @@ def attach(
         optimizer: over this model's parameters.
         broadcast: what the server sent.
         steps: the number of local steps that will follow.
-        **options: of the method's local rule, such as `progressive=False`.
+        sampling_key, choose, memory: as for `LocalRule`.
+
+    Settings of the local rule are the server's to choose: they are in the broadcast, or follow from its method.
 
     Raises:
         WrongMethodError: the broadcast names a method that this version does not know.
         UsageError, FrameError: as the local rule.
     """
     frame = broadcast if isinstance(broadcast, Frame) else Frame.from_bytes(broadcast)
-    for method in METHODS.values():
-        if method.id == frame.method:
-            return RULES[method.local](model, optimizer, frame, steps=steps, **{**method.fixed, **options})
-    raise WrongMethodError(f"the broadcast is of method {frame.method}, which this version does not know")
+    row = next((row for row in METHODS.values() if row.id == frame.method), None)
+    if row is None:
+        raise WrongMethodError(f"the broadcast is of method {frame.method}, which this version does not know")
+    rule, told = RULES[row.local], read_terms(frame)
+    for name in told:
+        if name not in rule.options:
+            raise MalformedFrameError(f"the broadcast sets {name}, which method {row.name} does not have")
+    return rule(
+        model,
+        optimizer,
+        frame,
+        steps=steps,
+        sampling_key=sampling_key,
+        choose=choose,
+        memory=memory,
+        **row.local_options(told),
+    )
 
 
 __all__ = [
     "RULES",
     "LocalData",
     "LocalRule",
-    "MaskedNoise",
+    "MaskedTraining",
     "ModelLayout",
     "attach",
     "default_choice",

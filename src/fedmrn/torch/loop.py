@@ -102,7 +102,7 @@ def train(
 
     def learn_and_move(x: Tensor, y: Tensor) -> None:
         learn(x, y)
-        rule._step()
+        rule.device_step()
 
     for epoch in range(data.epochs):
         order = torch.from_numpy(Stream(data.key, domain(Purpose.SHUFFLE, epoch)).permutation(len(data.x))).to(device)

@@ -1,8 +1,8 @@
 """Frames: what travels. `docs/wire-format.md` is the specification; this module is its twin.
 
 A frame is an *update* (client to server: one section a tensor group) or a *broadcast* (server to client: what to send,
-as templates, and the state of the model). Parsing looks at headers only and keeps bodies as views of the bytes it was
-given: it allocates O(sections), and nothing whose size the sender chose.
+as templates, terms of training, and the state of the model). Parsing looks at headers only and keeps bodies as views of
+the bytes it was given: it allocates O(sections), and nothing whose size the sender chose.
 """
 
 import struct
@@ -43,14 +43,15 @@ class Kind(IntEnum):
 
 
 class Role(IntEnum):
-    """What a section is: a client's update, the server's state, or the template of a section to send."""
+    """What a section is: an update, the server's state, the template of a section to send, or terms of training."""
 
     UPDATE = 0
     STATE = 1
     TEMPLATE = 2
+    TERMS = 3
 
 
-_ROLES = {Kind.UPDATE: {Role.UPDATE}, Kind.BROADCAST: {Role.STATE, Role.TEMPLATE}}
+_ROLES = {Kind.UPDATE: {Role.UPDATE}, Kind.BROADCAST: {Role.STATE, Role.TEMPLATE, Role.TERMS}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +198,13 @@ class Frame:
     def account(self) -> dict[str, int]:
         """Return the bytes of this frame by part: a body for each group, header, checksum; they add up to its length.
 
-        Section headers and codec parameters count as header.
+        Section headers, codec parameters and terms count as header.
         """
         bodies = {g.name.lower(): 0 for g in Group}
         for s in self.sections:
-            bodies[s.group.name.lower()] += len(s.body)
-        header = HEADER_SIZE + sum(s.size - len(s.body) for s in self.sections)
+            if s.role is not Role.TERMS:
+                bodies[s.group.name.lower()] += len(s.body)
+        header = HEADER_SIZE + sum(s.size for s in self.sections) - sum(bodies.values())
         return {**bodies, "header": header, "checksum": CHECKSUM_SIZE}
 
     def select(self, role: Role, group: Group) -> Section | None:

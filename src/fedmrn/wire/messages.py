@@ -160,6 +160,8 @@ def plain(frame: Frame, limits: Limits = DEFAULT_LIMITS) -> Frame:
 
 
 def _plain(section: Section, noise_key: int, most: int) -> Section:
+    if section.role is Role.TERMS:
+        return section
     codec = codec_from(section.codec, section.params)
     body = section.body
     if section.group is Group.CODED and section.role is not Role.STATE:

@@ -1,6 +1,7 @@
 """Every row of the table of methods in a small federation: repeatable, resumable, and what clients keep."""
 
-from functools import cache, partial
+from dataclasses import replace
+from functools import cache
 from statistics import fmean
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from fedmrn.errors import ConfigError
 from fedmrn.federation.engine import RoundResult, secret_of, simulate
 from fedmrn.methods import METHODS as ALL
+from fedmrn.methods import method
 from fedmrn.server import Server
 from fedmrn.server.rules import MeanMask
 from fedmrn.torch import RULES, LocalRule, ModelLayout, evaluate
@@ -226,20 +228,22 @@ class TestSettings:
         adam = run(federation("fedavg", optimizer="adam", rounds=1))
         assert adam[0].state.tobytes() != whole("fedavg")[0].state.tobytes()
 
-    def test_options_of_a_local_rule_are_given_through_the_factory(self) -> None:
-        (other, *_) = run(federation("fedbat", rounds=1, rule=partial(rule, warmup=1.0)))
+    def test_options_of_a_local_rule_reach_clients_by_the_broadcast(self) -> None:
+        (other, *_) = run(federation("fedbat", rounds=1, scheme=method("fedbat").scheme({"warmup": 1.0})))
         (usual, *_) = whole("fedbat")
         assert other.state.tobytes() != usual.state.tobytes()
-        (same, *_) = run(federation("fedbat", rounds=1, rule=partial(rule, warmup=0.5, rho=6.0)))
+        assert other.down["header"] == usual.down["header"] + 4 * (20 + 1 + 6 + 8)
+        (same, *_) = run(federation("fedbat", rounds=1, scheme=method("fedbat").scheme({"warmup": 0.5, "rho": 6.0})))
         assert same.state.tobytes() == usual.state.tobytes()
 
-    def test_an_ablation_set_by_hand_is_the_row_of_the_table(self) -> None:
+    def test_an_ablation_that_is_told_is_the_row_of_the_table(self) -> None:
         """fedmrn with progressive=False sends what fedmrn-no-pm sends, but for the method's number."""
         for row, option in (("fedmrn-no-pm", "progressive"), ("fedmrn-no-sm", "stochastic")):
-            by_hand = run(federation("fedmrn", rule=partial(rule, **{option: False})))
-            for mine, theirs in zip(by_hand, whole(row), strict=True):
+            scheme = replace(federation("fedmrn").scheme, terms={option: False})
+            told = run(federation("fedmrn", scheme=scheme))
+            for mine, theirs in zip(told, whole(row), strict=True):
                 assert mine.state.tobytes() == theirs.state.tobytes()
-            assert by_hand[-1].state.tobytes() != whole("fedmrn")[-1].state.tobytes()
+            assert told[-1].state.tobytes() != whole("fedmrn")[-1].state.tobytes()
 
 
 class TestSparsity:

@@ -131,16 +131,16 @@ def test_the_published_values_are_resolved() -> None:
     published = {"sparsity": 0.97, "rounds": 100, "start": 0, "every": 1, "merge": "majority"}
     assert row.resolve() == row.resolve({}) == published
     assert row.resolve({"rounds": 7, "merge": "mean"}) == {**published, "rounds": 7, "merge": "mean"}
-    assert row.options == published, "the row itself stays"
+    assert row.defaults == published, "the row itself stays"
     assert method("fedavg").resolve() == {}
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_published_values_can_be_given_again(name: str) -> None:
     row = method(name)
-    scheme = row.scheme(row.resolve(row.options))
+    scheme = row.scheme(row.resolve(row.defaults))
     assert scheme == row.scheme(None)
-    assert all(isinstance(v, float | int | str) and not isinstance(v, bool) for v in row.options.values())
+    assert all(isinstance(v, float | int | str) and not isinstance(v, bool) for v in row.defaults.values())
 
 
 @pytest.mark.parametrize(

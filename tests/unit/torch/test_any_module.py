@@ -180,8 +180,8 @@ def test_tied_weights_are_one_tensor_and_stay_tied() -> None:
 def test_tied_weights_get_the_gradient_of_both_uses() -> None:
     model = Tied()
     x, y = ZOO["tied"].data()
-    broadcast = server_of(model).begin(1, ["a"]).broadcast("a")
-    rule = attach(model, torch.optim.SGD(model.parameters(), lr=1.0), broadcast, steps=1, progressive=False)
+    broadcast = server_of(model, told={"progressive": False}).begin(1, ["a"]).broadcast("a")
+    rule = attach(model, torch.optim.SGD(model.parameters(), lr=1.0), broadcast, steps=1)
     # Binary masks leave the weights where they are in the first step, as u is 0.
     reference = Tied()
     reference.load_state_dict({k: v.clone() for k, v in model.state_dict().items()})
@@ -189,7 +189,7 @@ def test_tied_weights_get_the_gradient_of_both_uses() -> None:
         F.cross_entropy(each(x), y).backward()
     rule.step()
     expected = torch.cat([-p.grad.flatten() for p in reference.parameters()])  # type: ignore[union-attr]
-    assert torch.equal(rule._u, expected)  # type: ignore[attr-defined]
+    assert torch.equal(rule.u, expected)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("name", "moves"), [("fedmrn", False), ("fedmrn-s", True)])

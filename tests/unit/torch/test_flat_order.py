@@ -138,7 +138,7 @@ def test_a_model_in_channels_last_gives_the_same_frame(name: str) -> None:
         )
         F.cross_entropy(model(x.contiguous(memory_format=memory)), y).backward()
         rule.step()
-        us.append(rule._u.clone())  # type: ignore[attr-defined]
+        us.append(rule.u.clone())  # type: ignore[attr-defined]
         frames.append(rule.finish(weight=1))
     assert digests[0] == digests[1]
     np.testing.assert_array_equal(flats[0], flats[1])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedmrn.errors import ConfigError, UnsupportedModelError
-from fedmrn.torch import MaskedNoise, attach
+from fedmrn.torch import MaskedTraining, attach
 
 SIZE, STEPS = 40, 6
 
@@ -26,19 +26,21 @@ def gradients() -> list[Tensor]:
     return list(torch.randn(STEPS, SIZE))
 
 
-def masked(model: nn.Module, optimizer: torch.optim.Optimizer, name: str = "fedmrn", steps: int = STEPS) -> MaskedNoise:
+def masked(
+    model: nn.Module, optimizer: torch.optim.Optimizer, name: str = "fedmrn", steps: int = STEPS
+) -> MaskedTraining:
     rule = attach(model, optimizer, broadcast_of(model, name), steps=steps, sampling_key=3)
-    assert isinstance(rule, MaskedNoise)
+    assert isinstance(rule, MaskedTraining)
     return rule
 
 
-def push(model: Pushed, rule: MaskedNoise, given: list[Tensor]) -> NDArray[np.float32]:
+def push(model: Pushed, rule: MaskedTraining, given: list[Tensor]) -> NDArray[np.float32]:
     """Take the steps; return u."""
     for gradient in given:
         rule.zero_grad()
         model.pushed(gradient).backward()
         rule.step()
-    return rule._u.numpy().copy()
+    return rule.u.numpy().copy()
 
 
 def close(u: NDArray[np.float32], expected: NDArray[np.float64]) -> None:
@@ -112,7 +114,7 @@ def test_a_scheduler_on_either_optimiser_scales_the_steps_on_u(on: str) -> None:
         rule.step()
         schedule.step()
     rates = [0.4, 0.4, 0.2, 0.2, 0.1, 0.1]
-    close(rule._u.numpy(), -sum(r * g.double().numpy() for r, g in zip(rates, given, strict=True)))
+    close(rule.u.numpy(), -sum(r * g.double().numpy() for r, g in zip(rates, given, strict=True)))
     assert rule.param_groups is inner.param_groups
     assert inner.param_groups[0]["lr"] == pytest.approx(0.05)
 
@@ -138,7 +140,7 @@ def test_other_schedulers_on_the_wrapper_do_as_on_the_inner_optimiser(schedule) 
             model.pushed(gradient).backward()
             rule.step()
             changes.step()
-        ends.append(rule._u.clone())
+        ends.append(rule.u.clone())
     assert torch.equal(*ends)
     plain = Pushed(SIZE)
     assert not torch.equal(
@@ -161,7 +163,7 @@ def test_every_way_of_clearing_gradients_is_the_same() -> None:
             clear(model, rule)
             model.pushed(gradient).backward()
             rule.step()
-        ends.append(rule._u.clone())
+        ends.append(rule.u.clone())
     assert all(torch.equal(ends[0], end) for end in ends[1:])
 
 
@@ -182,7 +184,7 @@ def test_gradients_that_are_not_cleared_add_up() -> None:
     model.pushed(first).backward()
     model.pushed(second).backward()
     rule.step()
-    close(rule._u.numpy(), -0.5 * (first + second).double().numpy())
+    close(rule.u.numpy(), -0.5 * (first + second).double().numpy())
 
 
 def test_clipping_between_backward_and_step_bounds_the_step_on_u() -> None:
@@ -193,7 +195,7 @@ def test_clipping_between_backward_and_step_bounds_the_step_on_u() -> None:
     assert norm > 1
     rule.step()
     exact = gradient.double().numpy()
-    close(rule._u.numpy(), -0.5 * 0.1 * exact / (np.linalg.norm(exact) + 1e-6))
+    close(rule.u.numpy(), -0.5 * 0.1 * exact / (np.linalg.norm(exact) + 1e-6))
 
 
 def test_parameter_groups_keep_their_own_rates() -> None:
@@ -208,8 +210,8 @@ def test_parameter_groups_keep_their_own_rates() -> None:
     x, y = batch()
     F.cross_entropy(model(x), y).backward()
     rule.step()
-    assert not rule._u[: 6 * 4 + 4].any()
-    assert rule._u[6 * 4 + 4 :].all()
+    assert not rule.u[: 6 * 4 + 4].any()
+    assert rule.u[6 * 4 + 4 :].all()
 
 
 def test_an_optimiser_over_a_part_of_the_model_leaves_the_rest_at_zero() -> None:
@@ -218,8 +220,8 @@ def test_an_optimiser_over_a_part_of_the_model_leaves_the_rest_at_zero() -> None
     x, y = batch()
     F.cross_entropy(model(x), y).backward()
     rule.step()
-    assert not rule._u[: 6 * 4 + 4].any()
-    assert rule._u[6 * 4 + 4 :].all()
+    assert not rule.u[: 6 * 4 + 4].any()
+    assert rule.u[6 * 4 + 4 :].all()
 
 
 @pytest.mark.parametrize("make", [lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=1e-4), torch.optim.AdamW])
@@ -254,7 +256,7 @@ class TestGradientScaling:
     """A `GradScaler` unscales the gradients through the wrapper before it lets it step."""
 
     @staticmethod
-    def run(scale: float | None, *, spoil: int = -1) -> tuple[MaskedNoise, nn.Module]:
+    def run(scale: float | None, *, spoil: int = -1) -> tuple[MaskedTraining, nn.Module]:
         torch.manual_seed(9)
         model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
         rule = masked(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
@@ -271,19 +273,19 @@ class TestGradientScaling:
 
     def test_a_power_of_two_changes_no_bit(self) -> None:
         (scaled, _), (plain, _) = self.run(1024.0), self.run(None)
-        assert scaled._u.any()
-        assert torch.equal(scaled._u, plain._u)
+        assert scaled.u.any()
+        assert torch.equal(scaled.u, plain.u)
         assert scaled.finish(weight=1).to_bytes() == plain.finish(weight=1).to_bytes()
 
     def test_any_other_scale_changes_rounding_only(self) -> None:
         (scaled, _), (plain, _) = self.run(1000.0), self.run(None)
         # Each gradient is rounded about three times more; a mask that fell otherwise would show as 0.1 * |n|.
-        assert (scaled._u - plain._u).abs().max() <= 100 * STEPS * 2.0**-24 * plain._u.abs().max()
+        assert (scaled.u - plain.u).abs().max() <= 100 * STEPS * 2.0**-24 * plain.u.abs().max()
 
     def test_a_step_that_the_scaler_skips_is_not_taken(self) -> None:
         rule, _ = self.run(1024.0, spoil=2)
         assert rule.taken == STEPS - 1
-        assert torch.isfinite(rule._u).all()
+        assert torch.isfinite(rule.u).all()
         with pytest.warns(UserWarning, match=f"after {STEPS - 1} of {STEPS} steps"):
             rule.finish(weight=1)
 
@@ -332,12 +334,12 @@ class TestSteps:
         broadcast = broadcast_of(model, name)
         w = model.w.detach().clone()
         rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.0), broadcast, steps=4, sampling_key=3)
-        assert isinstance(rule, MaskedNoise)
-        noise = rule._noise
-        rule._u.copy_(noise / 2)
+        assert isinstance(rule, MaskedTraining)
+        noise = rule.noise
+        rule.u.copy_(noise / 2)
         shares = []
         for _ in range(4):
-            rule._draw()
+            rule.draw()
             upper, lower = w + noise, w - noise if name == "fedmrn-s" else w
             at_codeword = (model.w == upper) | (model.w == lower)
             assert bool((at_codeword | (model.w == w + noise / 2)).all())
@@ -353,14 +355,14 @@ class TestSteps:
         model, given = Pushed(SIZE), gradients()
         w = model.w.detach().clone()
         rule = masked(model, torch.optim.SGD(model.parameters(), lr=0.01), steps=2)
-        noise = rule._noise
+        noise = rule.noise
         for gradient in given:
             rule.zero_grad()
             model.pushed(gradient).backward()
             rule.step()
             if rule.taken >= 2:
                 assert bool(((model.w == w + noise) | (model.w == w)).all())
-        close(rule._u.numpy(), -0.01 * sum(g.double().numpy() for g in given))
+        close(rule.u.numpy(), -0.01 * sum(g.double().numpy() for g in given))
 
 
 def test_an_optimiser_of_another_model_is_refused() -> None:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from fedmrn.codecs import MaskedNoise as Codec
 from fedmrn.codecs import codec_from
 from fedmrn.numerics.rng import Purpose
-from fedmrn.torch import MaskedNoise, attach
+from fedmrn.torch import MaskedTraining, attach
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
 
@@ -39,7 +39,8 @@ class Lockstep:
     def __init__(self, name: str, *, progressive: bool = True, stochastic: bool = True, late: int = 0) -> None:
         torch.manual_seed(5)
         self.model = SmallNet()
-        broadcast = broadcast_of(self.model, name, scale=SCALE)
+        told = {"progressive": progressive, "stochastic": stochastic}
+        broadcast = broadcast_of(self.model, name, scale=SCALE, told=told)
         frame = Frame.from_bytes(broadcast)
         template = frame.select(Role.TEMPLATE, Group.CODED)
         assert template is not None
@@ -69,17 +70,15 @@ class Lockstep:
             broadcast,
             steps=STEPS,
             sampling_key=KEY,
-            progressive=progressive,
-            stochastic=stochastic,
         )
-        assert isinstance(rule, MaskedNoise)
+        assert isinstance(rule, MaskedTraining)
         self.rule, self.stochastic = rule, stochastic
         self.differing = self.decisions = 0
 
     def u(self, name: str) -> torch.Tensor:
         """The library's u of a tensor, float64."""
         start, stop = self.oracle.range[name]
-        return self.rule._u[start:stop].view(self.oracle.u[name].shape).double()
+        return self.rule.u[start:stop].view(self.oracle.u[name].shape).double()
 
     def agree(self, names: tuple[str, ...]) -> None:
         """Every value of the library in these tensors is as near to the reference as rounding allows."""

@@ -12,7 +12,8 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
+from fedmrn.codecs.base import CHUNK, EncodeKeys, check_finite
+from fedmrn.codecs.mask.base import MaskCodec
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import check_mask, pack_bits
 from fedmrn.numerics.kernels import choose, fold
@@ -69,7 +70,7 @@ class _MaskReader:
 
 
 @dataclass(frozen=True)
-class MaskedNoise(Codec):
+class MaskedNoise(MaskCodec):
     """One bit an element.
 
     Attributes:
@@ -100,11 +101,11 @@ class MaskedNoise(Codec):
 
     @property
     def masked(self) -> "MaskedNoise":
-        """The codec itself; those around it have it under this name too."""
+        """The codec itself."""
         return self
 
     def over(self, masked: "MaskedNoise") -> "MaskedNoise":
-        """Return the other codec, as those around one do with what is around it."""
+        """Return `masked`. Codecs that wrap a mask return a copy of themselves around it."""
         return masked
 
     def bound(self, max_value: float) -> float:

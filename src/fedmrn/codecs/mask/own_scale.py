@@ -1,47 +1,30 @@
 """OwnScale: masked noise whose scale each client chooses, a tensor at a time, from its own update (scale = "auto").
 
-One scale for all tensors and rounds is too small for some, whose masks then say no more than a sign, and too large for
-others, whose update drowns in the dice of its mask; which it is changes as training converges. A client knows how large
-its u is: the noise of each tensor gets the power of two nearest to a fixed multiple of the mean of |u| there. (Not of
-the root mean square: where a few elements move far, that gives signed masks so much noise for all the others that
-training can run away.) The scales travel with the mask, and the noise itself is that of scale 1. Since they are powers
-of two, no product with a scale is rounded: training, mask and server see the same noise.
+The scales travel with the mask, and the noise itself is that of scale 1; `fedmrn.codecs.mask.scale` says how they are
+found, and why. Since they are powers of two, no product with a scale is rounded.
 """
 
 from dataclasses import dataclass, replace
-from math import frexp, ldexp
+from math import ldexp
 from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs.base import Codec, EncodeKeys, Reader, check_finite, mask_of
+from fedmrn.codecs.mask.base import MaskCodec
 from fedmrn.codecs.mask.coded_mask import CodedMask
 from fedmrn.codecs.mask.masked_noise import MaskedNoise
 from fedmrn.codecs.mask.random_code import RandomCode
+from fedmrn.codecs.mask.scale import FitsUpdate
 from fedmrn.codecs.mask.shorter_mask import ShorterMask
 from fedmrn.codecs.scales import Scales, mean_magnitude
 from fedmrn.errors import BoundError, ConfigError, MalformedFrameError
-from fedmrn.numerics.masking import MaskType
-from fedmrn.numerics.noise import LARGEST_SCALE, SMALLEST_SCALE, Law
+from fedmrn.numerics.noise import LARGEST_SCALE, SMALLEST_SCALE
 
 F32 = NDArray[np.float32]
-OVER = {MaskType.BINARY: 4.0, MaskType.SIGNED: 1.0}
-"""Scale of uniform noise over the mean magnitude of u. The dice of signed masks cost more: theirs stays smaller."""
-_SAME_POWER: dict[Law, float] = {Law.UNIFORM: 1.0, Law.GAUSSIAN: 3.0**-0.5, Law.BERNOULLI: 3.0**-0.5}
 _INNER: dict[int, type[MaskedNoise] | type[ShorterMask]] = {c.id: c for c in (MaskedNoise, CodedMask, RandomCode)}
 _LARGEST = np.finfo(np.float32).max
-
-
-def fitting_scale(magnitude: float, multiple: float) -> float:
-    """Return the scale for a tensor of this mean magnitude: the power of two nearest to a multiple of it.
-
-    Nearest in ratio, and within what noise can have; a tensor that has not moved gets the smallest scale, 2^-80. NaN
-    and infinity give 1: training goes on to an update that is refused, or recovers.
-    """
-    wanted = magnitude * multiple
-    scale = ldexp(1.0, frexp(wanted * wanted)[1] // 2) if wanted else 0.0  # 2^e with |log2(wanted) - e| <= 1/2
-    return min(max(scale, SMALLEST_SCALE), LARGEST_SCALE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +44,7 @@ class _Scaled:
 
 
 @dataclass(frozen=True)
-class OwnScale(Codec):
+class OwnScale(MaskCodec):
     """Masked noise with a scale for each tensor that is not empty, measured when an update is encoded.
 
     Attributes:
@@ -85,17 +68,22 @@ class OwnScale(Codec):
         return self.inner.masked
 
     def over(self, masked: MaskedNoise) -> Self:
-        """Return the codec that does the same to another mask."""
+        """Return a copy of this codec around `masked`."""
         return replace(self, inner=self.inner.over(masked))
+
+    @property
+    def noise_scale(self) -> FitsUpdate:
+        """A scale for each tensor, fitted to the update."""
+        return FitsUpdate()
 
     @property
     def multiple(self) -> float:
         """What a tensor's scale is over its mean |u|, but for rounding to a power of two."""
-        return OVER[self.masked.mask] * _SAME_POWER[self.masked.noise.law]
+        return FitsUpdate.multiple(self.masked.mask, self.masked.noise.law)
 
     def scale(self, u: F32) -> float:
-        """Return the scale for a tensor's update, float32, shape (k,), k > 0."""
-        return fitting_scale(mean_magnitude(u), self.multiple)
+        """Return the scale for a tensor's update u, float32, shape (k,), k > 0."""
+        return ldexp(1.0, int(FitsUpdate.exponents(np.float64(mean_magnitude(u)), self.multiple)))
 
     def params(self) -> bytes:
         """Return the id of the inner codec in a byte, and its parameters."""

@@ -12,7 +12,8 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import Codec, EncodeKeys, Reader
+from fedmrn.codecs.base import EncodeKeys, Reader
+from fedmrn.codecs.mask.base import MaskCodec
 from fedmrn.codecs.mask.contexts import Contexts
 from fedmrn.codecs.mask.masked_noise import MaskedNoise
 from fedmrn.errors import ConfigError, MalformedFrameError
@@ -23,7 +24,7 @@ _HEAD = struct.Struct("<BI")
 
 
 @dataclass(frozen=True)
-class ShorterMask(Codec):
+class ShorterMask(MaskCodec):
     """A mask in fewer bytes.
 
     Attributes:
@@ -89,7 +90,7 @@ class ShorterMask(Codec):
         return self.inner
 
     def over(self, masked: MaskedNoise) -> Self:
-        """Return the codec that does the same to another mask."""
+        """Return a copy of this codec around `masked`."""
         return replace(self, inner=masked)
 
     @property

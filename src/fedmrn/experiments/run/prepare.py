@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +13,8 @@ from fedmrn.data import Dataset, PartitionSpec, augment, by_role, find_source, l
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.config import DataConfig, Experiment
 from fedmrn.federation.engine import Federation
-from fedmrn.methods import method
 from fedmrn.models.catalogue import build_model
-from fedmrn.torch import RULES, attach
+from fedmrn.torch import attach
 from fedmrn.torch.objectives import OBJECTIVES
 
 
@@ -36,7 +34,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         UsageError: data that is missing or damaged, a setting that does not fit it.
     """
     data, options = experiment.data, experiment.options
-    row, source, device = method(experiment.method), find_source(data.name), find_device(experiment.train.device)
+    source, device = find_source(data.name), find_device(experiment.train.device)
     model = build_model(
         experiment.model.name,
         shape=source.shape,
@@ -46,10 +44,9 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         task=source.task,
     ).to(device)
     dataset = load_source(source, data_dir).with_tests(data.max_test)
-    own: dict[str, Any] = {name: options.options[name] for name in RULES[row.local].options if name in options.options}
     federation = Federation(
         scheme=experiment.scheme(),
-        rule=partial(attach, **own),
+        rule=attach,
         optimizer=options.optimizer,
         train_x=dataset.normalised_train(),
         train_y=dataset.train_y,

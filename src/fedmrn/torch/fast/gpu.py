@@ -9,7 +9,6 @@ Random words and q are read from the device's memory, not passed: a captured lau
 Only training on a GPU imports this module, so that Triton is asked for nowhere else.
 """
 
-import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -19,8 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fedmrn.codecs import FitsUpdate
 from fedmrn.numerics.masking import MaskType
-from fedmrn.numerics.noise import LARGEST_SCALE, SMALLEST_SCALE, Law, NoiseSpec, gaussian_table
+from fedmrn.numerics.noise import Law, NoiseSpec, gaussian_table
 from fedmrn.numerics.philox import BLOCK, M0, M1, PLANE, W0, W1
 from fedmrn.numerics.rng import Purpose, Stream, domain
 
@@ -198,21 +198,20 @@ def progressive_weights(
 
 
 def rescale(u: Tensor, parts: Sequence[slice], multiple: float, noise: Tensor, exponents: Tensor) -> None:
-    """Give the noise of each part the scale that fits u there, as `fedmrn.codecs.mask.own_scale.fitting_scale` says.
+    """Give the noise of each part the scale that fits u there, as `fedmrn.codecs.mask.scale.FitsUpdate` says.
 
     Nothing waits for the device, so that a step with it can be captured.
 
     Args:
         u, noise: float32, shape (k,), contiguous, on one device.
-        parts: where each tensor is.
+        parts: where each tensor is; none is empty.
         multiple: of the mean of |u|; the scale is the power of two nearest to it.
         exponents: int32, shape (len(parts),), on that device: of the scales that the noise has, and then will have.
     """
-    sums = [torch.linalg.vector_norm(u[where], 1, dtype=torch.float64) for where in parts]
-    counts = [max(1, where.stop - where.start) / multiple for where in parts]
-    wanted = torch.stack([total / count for total, count in zip(sums, counts, strict=True)]).log2()
-    least, most = (math.frexp(scale)[1] - 1 for scale in (SMALLEST_SCALE, LARGEST_SCALE))
-    wanted = wanted.nan_to_num(nan=0.0, posinf=0.0, neginf=least).round().clamp(least, most).to(torch.int32)
+    means = torch.stack(
+        [torch.linalg.vector_norm(u[where], 1, dtype=torch.float64) / (where.stop - where.start) for where in parts]
+    )
+    wanted = FitsUpdate.exponents(means, multiple, torch)
     more = wanted - exponents
     half = more // 2  # the whole factor may be beyond float32
     factors = ((torch.stack([half, more - half]) + 127) << 23).view(torch.float32)  # powers of two, by their bits

@@ -19,27 +19,31 @@ class ErrorFeedback(LocalRule):
 
     remembers: ClassVar[bool] = True
 
-    def _update(self) -> F32:
-        vector = super()._update()
+    def update(self) -> F32:
+        """Return the difference, and in its coded part what earlier rounds left unsent."""
+        vector = super().update()
         if self.memory is not None:
-            vector[: self._size] += self.memory
-        self._wanted = vector[: self._size].copy()
+            vector[: self.size] += self.memory
+        self._wanted = vector[: self.size].copy()
         return vector
 
-    def _release(self, frame: Frame) -> None:
-        self.memory = self._wanted - self._decoded(frame)
+    def release(self, frame: Frame) -> None:
+        """Keep what this frame leaves unsent."""
+        self.memory = self._wanted - self.decoded(frame)
 
 
 class KeepSupport(LocalRule):
     """Train the weights that are not zero in the broadcast; the others stay zero (FedSparsify-Global; Stripelis et al.
     2022; the published code trains with the global mask too)."""
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Note which weights may move."""
         specs = zip(self.view.tensors, self.view.layout.tensors, strict=True)
         self._kept = [(t, t.detach() != 0) for t, spec in specs if spec.group is Group.CODED]
 
     @torch.no_grad()
-    def _step(self) -> None:
+    def device_step(self) -> None:
+        """Let the optimiser move the weights, and put the pruned ones back to zero."""
         self.inner.step()
         for tensor, kept in self._kept:
             tensor.mul_(kept)
@@ -48,8 +52,9 @@ class KeepSupport(LocalRule):
 class HandOverWeights(KeepSupport):
     """The same, but hand over the weights, not the difference, for the codec to prune (FedSparsify-Local)."""
 
-    def _update(self) -> F32:
+    def update(self) -> F32:
+        """Return the weights in the coded part, and the difference elsewhere."""
         weights = self.view.read()
-        vector = weights - self._state
-        vector[: self._size] = weights[: self._size]
+        vector = weights - self.received
+        vector[: self.size] = weights[: self.size]
         return vector

@@ -62,6 +62,11 @@ class LocalRule(torch.optim.Optimizer):
     remembers: ClassVar[bool] = False
     """Whether a client keeps `memory` from round to round."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "device_step" in vars(cls) and "captured" not in vars(cls):
+            cls.captured = _never  # type: ignore[assignment, method-assign]
+
     def __init__(
         self,
         model: nn.Module,
@@ -77,11 +82,11 @@ class LocalRule(torch.optim.Optimizer):
             raise ConfigError(f"steps is the number of local steps, at least 1; got {steps}")
         self.broadcast = broadcast if isinstance(broadcast, Frame) else Frame.from_bytes(broadcast)
         self.view = ModelLayout.of(model, choose)
-        self._state = read_state(self.broadcast, self.view.layout)
-        self.view.write(self._state)
+        self.received = read_state(self.broadcast, self.view.layout)
+        self.view.write(self.received)
         self.inner, self.steps, self.taken = optimizer, steps, 0
         self.sampling_key = fresh_key() if sampling_key is None else sampling_key
-        self._size = self.view.layout.span(Group.CODED).stop
+        self.size = self.view.layout.span(Group.CODED).stop
         if self.remembers and isinstance(memory, EllipsisType):
             raise ConfigError(
                 "this method's clients keep something: pass memory=None in a client's first round, and then what "
@@ -89,26 +94,26 @@ class LocalRule(torch.optim.Optimizer):
             )
         if isinstance(memory, EllipsisType):
             memory = None
-        if memory is not None and (memory.shape != (self._size,) or memory.dtype != np.float32):
-            raise ConfigError(f"a memory is float32 of shape ({self._size},), got {memory.dtype} {memory.shape}")
+        if memory is not None and (memory.shape != (self.size,) or memory.dtype != np.float32):
+            raise ConfigError(f"a memory is float32 of shape ({self.size},), got {memory.dtype} {memory.shape}")
         self.memory = memory
         self._finished = False
-        self._begin()
+        self.begin()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Prepare; the model holds the broadcast's state."""
 
-    def _codecs(self) -> dict[Group, Codec]:
+    def codecs(self) -> dict[Group, Codec]:
         """The codecs to use in place of the templates'."""
         return {}
 
-    def _step(self) -> None:
+    def device_step(self) -> None:
         """Do what the device does in a step; where `captured` allows it, replayed in place of a call."""
         self.inner.step()
 
-    def _update(self) -> F32:
+    def update(self) -> F32:
         """Return what this client hands over, float32, shape (layout.size,)."""
-        return self.view.read() - self._state
+        return self.view.read() - self.received
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Take one local step with the gradients that `backward` left.
@@ -120,10 +125,10 @@ class LocalRule(torch.optim.Optimizer):
         if closure is not None:
             raise UnsupportedModelError("optimisers that need a closure (LBFGS) cannot train through a mask")
         self.advance()
-        self._step()
+        self.device_step()
 
     def advance(self) -> None:
-        """Count a step. `step` is this and `_step`; where a captured `_step` is replayed, this comes before it.
+        """Count a step: what `step` does before `device_step`, and a captured step before it is replayed.
 
         Raises:
             ConfigError: after `finish`.
@@ -133,14 +138,14 @@ class LocalRule(torch.optim.Optimizer):
         self.taken += 1
 
     def captured(self) -> Hashable | None:
-        """Return what a captured `_step` depends on (rates, addresses), or None if it must not be captured.
+        """Return what a captured `device_step` depends on (rates, addresses), or None if it must not be captured.
 
-        A subclass with a `_step` of its own answers for it; by default, None.
+        A subclass with a `device_step` of its own answers for it beside it; one that does not is never captured.
         """
-        return plain_sgd(self.inner) if type(self)._step is LocalRule._step else None
+        return plain_sgd(self.inner)
 
     def place(self, kept: dict[str, Tensor]) -> None:
-        """Move what a captured `_step` uses, beside the model's tensors, to where it was for earlier clients.
+        """Move what a captured `device_step` uses, beside the model's tensors, to where it was for earlier clients.
 
         `kept` holds their memory by name; what it lacks is added.
         """
@@ -167,26 +172,26 @@ class LocalRule(torch.optim.Optimizer):
         frame = encode_update(
             self.broadcast,
             self.view.layout,
-            self._update(),
+            self.update(),
             weight=weight,
             sampling_key=self.sampling_key,
-            codecs=self._codecs(),
-            state=self._state,
+            codecs=self.codecs(),
+            state=self.received,
         )
         self._finished = True
-        self._release(frame)
+        self.release(frame)
         return frame
 
-    def _release(self, frame: Frame) -> None:
+    def release(self, frame: Frame) -> None:
         """Give the model back."""
 
-    def _decoded(self, frame: Frame) -> F32:
+    def decoded(self, frame: Frame) -> F32:
         """Return the coded part of an own frame as the server will read it."""
         section = frame.select(Role.UPDATE, Group.CODED)
         if section is None:
             raise UnsupportedModelError("the broadcast asked for no coded section")
         codec = codec_from(section.codec, section.params)
-        codec = codec.bind(self._state[: self._size])
+        codec = codec.bind(self.received[: self.size])
         return codec.decode(section.body, section.count, frame.noise_key)
 
     # What torch expects of an optimiser, passed on to the inner one: schedulers and zero_grad work unchanged.
@@ -224,3 +229,7 @@ class LocalRule(torch.optim.Optimizer):
 
     def __reduce_ex__(self, protocol: object) -> Never:
         self.state_dict()
+
+
+def _never(_: LocalRule) -> None:
+    """Say of a rule that its steps are not captured."""

@@ -18,34 +18,39 @@ from fedmrn.wire.layout import Group
 class ProbabilityMask(Through):
     """Train the probabilities of a mask over frozen weights (FedPM; Isik et al., ICLR 2023, Algorithm 1).
 
-    `_u` holds scores s; the forward sees w0 * m with m ~ Bernoulli(sigmoid(s)), and the gradient goes straight through
+    `u` holds scores s; the forward sees w0 * m with m ~ Bernoulli(sigmoid(s)), and the gradient goes straight through
     the draw. What is handed over are the probabilities; the codec draws the mask that is sent.
     """
 
-    def _prepare(self, codec: Codec | None) -> None:
-        if not isinstance(codec, Bernoulli):
+    def prepare(self, codec: Codec | None) -> None:
+        """Make the frozen weights that the codec's seed names, and start from scores of the probabilities received."""
+        asked = Bernoulli.of(codec)
+        if asked is None:
             raise UnsupportedModelError("this broadcast does not ask for masks of frozen weights")
-        self._frozen = torch.from_numpy(frozen_weights(self.view.layout, codec.seed)).to(self._u.device)
-        self._u = torch.logit(self._base, eps=1e-6)
+        self._frozen = torch.from_numpy(frozen_weights(self.view.layout, asked.seed)).to(self.u.device)
+        self.u = torch.logit(self.base, eps=1e-6)
 
-    def _draw(self) -> None:
+    def draw(self) -> None:
         """Put w0 * m into the model for the next step."""
-        self._p = torch.sigmoid(self._u)
-        mask = self._uniform() < self._p
-        torch.mul(self._frozen, mask, out=self._weights)
+        self._p = torch.sigmoid(self.u)
+        mask = self.uniform() < self._p
+        torch.mul(self._frozen, mask, out=self.weights)
 
     @torch.no_grad()
-    def _gradients(self) -> None:
+    def adapt_gradients(self) -> None:
+        """Turn dL/dw into dL/ds: times w0 and the slope of the sigmoid."""
         slope = self._frozen * self._p * (1 - self._p)
-        for tensor, where in self._coded:
+        for tensor, where in self.coded:
             if tensor.grad is not None:
                 tensor.grad.mul_(slope[where].view(tensor.shape))
 
-    def _handed_over(self) -> F32:
-        return torch.sigmoid(self._u.cpu()).numpy()
+    def handed_over(self) -> F32:
+        """Return the probabilities."""
+        return torch.sigmoid(self.u.cpu()).numpy()
 
-    def _final(self, frame: Frame) -> F32:
-        return self._frozen.cpu().numpy() * self._decoded(frame)
+    def final_weights(self, frame: Frame) -> F32:
+        """Return the frozen weights under the mask that was sent."""
+        return self._frozen.cpu().numpy() * self.decoded(frame)
 
 
 class LearnedSign(Through):
@@ -65,16 +70,18 @@ class LearnedSign(Through):
     options: ClassVar[tuple[str, ...]] = ("warmup", "rho")
     LIMITS: ClassVar[tuple[float, float]] = (5e-4, 5e-2)
 
-    def __init__(self, *args: Any, warmup: float = 0.5, rho: float = 6.0, **options: Any) -> None:
+    def __init__(self, *args: Any, warmup: float, rho: float, **options: Any) -> None:
         check_binarisation(warmup, rho)
         self.warmup, self.rho = warmup, rho
         super().__init__(*args, **options)
 
-    def _prepare(self, codec: Codec | None) -> None:
-        if not isinstance(codec, Sign) or codec.rule is not SignRule.LEARNED:
+    def prepare(self, codec: Codec | None) -> None:
+        """Check that the broadcast asks for signs of learned scales."""
+        asked = Sign.of(codec)
+        if asked is None or asked.rule is not SignRule.LEARNED:
             raise UnsupportedModelError("this broadcast does not ask for signs with learned scales")
         self._first: list[float] = []  # a0, once the warm-up is over
-        self._exponent = [0.0] * len(self._coded)
+        self._exponent = [0.0] * len(self.coded)
         self._sign = torch.zeros(0)
 
     def _scales(self) -> list[float]:
@@ -85,33 +92,34 @@ class LearnedSign(Through):
 
     def _spread(self) -> Tensor:
         """The scale of every element."""
-        sizes = torch.tensor([t.numel() for t, _ in self._coded])
-        return torch.repeat_interleave(torch.tensor(self._scales()), sizes).to(self._u.device)
+        sizes = torch.tensor([t.numel() for t, _ in self.coded])
+        return torch.repeat_interleave(torch.tensor(self._scales()), sizes).to(self.u.device)
 
     def _start(self) -> None:
         low, _ = self.LIMITS
-        self._first = [max(low, float(self._u[w].abs().mean())) if t.numel() else low for t, w in self._coded]
+        self._first = [max(low, float(self.u[w].abs().mean())) if t.numel() else low for t, w in self.coded]
 
-    def _draw(self) -> None:
+    def draw(self) -> None:
         """Put w + u, or after the warm-up w + a * sign, into the model for the next step."""
         free = max(1.0, self.warmup * self.steps + 1e-9)  # 0.29 * 100 is 28.999... in doubles
         if not self._first and self.taken + 1 <= free:
-            self._weights.copy_(self._base + self._u)
+            self.weights.copy_(self.base + self.u)
             return
         if not self._first:
             self._start()
         scale = self._spread()
-        self._sign = torch.where((2 * self._uniform() - 1) * scale < self._u, 1.0, -1.0)
-        self._weights.copy_(self._base + scale * self._sign)
+        self._sign = torch.where((2 * self.uniform() - 1) * scale < self.u, 1.0, -1.0)
+        self.weights.copy_(self.base + scale * self._sign)
 
     @torch.no_grad()
-    def _gradients(self) -> None:
+    def adapt_gradients(self) -> None:
+        """Move each tensor's scale, and stop the gradient where |u| is beyond it."""
         if not self._first:
             return
-        for i, ((tensor, where), scale) in enumerate(zip(self._coded, self._scales(), strict=True)):
+        for i, ((tensor, where), scale) in enumerate(zip(self.coded, self._scales(), strict=True)):
             if tensor.grad is None:
                 continue
-            ratio = (self._u[where] / scale).view(tensor.shape)
+            ratio = (self.u[where] / scale).view(tensor.shape)
             inside = ratio.abs() <= 1
             slope = torch.where(inside, self._sign[where].view(tensor.shape) - ratio, ratio.sign())
             towards = float((tensor.grad * slope).sum())
@@ -124,8 +132,9 @@ class LearnedSign(Through):
         groups = self.inner.param_groups
         return next((float(g["lr"]) for g in groups if any(p is tensor for p in g["params"])), 0.0)
 
-    def _codecs(self) -> dict[Group, Codec]:
+    def codecs(self) -> dict[Group, Codec]:
+        """Return the codec of signs with the scales that were learned."""
         if not self._first:
             self._start()
-        learned = [a for a, (tensor, _) in zip(self._scales(), self._coded, strict=True) if tensor.numel()]
+        learned = [a for a, (tensor, _) in zip(self._scales(), self.coded, strict=True) if tensor.numel()]
         return {Group.CODED: Sign(SignRule.LEARNED, tuple(learned))}

@@ -1,15 +1,16 @@
 """FedMRN: training through the mask of seeded noise."""
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from importlib import import_module
-from math import frexp
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fedmrn.codecs import Codec, OwnScale, ShorterMask
-from fedmrn.codecs import MaskedNoise as MaskedNoiseCodec
+from fedmrn.codecs import Codec, FitsUpdate, MaskCodec
+from fedmrn.codecs.scales import mean_magnitude
 from fedmrn.errors import UnsupportedModelError
 from fedmrn.numerics.masking import progressive_weights
 from fedmrn.numerics.threads import in_parallel
@@ -19,11 +20,11 @@ from fedmrn.wire.layout import Group
 
 _AHEAD = 1024
 """Steps whose random streams are put on a device at a time."""
-_VECTORS = ("_u", "_weights", "_base", "_noise", "_aimed", "_exponents")
-"""What a captured step of `MaskedNoise` uses beside the model's tensors."""
+_VECTORS = ("u", "weights", "base", "noise", "_aimed", "_exponents")
+"""What a captured step of `MaskedTraining` uses beside the model's tensors."""
 
 
-class MaskedNoise(Through):
+class MaskedTraining(Through):
     """Train through the mask (FedMRN; Li et al. 2024, Algorithm 1): PSM forward, straight-through backward.
 
     What is handed over is a fresh sample of the mask (SM), not the last one trained with.
@@ -44,56 +45,60 @@ class MaskedNoise(Through):
         self.progressive, self.stochastic = progressive, stochastic
         super().__init__(*args, **options)
 
-    def _prepare(self, codec: Codec | None) -> None:
-        if not isinstance(codec, MaskedNoiseCodec | ShorterMask | OwnScale):
+    def prepare(self, codec: Codec | None) -> None:
+        """Make the noise that the broadcast names, and choose the kernels of the device."""
+        asked = MaskCodec.of(codec)
+        if asked is None:
             raise UnsupportedModelError("this broadcast does not ask for masked noise")
-        masked = codec.masked
-        self._codec = MaskedNoiseCodec(masked.noise, masked.mask, self.stochastic)
-        self._asked = codec.over(self._codec)
-        self._exponents = torch.zeros(len(self._coded), dtype=torch.int32, device=self.view.device)
+        masked = asked.masked
+        self._codec = replace(masked, stochastic=self.stochastic)
+        self._asked = asked.over(self._codec)
+        self._follows_update = asked.noise_scale.follows_update
+        self._multiple = FitsUpdate.multiple(masked.mask, masked.noise.law)
+        self._parts = [where for _, where in self.coded if where.start < where.stop]
+        self._exponents = torch.zeros(len(self._parts), dtype=torch.int32, device=self.view.device)
         self._kernels = _kernels_of(self.view.device)
-        self._noise = torch.empty_like(self._base)
+        self.noise = torch.empty_like(self.base)
         self._aimed = torch.empty(0, dtype=torch.int32, device=self.view.device)
         if self._kernels is None:
-            masked.noise.fill(self.broadcast.noise_key, 0, self._noise.numpy())
+            masked.noise.fill(self.broadcast.noise_key, 0, self.noise.numpy())
             return
-        self._kernels.fill(masked.noise, self.broadcast.noise_key, 0, self._noise)
+        self._kernels.fill(masked.noise, self.broadcast.noise_key, 0, self.noise)
         self._aimed = torch.empty(self._kernels.WORDS, dtype=torch.int32, device=self.view.device)
         self._ahead = min(_AHEAD, self.steps + 1)
         self._aim()
 
-    def _step(self) -> None:
-        tensors = [t for t, _ in self._coded]
-        moves = None if isinstance(self._asked, OwnScale) else sgd_moves(self.inner, tensors)
+    def device_step(self) -> None:
+        """Move u and draw the next weights: in one pass where the optimiser is plain SGD."""
+        tensors = [t for t, _ in self.coded]
+        moves = None if self._follows_update else sgd_moves(self.inner, tensors)
         if moves is None:
-            super()._step()
+            super().device_step()
             return
         with without_gradients(tensors):
             self.inner.step()  # of the tensors left dense; and schedulers see that a step was taken
-        self._draw_after([(where, move) for (_, where), move in zip(self._coded, moves, strict=True)])
+        self._draw_after([(where, move) for (_, where), move in zip(self.coded, moves, strict=True)])
 
-    def _draw(self) -> None:
+    def draw(self) -> None:
         """Put w + PSM(u) into the model for the next step."""
         self._rescale()
-        self._draw_after([(slice(0, self._size), STAY)])
+        self._draw_after([(slice(0, self.size), STAY)])
 
     def _rescale(self) -> None:
         """Let the noise follow u, where the client chooses its scales: powers of two, so that nothing is rounded."""
-        if not isinstance(self._asked, OwnScale):
+        if not self._follows_update:
             return
-        parts = [where for _, where in self._coded]
         if self._kernels is not None:
-            self._kernels.rescale(self._u, parts, self._asked.multiple, self._noise, self._exponents)
+            self._kernels.rescale(self.u, self._parts, self._multiple, self.noise, self._exponents)
             return
-        u, noise, exponents = (v.numpy() for v in (self._u, self._noise, self._exponents))
-        for i, where in enumerate(parts):
-            if where.start == where.stop:
-                continue
-            exponent = frexp(self._asked.scale(u[where]))[1] - 1
-            more, exponents[i] = exponent - int(exponents[i]), exponent
+        u, noise, exponents = (v.numpy() for v in (self.u, self.noise, self._exponents))
+        means = np.array([mean_magnitude(u[where]) for where in self._parts], np.float64)
+        wanted = FitsUpdate.exponents(means, self._multiple)
+        for where, more in zip(self._parts, (wanted - exponents).tolist(), strict=True):
             if more:  # in two halves: the whole factor may be beyond float32
                 noise[where] *= 2.0 ** (more // 2)
                 noise[where] *= 2.0 ** (more - more // 2)
+        exponents[:] = wanted
 
     def _draw_after(self, moves: Sequence[tuple[slice, Move]]) -> None:
         """Move u first, in the same pass."""
@@ -102,12 +107,12 @@ class MaskedNoise(Through):
             return
         for where, move in moves:
             self._kernels.progressive_weights(
-                self._u[where],
-                self._noise[where],
-                self._base[where],
+                self.u[where],
+                self.noise[where],
+                self.base[where],
                 self._aimed,
                 self._codec.mask,
-                self._weights[where],
+                self.weights[where],
                 start=where.start,
                 stochastic=self.stochastic,
                 gradient=None if move is STAY else move.gradient,
@@ -115,8 +120,8 @@ class MaskedNoise(Through):
             )
 
     def _draw_on_cpu(self, moves: Sequence[tuple[slice, Move]]) -> None:
-        q, stream = self._q(self.taken + 1), self._stream(self.taken + 1)
-        u, noise, base, out = (v.numpy() for v in (self._u, self._noise, self._base, self._weights))
+        q, stream = self._q(self.taken + 1), self.stream(self.taken + 1)
+        u, noise, base, out = (v.numpy() for v in (self.u, self.noise, self.base, self.weights))
         parts = [(where, move.gradient.numpy(), move.rate) for where, move in moves]
 
         def work(first: int, last: int) -> None:
@@ -137,7 +142,7 @@ class MaskedNoise(Through):
                         rate=rate,
                     )
 
-        in_parallel(work, self._size, torch.get_num_threads())
+        in_parallel(work, self.size, torch.get_num_threads())
 
     def _q(self, step: int) -> float:
         """The share of elements that are masked in a step; tau counts from 1."""
@@ -148,7 +153,7 @@ class MaskedNoise(Through):
         at = self.taken % self._ahead
         if at == 0:
             steps = range(self.taken + 1, self.taken + 1 + self._ahead)
-            rows = self._kernels.draws([self._stream(s) for s in steps], [self._q(s) for s in steps])
+            rows = self._kernels.draws([self.stream(s) for s in steps], [self._q(s) for s in steps])
             self._draws = rows.to(self.view.device)
         self._aimed.copy_(self._draws[at])
 
@@ -159,13 +164,12 @@ class MaskedNoise(Through):
             self._aim()
 
     def captured(self) -> Hashable | None:
-        """See `LocalRule`."""
+        """Return the rates, settings and addresses that a step of plain SGD depends on; None for other optimisers."""
         sgd = plain_sgd(self.inner)
-        if sgd is None or type(self)._step is not MaskedNoise._step:
+        if sgd is None:
             return None
-        multiple = self._asked.multiple if isinstance(self._asked, OwnScale) else None
         places = tuple(getattr(self, name).data_ptr() for name in _VECTORS)
-        return sgd, self._codec.mask, self.stochastic, multiple, places
+        return sgd, self._codec.mask, self.stochastic, self._follows_update, self._multiple, places
 
     def place(self, kept: dict[str, Tensor]) -> None:
         """See `LocalRule`."""
@@ -174,9 +178,10 @@ class MaskedNoise(Through):
             if name not in kept or kept[name].shape != mine.shape:
                 kept[name] = torch.empty_like(mine)
             setattr(self, name, kept[name].copy_(mine))
-        self._show(self._weights)
+        self.show(self.weights)
 
-    def _codecs(self) -> dict[Group, Codec]:
+    def codecs(self) -> dict[Group, Codec]:
+        """Return the codec that was asked for, around the mask of this rule."""
         return {Group.CODED: self._asked}
 
 

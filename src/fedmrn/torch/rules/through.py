@@ -16,72 +16,76 @@ from fedmrn.wire.layout import Group
 class Through(LocalRule):
     """While attached, the coded parameters are views of one flat buffer of coded weights, drawn anew for each step.
 
-    A subclass says what the optimiser moves (`_u`), how weights come from it (`_draw`), and what is handed over.
+    A subclass says what the optimiser moves (`u`), how weights come from it (`draw`), and what is handed over.
     """
 
-    def _begin(self) -> None:
-        self._base = torch.from_numpy(self._state[: self._size]).to(self.view.device)
-        self._u, self._weights = torch.zeros_like(self._base), self._base.clone()
+    def begin(self) -> None:
+        """Set up u, the buffer of weights, and what the codec needs; draw the first weights."""
+        self.base = torch.from_numpy(self.received[: self.size]).to(self.view.device)
+        self.u, self.weights = torch.zeros_like(self.base), self.base.clone()
         specs = zip(self.view.tensors, self.view.layout.tensors, self.view.layout.slices.values(), strict=True)
-        self._coded = [(t, where) for t, spec, where in specs if spec.group is Group.CODED]
+        self.coded = [(t, where) for t, spec, where in specs if spec.group is Group.CODED]
         template = self.broadcast.select(Role.TEMPLATE, Group.CODED)
-        self._prepare(None if template is None else codec_from(template.codec, template.params))
-        _check_optimizer(self.inner, [t for t, _ in self._coded])
-        self._show(self._weights)
-        self._draw()
+        self.prepare(None if template is None else codec_from(template.codec, template.params))
+        _check_optimizer(self.inner, [t for t, _ in self.coded])
+        self.show(self.weights)
+        self.draw()
 
-    def _show(self, vector: Tensor) -> None:
+    def show(self, vector: Tensor) -> None:
         """Make the coded parameters views of this vector."""
-        for tensor, where in self._coded:
+        for tensor, where in self.coded:
             tensor.data = vector[where].view(tensor.shape)
 
-    def _prepare(self, codec: Codec | None) -> None:
+    def prepare(self, codec: Codec | None) -> None:
         """Look at the codec that the broadcast asks for, and set up."""
         raise NotImplementedError
 
-    def _draw(self) -> None:
+    def draw(self) -> None:
         """Put the weights of the next step into the buffer."""
         raise NotImplementedError
 
-    def _gradients(self) -> None:
-        """Turn the gradients of the weights into those of `_u`; straight through, they are the same."""
+    def adapt_gradients(self) -> None:
+        """Turn the gradients of the weights into those of `u`; straight through, they are the same."""
 
-    def _handed_over(self) -> F32:
+    def handed_over(self) -> F32:
         """Return the coded part of the update."""
-        return self._u.cpu().numpy()
+        return self.u.cpu().numpy()
 
-    def _final(self, frame: Frame) -> F32:
+    def final_weights(self, frame: Frame) -> F32:
         """Return the weights that the model is left with: as the server will see them."""
-        return self._state[: self._size] + self._decoded(frame)
+        return self.received[: self.size] + self.decoded(frame)
 
-    def _step(self) -> None:
+    def device_step(self) -> None:
+        """Let the optimiser move u, and draw the next weights."""
         # The inner optimiser sees u in place of the weights, so that momentum, Adam and schedulers mean what they say.
-        self._gradients()
-        self._show(self._u)
+        self.adapt_gradients()
+        self.show(self.u)
         try:
             self.inner.step()
         finally:
-            self._show(self._weights)
-        self._draw()  # after the last step too: the model is never left at u, whatever is done before `finish`
+            self.show(self.weights)
+        self.draw()  # after the last step too: the model is never left at u, whatever is done before `finish`
 
-    def _update(self) -> F32:
-        vector = self.view.read() - self._state
-        vector[: self._size] = self._handed_over()
+    def update(self) -> F32:
+        """Return what is handed over in the coded part, and the difference elsewhere."""
+        vector = self.view.read() - self.received
+        vector[: self.size] = self.handed_over()
         return vector
 
     @torch.no_grad()
-    def _release(self, frame: Frame) -> None:
-        final = torch.from_numpy(self._final(frame)).to(self.view.device)
-        for tensor, where in self._coded:
+    def release(self, frame: Frame) -> None:
+        """Give the model ordinary parameters again, with the weights that the server will see."""
+        final = torch.from_numpy(self.final_weights(frame)).to(self.view.device)
+        for tensor, where in self.coded:
             tensor.data = final[where].view(tensor.shape).clone()
 
-    def _stream(self, step: int) -> Stream:
+    def stream(self, step: int) -> Stream:
         """The client's own randomness for a step; steps count from 1."""
         return Stream(self.sampling_key, domain(Purpose.TRAIN_MASK, step))
 
-    def _uniform(self) -> Tensor:
+    def uniform(self) -> Tensor:
         """Draws for the next step, in [0, 1)."""
-        return torch.from_numpy(self._stream(self.taken + 1).uniform(0, self._size)).to(self.view.device)
+        return torch.from_numpy(self.stream(self.taken + 1).uniform(0, self.size)).to(self.view.device)
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, coded: Iterable[Tensor]) -> None:

@@ -10,8 +10,10 @@ from federating import broadcast_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedmrn.codecs import MaskedNoise
+from fedmrn.numerics.rng import Stream
 from fedmrn.numerics.threads import in_parallel
-from fedmrn.torch import MaskedNoise, attach
+from fedmrn.torch import MaskedTraining, attach
 from fedmrn.torch.fast.fused import _rounds_once, sgd_moves
 from fedmrn.torch.loop import channels_last
 from fedmrn.torch.rules import masked_noise as through
@@ -56,7 +58,7 @@ def trained(
     model = Mixed()
     optimizer = wrap(sgd(model))
     rule = attach(model, optimizer, broadcast_of(model, name), steps=STEPS, sampling_key=3)
-    assert isinstance(rule, MaskedNoise)
+    assert isinstance(rule, MaskedTraining)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
     rng = torch.Generator().manual_seed(5)
     for _ in range(STEPS):
@@ -69,7 +71,7 @@ def trained(
         rule.step()
         assert all(p.grad is g for p, g in zip(model.parameters(), before, strict=True))
         schedule.step()
-        yield (rule._u.numpy().tobytes(), *(p.detach().numpy().tobytes() for p in model.parameters()))
+        yield (rule.u.numpy().tobytes(), *(p.detach().numpy().tobytes() for p in model.parameters()))
 
 
 @pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedmrn-no-sm", "fedmrn-no-pm"])
@@ -104,7 +106,7 @@ def test_u_moves_as_torch_rounds() -> None:
         expected = nn.Parameter(torch.from_numpy(u.copy()))
         expected.grad = torch.from_numpy(g)
         torch.optim.SGD([expected], lr=rate).step()
-        stream, mask = through.Stream(1, 2), through.MaskedNoiseCodec.from_params(bytes(2) + b"\0\0\x80\x3f").mask
+        stream, mask = Stream(1, 2), MaskedNoise.from_params(bytes(2) + b"\0\0\x80\x3f").mask
         out, plain = np.empty_like(u), np.empty_like(u)
         through.progressive_weights(u, noise, noise, 0.5, stream, mask, out, start=37, gradient=g, rate=rate)
         assert np.array_equal(u, expected.detach().numpy())

@@ -17,7 +17,7 @@ from gpu_kernels import kernels, needs_cuda, needs_triton
 from torch import Tensor, nn
 
 from fedmrn.errors import UnsupportedModelError
-from fedmrn.torch import LocalData, LocalRule, MaskedNoise, attach, evaluate, train_client
+from fedmrn.torch import LocalData, LocalRule, MaskedTraining, attach, evaluate, train_client
 from fedmrn.torch.fast.fused import _rounds_once
 from fedmrn.torch.fast.graphs import CudaGraphs, StepGraphs
 from fedmrn.torch.rules import masked_noise as through
@@ -167,12 +167,12 @@ def test_what_is_not_plain_sgd_is_not_captured(name: str, make: Optimiser) -> No
 
 def test_a_rule_with_a_step_of_its_own_is_not_captured() -> None:
     class Own(LocalRule):
-        def _step(self) -> None:
+        def device_step(self) -> None:
             self.inner.step()
 
-    class OwnMasked(MaskedNoise):
-        def _step(self) -> None:
-            super()._step()
+    class OwnMasked(MaskedTraining):
+        def device_step(self) -> None:
+            super().device_step()
 
     for kind, name in ((Own, "fedavg"), (OwnMasked, "fedmrn")):
         model = net()
@@ -302,14 +302,14 @@ class TestOnCuda:
         for device in ("cpu", "cuda"):
             model = net().to(device)
             rule = attach(model, sgd(model), broadcast_of(net(), name), steps=1, sampling_key=5)
-            assert isinstance(rule, MaskedNoise)
-            rule._u.copy_(torch.linspace(-0.02, 0.02, rule._size))
-            rule._draw()
+            assert isinstance(rule, MaskedTraining)
+            rule.u.copy_(torch.linspace(-0.02, 0.02, rule.size))
+            rule.draw()
             assert (
-                rule._noise.cpu().numpy().tobytes()
-                == rule._codec.noise.chunk(rule.broadcast.noise_key, 0, rule._size).tobytes()
+                rule.noise.cpu().numpy().tobytes()
+                == rule._codec.noise.chunk(rule.broadcast.noise_key, 0, rule.size).tobytes()
             )
-            weights = rule._weights.cpu().numpy().tobytes()
+            weights = rule.weights.cpu().numpy().tobytes()
             rule.taken = 1
             frames.append((weights, rule.finish(weight=1).to_bytes(), rule.view.read().tobytes()))
             assert next(model.parameters()).device.type == device

@@ -1,7 +1,7 @@
 """What holds for every local rule: the model comes back whole, frames repeat, any broadcast and optimiser will do."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedmrn.codecs import codec_from
-from fedmrn.errors import ConfigError
+from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.methods import METHODS
 from fedmrn.torch import RULES, LocalRule, ModelLayout, attach
 from fedmrn.torch.rules.through import Through
@@ -146,7 +146,7 @@ def test_after_finish_the_model_is_an_ordinary_one(name: str) -> None:
     assert not np.array_equal(moved, held)
     # The buffers of the rule are its own: training on did not write there.
     if isinstance(rule, Through):
-        assert not any(p.data_ptr() == rule._weights.data_ptr() for p in model.parameters())
+        assert not any(p.data_ptr() == rule.weights.data_ptr() for p in model.parameters())
 
 
 @every_method
@@ -226,15 +226,15 @@ def test_a_memory_of_another_shape_is_refused_by_every_rule(name: str) -> None:
 
 
 class TestOptionsOfARow:
-    """What a row of the table sets of its rule, and what a caller sets."""
+    """What a row of the table sets of its rule, and what a server tells."""
 
     @staticmethod
-    def rule(name: str, **options: object) -> LocalRule:
+    def rule(
+        name: str, options: Mapping[str, float] | None = None, told: Mapping[str, float] | None = None
+    ) -> LocalRule:
         model = Odd()
-        broadcast = starting_server(model, name).begin(1, ["a"]).broadcast("a")
-        return attach(
-            model, OPTIMISERS["sgd"](model.parameters()), broadcast, steps=STEPS, **{"memory": None, **options}
-        )
+        broadcast = starting_server(model, name, options, told).begin(1, ["a"]).broadcast("a")
+        return attach(model, OPTIMISERS["sgd"](model.parameters()), broadcast, steps=STEPS, memory=None)
 
     @pytest.mark.parametrize(
         ("name", "progressive", "stochastic"),
@@ -245,14 +245,14 @@ class TestOptionsOfARow:
             ("fedmrn-no-sm", True, False),
         ],
     )
-    def test_ablations_reach_the_rule_and_explicit_options_win(
+    def test_ablations_reach_the_rule_and_what_is_told_wins(
         self, name: str, progressive: bool, stochastic: bool
     ) -> None:
         found = self.rule(name)
         assert (found.progressive, found.stochastic) == (progressive, stochastic)  # type: ignore[attr-defined]
-        other = self.rule(name, progressive=not progressive)
+        other = self.rule(name, told={"progressive": not progressive})
         assert (other.progressive, other.stochastic) == (not progressive, stochastic)  # type: ignore[attr-defined]
-        other = self.rule(name, stochastic=not stochastic)
+        other = self.rule(name, told={"stochastic": not stochastic})
         assert (other.progressive, other.stochastic) == (progressive, not stochastic)  # type: ignore[attr-defined]
 
     def test_masking_at_the_end_only_trains_plainly(self) -> None:
@@ -260,7 +260,7 @@ class TestOptionsOfARow:
 
     def test_fedbats_options_have_the_published_values_and_can_be_set(self) -> None:
         assert (self.rule("fedbat").warmup, self.rule("fedbat").rho) == (0.5, 6.0)  # type: ignore[attr-defined]
-        found = self.rule("fedbat", warmup=0.25, rho=1.0)
+        found = self.rule("fedbat", {"warmup": 0.25, "rho": 1})
         assert (found.warmup, found.rho) == (0.25, 1.0)  # type: ignore[attr-defined]
 
     def test_what_a_row_fixes_and_offers_are_options_of_its_rule(self) -> None:
@@ -269,6 +269,13 @@ class TestOptionsOfARow:
         for row in rows:
             assert set(row.fixed) <= set(RULES[row.local].options)
 
-    def test_an_option_that_the_rule_does_not_have_is_refused(self) -> None:
+    @pytest.mark.parametrize(("name", "term"), [("fedpm", "progressive"), ("fedmrn", "rho"), ("fedavg", "warmup")])
+    def test_a_term_that_the_rule_does_not_have_is_refused(self, name: str, term: str) -> None:
+        with pytest.raises(MalformedFrameError, match=f"sets {term}, which method {name} does not have"):
+            self.rule(name, told={term: 0})
+
+    def test_a_client_cannot_set_what_the_server_tells(self) -> None:
+        model = Odd()
+        broadcast = starting_server(model, "fedmrn").begin(1, ["a"]).broadcast("a")
         with pytest.raises(TypeError, match="progressive"):
-            self.rule("fedpm", progressive=False)
+            attach(model, OPTIMISERS["sgd"](model.parameters()), broadcast, steps=1, progressive=False)  # type: ignore[call-arg]

@@ -16,7 +16,7 @@ from fedmrn.errors import (
     WrongLayoutError,
     WrongMethodError,
 )
-from fedmrn.torch import LocalRule, MaskedNoise, ModelLayout, attach
+from fedmrn.torch import LocalRule, MaskedTraining, ModelLayout, attach
 from fedmrn.wire.frame import Frame, Kind
 from fedmrn.wire.layout import Group
 
@@ -37,7 +37,9 @@ def step(model: nn.Module, rule: LocalRule, n: int = 1) -> None:
         rule.step()
 
 
-@pytest.mark.parametrize(("name", "kind"), [("fedavg", LocalRule), ("fedmrn", MaskedNoise), ("fedmrn-s", MaskedNoise)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("fedavg", LocalRule), ("fedmrn", MaskedTraining), ("fedmrn-s", MaskedTraining)]
+)
 def test_the_broadcast_chooses_the_rule(name: str, kind: type[LocalRule]) -> None:
     model = net()
     broadcast = broadcast_of(model, name)
@@ -85,7 +87,7 @@ def test_damaged_broadcasts_and_those_of_other_models_are_refused_and_change_not
 def test_masked_noise_needs_a_broadcast_that_asks_for_it() -> None:
     model = net()
     with pytest.raises(UnsupportedModelError, match="does not ask for masked noise"):
-        MaskedNoise(model, sgd(model), broadcast_of(model, "fedavg"), steps=1)
+        MaskedTraining(model, sgd(model), broadcast_of(model, "fedavg"), steps=1)
 
 
 def test_models_in_other_precisions_are_refused_with_the_tensors_name() -> None:
@@ -126,7 +128,7 @@ def test_training_that_diverged_says_so(name: str) -> None:
     rule = attach(model, sgd(model), broadcast_of(model, name), steps=1)
     step(model, rule)
     with torch.no_grad():
-        (rule._u if isinstance(rule, MaskedNoise) else model[0].weight)[0] = torch.nan
+        (rule.u if isinstance(rule, MaskedTraining) else model[0].weight)[0] = torch.nan
     with pytest.raises(EncodeError, match="training diverged"):
         rule.finish(weight=1)
 
@@ -196,5 +198,5 @@ class TestPostTrainingMasks:
             model = net()
             rule = LocalRule(model, sgd(model), broadcast_of(model, name), steps=3)
             step(model, rule, 3)
-            ends.append(rule._update())
+            ends.append(rule.update())
         np.testing.assert_array_equal(*ends)

@@ -12,7 +12,7 @@ from fedmrn.codecs import CodedMask, OwnScale, codec_from
 from fedmrn.numerics.masking import MaskType, progressive_weights
 from fedmrn.numerics.rng import Purpose, Stream, domain
 from fedmrn.torch import ModelLayout, attach
-from fedmrn.torch.rules.masked_noise import MaskedNoise
+from fedmrn.torch.rules.masked_noise import MaskedTraining
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
 
@@ -34,7 +34,7 @@ def asked_for(model: nn.Module, name: str, options: dict[str, str]) -> Frame:
     return Frame.from_bytes(starting_server(model, name, options).begin(1, ["a"]).broadcast("a"))
 
 
-def step(model: nn.Module, rule: MaskedNoise, at: int) -> None:
+def step(model: nn.Module, rule: MaskedTraining, at: int) -> None:
     x = torch.from_numpy(Stream(at, 1).uniform(0, 800)).reshape(20, 40) - 0.5
     y = torch.arange(20) % 3
     rule.zero_grad()
@@ -56,9 +56,9 @@ def test_weights_of_every_step(name: str, law: str, optimiser: str) -> None:
     base = coded_part(model)
     asked = asked_for(model, name, {"scale": "auto", "noise": law})
     fixed = {"progressive": name != "fedmrn-no-pm", "stochastic": name != "fedmrn-no-sm"}
-    rule = attach(model, OPTIMISERS[optimiser](model.parameters()), asked, steps=STEPS, sampling_key=KEY, **fixed)
-    assert isinstance(rule, MaskedNoise)
-    codec = rule._codecs()[Group.CODED]
+    rule = attach(model, OPTIMISERS[optimiser](model.parameters()), asked, steps=STEPS, sampling_key=KEY)
+    assert isinstance(rule, MaskedTraining)
+    codec = rule.codecs()[Group.CODED]
     assert isinstance(codec, OwnScale)
     mask = codec.masked.mask
     unit = codec.masked.noise.chunk(asked.noise_key, 0, base.size)
@@ -66,7 +66,7 @@ def test_weights_of_every_step(name: str, law: str, optimiser: str) -> None:
     ends = np.cumsum(sizes)
     kinds = set()
     for at in range(STEPS):
-        u = rule._u.numpy().copy()
+        u = rule.u.numpy().copy()
         scales = [codec.scale(u[end - size : end]) if at else 2.0**-80 for end, size in zip(ends, sizes, strict=True)]
         kinds.add(tuple(scales))
         noise = unit * np.repeat(np.array(scales, np.float32), sizes)
@@ -76,7 +76,7 @@ def test_weights_of_every_step(name: str, law: str, optimiser: str) -> None:
         assert coded_part(model).tobytes() == expected.tobytes(), at
         step(model, rule, at)
     assert len(kinds) > 2, "the scales never moved: nothing was tested"
-    u = rule._u.numpy().copy()
+    u = rule.u.numpy().copy()
     frame = rule.finish(weight=1)
     section = frame.select(Role.UPDATE, Group.CODED)
     assert section is not None
@@ -134,17 +134,17 @@ def test_noise_recovers_from_an_update_that_leaps() -> None:
     model = nn.Linear(40, 50, bias=False)
     asked = asked_for(model, "fedmrn", {"scale": "auto"})
     rule = attach(model, torch.optim.SGD(model.parameters(), lr=1.0), asked, steps=3, sampling_key=KEY)
-    assert isinstance(rule, MaskedNoise)
+    assert isinstance(rule, MaskedTraining)
     for leap in (1e15, -1e15, 1e-3):
         model.weight.grad = torch.full_like(model.weight, leap)
         rule.step()
     unit = asked_codec(rule).masked.noise.chunk(asked.noise_key, 0, 2000)
-    scale = asked_codec(rule).scale(rule._u.numpy())
+    scale = asked_codec(rule).scale(rule.u.numpy())
     assert 2.0**-12 < scale < 1
-    assert rule._noise.numpy().tobytes() == (unit * np.float32(scale)).tobytes()
+    assert rule.noise.numpy().tobytes() == (unit * np.float32(scale)).tobytes()
 
 
-def asked_codec(rule: MaskedNoise) -> OwnScale:
-    codec = rule._codecs()[Group.CODED]
+def asked_codec(rule: MaskedTraining) -> OwnScale:
+    codec = rule.codecs()[Group.CODED]
     assert isinstance(codec, OwnScale)
     return codec

@@ -54,10 +54,9 @@ class Lockstep:
         self.rule = attach(
             self.model,
             make(self.model.parameters(), lr),
-            broadcast_of(self.model, name),
+            broadcast_of(self.model, name, told=options),
             steps=STEPS,
             sampling_key=KEY,
-            **options,
         )
         assert isinstance(self.rule, Through)
         self.exact, self.rough = (
@@ -79,7 +78,7 @@ class Lockstep:
     def mine(self, name: str) -> Tensor:
         """The library's u or s of a tensor, float64."""
         start, stop = self.exact.places[name]
-        return self.rule._u[start:stop].view(self.base[name].shape).double()
+        return self.rule.u[start:stop].view(self.base[name].shape).double()
 
     def ones(self, name: str) -> Tensor:
         """The library's decisions, read off the weights that the model holds."""
@@ -241,10 +240,9 @@ def pushed(
     rule = attach(
         model,
         torch.optim.SGD(model.parameters(), lr=lr),
-        broadcast_of(model, name),
+        broadcast_of(model, name, told=options),
         steps=steps,
         sampling_key=key,
-        **options,
     )
     assert isinstance(rule, Through)
     return model, rule
@@ -263,12 +261,12 @@ class TestFedPM:
     def test_scores_of_probabilities_at_the_servers_ends_are_finite_and_right(self) -> None:
         _, rule = pushed("fedpm", [0.01, 0.5, 0.99], 0.1)
         expected = [logit(p) for p in np.array([0.01, 0.5, 0.99], np.float32).astype(float)]
-        assert rule._u.tolist() == pytest.approx(expected, rel=2.0**-20, abs=2.0**-22)
+        assert rule.u.tolist() == pytest.approx(expected, rel=2.0**-20, abs=2.0**-22)
 
     def test_probabilities_of_zero_and_one_do_not_make_infinite_scores(self) -> None:
         model, rule = pushed("fedpm", [0.0, 1.0], 0.1, steps=1)
         push(model, rule, [1.0, 1.0])
-        assert bool(torch.isfinite(rule._u).all())
+        assert bool(torch.isfinite(rule.u).all())
         # p is within 2e-6 of the ends, far below every draw of this key.
         assert decoded(rule.finish(weight=1), Group.CODED).tolist() == [0.0, 1.0]
 
@@ -335,7 +333,7 @@ class TestFedBAT:
         gradient = [1.0, -2.0, 3.0, -4.0, 5.0, -6.0]
         found = []
         for _ in range(steps):
-            found.append(bool(torch.equal(model.w.detach(), w + rule._u)))
+            found.append(bool(torch.equal(model.w.detach(), w + rule.u)))
             push(model, rule, gradient)
         assert found == [True] * plain + [False] * (steps - plain)
         # After the last step the model is at a codeword, warm-up or not.
@@ -356,7 +354,7 @@ class TestFedBAT:
         model, rule = pushed("fedbat", [0.0] * 4, 0.001, steps=3, warmup=1.0)
         gradient = [1.0, -2.0, 3.0, -5.0]
         push(model, rule, gradient, 3)
-        np.testing.assert_allclose(rule._u.numpy(), -0.003 * np.array(gradient), rtol=2.0**-21)
+        np.testing.assert_allclose(rule.u.numpy(), -0.003 * np.array(gradient), rtol=2.0**-21)
         scales, _ = rows_of_scales(rule.finish(weight=1))
         np.testing.assert_allclose(scales, 0.003 * 11 / 4, rtol=2.0**-21)
 
@@ -374,11 +372,11 @@ class TestFedBAT:
         model, rule = pushed("fedbat", [0.0] * 24, 1.0, steps=2000, warmup=0.0)
         assert isinstance(rule, LearnedSign)
         rule._first = [0.01]
-        rule._draw()
+        rule.draw()
         gradient = torch.where(u != 0, towards * u.sign(), 0.0)
         before, limit = rule._scales()[0], LIMITS[0 if towards > 0 else 1]
         for _ in range(40):
-            rule._u.copy_(u)
+            rule.u.copy_(u)
             push(model, rule, gradient.tolist())
             (after,) = rule._scales()
             if before != limit:
@@ -389,11 +387,11 @@ class TestFedBAT:
     def test_a_leap_of_the_scale_is_stopped_at_the_limit_without_overflow(self) -> None:
         model, rule = pushed("fedbat", [0.0], 1.0, steps=2, warmup=0.5)
         push(model, rule, [0.01])
-        u = float(rule._u[0])
+        u = float(rule.u[0])
         assert isinstance(rule, LearnedSign)
         assert rule._scales() == pytest.approx([0.01])
         # A gradient that wants the scale larger, whatever the sign is: u outside, and pushed further out.
-        rule._u[0] = 2 * u
+        rule.u[0] = 2 * u
         push(model, rule, [1e6])
         assert rule._exponent[0] * rule.rho > 1000
         assert rule._scales() == [LIMITS[1]]
@@ -414,7 +412,7 @@ class TestFedBAT:
         model, rule = pushed("fedbat", [0.0] * 4, 0.1, steps=1, warmup=0.0)
         assert isinstance(rule, LearnedSign)
         rule._first, rule._exponent = [first], [exponent]
-        rule._draw()
+        rule.draw()
         t = torch.tensor(exponent, requires_grad=True)
         (first * (6.0 * t).exp()).clamp(*LIMITS).backward()
         assert t.grad == 0
@@ -429,11 +427,11 @@ class TestFedBAT:
                 {"params": [*model[0].parameters(), *model[1].parameters()], "lr": first},
                 {"params": model[3].parameters(), "lr": last},
             ]
-            broadcast = broadcast_of(model, "fedbat")
-            rule = attach(model, torch.optim.SGD(groups, lr=1.0), broadcast, steps=1, warmup=0.0, sampling_key=KEY)
+            broadcast = broadcast_of(model, "fedbat", told={"warmup": 0.0})
+            rule = attach(model, torch.optim.SGD(groups, lr=1.0), broadcast, steps=1, sampling_key=KEY)
             assert isinstance(rule, LearnedSign)
             rule._first = [0.01] * 4
-            rule._draw()
+            rule.draw()
             F.cross_entropy(model(torch.ones(2, 5)), torch.tensor([0, 1])).backward()
             rule.step()
             return rule._exponent
@@ -449,7 +447,7 @@ class TestFedBAT:
     def test_schedulers_act_on_what_is_moved_and_weight_decay_is_refused(self, name: str) -> None:
         model = Pushed(4)
         inner = torch.optim.SGD(model.parameters(), lr=0.5)
-        rule = attach(model, inner, broadcast_of(model, "fedbat"), steps=4, warmup=1.0)
+        rule = attach(model, inner, broadcast_of(model, "fedbat", told={"warmup": 1.0}), steps=4)
         schedule = torch.optim.lr_scheduler.StepLR(rule, step_size=1, gamma=0.5)
         for _ in range(4):
             rule.zero_grad()
@@ -457,7 +455,7 @@ class TestFedBAT:
             rule.step()
             schedule.step()
         assert isinstance(rule, Through)
-        assert rule._u.tolist() == [-(0.5 + 0.25 + 0.125 + 0.0625)] * 4
+        assert rule.u.tolist() == [-(0.5 + 0.25 + 0.125 + 0.0625)] * 4
         decaying = torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=0.1)
         with pytest.raises(UnsupportedModelError, match="put an L2 term in the loss"):
             attach(model, decaying, starting_server(model, name).begin(1, ["a"]).broadcast("a"), steps=1)
@@ -466,8 +464,10 @@ class TestFedBAT:
         "options", [{"warmup": -0.01}, {"warmup": 1.01}, {"warmup": float("nan")}, {"rho": -1.0}, {"rho": float("nan")}]
     )
     def test_a_warm_up_or_a_rho_out_of_range_is_refused(self, options: dict[str, float]) -> None:
+        model = Pushed(1)
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
         with pytest.raises(ConfigError, match=r"warmup is a share of the steps, 0 to 1, and rho at least 0"):
-            pushed("fedbat", [0.0], 0.1, **options)
+            LearnedSign(model, sgd, broadcast_of(model, "fedbat"), steps=1, **{"warmup": 0.5, "rho": 6.0, **options})
 
     def test_signs_are_unbiased_where_the_update_is_within_the_scale(self) -> None:
         """Given u and a, the mean of the weights over steps is w + u; a draw's variance is a^2 - u^2."""
@@ -477,8 +477,8 @@ class TestFedBAT:
         assert isinstance(rule, LearnedSign)
         rule._first, a = [0.01], 0.01
         u = torch.linspace(-0.009, 0.009, size)
-        rule._u.copy_(u)
-        rule._draw()
+        rule.u.copy_(u)
+        rule.draw()
         total = torch.zeros(size, dtype=torch.float64)
         for _ in range(steps):
             total += model.w.detach().double() - w
@@ -493,15 +493,15 @@ def test_a_layer_that_nothing_uses_stays_where_it_was_behind_its_codes(name: str
     broadcast = starting_server(model, name).begin(1, ["a"]).broadcast("a")
     rule = attach(model, torch.optim.Adam(model.parameters(), lr=0.1), broadcast, steps=4, sampling_key=KEY)
     assert isinstance(rule, Through)
-    start = rule._u.clone()
+    start = rule.u.clone()
     for _ in range(4):
         x, y = batch(6, 5)
         rule.zero_grad()
         F.cross_entropy(model[0](x), y).backward()
         rule.step()
     used = 5 * 3 + 3
-    assert torch.equal(rule._u[used:], start[used:])
-    assert not torch.equal(rule._u[:used], start[:used])
+    assert torch.equal(rule.u[used:], start[used:])
+    assert not torch.equal(rule.u[:used], start[:used])
     if isinstance(rule, LearnedSign):
         assert rule._exponent[2:] == [0.0, 0.0]
 
@@ -519,8 +519,9 @@ def test_a_layer_that_nothing_uses_stays_where_it_was_behind_its_codes(name: str
 def test_a_broadcast_that_asks_for_another_codec_is_refused(kind: type[Through], wrong: str, message: str) -> None:
     model: nn.Module = small_net()
     broadcast = starting_server(model, wrong).begin(1, ["a"]).broadcast("a")
+    options = {"warmup": 0.5, "rho": 6.0} if kind is LearnedSign else {}
     with pytest.raises(UnsupportedModelError, match=message):
-        kind(model, torch.optim.SGD(model.parameters(), lr=0.1), broadcast, steps=1)
+        kind(model, torch.optim.SGD(model.parameters(), lr=0.1), broadcast, steps=1, **options)
     # The parameters were not taken into a buffer.
     assert all(p.untyped_storage().nbytes() == 4 * p.numel() for p in model.parameters())
 
@@ -536,11 +537,9 @@ def wide_net() -> nn.Sequential:
 def trained(name: str, lr: float, **options: object) -> tuple[Frame, bytes, dict[str, NDArray[np.float32]]]:
     """The frame of a client after five steps, its broadcast, and the model that it is left with."""
     model = wide_net()
-    stochastic = bool(options.pop("stochastic", True))
-    broadcast = starting_server(model, name, options).begin(1, ["a"]).broadcast("a")
-    rule = attach(
-        model, torch.optim.SGD(model.parameters(), lr=lr), broadcast, steps=5, sampling_key=KEY, stochastic=stochastic
-    )
+    told = {"stochastic": bool(options.pop("stochastic", True))}
+    broadcast = starting_server(model, name, options, told).begin(1, ["a"]).broadcast("a")
+    rule = attach(model, torch.optim.SGD(model.parameters(), lr=lr), broadcast, steps=5, sampling_key=KEY)
     torch.manual_seed(4)
     for _ in range(5):
         x, y = batch(20, 40)
@@ -604,9 +603,10 @@ def test_random_codes_are_of_the_final_mask_alone(name: str, code: str, stochast
     rules = []
     for row in (name, code):
         model = wide_net()
-        broadcast = starting_server(model, row, {"scale": 0.01}).begin(1, ["a"]).broadcast("a")
+        server = starting_server(model, row, {"scale": 0.01}, {"stochastic": stochastic})
+        broadcast = server.begin(1, ["a"]).broadcast("a")
         sgd = torch.optim.SGD(model.parameters(), lr=0.01)
-        rule = attach(model, sgd, broadcast, steps=3, sampling_key=KEY, stochastic=stochastic)
+        rule = attach(model, sgd, broadcast, steps=3, sampling_key=KEY)
         torch.manual_seed(4)
         for _ in range(3):
             x, y = batch(20, 40)
@@ -616,7 +616,7 @@ def test_random_codes_are_of_the_final_mask_alone(name: str, code: str, stochast
         assert isinstance(rule, Through)
         rules.append(rule)
     drawn, coded = rules
-    assert torch.equal(drawn._u, coded._u)
+    assert torch.equal(drawn.u, coded.u)
     frames = [rule.finish(weight=1) for rule in rules]
     section = frames[1].select(Role.UPDATE, Group.CODED)
     assert section is not None
@@ -624,7 +624,7 @@ def test_random_codes_are_of_the_final_mask_alone(name: str, code: str, stochast
     assert isinstance(codec, RandomCode)
     codec = replace(codec, inner=replace(codec.inner, stochastic=stochastic))
     keys = EncodeKeys(frames[1].noise_key, 0, coded.view.layout.sizes(Group.CODED))
-    assert section.body == codec.encode(coded._u.numpy(), keys)
+    assert section.body == codec.encode(coded.u.numpy(), keys)
     # Nearer codewords of a signed mask are a bit of information each: not worth a code.
     assert (section.body[0] == 1) is (stochastic or name == "fedmrn")
     same = np.array_equal(*(decoded(frame, Group.CODED) for frame in frames))

@@ -1,0 +1,28 @@
+"""What all codecs of masked noise share: the mask in plain, and where the scale of its noise comes from."""
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from fedmrn.codecs.base import Codec
+from fedmrn.codecs.mask.scale import Fixed, NoiseScale
+
+if TYPE_CHECKING:
+    from fedmrn.codecs.mask.masked_noise import MaskedNoise
+
+
+class MaskCodec(Codec):
+    """A codec that sends a mask over noise, in whatever form."""
+
+    @property
+    @abstractmethod
+    def masked(self) -> "MaskedNoise":
+        """The codec of the mask in plain."""
+
+    @abstractmethod
+    def over(self, masked: "MaskedNoise") -> "MaskCodec":
+        """Return `masked`. Codecs that wrap a mask return a copy of themselves around it."""
+
+    @property
+    def noise_scale(self) -> NoiseScale:
+        """Where the scale of the noise comes from."""
+        return Fixed(self.masked.noise.scale)

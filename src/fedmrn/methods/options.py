@@ -1,0 +1,59 @@
+"""The options that rows of the table share, each defined once."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from fedmrn.codecs import CodedMask
+from fedmrn.methods.option import NumberOption, Option, ReadBy, ScaleOption, WholeOption, WordOption, by_name, words_of
+from fedmrn.numerics.noise import Law
+from fedmrn.server.rules import Merge
+
+LAW = WordOption(name="noise", default="uniform", words="law of the noise", choices=words_of(Law), what="noise law")
+CODING = WordOption(
+    name="coding",
+    default="raw",
+    words="how the bits of masks travel: as they are, or entropy-coded without loss",
+    choices=MappingProxyType({"raw": lambda mask: mask, "entropy": CodedMask}),
+    what="coding",
+)
+NOISE_KEY = WordOption(
+    name="noise_key",
+    default="client",
+    words="whose a noise key is: one client's in one round, or that of all clients of a round",
+    read_by=ReadBy.SCHEME,
+    choices=MappingProxyType({"client": False, "round": True}),
+    what="noise_key",
+)
+_SCALE_WORDS = 'scale of the noise; "auto": each client fits one to its own update, per tensor'
+BINARY_SCALE = ScaleOption(name="scale", default=0.01, words=_SCALE_WORDS)
+SIGNED_SCALE = ScaleOption(name="scale", default=0.005, words=_SCALE_WORDS)
+BINARY = by_name(LAW, BINARY_SCALE, CODING, NOISE_KEY)
+SIGNED = by_name(LAW, SIGNED_SCALE, CODING, NOISE_KEY)
+RANDOM_CODE = (
+    WholeOption(name="buckets", default=16, words="buckets of |noise| with a prior each, 1 to 64"),
+    WholeOption(name="log2_states", default=8, words="size of the trellis, 1 to 10: each more doubles the search"),
+    NumberOption(name="rate", default=1.125, words="path bits for a bit of information, 1 to 2"),
+)
+TOPK = by_name(
+    NumberOption(name="density", default=0.03, words="share of the elements that is sent"),
+    WholeOption(name="bits", default=32, words="of a value: 32 or 16"),
+)
+SPARSITY = (
+    NumberOption(name="sparsity", default=0.97, words="share of zeros after the last round", read_by=ReadBy.RULE),
+    WholeOption(name="rounds", default=100, words="length of the schedule", read_by=ReadBy.RULE, follows="rounds"),
+    WholeOption(name="start", default=0, words="last round without pruning", read_by=ReadBy.RULE),
+    WholeOption(name="every", default=1, words="prune every so many rounds", read_by=ReadBy.RULE),
+)
+MERGE = WordOption(
+    name="merge",
+    default="majority",
+    words="how pruned models become one",
+    read_by=ReadBy.RULE,
+    choices=words_of(Merge),
+    what="merge",
+)
+
+
+def keep(default: float) -> Mapping[str, Option]:
+    """Return the option of a codec that codes a random part of the elements."""
+    return by_name(NumberOption(name="keep", default=default, words="share of the elements that is coded"))
