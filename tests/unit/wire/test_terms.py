@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from core_examples import LAYOUT, SECRET, noisy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmrn.errors import (
@@ -58,6 +58,7 @@ def body(*records: bytes, **header: object) -> Section:
     return replace(Section(0, Role.TERMS, Group.CODED, len(records), b"\1", b"".join(records)), **header)  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(TOLD)
 def test_what_is_told_is_read(told: dict[str, float]) -> None:
     sections = terms_section(told)
