@@ -18,13 +18,13 @@ from fedmrn.codecs import (
     Float16,
     Levels,
     MaskedNoise,
+    Opened,
     OwnScale,
     Plane,
     RandomCode,
     Raw,
-    Reader,
     Rotated,
-    Scale,
+    ScaleRule,
     ShorterMask,
     Sign,
     SignRule,
@@ -32,7 +32,6 @@ from fedmrn.codecs import (
     Support,
     Ternary,
     codec_from,
-    read_plane,
 )
 from fedmrn.errors import ConfigError, EncodeError, FrameError, MalformedFrameError
 from fedmrn.methods import METHODS
@@ -93,7 +92,7 @@ EXAMPLES: dict[str, Codec] = {
     "ternary without clipping": Ternary(0.0),
     "levels 1": Levels(1, 100),
     "levels 127": Levels(127),
-    "rotated least error 4": Rotated(4, Scale.MSE),
+    "rotated least error 4": Rotated(4, ScaleRule.MSE),
     "rotated a tenth": Rotated(2, keep=0.1),
     "bernoulli": Bernoulli((1 << 64) - 1),
     "support": Support(),
@@ -121,7 +120,7 @@ def _encode(codec: Codec, vector: F32, keys: EncodeKeys = KEYS) -> bytes:
     return _bound(codec, vector.size).encode(vector, keys)
 
 
-def _open(codec: Codec, body: bytes, size: int) -> Reader:
+def _open(codec: Codec, body: bytes, size: int) -> Opened:
     return _bound(codec, size).open(body, size, KEYS.noise, LIMIT)
 
 
@@ -197,7 +196,7 @@ def test_each_plane_can_be_read_and_adds_up_within_the_bound(codec: Codec) -> No
         if plane not in codec.planes:
             continue
         out = np.full(33, np.nan, np.float32)
-        read_plane(reader, plane).read(0, out)
+        reader.plane(plane).read(0, out)
         assert np.abs(out).max() <= max(1.0, codec.bound(LIMIT))
 
 

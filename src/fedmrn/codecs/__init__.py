@@ -3,18 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from fedmrn.codecs.base import (
-    CHUNK,
-    Codec,
-    EncodeKeys,
-    Fold,
-    Plane,
-    Reader,
-    mask_of,
-    noise_scales_of,
-    own_fold,
-    read_plane,
-)
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, Plane
 from fedmrn.codecs.bernoulli import Bernoulli
 from fedmrn.codecs.float16 import Float16
 from fedmrn.codecs.levels import Levels
@@ -23,8 +12,9 @@ from fedmrn.codecs.mask.masked_noise import MaskedNoise
 from fedmrn.codecs.mask.own_scale import OwnScale
 from fedmrn.codecs.mask.random_code import RandomCode
 from fedmrn.codecs.mask.shorter_mask import ShorterMask
+from fedmrn.codecs.observation import DENSITY, NOISE_SCALE, Observable, Observed
 from fedmrn.codecs.raw import Raw
-from fedmrn.codecs.rotated import Rotated, Scale
+from fedmrn.codecs.rotated import Rotated, ScaleRule
 from fedmrn.codecs.sign import Sign, SignRule
 from fedmrn.codecs.sparse import Sparse
 from fedmrn.codecs.support import Support
@@ -64,21 +54,24 @@ def codec_from(codec: int, params: bytes) -> Codec:
 __all__ = [
     "CHUNK",
     "CODECS",
+    "DENSITY",
+    "NOISE_SCALE",
     "Bernoulli",
     "Codec",
     "CodedMask",
     "EncodeKeys",
     "Float16",
-    "Fold",
     "Levels",
     "MaskedNoise",
+    "Observable",
+    "Observed",
+    "Opened",
     "OwnScale",
     "Plane",
     "RandomCode",
     "Raw",
-    "Reader",
     "Rotated",
-    "Scale",
+    "ScaleRule",
     "ShorterMask",
     "Sign",
     "SignRule",
@@ -86,8 +79,4 @@ __all__ = [
     "Support",
     "Ternary",
     "codec_from",
-    "mask_of",
-    "noise_scales_of",
-    "own_fold",
-    "read_plane",
 ]

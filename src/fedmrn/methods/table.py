@@ -14,7 +14,7 @@ from fedmrn.codecs import (
     RandomCode,
     Raw,
     Rotated,
-    Scale,
+    ScaleRule,
     Sign,
     SignRule,
     Sparse,
@@ -67,7 +67,7 @@ def _learned_sign(o: Options) -> Codec:
     return Sign(SignRule.LEARNED)
 
 
-def _rotated(bits: int, scale: Scale = Scale.UNBIASED) -> Callable[[Options], Codec]:
+def _rotated(bits: int, scale: ScaleRule = ScaleRule.UNBIASED) -> Callable[[Options], Codec]:
     return lambda o: Rotated(bits, scale, keep=o["keep"])
 
 
@@ -134,7 +134,7 @@ _ROWS = (
         {"levels": 7, "bucket": 128},
     ),
     Method(9, "drive", "rotation and signs, unbiased (EDEN at 1 bit): one bit", "plain", _rotated(1), _WHOLE),
-    Method(10, "drive-mse", "rotation and signs, least error: one bit", "plain", _rotated(1, Scale.MSE), _WHOLE),
+    Method(10, "drive-mse", "rotation and signs, least error: one bit", "plain", _rotated(1, ScaleRule.MSE), _WHOLE),
     Method(11, "eden2", "rotation and 2-bit centroids, unbiased", "plain", _rotated(2), _WHOLE),
     Method(12, "eden4", "rotation and 4-bit centroids, unbiased", "plain", _rotated(4), _WHOLE),
     Method(
