@@ -85,7 +85,7 @@ class KeptPlane(Opened):
 
 
 @dataclass(frozen=True)
-class OpenedSparse(Opened):
+class OpenedPlaces(Opened):
     """Some elements, at increasing places; the others are zero."""
 
     places: NDArray[np.int64]
@@ -96,6 +96,10 @@ class OpenedSparse(Opened):
         first, last = np.searchsorted(self.places, (start, start + out.size))
         out[:] = 0.0
         out[self.places[first:last] - start] = self.values[first:last]
+
+
+class OpenedSparse(OpenedPlaces):
+    """The elements that a client kept; which those are says something too."""
 
     def plane(self, plane: Plane) -> Opened:
         """Return the values, or what was kept."""
