@@ -21,8 +21,8 @@ from harness import Agreement, Benchmark, Goal, Planned
 from limits import multiplications
 
 from fedmrn.methods import METHODS
-from fedmrn.server.aggregate import _WAITING as TOGETHER
 from fedmrn.server.aggregate import Aggregator
+from fedmrn.server.fold import TOGETHER
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Role, Section
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 from fedmrn.wire.messages import templates
@@ -192,7 +192,7 @@ def large(elements: int, clients: int) -> Benchmark:
         first = sums[name].count
         for i, frame in enumerate(frames):
             sums[name].add(Frame.from_bytes(frame, kind=Kind.UPDATE, limits=LIMITS), first + i)
-        if sums[name]._waiting:
+        if sums[name].sums.waiting:
             raise RuntimeError("frames are waiting: what was timed is not their fold")
 
     def check() -> dict[str, Agreement]:

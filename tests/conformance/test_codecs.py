@@ -11,20 +11,23 @@ from allocated import allocated
 from fedmrn.codecs import (
     CHUNK,
     CODECS,
+    DENSITY,
+    NOISE_SCALE,
     Bernoulli,
     Codec,
     CodedMask,
     EncodeKeys,
     Float16,
     Levels,
+    MaskCodec,
     MaskedNoise,
+    Opened,
     OwnScale,
     Plane,
     RandomCode,
     Raw,
-    Reader,
     Rotated,
-    Scale,
+    ScaleRule,
     ShorterMask,
     Sign,
     SignRule,
@@ -32,7 +35,6 @@ from fedmrn.codecs import (
     Support,
     Ternary,
     codec_from,
-    read_plane,
 )
 from fedmrn.errors import ConfigError, EncodeError, FrameError, MalformedFrameError
 from fedmrn.methods import METHODS
@@ -93,7 +95,7 @@ EXAMPLES: dict[str, Codec] = {
     "ternary without clipping": Ternary(0.0),
     "levels 1": Levels(1, 100),
     "levels 127": Levels(127),
-    "rotated least error 4": Rotated(4, Scale.MSE),
+    "rotated least error 4": Rotated(4, ScaleRule.MSE),
     "rotated a tenth": Rotated(2, keep=0.1),
     "bernoulli": Bernoulli((1 << 64) - 1),
     "support": Support(),
@@ -121,7 +123,7 @@ def _encode(codec: Codec, vector: F32, keys: EncodeKeys = KEYS) -> bytes:
     return _bound(codec, vector.size).encode(vector, keys)
 
 
-def _open(codec: Codec, body: bytes, size: int) -> Reader:
+def _open(codec: Codec, body: bytes, size: int) -> Opened:
     return _bound(codec, size).open(body, size, KEYS.noise, LIMIT)
 
 
@@ -197,8 +199,66 @@ def test_each_plane_can_be_read_and_adds_up_within_the_bound(codec: Codec) -> No
         if plane not in codec.planes:
             continue
         out = np.full(33, np.nan, np.float32)
-        read_plane(reader, plane).read(0, out)
+        reader.plane(plane).read(0, out)
         assert np.abs(out).max() <= max(1.0, codec.bound(LIMIT))
+
+
+@each_codec
+def test_folding_adds_what_is_read(codec: Codec) -> None:
+    """Each value times the factor, rounded to the nearest integer, onto what is there; from any chunk on."""
+    size, factor = CHUNK + 1000, 2.0**40 / codec.bound(LIMIT)
+    opened = _open(codec, _encode(codec, _vector(size)), size)
+    for start, stop in ((0, size), (CHUNK, size), (0, 1)):
+        values = np.empty(stop - start, np.float32)
+        for at in range(0, values.size, CHUNK):
+            opened.read(start + at, values[at : at + CHUNK])
+        expected = np.arange(values.size) + np.rint(values.astype(np.float64) * factor).astype(np.int64)
+        for near in (True, False):
+            total = np.arange(values.size)
+            opened.fold(start, factor, near, total)
+            assert np.array_equal(total, expected)
+
+
+@each_codec
+def test_what_is_observed_is_a_whole_number_a_tensor(codec: Codec) -> None:
+    opened = _open(codec, _encode(codec, _vector(33)), 33)
+    found = opened.observed([slice(0, 20), slice(20, 33)])
+    for observable, numbers in found.items():
+        assert [type(n) for n in numbers] == [int, int], "sums of integers do not depend on the order"
+        assert np.isfinite(observable.mean(sum(numbers), 33, 1))
+    assert len({o.name for o in found}) == len(found)
+    masks = isinstance(codec, MaskCodec | Bernoulli)
+    assert (DENSITY in found) is masks
+    assert (NOISE_SCALE in found) is isinstance(codec, OwnScale)
+    if DENSITY in found:
+        (ones,) = opened.observed([slice(0, 33)])[DENSITY]
+        assert ones == sum(found[DENSITY])
+
+
+@each_codec
+def test_planes_that_are_not_listed_are_refused(codec: Codec) -> None:
+    opened = _open(codec, _encode(codec, _vector(33)), 33)
+    assert opened.plane(Plane.VALUE) is opened
+    for plane in set(Plane) - codec.planes:
+        with pytest.raises(ConfigError, match=f"no plane {plane.value}"):
+            opened.plane(plane)
+
+
+@each_codec
+def test_another_mask_of_noise_in_the_place_of_its_own(codec: Codec) -> None:
+    other = MaskedNoise(NoiseSpec(Law.GAUSSIAN, 1.0), MaskType.SIGNED, stochastic=False)
+    masks = MaskCodec.of(codec)
+    if masks is None:
+        return
+    assert masks.over(masks.masked) == codec
+    assert type(masks.over(other)) is type(codec)
+    assert masks.over(other).masked == other
+
+
+def test_a_codec_of_a_class_or_none() -> None:
+    coded = EXAMPLES["coded mask without sampling"]
+    assert CodedMask.of(coded) is ShorterMask.of(coded) is Codec.of(coded) is coded
+    assert MaskedNoise.of(coded) is RandomCode.of(coded) is Raw.of(None) is None
 
 
 @each_codec

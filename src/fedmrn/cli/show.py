@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from fedmrn.codecs import CHUNK, CODECS, MaskedNoise, OwnScale, Raw, codec_from, mask_of, noise_scales_of
+from fedmrn.codecs import CODECS, Raw, codec_from
 from fedmrn.errors import FrameError, LimitError
 from fedmrn.methods import METHODS
-from fedmrn.numerics.bits import count_ones
 from fedmrn.report.account import SECTIONS, traffic_line
 from fedmrn.report.summary import HEADER, LEGEND, Summary, cells, reference_of
 from fedmrn.wire.frame import Frame, Role, Section
@@ -119,27 +117,8 @@ def _content(frame: Frame, s: Section) -> tuple[str, str]:
     codec = codec_from(s.codec, s.params)
     if s.role is Role.TEMPLATE:
         return codec.name, "to be sent like this"
-    if isinstance(codec, MaskedNoise) or (isinstance(codec, OwnScale) and s.count <= _MOST):
-        return codec.name, _mask(codec, frame, s)
     if codec.needs_state:
         return codec.name, "readable beside its broadcast only"
-    if s.count > _MOST:
+    if s.count > max(_MOST, 8 * len(s.body)):  # with a bit an element or more, the section itself is as long
         return codec.name, "too many elements to look at"
-    reader = codec.open(s.body, s.count, frame.noise_key, float("inf"))
-    total, largest, part = 0.0, 0.0, np.empty(CHUNK, np.float32)
-    for start in range(0, s.count, CHUNK):
-        values = part[: min(CHUNK, s.count - start)]
-        reader.read(start, values)
-        total += float(values.sum(dtype=np.float64))
-        largest = max(largest, float(np.abs(values).max()))
-    return codec.name, f"mean {total / max(1, s.count):.3g}, largest magnitude {largest:.3g}"
-
-
-def _mask(codec: OwnScale | MaskedNoise, frame: Frame, s: Section) -> str:
-    opened, masked = codec.open(s.body, s.count, frame.noise_key, float("inf")), codec.masked
-    own = noise_scales_of(opened)
-    scales = np.array([masked.noise.scale]) if own is None else own.values
-    found = " to ".join(f"{scale:.6g}" for scale in sorted({scales.min(), scales.max()})) if scales.size else "no scale"
-    bits = mask_of(opened)
-    ones = 0 if bits is None else count_ones(bits, 0, s.count)
-    return f"{masked.mask.name.lower()}, {masked.noise.law.name.lower()} {found}; {ones / max(1, s.count):.1%} ones"
+    return codec.name, codec.open(s.body, s.count, frame.noise_key, float("inf")).describe(s.count)

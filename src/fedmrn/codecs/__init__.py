@@ -3,18 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from fedmrn.codecs.base import (
-    CHUNK,
-    Codec,
-    EncodeKeys,
-    Fold,
-    Plane,
-    Reader,
-    mask_of,
-    noise_scales_of,
-    own_fold,
-    read_plane,
-)
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, Plane
 from fedmrn.codecs.bernoulli import Bernoulli
 from fedmrn.codecs.float16 import Float16
 from fedmrn.codecs.levels import Levels
@@ -25,8 +14,9 @@ from fedmrn.codecs.mask.own_scale import OwnScale
 from fedmrn.codecs.mask.random_code import RandomCode
 from fedmrn.codecs.mask.scale import FitsUpdate, Fixed, NoiseScale
 from fedmrn.codecs.mask.shorter_mask import ShorterMask
+from fedmrn.codecs.observation import DENSITY, NOISE_SCALE, Observable, Observed
 from fedmrn.codecs.raw import Raw
-from fedmrn.codecs.rotated import Rotated, Scale
+from fedmrn.codecs.rotated import Rotated, ScaleRule
 from fedmrn.codecs.sign import Sign, SignRule
 from fedmrn.codecs.sparse import Sparse
 from fedmrn.codecs.support import Support
@@ -66,6 +56,8 @@ def codec_from(codec: int, params: bytes) -> Codec:
 __all__ = [
     "CHUNK",
     "CODECS",
+    "DENSITY",
+    "NOISE_SCALE",
     "Bernoulli",
     "Codec",
     "CodedMask",
@@ -73,18 +65,19 @@ __all__ = [
     "FitsUpdate",
     "Fixed",
     "Float16",
-    "Fold",
     "Levels",
     "MaskCodec",
     "MaskedNoise",
     "NoiseScale",
+    "Observable",
+    "Observed",
+    "Opened",
     "OwnScale",
     "Plane",
     "RandomCode",
     "Raw",
-    "Reader",
     "Rotated",
-    "Scale",
+    "ScaleRule",
     "ShorterMask",
     "Sign",
     "SignRule",
@@ -92,8 +85,4 @@ __all__ = [
     "Support",
     "Ternary",
     "codec_from",
-    "mask_of",
-    "noise_scales_of",
-    "own_fold",
-    "read_plane",
 ]

@@ -1,15 +1,17 @@
 """The one abstraction: a codec turns a float32 vector into bytes, and bytes into values that add up."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmrn.codecs.observation import Observed
 from fedmrn.errors import ConfigError, EncodeError
+from fedmrn.numerics import kernels
 
 
 class Plane(Enum):
@@ -51,63 +53,64 @@ class EncodeKeys:
         return sizes
 
 
-class Reader(Protocol):
-    """An opened section: every check has passed, reading cannot fail."""
+CHUNK = 1 << 14
+"""Elements decoded at a time: a multiple of every codec's block, and small enough for a core's own cache."""
 
+
+class Opened(ABC):
+    """A section that has passed every check: reading it cannot fail."""
+
+    __slots__ = ()
+    direct_fold: ClassVar[bool] = False
+    """Whether `fold` makes no vector of values, and the section holds little memory: frames of a large model may then
+    wait for others and be folded together."""
+
+    @abstractmethod
     def read(self, start: int, out: NDArray[np.float32]) -> None:
         """Write decoded elements start, start+1, ... into `out` (float32); start is a multiple of `CHUNK`."""
 
+    def fold(self, start: int, factor: float, near: bool, total: NDArray[np.int64]) -> None:
+        """Add the elements start, start+1, ... times a factor to `total`, as `fedmrn.numerics.kernels.fold` does.
 
-Fold = Callable[[int, float, bool, NDArray[np.int64]], None]
-"""(start, factor, near, total) adds the elements start, start+1, ... times the factor to `total`, as
-`fedmrn.numerics.kernels.fold` does; start is a multiple of `CHUNK`."""
+        Args:
+            start: a multiple of `CHUNK`.
+            factor: every magnitude times it is below 2^62.
+            near: whether every one is below `fedmrn.numerics.kernels.NEAR`.
+            total: int64, a sum for each element.
+        """
+        values = np.empty(CHUNK, np.float32)
+        for at in range(0, total.size, CHUNK):
+            part = values[: min(CHUNK, total.size - at)]
+            self.read(start + at, part)
+            kernels.fold(part, factor, near, total[at : at + part.size])
 
+    def plane(self, plane: Plane) -> "Opened":
+        """Return one plane of the section; that of values is the section itself.
 
-def own_fold(reader: Reader) -> Fold | None:
-    """Return the reader's method `fold`, if it can fold without writing the values down."""
-    found: Fold | None = getattr(reader, "fold", None)
-    return found
-
-
-def mask_of(reader: Reader) -> NDArray[np.uint8] | None:
-    """Return the packed bits of an opened section, if it is a mask: uint8, shape (ceil(d / 8),)."""
-    found: NDArray[np.uint8] | None = getattr(reader, "mask", None)
-    return found
-
-
-class NoiseScales(Protocol):
-    """The scales of masked noise, all powers of two, float32 values."""
-
-    @property
-    def values(self) -> NDArray[np.float32]:
-        """The scales, a run of elements each."""
-
-    def at(self, index: int) -> float:
-        """Return the scale of an element."""
-
-
-def noise_scales_of(reader: Reader) -> NoiseScales | None:
-    """Return the scales that the sender of an opened section chose for its noise, if it chose any."""
-    found: NoiseScales | None = getattr(reader, "noise_scales", None)
-    return found
-
-
-def read_plane(reader: Reader, plane: Plane) -> Reader:
-    """Return the reader of one plane of an opened section.
-
-    Raises:
-        ConfigError: the section's codec has no such plane.
-    """
-    if plane is Plane.VALUE:
-        return reader
-    other: Reader | None = getattr(reader, plane.value, None)
-    if other is None:
+        Raises:
+            ConfigError: the section's codec has no such plane.
+        """
+        if plane is Plane.VALUE:
+            return self
         raise ConfigError(f"an update of this codec has no plane {plane.value}")
-    return other
 
+    def observed(self, tensors: Sequence[slice]) -> Observed:
+        """Return what can be said of each tensor: for each observable a whole number a tensor; most have none.
 
-CHUNK = 1 << 14
-"""Elements decoded at a time: a multiple of every codec's block, and small enough for a core's own cache."""
+        Args:
+            tensors: where they lie in the section, none empty.
+        """
+        return {}
+
+    def describe(self, count: int) -> str:
+        """Return a short text for a person on the section's `count` elements."""
+        total, largest, part = 0.0, 0.0, np.empty(CHUNK, np.float32)
+        for start in range(0, count, CHUNK):
+            values = part[: min(CHUNK, count - start)]
+            self.read(start, values)
+            total += float(values.sum(dtype=np.float64))
+            largest = max(largest, float(np.abs(values).max()))
+        return f"mean {total / max(1, count):.3g}, largest magnitude {largest:.3g}"
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Codec(ABC):
     id: ClassVar[int]
     name: ClassVar[str]
     planes: ClassVar[frozenset[Plane]] = frozenset({Plane.VALUE})
-    """What can be read of it; a reader has the planes beyond values as attributes of their names."""
+    """What can be read of it; `Opened.plane` gives each."""
     needs_state: ClassVar[bool] = False
     """Whether it reads and writes only after `bind`."""
 
@@ -138,6 +141,11 @@ class Codec(ABC):
     def unbiased(self) -> bool:
         """Whether the mean of what is decoded, over keys, is the vector, whatever it is."""
         return False
+
+    @property
+    def typical_std(self) -> float | None:
+        """Standard deviation of the vectors that it is made for; None where any will do."""
+        return None
 
     def bind(self, state: NDArray[np.float32]) -> "Codec":
         """Return the codec for updates of this state (float32, shape (d,)), which both sides know; most need none."""
@@ -182,8 +190,8 @@ class Codec(ABC):
         """
 
     @abstractmethod
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> Reader:
-        """Check a body of `count` elements completely, in bounded memory, and return its reader.
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> Opened:
+        """Check a body of `count` elements completely, in bounded memory, and return it opened.
 
         Raises:
             FrameError: a subclass for each cause.
@@ -197,10 +205,10 @@ class Codec(ABC):
         Raises:
             FrameError: as `open`.
         """
-        reader = self.open(body, count, noise_key, max_value)
+        opened = self.open(body, count, noise_key, max_value)
         out = np.empty(count, np.float32)
         for start in range(0, count, CHUNK):
-            reader.read(start, out[start : start + CHUNK])
+            opened.read(start, out[start : start + CHUNK])
         return out
 
 

@@ -5,26 +5,35 @@ that the masks belong to travels among the parameters: server and clients must u
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, check_finite
+from fedmrn.codecs.observation import DENSITY, Observed
 from fedmrn.errors import ConfigError, MalformedFrameError
-from fedmrn.numerics.bits import check_mask, pack_bits
+from fedmrn.numerics.bits import check_mask, count_ones, pack_bits
 from fedmrn.numerics.rng import Purpose, Stream, domain
 
 _PARAMS = struct.Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True)
-class _BitReader:
-    mask: NDArray[np.uint8]
+class OpenedBits(Opened):
+    """Packed bits, the first least significant; each stands for 0 or 1."""
+
+    bits: NDArray[np.uint8]
 
     def read(self, start: int, out: NDArray[np.float32]) -> None:
-        out[:] = np.unpackbits(self.mask[start >> 3 :], count=out.size, bitorder="little")
+        """Write the elements of a chunk."""
+        out[:] = np.unpackbits(self.bits[start >> 3 :], count=out.size, bitorder="little")
+
+    def observed(self, tensors: Sequence[slice]) -> Observed:
+        """Return the number of ones of each tensor."""
+        return {DENSITY: [count_ones(self.bits, where.start, where.stop) for where in tensors]}
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ class Bernoulli(Codec):
             mask[start : start + p.size] = stream.uniform(start, start + p.size) < p
         return pack_bits(mask)
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _BitReader:
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> OpenedBits:
         """Check the length and the padding.
 
         Raises:
@@ -84,4 +93,4 @@ class Bernoulli(Codec):
             PaddingError: an unused bit is set.
         """
         check_mask(body, count)
-        return _BitReader(np.frombuffer(body, np.uint8))
+        return OpenedBits(np.frombuffer(body, np.uint8))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs.base import Codec, EncodeKeys, check_finite
-from fedmrn.codecs.floats import FloatReader, open_floats
+from fedmrn.codecs.floats import OpenedFloats, open_floats
 from fedmrn.errors import EncodeError, MalformedFrameError
 
 LARGEST = 65504.0
@@ -51,7 +51,7 @@ class Float16(Codec):
             raise EncodeError(f"a value of magnitude {np.abs(vector).max():g} is too large for 16 bits; send 32")
         return halves.tobytes()
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> FloatReader:
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> OpenedFloats:
         """Check the length and every value.
 
         Raises:

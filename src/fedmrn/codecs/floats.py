@@ -1,17 +1,17 @@
-"""What codecs that send plain floats share: the check of a body, and its reader."""
+"""What codecs that send plain floats share: the check of a body, and its values."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK
+from fedmrn.codecs.base import CHUNK, Opened
 from fedmrn.errors import BoundError, MalformedFrameError, NonFiniteError
 
 
 @dataclass(frozen=True, slots=True)
-class FloatReader:
-    """Floats of one kind, one after the other."""
+class OpenedFloats(Opened):
+    """Floats of one kind, one after the other; `kind` is a numpy kind such as "<f4"."""
 
     body: memoryview
     kind: np.dtype[np.floating]
@@ -21,21 +21,21 @@ class FloatReader:
         out[:] = np.frombuffer(self.body, self.kind, out.size, self.kind.itemsize * start)
 
 
-def open_floats(body: bytes | memoryview, kind: str, count: int, max_value: float, what: str) -> FloatReader:
-    """Check the length of a body of `count` floats of a numpy kind such as "<f4", and every value; return its reader.
+def open_floats(body: bytes | memoryview, kind: str, count: int, max_value: float, what: str) -> OpenedFloats:
+    """Check the length of a body of `count` floats of a numpy kind such as "<f4", and every value; return it opened.
 
     Raises:
         MalformedFrameError: the body has another length.
         NonFiniteError: a value is NaN or infinite.
         BoundError: a magnitude is above max_value.
     """
-    reader = FloatReader(memoryview(body), np.dtype(kind))
-    expected = reader.kind.itemsize * count
-    if len(reader.body) != expected:
-        raise MalformedFrameError(f"{count} {what} values take {expected} bytes, the section has {len(reader.body)}")
+    opened = OpenedFloats(memoryview(body), np.dtype(kind))
+    expected = opened.kind.itemsize * count
+    if len(opened.body) != expected:
+        raise MalformedFrameError(f"{count} {what} values take {expected} bytes, the section has {len(opened.body)}")
     for start in range(0, count, CHUNK):
         values = np.empty(min(CHUNK, count - start), np.float32)
-        reader.read(start, values)
+        opened.read(start, values)
         np.abs(values, out=values)
         if not np.isfinite(values).all():
             raise NonFiniteError(
@@ -43,4 +43,4 @@ def open_floats(body: bytes | memoryview, kind: str, count: int, max_value: floa
             )
         if (values > max_value).any():
             raise BoundError(f"a {what} value has magnitude {values.max():g}; at most {max_value:g} is accepted")
-    return reader
+    return opened

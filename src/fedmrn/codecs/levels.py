@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, check_finite
 from fedmrn.codecs.scales import F32, F64, check_scales, draws
 from fedmrn.errors import ConfigError, EncodeError, MalformedFrameError, PaddingError
 
@@ -52,12 +52,15 @@ def _spread(norms: F32, block: int, start: int, stop: int) -> F64:
 
 
 @dataclass(frozen=True, slots=True)
-class _LevelsReader:
+class OpenedLevels(Opened):
+    """Levels times the norms of their blocks."""
+
     codec: "Levels"
     norms: F32
     symbols: NDArray[np.uint8]
 
     def read(self, start: int, out: F32) -> None:
+        """Write the elements of a chunk."""
         width, levels = self.codec.width, self.codec.levels
         values = _unpack(self.symbols[start // 8 * width :], out.size, width).astype(np.float64)
         values -= levels
@@ -140,7 +143,7 @@ class Levels(Codec):
             parts.append(_pack((np.copysign(level, x) + self.levels).astype(np.uint8), self.width))
         return b"".join(parts)
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _LevelsReader:
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> OpenedLevels:
         """Check the length, every norm, every symbol and the padding.
 
         Raises:
@@ -165,4 +168,4 @@ class Levels(Codec):
             found = _unpack(symbols[start // 8 * self.width :], min(CHUNK, count - start), self.width)
             if (found > 2 * self.levels).any():
                 raise MalformedFrameError(f"a level is written as {found.max()}, at most {2 * self.levels} is possible")
-        return _LevelsReader(self, norms, symbols)
+        return OpenedLevels(self, norms, symbols)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs.base import Codec, EncodeKeys, check_finite
-from fedmrn.codecs.floats import FloatReader, open_floats
+from fedmrn.codecs.floats import OpenedFloats, open_floats
 from fedmrn.errors import MalformedFrameError
 
 
@@ -43,7 +43,7 @@ class Raw(Codec):
         check_finite(vector)
         return vector.astype("<f4", copy=False).tobytes()
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> FloatReader:
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> OpenedFloats:
         """Check the length and every value.
 
         Raises:

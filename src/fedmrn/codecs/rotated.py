@@ -19,7 +19,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, check_finite
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError
 from fedmrn.numerics.rng import Purpose, Stream, domain
 from fedmrn.numerics.rotation import LARGEST, SMALLEST, blocks, decode_block, encode_block
@@ -48,7 +48,7 @@ _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _STEP = CHUNK // 4
 
 
-class Scale(IntEnum):
+class ScaleRule(IntEnum):
     """The rule for a block's scale; the number is its code on the wire. A decoder does not use it."""
 
     UNBIASED = 0
@@ -66,7 +66,9 @@ def _body_size(kept: int, bits: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _RotatedReader:
+class OpenedBlocks(Opened):
+    """Rotated blocks, rotated back when they are read, and a dense tail."""
+
     codec: "Rotated"
     key: int
     limit: np.float32
@@ -79,6 +81,7 @@ class _RotatedReader:
     last: threading.local = field(default_factory=threading.local)  # each thread's last block: its number and values
 
     def read(self, start: int, out: NDArray[np.float32]) -> None:
+        """Write the elements of a chunk."""
         if not self.ranks:
             self._read_kept(start, out)
             return
@@ -136,7 +139,7 @@ class Rotated(Codec):
     id: ClassVar[int] = 6
     name: ClassVar[str] = "rotated"
     bits: int = 1
-    scale: Scale = Scale.UNBIASED
+    scale: ScaleRule = ScaleRule.UNBIASED
     keep: float = 1.0
 
     def __post_init__(self) -> None:
@@ -146,12 +149,12 @@ class Rotated(Codec):
                 f"got {self.bits} bits and {self.keep:g}"
             )
         object.__setattr__(self, "keep", float(np.float32(self.keep)))
-        object.__setattr__(self, "scale", Scale(self.scale))
+        object.__setattr__(self, "scale", ScaleRule(self.scale))
 
     @property
     def unbiased(self) -> bool:
         """With the unbiased scale, in large blocks."""
-        return self.scale is Scale.UNBIASED
+        return self.scale is ScaleRule.UNBIASED
 
     def params(self) -> bytes:
         """Return 6 bytes: bits, scale rule, keep as float32."""
@@ -162,7 +165,7 @@ class Rotated(Codec):
         """Return the codec with these 6 bytes of parameters."""
         try:
             bits, scale, keep = _PARAMS.unpack(params)
-            return cls(bits, Scale(scale), keep)
+            return cls(bits, ScaleRule(scale), keep)
         except (struct.error, ValueError, ConfigError) as error:
             raise MalformedFrameError(f"codec rotated cannot have parameters {params.hex()}") from error
 
@@ -198,12 +201,12 @@ class Rotated(Codec):
     def _scale(self, size: int, square: float, inner: float, energy: float) -> float:
         if square == 0:
             return 0.0
-        scale = (square / inner if self.scale is Scale.UNBIASED else inner / energy) / sqrt(size)
+        scale = (square / inner if self.scale is ScaleRule.UNBIASED else inner / energy) / sqrt(size)
         if not scale * CENTROIDS[self.bits][-1] / self.keep <= _HIGHEST_LEVEL / 2:
             raise EncodeError(f"the values are too large to rotate in float32: the scale of a block would be {scale:g}")
         return scale
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _RotatedReader:
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> OpenedBlocks:
         """Check the length, the scales and the dense tail.
 
         Raises:
@@ -231,7 +234,7 @@ class Rotated(Codec):
         packed = np.frombuffer(view[4 * len(cut) : len(view) - 4 * tail.size], np.uint8)
         dense = tail.astype(np.float32).clip(-clip, clip)
         starts, sizes = [s for s, _ in cut], [n for _, n in cut]
-        return _RotatedReader(self, noise_key, clip, ranks, starts, sizes, scales, packed, dense)
+        return OpenedBlocks(self, noise_key, clip, ranks, starts, sizes, scales, packed, dense)
 
     def _count(self, count: int, noise_key: int, most: int) -> tuple[int, list[int]]:
         """Return how many of `count` elements are kept, and how many before each piece; stop once above `most`."""

@@ -39,7 +39,7 @@ def check_scales(scales: F32, max_value: float) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Scales:
+class TensorScales:
     """A float32 scale for each run of elements.
 
     Attributes:

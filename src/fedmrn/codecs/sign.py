@@ -14,8 +14,8 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Plane, check_finite
-from fedmrn.codecs.scales import F32, Scales, draws, largest_magnitude, mean_magnitude
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, Plane, check_finite
+from fedmrn.codecs.scales import F32, TensorScales, draws, largest_magnitude, mean_magnitude
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import check_padding, pack_bits, packed_size
 
@@ -33,32 +33,51 @@ class SignRule(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Signs:
+class SignPlane(Opened):
+    """The signs, +1 or -1."""
+
     bits: NDArray[np.uint8]
 
     def read(self, start: int, out: F32) -> None:
+        """Write the signs of a chunk."""
         signs = np.take(_SIGNS, self.bits[start >> 3 : (start + out.size + 7) >> 3], axis=0)
         out[:] = signs.reshape(-1)[: out.size]
 
 
 @dataclass(frozen=True, slots=True)
-class _Scale:
-    scales: Scales
+class ScalePlane(Opened):
+    """For each element the scale of its tensor."""
+
+    scales: TensorScales
 
     def read(self, start: int, out: F32) -> None:
+        """Write the scales of a chunk."""
         self.scales.spread(start, out)
 
 
-@dataclass(frozen=True, slots=True)
-class _SignReader:
-    scale: _Scale
-    sign: _Signs
+@dataclass(frozen=True)
+class OpenedSigns(Opened):
+    """Signs times the scales of their tensors."""
+
+    scales: ScalePlane
+    signs: SignPlane
 
     def read(self, start: int, out: F32) -> None:
-        self.sign.read(start, out)
+        """Write the elements of a chunk."""
+        self.signs.read(start, out)
         scales = np.empty_like(out)
-        self.scale.read(start, scales)
+        self.scales.read(start, scales)
         out *= scales
+
+    def plane(self, plane: Plane) -> Opened:
+        """Return the values, the signs or the scales."""
+        match plane:
+            case Plane.SIGN:
+                return self.signs
+            case Plane.SCALE:
+                return self.scales
+            case _:
+                return super().plane(plane)
 
 
 @dataclass(frozen=True)
@@ -114,10 +133,10 @@ class Sign(Codec):
         check_finite(vector)
         deterministic = self.rule is SignRule.DETERMINISTIC
         if self.learned:
-            scales = Scales.given(self.learned, vector, keys)
+            scales = TensorScales.given(self.learned, vector, keys)
         else:
             largest = self.rule is SignRule.STOCHASTIC
-            scales = Scales.measure(vector, keys, largest_magnitude if largest else mean_magnitude)
+            scales = TensorScales.measure(vector, keys, largest_magnitude if largest else mean_magnitude)
         plus = np.empty(vector.size, np.bool_)
         scale = np.empty(min(CHUNK, vector.size), np.float32)
         for start in range(0, vector.size, CHUNK):
@@ -132,13 +151,13 @@ class Sign(Codec):
             plus[start : start + x.size] = bits
         return scales.to_bytes() + pack_bits(plus)
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _SignReader:
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> OpenedSigns:
         """Check the table of scales, the length and the padding.
 
         Raises:
-            MalformedFrameError, NonFiniteError, BoundError: as `Scales.split`.
+            MalformedFrameError, NonFiniteError, BoundError: as `TensorScales.split`.
             PaddingError: an unused bit is set.
         """
-        scales, bits = Scales.split(body, count, packed_size(count), max_value)
+        scales, bits = TensorScales.split(body, count, packed_size(count), max_value)
         check_padding(bits, count)
-        return _SignReader(_Scale(scales), _Signs(np.frombuffer(bits, np.uint8)))
+        return OpenedSigns(ScalePlane(scales), SignPlane(np.frombuffer(bits, np.uint8)))

@@ -14,7 +14,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import Codec, EncodeKeys, Plane, check_finite
+from fedmrn.codecs.base import Codec, EncodeKeys, Opened, Plane, check_finite
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError, PaddingError
 from fedmrn.numerics.sparsity import kept, largest
 
@@ -72,32 +72,38 @@ def _read_gaps(data, b, count, places):  # type: ignore[no-untyped-def]  # pragm
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class KeptPlane(Opened):
+    """1 at increasing places, 0 at the others."""
+
     places: NDArray[np.int64]
 
     def read(self, start: int, out: NDArray[np.float32]) -> None:
+        """Write the elements of a chunk."""
         first, last = np.searchsorted(self.places, (start, start + out.size))
         out[:] = 0.0
         out[self.places[first:last] - start] = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class SparseReader:
+@dataclass(frozen=True)
+class OpenedPlaces(Opened):
     """Some elements, at increasing places; the others are zero."""
 
     places: NDArray[np.int64]
     values: NDArray[np.float32]
-
-    @property
-    def kept(self) -> _Kept:
-        """The plane of what was sent."""
-        return _Kept(self.places)
 
     def read(self, start: int, out: NDArray[np.float32]) -> None:
         """Write the elements of a chunk."""
         first, last = np.searchsorted(self.places, (start, start + out.size))
         out[:] = 0.0
         out[self.places[first:last] - start] = self.values[first:last]
+
+
+class OpenedSparse(OpenedPlaces):
+    """The elements that a client kept; which those are says something too."""
+
+    def plane(self, plane: Plane) -> Opened:
+        """Return the values, or what was kept."""
+        return KeptPlane(self.places) if plane is Plane.KEPT else super().plane(plane)
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,7 @@ class Sparse(Codec):
         _write_gaps(places, self.rice, out)
         return values.astype(_TYPES[self.bits]).tobytes() + out.tobytes()
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> SparseReader:
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> OpenedSparse:
         """Check values and places; takes memory for k of each, never more than the body is long.
 
         Raises:
@@ -197,4 +203,4 @@ class Sparse(Codec):
             raise MalformedFrameError("the places of a sparse section do not fit its elements or its length")
         if used % 8 and data[-1] >> (used % 8):
             raise PaddingError("unused bits after the last gap are set")
-        return SparseReader(places, values)
+        return OpenedSparse(places, values)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedmrn.codecs.base import Codec, EncodeKeys, check_finite
 from fedmrn.codecs.raw import Raw
-from fedmrn.codecs.sparse import SparseReader
+from fedmrn.codecs.sparse import OpenedPlaces
 from fedmrn.errors import ConfigError, EncodeError, MalformedFrameError
 
 
@@ -72,7 +72,7 @@ class Support(Codec):
             raise EncodeError("an update is not zero where the broadcast's state is: pruned weights must stay zero")
         return vector[places].astype("<f4", copy=False).tobytes()
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> SparseReader:
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> OpenedPlaces:
         """Check the length and every value.
 
         Raises:
@@ -83,4 +83,4 @@ class Support(Codec):
         """
         places = self._places(count)
         Raw().open(body, places.size, noise_key, max_value)
-        return SparseReader(places, np.frombuffer(body, "<f4"))
+        return OpenedPlaces(places, np.frombuffer(body, "<f4"))

@@ -14,8 +14,8 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, check_finite
-from fedmrn.codecs.scales import F32, Scales, draws, largest_magnitude
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, check_finite
+from fedmrn.codecs.scales import F32, TensorScales, draws, largest_magnitude
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import check_trits, pack_trits, trits_size, unpack_trits
 
@@ -25,11 +25,14 @@ _PIECE = 5 * CHUNK
 
 
 @dataclass(frozen=True, slots=True)
-class _TernaryReader:
-    scales: Scales
+class OpenedTrits(Opened):
+    """Trits times the scales of their tensors."""
+
+    scales: TensorScales
     trits: NDArray[np.uint8]
 
     def read(self, start: int, out: F32) -> None:
+        """Write the elements of a chunk."""
         self.scales.spread(start, out)
         out *= np.take(_FACTOR, unpack_trits(self.trits, start, start + out.size))
 
@@ -82,7 +85,7 @@ class Ternary(Codec):
     def encode(self, vector: F32, keys: EncodeKeys) -> bytes:
         """Measure each tensor's scale and sample a trit an element: 0, 1 for +s, 2 for -s."""
         check_finite(vector)
-        scales = Scales.measure(vector, keys, self._scale)
+        scales = TensorScales.measure(vector, keys, self._scale)
         parts = [scales.to_bytes()]
         scale = np.empty(min(_PIECE, vector.size), np.float32)
         for start in range(0, vector.size, _PIECE):
@@ -94,13 +97,14 @@ class Ternary(Codec):
             parts.append(pack_trits(keep * (np.uint8(1) + (x < 0))))
         return b"".join(parts)
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _TernaryReader:
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> OpenedTrits:
         """Check the table of scales, the length, every byte of trits and the padding.
 
         Raises:
-            MalformedFrameError, NonFiniteError, BoundError: as `Scales.split`; the first for a byte above 242 too.
+            MalformedFrameError: as `TensorScales.split`, and for a byte above 242.
+            NonFiniteError, BoundError: as `TensorScales.split`.
             PaddingError: an unused trit is not zero.
         """
-        scales, trits = Scales.split(body, count, trits_size(count), max_value)
+        scales, trits = TensorScales.split(body, count, trits_size(count), max_value)
         check_trits(trits, count)
-        return _TernaryReader(scales, np.frombuffer(trits, np.uint8))
+        return OpenedTrits(scales, np.frombuffer(trits, np.uint8))

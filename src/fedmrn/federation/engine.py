@@ -130,9 +130,7 @@ class RoundResult:
         sample: the update frame of the last client.
         memory: what the clients of this round keep, for methods whose clients do.
         carried: what the server keeps beside the state.
-        density: for each coded tensor the share of ones in the masks; empty where no masks are sent.
-        noise_scale: for each coded tensor the geometric mean of the noise scales that clients chose; empty where they
-            do not choose.
+        observed: what the codec says of each coded tensor (`Server.observed`); empty where it says nothing.
     """
 
     round: int
@@ -147,8 +145,7 @@ class RoundResult:
     sample: bytes = field(repr=False)
     memory: Memory = field(repr=False, default_factory=dict)
     carried: Carried = field(repr=False, default_factory=lambda: Carried(np.zeros((0, 0), np.float32)))
-    density: dict[str, float] = field(repr=False, default_factory=dict)
-    noise_scale: dict[str, float] = field(repr=False, default_factory=dict)
+    observed: dict[str, dict[str, float]] = field(repr=False, default_factory=dict)
 
     @property
     def up(self) -> Account:
@@ -283,6 +280,5 @@ def conclude(
         trained.sample,
         trained.kept,
         server.carried,
-        server.density,
-        server.noise_scales,
+        server.observed,
     )

@@ -13,7 +13,7 @@ from fedmrn.codecs import (
     RandomCode,
     Raw,
     Rotated,
-    Scale,
+    ScaleRule,
     ShorterMask,
     Sign,
     SignRule,
@@ -68,7 +68,7 @@ def _learned_sign(o: Options) -> Codec:
     return Sign(SignRule.LEARNED)
 
 
-def _rotated(bits: int, scale: Scale = Scale.UNBIASED) -> Callable[[Options], Codec]:
+def _rotated(bits: int, scale: ScaleRule = ScaleRule.UNBIASED) -> Callable[[Options], Codec]:
     return lambda o: Rotated(bits, scale, keep=o["keep"])
 
 
@@ -150,7 +150,7 @@ _ROWS = (
         name="drive-mse",
         summary="rotation and signs, least error: one bit",
         local="plain",
-        codec=_rotated(1, Scale.MSE),
+        codec=_rotated(1, ScaleRule.MSE),
         options=keep(1.0),
     ),
     Method(

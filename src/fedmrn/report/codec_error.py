@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
-from fedmrn.codecs import Codec, EncodeKeys, MaskedNoise
+from fedmrn.codecs import Codec, EncodeKeys
 from fedmrn.errors import ConfigError
 from fedmrn.numerics.rng import derive_key
 from fedmrn.report.plots import COLOURS, literal
@@ -53,9 +53,9 @@ class CodecError:
 def measure_codecs(codecs: Mapping[str, Codec], *, size: int = 1 << 16, keys: int = 10) -> list[CodecError]:
     """Encode and decode two fixed vectors, each taken as one tensor, with each codec; the same rows at every call.
 
-    The vectors: normal, and heavy-tailed (lognormal magnitudes with sigma 1, random signs). The error of `MaskedNoise`,
-    coded or not, depends on how large the vector is against the noise: it gets the vector with a standard deviation of
-    half the noise's scale. The other codecs are scale-free.
+    The vectors: normal, and heavy-tailed (lognormal magnitudes with sigma 1, random signs). A codec whose
+    error depends on how large the vector is gets it with the standard deviation that it is made for
+    (`Codec.typical_std`): masked noise, coded or not, half of the noise's scale. The other codecs are scale-free.
 
     Args:
         codecs: by the name of the method.
@@ -76,8 +76,8 @@ def measure_codecs(codecs: Mapping[str, Codec], *, size: int = 1 << 16, keys: in
 
 
 def _measure(name: str, codec: Codec, law: str, values: NDArray[np.float64], keys: int) -> CodecError:
-    if isinstance(raw := codec.uncoded, MaskedNoise):
-        values = values * (raw.noise.scale / 2 / values.std())
+    if codec.typical_std is not None:
+        values = values * (codec.typical_std / values.std())
     x = values.astype(np.float32)
     total = np.zeros(x.size)
     lengths, errors = [], []

@@ -12,6 +12,7 @@ from fedmrn.errors import ConfigError, DuplicateFrameError, UnknownClientError, 
 from fedmrn.numerics.rng import derive_key
 from fedmrn.server.aggregate import Aggregator
 from fedmrn.server.optimizer import Scaled
+from fedmrn.server.rules import Sees
 from fedmrn.wire.frame import Frame, Kind
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import state_sections, templates
@@ -22,7 +23,13 @@ if TYPE_CHECKING:
 
 
 class Round:
-    """One round: hands each client its broadcast, takes updates one at a time, refuses what does not belong."""
+    """One round: hands each client its broadcast, takes updates one at a time, refuses what does not belong.
+
+    Attributes:
+        number: of the round.
+        aggregator: the sum of its updates.
+        answered: the clients whose updates were folded.
+    """
 
     def __init__(self, server: "Server", number: int, clients: Iterable[int | str]) -> None:
         self.number = number
@@ -34,8 +41,8 @@ class Round:
         if not 1 <= number < 1 << 32:
             raise ConfigError(f"rounds are numbered from 1 to 2^32 - 1, got {number}")
         self._closed = False
-        self._done: set[int | str] = set()
-        self._exact = state_sections(server.layout, server.state) if server.scheme.exact_broadcast else None
+        self.answered: set[int | str] = set()
+        self._exact = state_sections(server.layout, server.shown) if server.scheme.exact_broadcast else None
         self._templates = templates(server.layout, server.scheme.codecs_at(number))
         self._terms = terms_section(server.scheme.terms)
         self.aggregator = Aggregator(
@@ -48,7 +55,7 @@ class Round:
             limits=server.limits,
             threads=server.threads,
             planes=server.scheme.rule.planes,
-            state=server.state,
+            state=server.shown,
         )
 
     def broadcast(self, client: int | str) -> bytes:
@@ -70,7 +77,7 @@ class Round:
         state = self._exact
         if state is None:  # under keys of each client's own, unless it is shared: what coding loses averages out then
             keys = EncodeKeys(key, derive_key(server.secret, "broadcast", self.number, client))
-            state = state_sections(server.layout, server.state, server.scheme.down, keys)
+            state = state_sections(server.layout, server.shown, server.scheme.down, keys)
         sections = self._templates + self._terms + state
         return Frame(Kind.BROADCAST, server.scheme.method, self.number, key, server.layout.digest, 0, sections)
 
@@ -85,11 +92,11 @@ class Round:
         key = self._key(client)
         if self._closed:
             raise WrongRoundError(f"round {self.number} is finished")
-        if client in self._done:
+        if client in self.answered:
             raise DuplicateFrameError(f"client {client} answered already in round {self.number}")
         frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=self._server.limits)
         self.aggregator.add(frame, key, client if self._server.scheme.shared_key else None)
-        self._done.add(client)
+        self.answered.add(client)
         return frame
 
     def _key(self, client: int | str) -> int:
@@ -109,12 +116,13 @@ class Round:
         server = self._server
         rule, coded = server.scheme.rule, server.layout.span(Group.CODED)
         more = [self.aggregator.finish_plane(plane) for plane in rule.planes[1:]]
-        density, scales = self.aggregator.density(), self.aggregator.noise_scales()
+        observed = self.aggregator.observed()
+        seen = server.shown if rule.sees is Sees.SHOWN else server.state
         state = self.aggregator.close()  # the mean, and then in its place the state: three dense models at most
-        stepped = rule.step(self.number, server.state[coded], state[coded], *more)
+        stepped = rule.step(self.number, seen[coded], state[coded], *more)
         if np.may_share_memory(stepped, state):  # a rule may return the mean itself
             stepped = stepped.copy()
-        state += server.state
+        state += server.state  # what clients did not see of it is not lost
         state[coded] = stepped
         optimizer, trained = server.scheme.optimizer, slice(0, server.layout.trainable)
         moments = server.carried.moments
@@ -123,6 +131,6 @@ class Round:
             np.add(server.state[trained], moves, out=state[trained])
             state[coded] = rule.settle(state[coded], stepped)
         server.state, server.carried = state, replace(server.carried, moments=moments)
-        server.density, server.noise_scales = density, scales
+        server.observed = observed
         self._closed = True
         return state

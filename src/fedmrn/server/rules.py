@@ -6,7 +6,7 @@ state a run starts with, and which models its state stands for: for most methods
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from math import e, sqrt
 from typing import ClassVar
 
@@ -23,12 +23,26 @@ from fedmrn.wire.layout import Group, Layout
 F32 = NDArray[np.float32]
 
 
+class Sees(Enum):
+    """Which of the server's two states a rule's `step` starts from; they differ where clients are shown less."""
+
+    EXACT = "exact"
+    """The state itself: what clients did not see of it stays, and a later broadcast may show it."""
+    SHOWN = "shown"
+    """What clients were shown: the models that come back are meant in full, and what was not shown is gone."""
+
+
 @dataclass(frozen=True)
 class ServerRule:
     """state + mean of the updates (FedAvg; McMahan et al. 2017, Algorithm 1), and the base of the other rules."""
 
     planes: ClassVar[tuple[Plane, ...]] = (Plane.VALUE,)
     """What is summed; `step` gets the means in this order."""
+    sees: ClassVar[Sees] = Sees.EXACT
+    """What `step` is given as the state. An update is a difference to what clients were shown, and it is added to the
+    exact state: were it added to what was shown, every round would lose again what its broadcast leaves out. The same
+    holds for votes, and for pruning, whose `needs_zeros` makes the zeros of both the same; rules that make the state
+    from the means alone do not look at it."""
     needs_zeros: ClassVar[bool] = False
     """Whether clients must see exactly which weights are zero."""
 
@@ -48,7 +62,13 @@ class ServerRule:
         """
 
     def step(self, round: int, state: F32, *means: F32) -> F32:
-        """Return the coded state after this round, float32; all shapes (d,)."""
+        """Return the coded state after this round, float32; all shapes (d,).
+
+        Args:
+            round: its number.
+            state: the coded part of what the rule `sees`.
+            means: of the planes.
+        """
         return state + means[0]
 
     def settle(self, state: F32, asked: F32) -> F32:

@@ -43,10 +43,9 @@ class Server:
         carried: what the server kept beside the state after that earlier round; by default what a run starts with.
 
     Attributes:
-        density: for each coded tensor the share of ones in the masks of the last finished round; empty where no masks
-            are sent.
-        noise_scales: for each coded tensor the geometric mean of the noise scales that clients chose in the last
-            finished round; empty where they do not choose.
+        state: the exact state, which no client needs to have seen.
+        observed: what the codec says of each coded tensor in the last finished round, such as the density of masks:
+            name of the observable -> name of the tensor -> mean over clients.
 
     Raises:
         ConfigError: if the state or the moments are not of the layout's shape or the state not one of the scheme's
@@ -75,8 +74,12 @@ class Server:
         shape, moments = (scheme.optimizer.slots, layout.trainable), carried.moments
         if moments.shape != shape or moments.dtype != np.float32:
             raise ConfigError(f"the moments must be float32 of shape {shape}, got {moments.dtype} {moments.shape}")
-        self.density: dict[str, float] = {}
-        self.noise_scales: dict[str, float] = {}
+        self.observed: dict[str, dict[str, float]] = {}
+
+    @property
+    def shown(self) -> NDArray[np.float32]:
+        """What broadcasts are made of, float32, shape (layout.size,): the state itself."""
+        return self.state
 
     @staticmethod
     def initial(layout: Layout, scheme: Scheme, model: NDArray[np.float32]) -> NDArray[np.float32]:

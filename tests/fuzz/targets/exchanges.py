@@ -9,7 +9,7 @@ import numpy as np
 from fedmrn.codecs import codec_from
 from fedmrn.errors import EncodeError, FrameError
 from fedmrn.methods import METHODS, Method
-from fedmrn.server import Round, aggregate, round, server
+from fedmrn.server import Round, admission, aggregate, fold, round, server, tally
 from fedmrn.wire import frame, messages
 from fedmrn.wire.frame import CHECKSUM_SIZE, DEFAULT_LIMITS, HEADER_SIZE, SECTION_SIZE, Frame, Kind, Limits
 from fedmrn.wire.messages import encode_update, plain, read_state
@@ -19,7 +19,7 @@ from .frames import LAYOUT, LEAN, exchange, reseal, start
 from .sections import CODEC_MODULES
 
 _ROWS = {row.id: row for row in METHODS.values()}
-_MODULES = (frame, messages, round, server, aggregate, *CODEC_MODULES)
+_MODULES = (frame, messages, round, server, aggregate, admission, fold, tally, *CODEC_MODULES)
 _SMALL = Limits(max_bytes=1 << 16)
 _VECTOR = np.linspace(-0.01, 0.01, LAYOUT.size).astype(np.float32)
 
@@ -67,8 +67,13 @@ class _Fold:
         self.sum = self.content()
 
     def content(self) -> tuple[object, ...]:
-        fold = self.round.aggregator
-        return fold._sum.tobytes(), frozenset(fold._senders), fold.total_weight, frozenset(self.round._done)
+        folded = self.round.aggregator
+        return (
+            folded.sums.integers.tobytes(),
+            frozenset(folded.admission.senders),
+            folded.total_weight,
+            frozenset(self.round.answered),
+        )
 
 
 _folds: dict[int, _Fold] = {}

@@ -16,6 +16,7 @@ import oracle
 from fedmrn.cli.show import show_frame
 from fedmrn.codecs import (
     CHUNK,
+    NOISE_SCALE,
     Codec,
     CodedMask,
     EncodeKeys,
@@ -269,10 +270,12 @@ def test_a_round(coding: str) -> None:
         round_.add(client, frame.to_bytes())
     after = round_.finish()
     assert np.abs(after - (state + total / weights)).max() < 1e-7  # a float32 of about 0.1, sums in units of 2^-21
-    assert server.noise_scales.keys() == server.density.keys() == {"a", "b"}
+    assert list(server.observed) == ["density", "noise_scale"], "the order in a round's record"
+    density, noise_scale = server.observed.values()
+    assert noise_scale.keys() == density.keys() == {"a", "b"}
     means = np.exp2(np.log2(scales).mean(axis=0))
-    assert list(server.noise_scales.values()) == pytest.approx(means.tolist())
-    assert list(server.density.values()) == pytest.approx((ones / 3 / [700, 9]).tolist())
+    assert list(noise_scale.values()) == pytest.approx(means.tolist())
+    assert list(density.values()) == pytest.approx((ones / 3 / [700, 9]).tolist())
 
 
 def test_methods_without_it_tell_no_scales() -> None:
@@ -283,7 +286,7 @@ def test_methods_without_it_tell_no_scales() -> None:
     )
     round_.add(0, frame.to_bytes())
     round_.finish()
-    assert server.noise_scales == {}
+    assert list(server.observed) == ["density"]
 
 
 def test_partial_sums_add_up() -> None:
@@ -297,7 +300,7 @@ def test_partial_sums_add_up() -> None:
         together.add(client, data)
         halves[client].add(client, data)
     halves[0].aggregator.merge(halves[1].aggregator)
-    assert halves[0].aggregator.noise_scales() == together.aggregator.noise_scales() != {}
+    assert halves[0].aggregator.observed() == together.aggregator.observed() != {}
 
 
 def test_a_table_cut_otherwise_is_taken_at_its_word() -> None:
@@ -309,7 +312,8 @@ def test_a_table_cut_otherwise_is_taken_at_its_word() -> None:
     opened.read(0, out)
     expected = np.where(np.arange(709) % 3 == 0, unit * np.repeat(scales, sizes), 0)
     assert np.array_equal(out, expected.astype(np.float32))
-    assert [opened.noise_scales.at(i) for i in (0, 4, 5, 700)] == [1.0, 1.0, 0.5, 0.25]
+    starts = [slice(i, i + 1) for i in (0, 4, 5, 700)]
+    assert opened.observed(starts)[NOISE_SCALE] == [0, 0, -1, -2], "exponents of 1, 1, 1/2 and 1/4"
 
 
 def test_draws_are_the_clients_own() -> None:

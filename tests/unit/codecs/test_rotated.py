@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.linalg import hadamard
 
 from fedmrn.codecs.base import CHUNK, EncodeKeys
-from fedmrn.codecs.rotated import CENTROIDS, Rotated, Scale
+from fedmrn.codecs.rotated import CENTROIDS, Rotated, ScaleRule
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError
 from fedmrn.numerics.rng import Purpose, Stream, domain
 from fedmrn.numerics.rotation import LARGEST, SMALLEST, blocks, random_signs, walsh_hadamard
@@ -21,7 +21,7 @@ F32 = NDArray[np.float32]
 KEY = 0xDEADBEEF00000001
 KEYS = EncodeKeys(KEY, 0)
 SIZES = [1, 2, 31, 33, 127, 128, 129, 65535, 65536, 65537, 100001]
-CODECS = [Rotated(b, s, k) for b in (1, 2, 3, 4) for s in Scale for k in (1.0, 0.3)]
+CODECS = [Rotated(b, s, k) for b in (1, 2, 3, 4) for s in ScaleRule for k in (1.0, 0.3)]
 LAWS = ["normal", "student", "lognormal"]
 
 
@@ -123,25 +123,25 @@ def test_error_is_that_of_theory(law: str, bits: int) -> None:
     """Within 5 standard errors of independent rotations, and the 1 % by which 4,096 coordinates are not normal."""
     d = DISTORTION[bits]
     vector = _vector(law, 4096)
-    for scale, expected in ((Scale.UNBIASED, d / (1 - d)), (Scale.MSE, d)):
+    for scale, expected in ((ScaleRule.UNBIASED, d / (1 - d)), (ScaleRule.MSE, d)):
         found = [_nmse(_trip(Rotated(bits, scale), vector, key), vector) for key in range(40)]
         tolerance = 5 * float(np.std(found, ddof=1)) / sqrt(len(found)) + 0.01 * expected
         assert abs(np.mean(found) - expected) < tolerance
 
 
 @pytest.mark.parametrize("bits", CENTROIDS)
-@pytest.mark.parametrize("scale", Scale)
+@pytest.mark.parametrize("scale", ScaleRule)
 @pytest.mark.parametrize("keep", [1.0, 0.5])
-def test_bias_and_independence(bits: int, scale: Scale, keep: float) -> None:
+def test_bias_and_independence(bits: int, scale: ScaleRule, keep: float) -> None:
     """The mean of n clients: x itself (unbiased) or (1 - D) x (mse), and an error of 1/n where rotations differ."""
     n, d, vector = 400, DISTORTION[bits], _vector("student", 2048 + 50)
     found = np.array([_trip(Rotated(bits, scale, keep), vector, key) for key in range(n)]).astype(np.float64)
     wide = vector[:2048].astype(np.float64)
     slope = found[:, :2048] @ wide / (wide @ wide)
-    expected = 1.0 if scale is Scale.UNBIASED else 1 - d
+    expected = 1.0 if scale is ScaleRule.UNBIASED else 1 - d
     error = 4 * float(slope.std(ddof=1)) / sqrt(n)
-    assert abs(slope.mean() - expected) < error + (1e-5 if scale is Scale.UNBIASED else 0.005)
-    if scale is Scale.UNBIASED:
+    assert abs(slope.mean() - expected) < error + (1e-5 if scale is ScaleRule.UNBIASED else 0.005)
+    if scale is ScaleRule.UNBIASED:
         rms = sqrt(_nmse(found[:, :2048].mean(0).astype(np.float32), vector[:2048]) * n)
         one = sqrt((1 + d / (1 - d)) / keep - 1)
         assert abs(rms / one - 1) < 4 / sqrt(2 * 1000) + 0.03
@@ -167,7 +167,7 @@ def test_one_bit_is_drive() -> None:
     x = vector.copy()
     random_signs(x, np.uint64(KEY), 0)
     y = hadamard(1024) @ x.astype(np.float64) / 32
-    for scale, size in ((Scale.UNBIASED, (y @ y) / np.abs(y).sum()), (Scale.MSE, np.abs(y).mean())):
+    for scale, size in ((ScaleRule.UNBIASED, (y @ y) / np.abs(y).sum()), (ScaleRule.MSE, np.abs(y).mean())):
         body = Rotated(1, scale).encode(vector, KEYS)
         assert np.frombuffer(body, "<f4", 1)[0] * CENTROIDS[1][0] == pytest.approx(size, rel=1e-6)
         signs = np.unpackbits(np.frombuffer(body, np.uint8, offset=4), bitorder="little")
@@ -228,7 +228,7 @@ def test_zero_stays_zero(codec: Rotated) -> None:
 
 @pytest.mark.parametrize("keep", [1.0, 0.4])
 def test_threads_and_any_order_read_the_same(keep: float) -> None:
-    codec, size = Rotated(2, Scale.UNBIASED, keep), 300_001
+    codec, size = Rotated(2, ScaleRule.UNBIASED, keep), 300_001
     body = codec.encode(_vector("normal", size), KEYS)
     whole = codec.decode(body, size, KEY)
     reader = codec.open(body, size, KEY, 1e9)
@@ -248,7 +248,7 @@ def test_another_process_decodes_the_same() -> None:
         "import sys; from hashlib import sha256; from fedmrn.codecs.rotated import Rotated;"
         f"print(sha256(Rotated(4, 0, 0.7).decode(sys.stdin.buffer.read(), 70000, {KEY}).tobytes()).hexdigest())"
     )
-    codec = Rotated(4, Scale.UNBIASED, 0.7)
+    codec = Rotated(4, ScaleRule.UNBIASED, 0.7)
     body = codec.encode(_vector("lognormal", 70000), KEYS)
     found = subprocess.run([sys.executable, "-c", code], input=body, capture_output=True, check=True).stdout
     assert found.decode().strip() == sha256(codec.decode(body, 70000, KEY).tobytes()).hexdigest()
@@ -315,7 +315,7 @@ def test_absurd_counts_are_refused_at_once(keep: float, count: int) -> None:
 @pytest.mark.parametrize(("bits", "keep"), [(5, 1.0), (0, 1.0), (8, 1.0), (1, 0.0), (1, 0.003), (1, 1.01), (1, 1e300)])
 def test_parameters_out_of_range_are_refused(bits: int, keep: float) -> None:
     with pytest.raises(ConfigError, match="rotated codes 1, 2, 3, 4 bits"):
-        Rotated(bits, Scale.MSE, keep)
+        Rotated(bits, ScaleRule.MSE, keep)
 
 
 @pytest.mark.parametrize("params", ["", "0100", "05000000803f", "01020000803f", "01000000c07f", "010000000000"])

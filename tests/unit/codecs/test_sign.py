@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from allocated import allocated
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Plane, read_plane
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Plane
 from fedmrn.codecs.sign import Sign, SignRule
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError, PaddingError
 from fedmrn.numerics.rng import Stream
@@ -197,13 +197,13 @@ def test_planes_are_the_parts_of_the_values(size: int) -> None:
         for length in {1, min(CHUNK, size - start)}:
             at = range(start, start + length)
             sign, scale = np.full((2, length), np.nan, np.float32)
-            read_plane(reader, Plane.SIGN).read(start, sign)
-            read_plane(reader, Plane.SCALE).read(start, scale)
+            reader.plane(Plane.SIGN).read(start, sign)
+            reader.plane(Plane.SCALE).read(start, scale)
             assert sign.tolist() == [1 if bits[i // 8] >> i % 8 & 1 else -1 for i in at]
             assert scale.tolist() == scales[start : start + length]
-    assert read_plane(reader, Plane.VALUE) is reader
+    assert reader.plane(Plane.VALUE) is reader
     with pytest.raises(ConfigError, match="no plane kept"):
-        read_plane(reader, Plane.KEPT)
+        reader.plane(Plane.KEPT)
 
 
 def test_sampling_keys_matter_and_noise_keys_do_not() -> None:

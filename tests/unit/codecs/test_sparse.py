@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import EncodeKeys, Plane, read_plane
+from fedmrn.codecs.base import EncodeKeys, Plane
 from fedmrn.codecs.sparse import Sparse
 from fedmrn.errors import (
     BoundError,
@@ -99,11 +99,11 @@ def test_the_plane_of_what_was_sent() -> None:
     assert np.count_nonzero(x) < expected.sum() == 30_000
     for start, stop in ((0, 50_000), (16_384, 32_768), (49_152, 50_000), (0, 1)):
         out = np.full(stop - start, np.nan, np.float32)
-        read_plane(reader, Plane.KEPT).read(start, out)
+        reader.plane(Plane.KEPT).read(start, out)
         assert np.array_equal(out, expected[start:stop])
     for plane in (Plane.SIGN, Plane.SCALE):
         with pytest.raises(ConfigError, match=f"no plane {plane.value}"):
-            read_plane(reader, plane)
+            reader.plane(plane)
 
 
 def test_what_is_refused() -> None:

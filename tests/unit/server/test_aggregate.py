@@ -10,7 +10,7 @@ from core_examples import LAYOUT, noisy
 from numpy.typing import NDArray
 
 import fedmrn.numerics.threads
-import fedmrn.server.aggregate
+import fedmrn.server.fold
 from fedmrn.codecs import CHUNK, Codec, EncodeKeys, MaskedNoise, Plane, Raw
 from fedmrn.errors import ConfigError, DuplicateFrameError, EmptyRoundError, FedmrnError, LimitError
 from fedmrn.numerics.masking import MaskType
@@ -75,7 +75,7 @@ def test_the_mean_is_the_exact_one(codec: Codec, weighted: bool) -> None:
     mean = fold.finish()
     assert mean.dtype == np.float32
     vectors = [_decoded(f, codec) for f in frames]
-    for group, exponent in fold._exponents.items():
+    for group, exponent in fold.sums.exponents.items():
         span = LAYOUT.span(group)
         for i in range(span.start, span.stop):
             exact = sum(w * Fraction(float(v[i])) for w, v in zip(weights, vectors, strict=True)) / sum(weights)
@@ -87,8 +87,8 @@ def test_the_resolution_is_finer_than_float32_at_the_defaults() -> None:
     """A hundred clients of the largest weight: the noise's unit is below its own float32 rounding, a dense value's
     is 2^-20 for one sample and 2^-44 for the mean of the largest total weight."""
     fold = _aggregator(max_clients=100)
-    assert ldexp(1.0, -fold._exponents[Group.CODED]) < 0.01 * 2.0**-24
-    assert fold._exponents[Group.DENSE] == 62 - 17 - 25
+    assert ldexp(1.0, -fold.sums.exponents[Group.CODED]) < 0.01 * 2.0**-24
+    assert fold.sums.exponents[Group.DENSE] == 20
 
 
 def test_one_frame_comes_back() -> None:
@@ -97,7 +97,7 @@ def test_one_frame_comes_back() -> None:
     (2^-54 at its smallest), so the noise comes back itself; a dense value within 2^-41 and its rounding to float32."""
     frame = _frame(3, noisy(LAYOUT.size, 1), 1 << 20)
     fold = _folded([frame])
-    assert [fold._exponents[g] for g in Group] == [43, 20, 20]
+    assert [fold.sums.exponents[g] for g in Group] == [43, 20, 20]
     found, sent = fold.finish(), _decoded(frame, MASKED)
     assert np.array_equal(found[:21], sent[:21])
     assert found[:21].any()
@@ -118,8 +118,12 @@ def test_any_order_and_any_tree(codec: Codec) -> None:
             first = leaves.pop(int(rng.integers(len(leaves))))
             leaves[int(rng.integers(len(leaves)))].merge(first)
         (root,) = leaves
-        assert root._sum.tobytes() == whole._sum.tobytes()
-        assert (root._senders, root.total_weight, root.count) == (whole._senders, whole.total_weight, 24)
+        assert root.sums.integers.tobytes() == whole.sums.integers.tobytes()
+        assert (root.admission.senders, root.total_weight, root.count) == (
+            whole.admission.senders,
+            whole.total_weight,
+            24,
+        )
         assert root.finish().tobytes() == expected
 
 
@@ -135,7 +139,7 @@ def test_threads_change_nothing(codec: Codec, size: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(fedmrn.numerics.threads, "ThreadPoolExecutor", lambda n: (pools.append(n), pool(n))[1])
     for threads in (2, 3, 8):
         found = _folded(frames, codec=codec, layout=layout, threads=threads)
-        assert found._sum.tobytes() == expected._sum.tobytes()
+        assert found.sums.integers.tobytes() == expected.sums.integers.tobytes()
     assert set(pools) == {2, 3, 8}
 
 
@@ -149,8 +153,8 @@ def test_frames_that_wait_give_the_same_sum(
     codec = MaskedNoise(NoiseSpec(law, 0.3), mask)
     layout = Layout.of([TensorSpec("w", (CHUNK + 77,), Group.CODED), TensorSpec("b", (5,), Group.DENSE)])
     frames = _frames(count, codec, layout)
-    monkeypatch.setattr(fedmrn.server.aggregate, "_WAIT_FROM", 1)
-    monkeypatch.setattr(fedmrn.server.aggregate, "_PART", CHUNK)
+    monkeypatch.setattr(fedmrn.server.fold, "WAIT_FROM", 1)
+    monkeypatch.setattr(fedmrn.server.fold, "PART", CHUNK)
     fold, half = _aggregator(codec, layout), _aggregator(codec, layout)
     for i, frame in enumerate(frames):
         (half if i % 3 == 1 else fold).add(frame, frame.noise_key)
@@ -162,9 +166,9 @@ def test_frames_that_wait_give_the_same_sum(
         vector = _decoded(frame, codec).astype(np.float64)
         for group in (Group.CODED, Group.DENSE):
             span = layout.span(group)
-            factor = ldexp(frame.weight, fold._exponents[group])
+            factor = ldexp(frame.weight, fold.sums.exponents[group])
             expected[span] += np.rint(vector[span] * factor).astype(np.int64)
-    assert fold._sum.tobytes() == expected.tobytes()
+    assert fold.sums.integers.tobytes() == expected.tobytes()
     assert found.tobytes() == fold.finish().tobytes() == fold.finish().tobytes()
 
 
@@ -196,7 +200,7 @@ def test_closing_gives_the_mean_over_the_sum_and_ends_it(size: int, monkeypatch:
 
 
 def test_a_frame_that_waits_keeps_its_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fedmrn.server.aggregate, "_WAIT_FROM", 1)
+    monkeypatch.setattr(fedmrn.server.fold, "WAIT_FROM", 1)
     frames = _frames(2)
     expected = _folded(frames).finish().tobytes()
     fold, buffer = _aggregator(), bytearray(len(frames[0].to_bytes()))
@@ -208,14 +212,14 @@ def test_a_frame_that_waits_keeps_its_bits(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_interrupt_among_waiting_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fedmrn.server.aggregate, "_WAIT_FROM", 1)
+    monkeypatch.setattr(fedmrn.server.fold, "WAIT_FROM", 1)
     fold, other = _folded(_frames(3)), _aggregator()
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fedmrn.server.aggregate, "in_parallel", interrupted)
+        patch.setattr(fedmrn.server.fold, "in_parallel", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fold.finish()
     for attempt in (fold.finish, lambda: other.merge(fold)):
@@ -227,7 +231,7 @@ def test_threads_above_a_million_elements() -> None:
     layout = Layout.of([TensorSpec("w", ((1 << 20) + 5,), Group.CODED)])
     frames = _frames(2, MASKED, layout)
     one, three = (_folded(frames, layout=layout, threads=t) for t in (1, 3))
-    assert one._sum.any()
+    assert one.sums.integers.any()
     assert one.finish().tobytes() == three.finish().tobytes()
 
 
@@ -244,7 +248,7 @@ def test_the_extremes_do_not_overflow(max_clients: int, max_weight: int, max_val
     codec = MaskedNoise(NoiseSpec(Law.GAUSSIAN, 1.0), MaskType.SIGNED)
     fold = _aggregator(codec, layout, max_clients=max_clients, limits=limits)
     for group, bound in ((Group.CODED, codec.noise.bound), (Group.DENSE, max_value)):
-        worst = max_clients * round(max_weight * Fraction(bound) * Fraction(2) ** fold._exponents[group])
+        worst = max_clients * round(max_weight * Fraction(bound) * Fraction(2) ** fold.sums.exponents[group])
         assert worst < 1 << 63
     count = min(max_clients, 3)
     frames = [_frame(k, values, max_weight, codec, layout) for k in range(count)]
@@ -253,8 +257,8 @@ def test_the_extremes_do_not_overflow(max_clients: int, max_weight: int, max_val
     # A weight up to 2^29 times a float32 is exact in a double; beyond, the product is rounded to 53 bits first.
     slack = 0 if max_weight <= 1 << 29 else Fraction(1, 1 << 53)
     decoded = [_decoded(f, codec) for f in frames]
-    for i, total in enumerate(fold._sum.tolist()):
-        unit = Fraction(2) ** fold._exponents[Group.CODED if i < 4 else Group.DENSE]
+    for i, total in enumerate(fold.sums.integers.tolist()):
+        unit = Fraction(2) ** fold.sums.exponents[Group.CODED if i < 4 else Group.DENSE]
         parts = [round(max_weight * Fraction(float(d[i])) * unit) for d in decoded]
         assert abs(total - sum(parts)) <= slack * sum(map(abs, parts))
 
@@ -279,16 +283,16 @@ def test_the_total_weight_is_capped() -> None:
     fold, other = (_aggregator(layout=layout, max_clients=1000, limits=limits) for _ in range(2))
     for k, weight in enumerate((5, 5, 2)):
         fold.add(_frame(k, ones, weight, layout=layout), k)
-    before = fold._sum.tobytes()
+    before = fold.sums.integers.tobytes()
     with pytest.raises(LimitError, match="above its total of 12"):
         fold.add(_frame(3, ones, 1, layout=layout), 3)
     other.add(_frame(4, ones, 1, layout=layout), 4)
     with pytest.raises(LimitError, match="above its total of 12"):
         fold.merge(other)
-    assert (fold._sum.tobytes(), fold.total_weight, fold.count) == (before, 12, 3)
+    assert (fold.sums.integers.tobytes(), fold.total_weight, fold.count) == (before, 12, 3)
     assert fold.finish().tolist() == [1.0, 1.0]
     # The default keeps a unit of 2^-20 or better for values up to 2^16, however many clients there are.
-    assert _aggregator(layout=layout, max_clients=1 << 30)._exponents[Group.DENSE] == 20
+    assert _aggregator(layout=layout, max_clients=1 << 30).sums.exponents[Group.DENSE] == 20
 
 
 def test_nothing_folded() -> None:
@@ -339,28 +343,29 @@ def _different_plans() -> Iterator[tuple[str, Aggregator]]:
 def test_other_plans_do_not_merge(other: Aggregator) -> None:
     """Also where the resolution happens to agree: limits that differ could overflow together."""
     fold = _folded(_frames(3))
-    before = (fold._sum.tobytes(), set(fold._senders), fold.total_weight)
+    before = (fold.sums.integers.tobytes(), set(fold.admission.senders), fold.total_weight)
     with pytest.raises(ConfigError, match="can be merged"):
         fold.merge(other)
     with pytest.raises(ConfigError, match="can be merged"):
         other.merge(fold)
-    assert (fold._sum.tobytes(), fold._senders, fold.total_weight) == before
-    assert not other._sum.any()
+    assert (fold.sums.integers.tobytes(), fold.admission.senders, fold.total_weight) == before
+    assert not other.sums.integers.any()
 
 
 def test_merging_is_all_or_nothing() -> None:
     frames = _frames(6)
     fold, overlapping, full = _folded(frames[:3]), _folded(frames[2:4]), _folded(frames[3:])
-    before = (fold._sum.tobytes(), set(fold._senders), fold.total_weight)
+    before = (fold.sums.integers.tobytes(), set(fold.admission.senders), fold.total_weight)
     with pytest.raises(DuplicateFrameError, match="of the same client"):
         fold.merge(overlapping)
     with pytest.raises(DuplicateFrameError, match="of the same client"):
         fold.merge(fold)
-    assert (fold._sum.tobytes(), fold._senders, fold.total_weight) == before
+    assert (fold.sums.integers.tobytes(), fold.admission.senders, fold.total_weight) == before
     small, rest = _folded(frames[:3], max_clients=5), _folded(frames[3:], max_clients=5)
     with pytest.raises(LimitError, match="planned for 5 clients"):
         small.merge(rest)
-    assert (small._sum.tobytes(), small._senders) == (_folded(frames[:3], max_clients=5)._sum.tobytes(), {0, 1, 2})
+    assert small.sums.integers.tobytes() == _folded(frames[:3], max_clients=5).sums.integers.tobytes()
+    assert small.admission.senders == {0, 1, 2}
     fold.merge(full)
     assert fold.count == 6
 
@@ -368,9 +373,9 @@ def test_merging_is_all_or_nothing() -> None:
 def test_merging_leaves_the_other_alone() -> None:
     frames = _frames(4)
     fold, other = _folded(frames[:2]), _folded(frames[2:])
-    before = (other._sum.tobytes(), set(other._senders), other.total_weight)
+    before = (other.sums.integers.tobytes(), set(other.admission.senders), other.total_weight)
     fold.merge(other)
-    assert (other._sum.tobytes(), other._senders, other.total_weight) == before
+    assert (other.sums.integers.tobytes(), other.admission.senders, other.total_weight) == before
     with pytest.raises(DuplicateFrameError):
         fold.merge(other)
 
@@ -415,7 +420,7 @@ def test_a_fold_that_was_interrupted_is_not_taken_for_a_whole_one(monkeypatch: p
         def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(fedmrn.server.aggregate, "in_parallel", interrupted)
+        patch.setattr(fedmrn.server.fold, "in_parallel", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fold.add(frames[1], frames[1].noise_key)
     for attempt in (

@@ -207,8 +207,8 @@ def round_() -> Round:
 
 def _content(aggregator: Aggregator) -> tuple[object, ...]:
     return (
-        aggregator._sum.tobytes(),
-        frozenset(aggregator._senders),
+        aggregator.sums.integers.tobytes(),
+        frozenset(aggregator.admission.senders),
         aggregator.count,
         aggregator.total_weight,
         aggregator.finish().tobytes(),
@@ -359,9 +359,9 @@ def test_more_frames_than_planned() -> None:
 
 def test_a_fault_in_the_last_section_leaves_the_first_unfolded(round_: Round) -> None:
     """All bodies are checked before any is folded."""
-    before = round_.aggregator._sum.copy()
+    before = round_.aggregator.sums.integers.copy()
     _refused(lambda: round_.add("ann", _put(len(GOOD) - 8, "f", float("nan"))), NonFiniteError)
-    assert np.array_equal(round_.aggregator._sum, before)
+    assert np.array_equal(round_.aggregator.sums.integers, before)
 
 
 @pytest.mark.parametrize("name", ["fedavg", "fedmrn"])
@@ -375,7 +375,7 @@ def test_large_frames_cost_no_memory(name: str) -> None:
     assert allocated(lambda: _refused(lambda: round_.add("ann", bad), NonFiniteError)) < 256 << 10
     for damaged, error in ((good[:-1], TruncatedFrameError), (_flip(8 * last, good), ChecksumError)):
         assert allocated(lambda d=damaged, e=error: _refused(lambda: round_.add("ann", d), e)) < MEMORY
-    assert not round_.aggregator._sum.any()
+    assert not round_.aggregator.sums.integers.any()
 
 
 # --- the same towards a client ---------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.masking import MaskType
 from fedmrn.numerics.noise import Law, NoiseSpec
 from fedmrn.server.aggregate import Aggregator
-from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Role, Section
+from fedmrn.wire.frame import Frame, Kind, Limits, Role, Section
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 from fedmrn.wire.messages import templates
 
@@ -89,7 +89,8 @@ def _add(fold: Aggregator, frames: list[Frame]) -> Aggregator:
 
 
 def _means(fold: Aggregator) -> tuple[bytes, ...]:
-    return (fold._sum.tobytes(), fold.finish().tobytes(), *(fold.finish_plane(p).tobytes() for p in fold.planes))
+    planes = fold.plan.planes
+    return (fold.sums.integers.tobytes(), fold.finish().tobytes(), *(fold.finish_plane(p).tobytes() for p in planes))
 
 
 @pytest.mark.parametrize("weighted", [True, False])
@@ -99,7 +100,7 @@ def test_each_plane_has_the_exact_mean(codec: Codec, planes: tuple[Plane, ...], 
     frames = _frames(codec)
     fold = _add(_fold(codec, planes, weighted=weighted), frames)
     weights = [f.weight if weighted else 1 for f in frames]
-    unit = Fraction(ldexp(0.5, -fold._exponents[Group.CODED]))
+    unit = Fraction(ldexp(0.5, -fold.sums.exponents[Group.CODED]))
     for plane in planes:
         found = fold.finish_plane(plane)
         assert found.dtype == np.float32
@@ -251,8 +252,8 @@ def test_each_group_is_bound_to_its_own_part_of_the_state() -> None:
         sections.append(Section(codec.id, Role.UPDATE, group, span.stop - span.start, b"", body))
     assert [len(s.body) for s in sections] == [4 * 18, 4 * 3, 12]
     fold.add(Frame(Kind.UPDATE, 2, 1, 7, LAYOUT.digest, 1, tuple(sections)), 7)
-    # Values up to 2^16 and one client of up to 2^20: units of 2^-24, half of one off.
-    assert fold._exponents[Group.CODED] == 62 - 17 - DEFAULT_LIMITS.max_weight.bit_length()
+    # One client: values up to 2^16 with a weight up to 2^20, in units of 2^-24; half of one off.
+    assert fold.sums.exponents[Group.CODED] == 24
     np.testing.assert_allclose(fold.finish(), vector, rtol=2.0**-24, atol=2.0**-25)
     assert not fold.finish()[state == 0].any()
 

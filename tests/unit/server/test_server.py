@@ -136,9 +136,9 @@ def test_a_secret_has_16_to_64_bytes(size: int) -> None:
 
 def test_limits_reach_the_aggregator() -> None:
     round_ = _server(limits=Limits(max_weight=5), threads=2).begin(1, CLIENTS)
-    assert round_.aggregator.limits == Limits(max_weight=5)
-    assert round_.aggregator.threads == 2
-    assert round_.aggregator.max_clients == 3
+    assert round_.aggregator.plan.limits == Limits(max_weight=5)
+    assert round_.aggregator.sums.threads == 2
+    assert round_.aggregator.plan.max_clients == 3
 
 
 def test_a_finished_round_is_over() -> None:
@@ -259,9 +259,9 @@ def test_the_mean_of_masks_becomes_the_probability() -> None:
 
 
 def test_a_round_asks_for_the_planes_of_its_rule() -> None:
-    assert start("signsgd-vote").begin(1, CLIENTS).aggregator.planes == (Plane.SIGN, Plane.SCALE)
-    assert start("fedsparsify-local").begin(1, CLIENTS).aggregator.planes == (Plane.VALUE, Plane.KEPT)
-    assert start("signsgd").begin(1, CLIENTS).aggregator.planes == (Plane.VALUE,)
+    assert start("signsgd-vote").begin(1, CLIENTS).aggregator.plan.planes == (Plane.SIGN, Plane.SCALE)
+    assert start("fedsparsify-local").begin(1, CLIENTS).aggregator.plan.planes == (Plane.VALUE, Plane.KEPT)
+    assert start("signsgd").begin(1, CLIENTS).aggregator.plan.planes == (Plane.VALUE,)
     scheme = replace(method("fedsparsify-local").scheme(), codecs={g: Sign() for g in Group})
     scheme = replace(scheme, rule=method("signsgd-vote").scheme().rule)
     Server(LAYOUT, scheme, noisy(LAYOUT.size, 1), SECRET).begin(1, CLIENTS)

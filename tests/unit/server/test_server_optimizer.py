@@ -166,8 +166,8 @@ def test_the_density_is_the_share_of_ones_a_tensor(name: str) -> None:
         for tensor in LAYOUT.tensors
         if tensor.group is Group.CODED
     }
-    assert server.density == pytest.approx(expected)
-    assert set(server.density) == {"a.weight", "a.bias"}
+    assert server.observed["density"] == pytest.approx(expected)
+    assert set(server.observed["density"]) == {"a.weight", "a.bias"}
 
 
 def test_methods_without_masks_have_no_density() -> None:
@@ -175,4 +175,4 @@ def test_methods_without_masks_have_no_density() -> None:
         server = start(name)
         vectors = {"ann": fitting(server, noisy(LAYOUT.size, 1))}
         play(server, 1, vectors, {"ann": 1}).finish()
-        assert server.density == {}
+        assert server.observed == {}

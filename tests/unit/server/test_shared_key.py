@@ -92,10 +92,10 @@ def test_the_sum_is_the_noise_times_the_sum_of_masks(name: str, law: str) -> Non
     summed = [sum(mask[i] for mask in masks) for i in range(CODED)]
     assert set(summed) > {1, 2}, "clients that disagree"
     multiples = [2 * s - 3 for s in summed] if name == "fedmrn-s" else summed
-    exponent = round_.aggregator._exponents[Group.CODED]
+    exponent = round_.aggregator.sums.exponents[Group.CODED]
     units = [round(Fraction(n) * 2**exponent) for n in noise]
     expected = [u * m for u, m in zip(units, multiples, strict=True)]
-    assert round_.aggregator._sum[:CODED].tolist() == expected
+    assert round_.aggregator.sums.integers[:CODED].tolist() == expected
     mean = round_.aggregator.finish()[:CODED]
     # The exact third of the sum, rounded to double (its factor too) and then to float32.
     for found, total in zip(mean.tolist(), expected, strict=True):
@@ -116,10 +116,10 @@ def test_weights_are_small_integers_too(name: str) -> None:
             summed[at] += WEIGHTS[c] * bit
     assert all(0 <= s <= 60 for s in summed)
     key = oracle.derived_key(SECRET, "noise", 1)
-    for at, total in enumerate(round_.aggregator._sum[:CODED].tolist()):
+    for at, total in enumerate(round_.aggregator.sums.integers[:CODED].tolist()):
         noise = Fraction(oracle.noise(0, 2.0**-7, key, at))
         multiple = 2 * summed[at] - 60 if name == "fedmrn-s" else summed[at]
-        assert Fraction(total) == noise * multiple * 2 ** round_.aggregator._exponents[Group.CODED]
+        assert Fraction(total) == noise * multiple * 2 ** round_.aggregator.sums.exponents[Group.CODED]
 
 
 def test_a_client_answers_once_and_another_may_with_the_same_key() -> None:
@@ -127,12 +127,12 @@ def test_a_client_answers_once_and_another_may_with_the_same_key() -> None:
     data = {c: _answer(round_, c, noisy(LAYOUT.size, i)) for i, c in enumerate(CLIENTS)}
     round_.add("ann", data["ann"])
     frame = Frame.from_bytes(data["ann"])
-    before = round_.aggregator._sum.tobytes()
+    before = round_.aggregator.sums.integers.tobytes()
     with pytest.raises(DuplicateFrameError, match="client ann answered already"):
         round_.add("ann", data["bob"])
     with pytest.raises(DuplicateFrameError, match="a frame of this client was folded"):
         round_.aggregator.add(frame, frame.noise_key, "ann")
-    assert (round_.aggregator._sum.tobytes(), round_.aggregator.count) == (before, 1)
+    assert (round_.aggregator.sums.integers.tobytes(), round_.aggregator.count) == (before, 1)
     round_.add("bob", data["bob"])
     round_.add("cyd", data["cyd"])
     assert round_.aggregator.count == 3
@@ -161,10 +161,10 @@ def test_partial_sums_know_their_clients() -> None:
         for c in clients:
             round_.add(c, data[c])
     left, overlapping, right = (round_.aggregator for round_ in rounds)
-    before = left._sum.tobytes()
+    before = left.sums.integers.tobytes()
     with pytest.raises(DuplicateFrameError, match="both aggregators folded a frame of the same client"):
         left.merge(overlapping)
-    assert (left._sum.tobytes(), left.count) == (before, 2)
+    assert (left.sums.integers.tobytes(), left.count) == (before, 2)
     left.merge(right)
     whole = server.begin(1, CLIENTS)
     for c in CLIENTS:

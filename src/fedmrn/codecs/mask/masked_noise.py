@@ -5,6 +5,7 @@ Encoding is stochastic masking: unbiased wherever u lies between the two codewor
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -12,10 +13,11 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, EncodeKeys, check_finite
+from fedmrn.codecs.base import CHUNK, EncodeKeys, Opened, check_finite
 from fedmrn.codecs.mask.base import MaskCodec
+from fedmrn.codecs.observation import DENSITY, Observed
 from fedmrn.errors import ConfigError, MalformedFrameError
-from fedmrn.numerics.bits import check_mask, pack_bits
+from fedmrn.numerics.bits import check_mask, count_ones, pack_bits
 from fedmrn.numerics.kernels import choose, fold
 from fedmrn.numerics.masking import MaskType, draw_mask
 from fedmrn.numerics.noise import Law, NoiseSpec, fill_noise, gaussian_table
@@ -23,8 +25,6 @@ from fedmrn.numerics.philox import check_vector
 from fedmrn.numerics.rng import Purpose, Stream, domain
 
 _PARAMS = struct.Struct("<BBf")
-
-
 _PIECE = 1 << 12  # elements whose noise stays in the first cache while it is chosen and folded
 
 
@@ -50,23 +50,47 @@ def _fold_masks(law, scale, table, key, start, bits, signed, factor, near, total
 
 
 @dataclass(frozen=True, slots=True)
-class _MaskReader:
-    spec: NoiseSpec
-    signed: bool
+class OpenedMask(Opened):
+    """A mask over the noise of a key.
+
+    Attributes:
+        codec: what the mask and the noise are.
+        key: of the noise.
+        bits: the mask, packed, the first least significant; uint8, shape (ceil(d / 8),).
+    """
+
+    direct_fold: ClassVar[bool] = True
+    codec: "MaskedNoise"
     key: int
-    mask: NDArray[np.uint8]
+    bits: NDArray[np.uint8]
 
     def read(self, start: int, out: NDArray[np.float32]) -> None:
+        """Write the elements of a chunk."""
         check_vector(out, np.float32)
-        spec = self.spec
+        spec, signed = self.codec.noise, self.codec.mask is MaskType.SIGNED
         law, scale, key = int(spec.law), np.float32(spec.scale), np.uint64(self.key)
-        _read_masks(law, scale, gaussian_table(), key, start, self.mask, self.signed, out)
+        _read_masks(law, scale, gaussian_table(), key, start, self.bits, signed, out)
 
     def fold(self, start: int, factor: float, near: bool, total: NDArray[np.int64]) -> None:
+        """Add a factor times the elements start, start+1, ... to `total`, a piece at a time in the first cache."""
         check_vector(total, np.int64)
-        spec = self.spec
+        spec, signed = self.codec.noise, self.codec.mask is MaskType.SIGNED
         law, scale, key = int(spec.law), np.float32(spec.scale), np.uint64(self.key)
-        _fold_masks(law, scale, gaussian_table(), key, start, self.mask, self.signed, factor, near, total)
+        _fold_masks(law, scale, gaussian_table(), key, start, self.bits, signed, factor, near, total)
+
+    def observed(self, tensors: Sequence[slice]) -> Observed:
+        """Return the number of ones of each tensor."""
+        return {DENSITY: [count_ones(self.bits, where.start, where.stop) for where in tensors]}
+
+    def describe(self, count: int) -> str:
+        """Return the kind of the mask, the law and scale of the noise, and the share of ones."""
+        return self.describe_with([self.codec.noise.scale], count)
+
+    def describe_with(self, scales: Sequence[float], count: int) -> str:
+        """Return what `describe` does for noise of these scales, of which the least and the largest are named."""
+        found = " to ".join(f"{scale:.6g}" for scale in sorted({min(scales), max(scales)})) if scales else "no scale"
+        mask, law = self.codec.mask.name.lower(), self.codec.noise.law.name.lower()
+        return f"{mask}, {law} {found}; {count_ones(self.bits, 0, count) / max(1, count):.1%} ones"
 
 
 @dataclass(frozen=True)
@@ -100,6 +124,11 @@ class MaskedNoise(MaskCodec):
             raise MalformedFrameError(f"codec masked-noise cannot have parameters {params.hex()}") from error
 
     @property
+    def typical_std(self) -> float:
+        """Half of the noise's scale: its error depends on how large a vector is against the noise."""
+        return self.noise.scale / 2
+
+    @property
     def masked(self) -> "MaskedNoise":
         """The codec itself."""
         return self
@@ -123,7 +152,7 @@ class MaskedNoise(MaskCodec):
             mask[start : start + u.size] = draw_mask(u, noise, stream, start, self.mask, stochastic=self.stochastic)
         return pack_bits(mask)
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _MaskReader:
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> OpenedMask:
         """Check the length and the padding.
 
         Raises:
@@ -131,7 +160,5 @@ class MaskedNoise(MaskCodec):
             PaddingError: an unused bit is set.
         """
         check_mask(body, count)
-        signed = self.mask is MaskType.SIGNED
-        # A copy: a reader may wait for others, and the caller use his buffer again, or wish the rest of the frame gone.
-        bits = np.frombuffer(body, np.uint8).copy()
-        return _MaskReader(self.noise, signed, noise_key, bits)
+        # A copy: a frame may wait for others, and the caller use his buffer again, or wish the rest of the frame gone.
+        return OpenedMask(self, noise_key, np.frombuffer(body, np.uint8).copy())

@@ -4,21 +4,23 @@ The scales travel with the mask, and the noise itself is that of scale 1; `fedmr
 found, and why. Since they are powers of two, no product with a scale is rounded.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ldexp
+from math import frexp, ldexp
 from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import Codec, EncodeKeys, Reader, check_finite, mask_of
+from fedmrn.codecs.base import Codec, EncodeKeys, Opened, check_finite
 from fedmrn.codecs.mask.base import MaskCodec
 from fedmrn.codecs.mask.coded_mask import CodedMask
-from fedmrn.codecs.mask.masked_noise import MaskedNoise
+from fedmrn.codecs.mask.masked_noise import MaskedNoise, OpenedMask
 from fedmrn.codecs.mask.random_code import RandomCode
 from fedmrn.codecs.mask.scale import FitsUpdate
 from fedmrn.codecs.mask.shorter_mask import ShorterMask
-from fedmrn.codecs.scales import Scales, mean_magnitude
+from fedmrn.codecs.observation import NOISE_SCALE, Observed
+from fedmrn.codecs.scales import TensorScales, mean_magnitude
 from fedmrn.errors import BoundError, ConfigError, MalformedFrameError
 from fedmrn.numerics.noise import LARGEST_SCALE, SMALLEST_SCALE
 
@@ -28,19 +30,27 @@ _LARGEST = np.finfo(np.float32).max
 
 
 @dataclass(frozen=True, slots=True)
-class _Scaled:
-    inner: Reader
-    noise_scales: Scales
+class OpenedScaledMask(Opened):
+    """A mask over noise of scale 1, times the scales that the sender chose, powers of two."""
+
+    inner: OpenedMask
+    scales: TensorScales
 
     def read(self, start: int, out: F32) -> None:
+        """Write the elements of a chunk."""
         scales = np.empty_like(out)
-        self.noise_scales.spread(start, scales)
+        self.scales.spread(start, scales)
         self.inner.read(start, out)
         out *= scales
 
-    @property
-    def mask(self) -> NDArray[np.uint8] | None:
-        return mask_of(self.inner)
+    def observed(self, tensors: Sequence[slice]) -> Observed:
+        """Return the number of ones of each tensor, and the exponent of the scale of its first element."""
+        exponents = [frexp(self.scales.at(where.start))[1] - 1 for where in tensors]
+        return {**self.inner.observed(tensors), NOISE_SCALE: exponents}
+
+    def describe(self, count: int) -> str:
+        """Return the kind of the mask, the law of the noise and the range of its scales, and the share of ones."""
+        return self.inner.describe_with(self.scales.values.tolist(), count)
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ class OwnScale(MaskCodec):
     def encode(self, vector: F32, keys: EncodeKeys) -> bytes:
         """Measure the scales, and encode the update u in units of them."""
         check_finite(vector)
-        scales = Scales.measure(vector, keys, self.scale)
+        scales = TensorScales.measure(vector, keys, self.scale)
         unit = np.empty_like(vector)
         scales.spread(0, unit)
         with np.errstate(over="ignore", under="ignore"):  # u far beyond its noise is clipped, and far below rounds to 0
@@ -114,7 +124,7 @@ class OwnScale(MaskCodec):
         np.clip(unit, -_LARGEST, _LARGEST, out=unit)
         return scales.to_bytes() + self.inner.encode(unit, keys)
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> _Scaled:
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> OpenedScaledMask:
         """Check the table of scales, and open the rest.
 
         Raises:
@@ -124,10 +134,10 @@ class OwnScale(MaskCodec):
                 that is not a power of two from 2^-80 to 2^80.
         """
         scales, rest = self._split(body, count, max_value)
-        return _Scaled(self.inner.open(rest, count, noise_key, max_value), scales)
+        return OpenedScaledMask(self.inner.open(rest, count, noise_key, max_value), scales)
 
-    def _split(self, body: bytes | memoryview, count: int, max_value: float) -> tuple[Scales, memoryview]:
-        scales, rest = Scales.split(body, count, None, max_value)
+    def _split(self, body: bytes | memoryview, count: int, max_value: float) -> tuple[TensorScales, memoryview]:
+        scales, rest = TensorScales.split(body, count, None, max_value)
         values = scales.values
         if (np.frexp(values)[0] != 0.5).any() or (values < SMALLEST_SCALE).any() or (values > LARGEST_SCALE).any():
             raise MalformedFrameError("a scale of own-scale is not a power of two from 2^-80 to 2^80")

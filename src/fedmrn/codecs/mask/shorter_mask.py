@@ -12,10 +12,10 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import EncodeKeys, Reader
+from fedmrn.codecs.base import EncodeKeys
 from fedmrn.codecs.mask.base import MaskCodec
 from fedmrn.codecs.mask.contexts import Contexts
-from fedmrn.codecs.mask.masked_noise import MaskedNoise
+from fedmrn.codecs.mask.masked_noise import MaskedNoise, OpenedMask
 from fedmrn.errors import ConfigError, MalformedFrameError
 
 LARGEST_BUCKETS = 64
@@ -75,7 +75,7 @@ class ShorterMask(MaskCodec):
         contexts = Contexts.of(self.inner.noise, keys.noise, sizes, self.buckets)
         return _HEAD.pack(_CODED, sizes.size) + sizes.astype("<u8").tobytes() + self._code(mask, vector, contexts)
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> Reader:
+    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> OpenedMask:
         """Decode the mask and open it as masked noise; memory is bounded by a multiple of the body's length.
 
         Raises:
@@ -83,6 +83,11 @@ class ShorterMask(MaskCodec):
             PaddingError: an unused bit is set.
         """
         return self.inner.open(self.uncode(body, count, noise_key), count, noise_key, max_value)
+
+    @property
+    def typical_std(self) -> float:
+        """That of the mask in plain."""
+        return self.inner.typical_std
 
     @property
     def masked(self) -> MaskedNoise:

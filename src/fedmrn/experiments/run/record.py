@@ -35,9 +35,8 @@ def to_record(result: "RoundResult") -> Record:
     """Return a round as plain values: everything but `seconds` is a function of the configuration and the seed.
 
     `up` and `down` hold the bytes of all clients together by part, `raw` what the same would have taken without coding
-    (`fedmrn.wire.messages.plain`), and `by_client` the bytes of each client, in the order of `clients`. `density` is
-    the share of ones in the masks, a coded tensor; other methods have none. `noise_scale` is the geometric
-    mean of the scales that clients chose for their noise, a coded tensor, where they choose.
+    (`fedmrn.wire.messages.plain`), and `by_client` the bytes of each client, in the order of `clients`. What the
+    codec says of each coded tensor stands under its own name (`fedmrn.codecs.Observable`), such as `density`.
     """
     exchanges = result.exchanges
     return {
@@ -53,8 +52,7 @@ def to_record(result: "RoundResult") -> Record:
         },
         "by_client": {"up": _columns([e.up for e in exchanges]), "down": _columns([e.down for e in exchanges])},
         "bits_per_parameter": result.bits_per_parameter,
-        **({"density": result.density} if result.density else {}),
-        **({"noise_scale": result.noise_scale} if result.noise_scale else {}),
+        **result.observed,
         "clients": result.clients,
         "seconds": round(result.seconds, 3),
     }

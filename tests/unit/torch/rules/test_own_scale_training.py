@@ -122,10 +122,10 @@ def test_a_tensor_without_elements_and_one_that_does_not_move() -> None:
     frame = rule.finish(weight=1)
     round_.add("a", frame.to_bytes())
     after = round_.finish()
-    assert server.noise_scales["unused"] == 2.0**-80
+    assert server.observed["noise_scale"]["unused"] == 2.0**-80
     where = server.layout.slices["unused"]
     assert np.array_equal(after[where], np.ones(4, np.float32))
-    assert "empty" not in server.noise_scales
+    assert "empty" not in server.observed["noise_scale"]
     assert isinstance(Frame.from_bytes(frame.to_bytes()), Frame)
 
 

@@ -1,0 +1,133 @@
+"""Admission: which frames a round takes. Every check of an update, who sent one already, and room for more."""
+
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.codecs import Codec, Opened, codec_from
+from fedmrn.errors import (
+    ConfigError,
+    DuplicateFrameError,
+    EmptyRoundError,
+    LimitError,
+    WrongKeyError,
+    WrongKindError,
+    WrongLayoutError,
+    WrongMethodError,
+    WrongParametersError,
+    WrongRoundError,
+)
+from fedmrn.server.plan import RoundPlan
+from fedmrn.wire.frame import Frame, Kind
+from fedmrn.wire.layout import Group
+
+
+class Admission:
+    """The checks of one round's updates, and the account of those that were folded.
+
+    Args:
+        plan: of the round.
+        shown: what clients were shown, float32, shape (layout.size,); only codecs that are bound to it need it.
+
+    Attributes:
+        codecs: of each group, bound where they need it.
+        senders: whose frames were folded.
+        total_weight: of those frames.
+
+    Raises:
+        ConfigError: if a codec needs what clients were shown, and it is not given.
+    """
+
+    def __init__(self, plan: RoundPlan, shown: NDArray[np.float32] | None) -> None:
+        self.plan = plan
+        self.codecs: dict[Group, Codec] = {}
+        for t in plan.templates:
+            codec = codec_from(t.codec, t.params)
+            if codec.needs_state and shown is None:
+                raise ConfigError(f"codec {codec.name} is bound to the broadcast's state, which is not given")
+            self.codecs[t.group] = codec if shown is None else codec.bind(shown[plan.layout.span(t.group)])
+        bound = any(codec.needs_state for codec in self.codecs.values())
+        self.bound_to = blake2b(shown.tobytes()).digest() if bound and shown is not None else b""
+        self.senders: set[int | str] = set()
+        self.total_weight = 0
+
+    @property
+    def count(self) -> int:
+        """The number of frames folded so far."""
+        return len(self.senders)
+
+    def weight(self, frame: Frame) -> int:
+        """Return what a frame counts in the mean."""
+        return frame.weight if self.plan.weighted else 1
+
+    def open(self, frame: Frame, noise_key: int, sender: int | str) -> list[tuple[Group, Opened]]:
+        """Check a frame completely, and return its sections opened; nothing is noted yet.
+
+        Args:
+            frame: as parsed.
+            noise_key: the key that this client was sent.
+            sender: who sent it.
+
+        Raises:
+            FrameError: one subclass for each cause.
+        """
+        plan = self.plan
+        if frame.kind is not Kind.UPDATE:
+            raise WrongKindError("an update was expected, got a broadcast")
+        if frame.method != plan.method:
+            raise WrongMethodError(f"the round's method is {plan.method}, the frame's is {frame.method}")
+        if frame.round != plan.round:
+            raise WrongRoundError(f"the frame is of round {frame.round}, this is round {plan.round}")
+        if frame.layout_digest != plan.layout.digest:
+            raise WrongLayoutError("the frame was made for a model with other tensors")
+        if frame.noise_key != noise_key:
+            raise WrongKeyError("the frame repeats another noise key than the one this client was sent")
+        if sender in self.senders:
+            raise DuplicateFrameError("a frame of this client was folded already")
+        if not 1 <= frame.weight <= plan.limits.max_weight:
+            raise LimitError(f"weight {frame.weight} is not in 1..{plan.limits.max_weight}")
+        self._check_room(1, self.weight(frame))
+        if tuple(s.template for s in frame.sections) != plan.templates:
+            raise WrongParametersError("the sections are not those that the broadcast asked for")
+        limit = plan.limits.max_value
+        return [(s.group, self.codecs[s.group].open(s.body, s.count, noise_key, limit)) for s in frame.sections]
+
+    def note(self, sender: int | str, weight: int) -> None:
+        """Note a frame that was folded."""
+        self.senders.add(sender)
+        self.total_weight += weight
+
+    def check_any(self) -> None:
+        """Refuse a round without updates.
+
+        Raises:
+            EmptyRoundError: if no frame was folded.
+        """
+        if not self.total_weight:
+            raise EmptyRoundError(f"round {self.plan.round}: no update was folded, so there is no mean")
+
+    def check_merge(self, other: "Admission") -> None:
+        """Refuse another part of the round that this one cannot take in.
+
+        Raises:
+            ConfigError: if it was set up for another round, model, method or limit.
+            DuplicateFrameError: if both folded the same client.
+            LimitError: if together they hold more than max_clients frames, or too much weight.
+        """
+        if (self.plan, self.bound_to) != (other.plan, other.bound_to):
+            raise ConfigError("only aggregators of the same round, model, method and limits can be merged")
+        if self.senders & other.senders:
+            raise DuplicateFrameError("both aggregators folded a frame of the same client")
+        self._check_room(other.count, other.total_weight)
+
+    def merge(self, other: "Admission") -> None:
+        """Note the frames of another part of the round."""
+        self.senders |= other.senders
+        self.total_weight += other.total_weight
+
+    def _check_room(self, clients: int, weight: int) -> None:
+        if self.count + clients > self.plan.max_clients:
+            raise LimitError(f"the round was planned for {self.plan.max_clients} clients, and as many were folded")
+        if self.total_weight + weight > self.plan.capacity:
+            raise LimitError(f"weight {weight} more would take the round above its total of {self.plan.capacity}")
