@@ -16,7 +16,7 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file at once or not at all, whatever happens meanwhile; when this returns it is on disk.
+    """Replace a file's content as a whole or not at all; when this returns, it is on disk.
 
     Raises:
         OSError: the file cannot be written; it is then as it was.
@@ -37,7 +37,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add to the end of a file; when this returns it is on disk.
+    """Append bytes to a file; when this returns, they are on disk.
 
     Raises:
         OSError: the file cannot be written; it may then end in a part of the data.
@@ -50,7 +50,7 @@ def append(path: Path, data: bytes) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder that exists for this process alone; the lock ends with the process, however that ends.
+    """Lock an existing folder for this process; the lock ends with the process, however that ends.
 
     Raises:
         RunError: another process holds it.
@@ -75,7 +75,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Let an error say which file it is about: a full disk's does not by itself."""
+    """Put the file's name into an OSError: that of a full disk has none."""
     try:
         yield
     except OSError as error:
@@ -84,7 +84,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have a new name outlive a power failure, on file systems that can promise it."""
+    """Sync a folder, so that a new name in it survives a power failure, on file systems that can promise it."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

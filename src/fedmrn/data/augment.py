@@ -18,7 +18,7 @@ PADDING = 4
 def offsets(
     words: NDArray[np.uint32], padding: int = PADDING
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Return what each word decides: top and left of the crop, 0 to 2 * padding, and whether to flip.
+    """Return the crop and flip that each random word stands for: top and left (0 to 2 * padding), flip or not.
 
     The map floor(word * outcomes / 2^32) is uniform up to a relative 2^-32 * outcomes (4e-8 for padding 4).
     """

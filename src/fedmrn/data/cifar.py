@@ -27,7 +27,7 @@ _EXTRA = 1 << 16
 
 
 class _Bounded(gzip.GzipFile):
-    """A gzip stream that stops an archive which inflates to more than it should."""
+    """A gzip stream that refuses to inflate to more than `limit` bytes."""
 
     def __init__(self, blob: bytes, limit: int) -> None:
         super().__init__(fileobj=io.BytesIO(blob))

@@ -1,4 +1,4 @@
-"""Find the files of a data set, fetch those that are absent, and let only the published bytes through."""
+"""Find the files of a data set, download absent ones, and check each one's size and MD5."""
 
 from hashlib import md5
 from pathlib import Path
@@ -32,7 +32,7 @@ def read_files(source: Source, data_dir: Path, *, download: bool) -> tuple[bytes
 
 
 def read_limited(path: Path, most: int) -> bytes:
-    """Return the bytes of a file of no published size.
+    """Return the bytes of a file whose size is not published, up to a limit.
 
     Raises:
         DataError: it has more than `most` bytes, or cannot be read.

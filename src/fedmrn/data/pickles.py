@@ -64,7 +64,7 @@ class _Restricted(pickle.Unpickler):
 
 
 def _check_sizes(blob: bytes) -> None:
-    """Refuse what declares more than it holds: pickle allocates strings and its memo before it looks.
+    """Refuse a pickle that declares more than it holds: `pickle` allocates strings and its memo before it looks.
 
     Raises:
         ValueError: an operation's argument is longer than what is left, or a place in the memo is beyond all reason.

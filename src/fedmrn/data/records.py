@@ -1,4 +1,4 @@
-"""What is known about a data set before it is read: frozen records, no images.
+"""Descriptions of data sets as frozen records: where they come from, what they hold, and how they are read.
 
 A `Source` or a `FolderSource` is one row of the catalogue. Its `read` turns files into `Arrays`; a new data set is a
 row, and a new file format is one module with one such function.
@@ -17,7 +17,7 @@ Task = Literal["images", "text", "segmentation"]
 
 
 class Arrays(NamedTuple):
-    """A data set as its files hold it.
+    """The samples and targets of a data set, as its files hold them.
 
     Images are uint8 (0 to 255) or float32 (0 to 1), shape (n, channels, height, width); characters are uint8 codes,
     shape (n, length). Targets are int64, shape (n,), or uint8 for each pixel, shape (n, height, width).

@@ -1,4 +1,4 @@
-"""Clients that a data set names itself, and fewer samples than there are.
+"""Partitions that a data set itself names (speaking roles), and random subsets of samples.
 
 Source of the law: LEAF (Caldas et al., "LEAF: a benchmark for federated settings", 2018), where a client of Shakespeare
 is a speaking role.
@@ -16,11 +16,11 @@ Indices = NDArray[np.int64]
 
 
 def by_role(roles: Sequence[Indices], clients: int, min_size: int, seed: int) -> tuple[Indices, ...]:
-    """Return the training samples of so many roles, drawn among those that have enough, in the files' order.
+    """Draw roles that have enough samples as clients; return each one's training samples, in the files' order.
 
     Args:
-        roles: the indices of each one's samples.
-        clients: how many.
+        roles: for each role, the indices of its training samples.
+        clients: how many roles to draw.
         min_size: the fewest training samples that a role may have, at least 1.
         seed: a non-negative integer; the same arguments give the same roles.
 
@@ -39,7 +39,7 @@ def by_role(roles: Sequence[Indices], clients: int, min_size: int, seed: int) ->
 
 
 def subset(indices: Indices, most: int, *key: int | str) -> Indices:
-    """Return at most so many of these indices, drawn by the key, in their order; 0 for all."""
+    """Return at most `most` of the indices (0: all), drawn at random by the key, in their order."""
     if not most or len(indices) <= most:
         return indices
     generator = np.random.Generator(np.random.Philox(key=derive_key(0, "subset", *key)))

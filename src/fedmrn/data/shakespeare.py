@@ -1,4 +1,4 @@
-"""Shakespeare by speaking role: 80 characters, and which comes next.
+"""Read Shakespeare by speaking role: samples of 80 characters, whose target is the character that follows.
 
 Two forms are read. LEAF's own: folders train/ and test/ of JSON files, in which `user_data[role]` holds the texts `x`
 of 80 characters each and the characters `y` that follow them. And one file with each role's whole text `raw`, from
@@ -24,7 +24,7 @@ from fedmrn.data.records import Arrays
 from fedmrn.errors import DataError
 
 CHARACTERS = "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz}"
-"""LEAF's 80. Any other becomes the last, as it does there."""
+"""LEAF's 80 characters, in the order of their codes; any other takes the last code, as in LEAF."""
 LENGTH = 80
 FILE = "shakespeare_by_role.json.gz"
 
@@ -48,7 +48,7 @@ def find_shakespeare(data_dir: Path) -> Path | None:
 
 
 def read_shakespeare(folder: Path) -> Arrays:
-    """Return codes of characters, uint8, shape (n, 80), what comes next, and the training samples of each role.
+    """Return the texts of both forms as codes, uint8, shape (n, 80), the codes that follow, and each role's samples.
 
     Raises:
         DataError: a file is not what it should be; names the file and the key.

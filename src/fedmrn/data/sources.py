@@ -50,7 +50,7 @@ class Dataset:
         return _normalise(self.test_x, self.mean_test, self.std_test)
 
     def labels(self) -> NDArray[np.int64]:
-        """Return what partitions go by: a label for each training sample, int64, shape (n,).
+        """Return the label of each training sample, by which partitions share them; int64, shape (n,).
 
         It is the target; of a segmented image, the class of most of its pixels but background (0), or 0.
         """
@@ -60,7 +60,7 @@ class Dataset:
         return np.array([int(c.argmax()) + 1 if c.any() else 0 for c in counts], np.int64)
 
     def with_tests(self, most: int) -> "Dataset":
-        """Return the same with at most so many test samples, drawn alike for all runs; 0 for all."""
+        """Return this data set with at most `most` test samples (0: all), the same ones in every run."""
         kept = torch.from_numpy(subset(np.arange(len(self.test_y)), most, 0, "test"))
         return (
             self if len(kept) == len(self.test_y) else replace(self, test_x=self.test_x[kept], test_y=self.test_y[kept])
@@ -113,7 +113,7 @@ def find_source(name: str) -> Source | FolderSource:
 
 
 def load_source(source: Source | FolderSource, data_dir: Path, *, download: bool = True) -> Dataset:
-    """Load a data set of one's own, described by a `Source` or a `FolderSource`.
+    """Load a data set that is not in the catalogue, described by a `Source` or a `FolderSource`.
 
     Raises:
         DataError: as `load`.
@@ -148,7 +148,7 @@ def _read_folder(source: FolderSource, data_dir: Path) -> Arrays:
 
 
 def _check(source: Source, arrays: Arrays) -> None:
-    """Hold every reader to the catalogue: shapes, types and labels."""
+    """Check what a reader returned against the catalogue: shapes, types and labels."""
     for part, images, labels, count in (
         ("train", arrays.train_x, arrays.train_y, source.train),
         ("test", arrays.test_x, arrays.test_y, source.test),

@@ -89,11 +89,11 @@ def _scaled(x: Tensor, size: torch.Size) -> Tensor:
 
 
 class BilateralNetwork(nn.Module):
-    """See the module. Takes images (n, 3, h, w), returns logits (n, classes, h, w).
+    """Segment images with two branches: (n, channels, h, w) to logits (n, classes, h, w); h, w multiples of STRIDE.
 
     Args:
-        channels: of the input.
-        classes: of a pixel.
+        channels: of an image.
+        classes: that a pixel can have.
     """
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -121,5 +121,5 @@ class BilateralNetwork(nn.Module):
         self.head = nn.Sequential(_conv_relu(_WIDE, _HEAD), nn.Conv2d(_HEAD, classes, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Return the logits of a batch of images."""
         return _scaled(self.head(self.aggregate(self.detail(x), self.semantic(x))), x.shape[2:])

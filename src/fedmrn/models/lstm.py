@@ -1,4 +1,4 @@
-"""The next character of a text."""
+"""A network that predicts the next character of a text."""
 
 from torch import Tensor, nn
 
@@ -6,17 +6,18 @@ EMBEDDING = 8
 
 
 class CharacterLSTM(nn.Module):
-    """An embedding of 8, LSTM layers and, from the last character's state, a linear layer; all without biases.
+    """Predict the next character of a text: an embedding, LSTM layers, and a linear layer on the last state.
 
-    Takes codes of characters, integers of any type, shape (n, length); returns logits, shape (n, characters).
+    The embedding has 8 dimensions; no layer has a bias. Takes codes of characters, integers of any type, shape
+    (n, length); returns logits, shape (n, characters).
 
     Source: the appendix of the published experiments of FedMRN (one layer of 256, dropout 1/2), after LEAF's model.
 
     Args:
-        characters: how many there are.
-        hidden: of a layer.
-        layers: of the LSTM.
-        dropout: of the state that the linear layer sees.
+        characters: how many different ones there are.
+        hidden: width of an LSTM layer.
+        layers: how many LSTM layers.
+        dropout: share of dropped values of the state that the linear layer sees.
     """
 
     def __init__(self, characters: int, hidden: int, layers: int, dropout: float) -> None:
@@ -27,7 +28,7 @@ class CharacterLSTM(nn.Module):
         self.linear = nn.Linear(hidden, characters, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Return the logits of the character after each text."""
         states, _ = self.lstm(self.embedding(x.long()))
         logits: Tensor = self.linear(self.dropout(states[:, -1]))
         return logits

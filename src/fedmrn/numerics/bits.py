@@ -1,6 +1,6 @@
-"""Packing of bits and trits, least significant first; what the last byte does not use is zero.
+"""Pack bits and trits into bytes, least significant first; unused bits of the last byte are zero.
 
-A mask is one bit an element. Trits (0, 1, 2) go five to a byte: the sum of trit k times 3^k, at most 242.
+A mask is one bit an element. Trits (digits 0, 1, 2) go five to a byte: the sum of trit k times 3^k, at most 242.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ _TRITS = (np.arange(243, dtype=np.uint8)[:, None] // _POWERS) % np.uint8(3)
 
 
 def packed_size(count: int) -> int:
-    """Return the bytes that `count` bits take."""
+    """Return how many bytes `count` packed bits take."""
     return (count + 7) // 8
 
 
@@ -47,7 +47,7 @@ def count_ones(packed: NDArray[np.uint8], start: int, stop: int) -> int:
 
 
 def check_padding(data: bytes | memoryview, count: int) -> None:
-    """Refuse packed bits that are not canonical.
+    """Check that packed bits are canonical: of the right length, with unused bits zero.
 
     Raises:
         ValueError: if `data` is not exactly packed_size(count) bytes.
@@ -60,7 +60,7 @@ def check_padding(data: bytes | memoryview, count: int) -> None:
 
 
 def check_mask(data: bytes | memoryview, count: int) -> None:
-    """Refuse bytes from outside that are not the packed bits of `count` elements.
+    """Check that bytes from outside are the packed bits of `count` elements.
 
     Raises:
         MalformedFrameError: they are not packed_size(count) bytes.
@@ -74,12 +74,12 @@ def check_mask(data: bytes | memoryview, count: int) -> None:
 
 
 def trits_size(count: int) -> int:
-    """Return the bytes that `count` trits take."""
+    """Return how many bytes `count` packed trits take."""
     return (count + 4) // 5
 
 
 def pack_trits(trits: NDArray[np.uint8]) -> bytes:
-    """Pack trits 0, 1, 2 (other values are not looked for): element i is digit i % 5, base 3, of byte i // 5."""
+    """Pack trits 0, 1, 2 (not checked): element i is digit i % 5, base 3, of byte i // 5."""
     columns = np.zeros((trits_size(trits.size), 5), np.uint8)
     columns.reshape(-1)[: trits.size] = trits
     packed = columns[:, 0].copy()
@@ -96,7 +96,7 @@ def unpack_trits(data: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.u
 
 
 def check_trits(data: bytes | memoryview, count: int) -> None:
-    """Refuse packed trits that are not canonical.
+    """Check that packed trits are canonical: of the right length, with possible bytes and unused trits zero.
 
     Raises:
         ValueError: if `data` is not exactly trits_size(count) bytes.

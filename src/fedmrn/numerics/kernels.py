@@ -1,4 +1,4 @@
-"""What compiled loops share and the compiler would not make by itself: a rounded product sum, choice by bits, the fold.
+"""Compiled loops over float32 vectors: fused multiply-add, choice by packed bits, and the fold into 64-bit sums.
 
 *Rounding to 64 bits.* The fold adds int64(rint(float64(value) * factor)). Processors without a vector instruction for
 that convert one value at a time; additions do it for all. With M = 3 * 2^51, whose unit in the last place is 1, the
@@ -15,7 +15,7 @@ from numba import types
 from numba.extending import intrinsic
 
 NEAR = 2.0**51
-"""Products below it need no cutting."""
+"""Products below this are rounded in one piece."""
 
 _MAGIC = np.float64(1.5 * 2.0**52)
 _MAGIC_BITS = np.int64(_MAGIC.view(np.int64))
@@ -26,7 +26,7 @@ _LANES = 32
 
 @intrinsic
 def fma(context, a, b, c):  # type: ignore[no-untyped-def]
-    """a * b + c in float32, rounded once."""
+    """Return a * b + c in float32, rounded once."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.fma(*args)
@@ -44,7 +44,7 @@ def _bits_of(context, x):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def _choose_at(context, bits, values, signed, out):  # type: ignore[no-untyped-def]
-    """32 values at an address, by the 32 bits at another, to a third."""
+    """Choose 32 values at an address by the 32 bits at another, and store them at a third."""
 
     def generate(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
         floats = ir.VectorType(ir.FloatType(), _LANES)
@@ -62,7 +62,7 @@ def _choose_at(context, bits, values, signed, out):  # type: ignore[no-untyped-d
 
 @nb.njit(cache=True, nogil=True)
 def choose(noise, bits, signed, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Write noise[i] where bit i is set; where it is not, its negative (signed) or 0.
+    """Decode a mask: write noise[i] where bit i is set, and -noise[i] (signed) or 0 where it is not.
 
     Args:
         noise: float32, contiguous.
@@ -83,13 +83,13 @@ def choose(noise, bits, signed, out):  # type: ignore[no-untyped-def]  # pragma:
 
 @nb.njit(cache=True, nogil=True)
 def fold(values, factor, near, total):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Add the products, each rounded to the nearest integer, to the sums.
+    """Add each value times `factor`, rounded to the nearest integer, to its sum.
 
     Args:
         values: float32.
         factor: float64; every |value| * factor is below 2^62.
-        near: bool, whether every one is below NEAR.
-        total: int64, as many.
+        near: bool, whether every |value| * factor is below NEAR, which is faster.
+        total: int64, a sum for each value; changed in place.
     """
     if near:
         for i in range(values.size):

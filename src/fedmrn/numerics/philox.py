@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 PLANE = 256
 BLOCK = 4 * PLANE
 LANES = 32
-"""Counters side by side: four AVX2 registers a word, or two of AVX-512. It divides PLANE."""
+"""How many counters go side by side: four AVX2 registers a word, or two of AVX-512. It divides PLANE."""
 
 M0, M1 = 0xD2511F53, 0xCD9E8D57
 W0, W1 = 0x9E3779B9, 0xBB67AE85
@@ -128,7 +128,7 @@ def _words_at(context, block, key, dom, address):  # type: ignore[no-untyped-def
 
 
 def check_vector(out: NDArray[Any], kind: type[np.generic]) -> None:
-    """Refuse memory that the kernels cannot write to from front to back.
+    """Check that a vector is one that the kernels can fill.
 
     Raises:
         ValueError: it is not a contiguous, writeable vector of this type.
@@ -138,7 +138,7 @@ def check_vector(out: NDArray[Any], kind: type[np.generic]) -> None:
 
 
 def _words(key, dom, block, out):  # type: ignore[no-untyped-def]
-    """One block by the definition; compiled code takes the vectors above instead."""
+    """Fill one block as the definition says; compiled code runs the vector kernel above instead."""
     first = np.uint64(block) * np.uint64(PLANE)
     low, half = np.uint64(_LOW), np.uint64(32)
     for j in range(PLANE):

@@ -96,7 +96,7 @@ def encode_block(x, key, start, bits, centroids, packed):  # type: ignore[no-unt
         x: one block, float32.
         key: the noise key.
         start: where the block lies in the vector.
-        bits: of an index.
+        bits: how many bits an index takes.
         centroids: the positive half, increasing, float64; the negative half mirrors it.
         packed: room for the indices, zero.
 

@@ -1,4 +1,4 @@
-"""How many elements stay, and which: shared by codecs and server rules."""
+"""The largest elements of a vector: how many a density keeps, and which; for codecs and server rules."""
 
 from math import floor
 
@@ -12,7 +12,7 @@ def kept(density: float, count: int) -> int:
 
 
 def largest(vector: NDArray[np.float32], k: int) -> NDArray[np.bool_]:
-    """Return where the k elements of largest magnitude are (of equal ones the first), bool, shape (d,); 1 <= k <= d."""
+    """Return a mask of the k elements of largest magnitude (of equal ones the first), bool, shape (d,); 1 <= k <= d."""
     size = np.abs(vector)
     threshold = np.partition(size, vector.size - k)[vector.size - k]
     above: NDArray[np.bool_] = size > threshold

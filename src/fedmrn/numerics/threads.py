@@ -1,11 +1,11 @@
-"""Ranges of a long vector in threads: the kernels release Python's lock."""
+"""Work on a long vector in threads, a range each; compiled kernels release Python's lock."""
 
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 PIECE = 1 << 19
-"""Elements below which another thread is not worth its start."""
+"""A thread is started only for at least this many elements."""
 
 
 def cores() -> int:

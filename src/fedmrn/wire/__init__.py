@@ -1,1 +1,1 @@
-"""What travels: the layout of a model, frames of bytes, and the way from vectors to frames and back."""
+"""The bytes between server and clients: a model's layout, frames, and vectors as frames and back."""

@@ -1,4 +1,4 @@
-"""Frames: what travels. `docs/wire-format.md` is the specification; this module is its twin.
+"""Frames: the messages between server and clients, as bytes. `docs/wire-format.md` is the specification.
 
 A frame is an *update* (client to server: one section a tensor group) or a *broadcast* (server to client: what to send,
 as templates, terms of training, and the state of the model). Parsing looks at headers only and keeps bodies as views of
@@ -105,7 +105,7 @@ class Section:
 
     @property
     def template(self) -> "Section":
-        """The same section as a template: what it must be like, without a body."""
+        """The template that asks for a section like this: the same fields, without a body."""
         return Section(self.codec, Role.TEMPLATE, self.group, self.count, self.params)
 
 

@@ -1,4 +1,4 @@
-"""From vectors to frames and back, for both sides: the broadcast's state, and a client's update."""
+"""Write a model's state and a client's update into frames, and read a state back."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ def _parts(layout: Layout) -> list[tuple[Group, slice]]:
 
 
 def templates(layout: Layout, codecs: Mapping[Group, Codec]) -> tuple[Section, ...]:
-    """Return what an update of this model must look like: a template for each group that has elements."""
+    """Return what a broadcast asks of an update: a template section for each group that has elements."""
     return tuple(
         Section(codecs[g].id, Role.TEMPLATE, g, s.stop - s.start, codecs[g].params()) for g, s in _parts(layout)
     )
@@ -35,7 +35,7 @@ def state_sections(
     codecs: Mapping[Group, Codec] | None = None,
     keys: EncodeKeys = _NO_KEYS,
 ) -> tuple[Section, ...]:
-    """Return the model's state as sections: exact ones, unless codecs are given.
+    """Return the model's state as sections of a broadcast, in exact float32 unless codecs are given.
 
     The bodies of exact sections are views of the state, not copies.
 
@@ -143,10 +143,10 @@ def encode_update(
 
 
 def plain(frame: Frame, limits: Limits = DEFAULT_LIMITS) -> Frame:
-    """Return the frame that says the same in plain: masks as they are, state and side data as float32.
+    """Return the frame without compression: masks of one bit an element, state and side data as float32.
 
-    Its length is what coding is measured against. Of an update's coded group only masks are written out, a bit an
-    element: any other codec is the method itself. A broadcast's templates become those of the plain update.
+    Byte accounts compare a frame with this. In an update's coded group only masks are written out: the bytes of any
+    other codec are the method itself, and stay. A broadcast's templates become those of the plain update.
 
     Args:
         frame: as parsed; it is not changed.

@@ -1,6 +1,6 @@
-"""The fast path against the slow oracle, fed the same uniforms, step by step.
+"""The fast path against the algorithm in one file (`fedmrn.reference`), fed the same uniforms, step by step.
 
-Tolerances. The oracle runs twice, in float64 and in float32. How far the float32 oracle is from the float64
+Tolerances. The reference runs twice, in float64 and in float32. How far the float32 reference is from the float64
 one is what rounding does to this very computation, whatever its order; the library may be four times as far,
 as its convolutions sum in another order. Tensors that move alike (u and the shifts of batch norm, from 0; its
 scales, from 1; its statistics) share one bound, so that a tensor of four values need not bound itself. The
@@ -8,22 +8,23 @@ bound must itself be small (`CEILING`), or it would excuse anything.
 
 Decisions. r is an exact multiple of 2^-24. The probability p = u / n carries the difference of u, divided by
 |n|, and two roundings, so that a mask may differ only where |r - q p| <= |du| / |n| + 2^-22, or where r is
-within 2^-24 of q. Where one does differ there, the oracle takes the library's side, so that one bit does not
+within 2^-24 of q. Where one does differ there, the reference takes the library's side, so that one bit does not
 spoil the steps that follow; there must be hardly any of them.
 """
 
 import numpy as np
 import pytest
 import torch
-from dense_oracle import FLOATS, MASKED, STATISTICS, Oracle, SmallNet
-from federating import batch, broadcast_of, decoded, masks, values
+from federating import batch, broadcast_of, decoded, masks, server_of, values
+from torch import Tensor, nn
 from torch.nn import functional as F
+from written_out_net import FLOATS, MASKED, STATISTICS, SmallNet, WrittenOut
 
-from fedmrn.codecs import MaskedNoise as Codec
-from fedmrn.codecs import codec_from
+from fedmrn.numerics.noise import Law, NoiseSpec
 from fedmrn.numerics.rng import Purpose
-from fedmrn.torch import MaskedTraining, attach
-from fedmrn.wire.frame import Frame, Role
+from fedmrn.reference import LocalTraining, MaskUpdate, Variant, next_model
+from fedmrn.torch import MaskedTraining, ModelLayout, attach
+from fedmrn.wire.frame import Frame
 from fedmrn.wire.layout import Group
 
 KEY = 0x5EED
@@ -33,90 +34,105 @@ STEPS = 9
 CEILING = 5e-6  # relative: 80 units of 2^-24 after nine steps through two convolutions
 
 
-class Lockstep:
-    """The library and both oracles over the same batches."""
+class LateTraining(LocalTraining):
+    """A client whose progressive masking is one step late: wrong on purpose."""
 
-    def __init__(self, name: str, *, progressive: bool = True, stochastic: bool = True, late: int = 0) -> None:
+    def q(self, tau: int) -> float:
+        return super().q(tau - 1)
+
+
+class Lockstep:
+    """The library and the reference in two precisions, over the same batches."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        progressive: bool = True,
+        stochastic: bool = True,
+        kind: type[LocalTraining] = LocalTraining,
+    ) -> None:
         torch.manual_seed(5)
         self.model = SmallNet()
         told = {"progressive": progressive, "stochastic": stochastic}
         broadcast = broadcast_of(self.model, name, scale=SCALE, told=told)
-        frame = Frame.from_bytes(broadcast)
-        template = frame.select(Role.TEMPLATE, Group.CODED)
-        assert template is not None
-        codec = codec_from(template.codec, template.params)
-        assert isinstance(codec, Codec)
         state = values({k: v for k, v in self.model.state_dict().items() if v.is_floating_point()})
-        self.signed = name == "fedmrn-s"
-        self.oracle, self.rounded = (
-            Oracle(
-                state,
-                codec.noise,
-                frame.noise_key,
-                KEY,
-                signed=self.signed,
-                steps=STEPS,
-                lr=LR,
-                progressive=progressive,
-                stochastic=stochastic,
-                dtype=dtype,
-                late=late,
+        variant = Variant(NoiseSpec(Law.UNIFORM, SCALE), name == "fedmrn-s", progressive, stochastic)
+        self.nets, self.sides = [], []
+        for dtype in (torch.float64, torch.float32):
+            net = WrittenOut({k: torch.tensor(state[k], dtype=dtype) for k in STATISTICS})
+            self.nets.append(net)
+            self.sides.append(
+                kind(
+                    {k: torch.tensor(state[k], dtype=dtype) for k in MASKED + FLOATS},
+                    MASKED,
+                    net.loss,
+                    variant,
+                    seed=Frame.from_bytes(broadcast).noise_key,
+                    key=KEY,
+                    steps=STEPS,
+                    lr=LR,
+                )
             )
-            for dtype in (torch.float64, torch.float32)
-        )
-        rule = attach(
+        self.reference, self.rounded = self.sides
+        self.rule = attach(
             self.model,
             torch.optim.SGD(self.model.parameters(), lr=LR),
             broadcast,
             steps=STEPS,
             sampling_key=KEY,
         )
-        assert isinstance(rule, MaskedTraining)
-        self.rule, self.stochastic = rule, stochastic
+        assert isinstance(self.rule, MaskedTraining)
+        self.slices, self.stochastic = ModelLayout.of(self.model).layout.slices, stochastic
         self.differing = self.decisions = 0
 
-    def u(self, name: str) -> torch.Tensor:
+    def u(self, name: str) -> Tensor:
         """The library's u of a tensor, float64."""
-        start, stop = self.oracle.range[name]
-        return self.rule.u[start:stop].view(self.oracle.u[name].shape).double()
+        return self.rule.u[self.slices[name]].view(self.reference.u[name].shape).double()
 
     def agree(self, names: tuple[str, ...]) -> None:
         """Every value of the library in these tensors is as near to the reference as rounding allows."""
-        exact = {k: self.oracle.u.get(k, self.oracle.value[k]).detach() for k in names}
-        rough = {k: self.rounded.u.get(k, self.rounded.value[k]).detach().double() for k in names}
+        exact, rough = (
+            {k: (side.u | side.unmasked | net.statistics)[k].detach().double() for k in names}
+            for side, net in zip(self.sides, self.nets, strict=True)
+        )
         size = max(float(v.abs().max()) for v in exact.values())
         rounding = max(float((rough[k] - v).abs().max()) for k, v in exact.items())
         assert rounding <= CEILING * size
         for name, value in exact.items():
-            mine = self.u(name) if name in MASKED else self.model.state_dict()[name].double()
-            assert float((mine - value).abs().max()) <= 4 * rounding + 2.0**-24 * size, name
+            library = self.u(name) if name in MASKED else self.model.state_dict()[name].double()
+            assert float((library - value).abs().max()) <= 4 * rounding + 2.0**-24 * size, name
 
-    def slack(self, name: str) -> torch.Tensor:
+    def slack(self, name: str) -> Tensor:
         """How far p of the library may be from the reference's."""
-        n = self.oracle.noise[name]
-        return (self.u(name) - self.oracle.u[name].detach()).abs() / n.abs() + 2.0**-22
+        n = self.reference.n[name]
+        return (self.u(name) - self.reference.u[name]).abs() / n.abs() + 2.0**-22
 
-    def step(self, tau: int, x: torch.Tensor, y: torch.Tensor) -> None:
-        taken, own = {}, {}
+    def margin(self, name: str, r: Tensor, q: float = 1.0) -> Tensor:
+        """How far each element's decision was from falling the other way."""
+        p = self.reference.probability(name)
+        return (r - q * p).abs() if self.stochastic else (p - 0.5).abs()
+
+    def step(self, tau: int, x: Tensor, y: Tensor) -> None:
+        exact, rough = (side.masked_update(tau) for side in self.sides)
+        uniforms = self.reference.uniforms(Purpose.TRAIN_MASK, tau)
+        taken, taken_rounded = {}, {}
         for name in MASKED:
-            w, n = self.oracle.value[name], self.oracle.noise[name]
-            exact, margin = self.oracle.masked(name, tau)
-            rough, _ = self.rounded.masked(name, tau)
-            mine = self.model.state_dict()[name].double() - w
+            library = self.model.state_dict()[name].double() - self.reference.w[name]
             # One rounding of w + u' (|w + u'| < 1), and that of u itself.
-            same = (mine - exact).abs() <= 2.0**-24 + (
-                self.u(name) - self.oracle.u[name].detach()
-            ).abs() + 2.0**-22 * n.abs()
-            q = tau / STEPS
-            r = self.oracle.uniforms(name, Purpose.TRAIN_MASK, tau)
+            same = (library - exact[name]).abs() <= 2.0**-24 + (
+                self.u(name) - self.reference.u[name]
+            ).abs() + 2.0**-22 * self.reference.n[name].abs()
+            r, q = uniforms[name], tau / STEPS
+            margin = self.margin(name, r, self.reference.q(tau))
             excused = (margin <= self.slack(name)) | ((r - q).abs() <= 2.0**-24)
             assert bool((same | excused).all()), f"{name}: masked weights differ at step {tau}"
             self.differing += int((~same).sum())
             self.decisions += same.numel()
-            taken[name] = torch.where(same, exact, mine)
-            own[name] = torch.where(same, rough.double(), mine).float()
-        self.oracle.step(taken, x, y)
-        self.rounded.step(own, x, y)
+            taken[name] = torch.where(same, exact[name], library)
+            taken_rounded[name] = torch.where(same, rough[name].double(), library).float()
+        self.reference.step(taken, x, y)
+        self.rounded.step(taken_rounded, x, y)
         self.rule.zero_grad()
         F.cross_entropy(self.model(x), y).backward()
         self.rule.step()
@@ -141,18 +157,19 @@ VARIANTS = [(p, s) for p in (True, False) for s in (True, False)]
 def test_every_step_and_the_frame_agree_with_the_formulas(name: str, progressive: bool, stochastic: bool) -> None:
     both = Lockstep(name, progressive=progressive, stochastic=stochastic)
     frame = both.run()
-    size = sum(both.oracle.u[k].numel() for k in MASKED)
+    reference, size = both.reference, sum(u.numel() for u in both.reference.u.values())
     sent, update = masks(frame, size), decoded(frame, Group.CODED)
+    expected, uniforms = reference.final_masks(), reference.uniforms(Purpose.FINAL_MASK)
     for tensor in MASKED:
-        start, stop = both.oracle.range[tensor]
-        shape = both.oracle.u[tensor].shape
-        mask, margin = both.oracle.final_mask(tensor)
-        mine = torch.from_numpy(sent[start:stop]).view(shape)
-        assert bool(((mine == mask) | (margin <= both.slack(tensor))).all()), tensor
-        both.differing += int((mine != mask).sum())
-        both.decisions += mask.numel()
-        codewords = both.oracle.codeword(tensor, mine)
-        assert torch.equal(torch.from_numpy(update[start:stop]).view(shape).double(), codewords)
+        where, shape = both.slices[tensor], reference.u[tensor].shape
+        ones = torch.from_numpy(sent[where]).view(shape)
+        same = ones == (expected[tensor] > 0)
+        assert bool((same | (both.margin(tensor, uniforms[tensor]) <= both.slack(tensor))).all()), tensor
+        both.differing += int((~same).sum())
+        both.decisions += same.numel()
+        zero = -1 if name == "fedmrn-s" else 0
+        codewords = reference.n[tensor] * torch.where(ones, 1, zero)
+        assert torch.equal(torch.from_numpy(update[where]).view(shape).double(), codewords)
     # A threshold that moves by 1e-6 of the unit interval changes one decision in a million.
     assert both.differing <= both.decisions // 1000
 
@@ -162,17 +179,111 @@ def test_u_left_its_interval_on_the_way(stochastic: bool) -> None:
     # The agreement above would say little if u never reached the corners of the clip.
     both = Lockstep("fedmrn", stochastic=stochastic)
     both.run()
-    ratio = torch.cat([(both.u(k) / both.oracle.noise[k]).flatten() for k in MASKED])
+    ratio = torch.cat([(both.u(k) / both.reference.n[k]).flatten() for k in MASKED])
     for part in (ratio < 0, (ratio > 0) & (ratio < 1), ratio > 1):
         assert int(part.sum()) > len(ratio) // 20
 
 
 def test_the_comparison_notices_a_schedule_that_is_one_step_late() -> None:
     with pytest.raises(AssertionError, match=r"masked weights differ at step"):
-        Lockstep("fedmrn-s", late=1).run()
+        Lockstep("fedmrn-s", kind=LateTraining).run()
 
 
 def test_a_run_of_the_library_repeats_itself_to_the_bit() -> None:
     first, second = (Lockstep("fedmrn").run().to_bytes() for _ in range(2))
     assert first == second
     assert np.frombuffer(first, np.uint8).any()
+
+
+class Springs(nn.Module):
+    """Weights whose loss is a sum of squares: with fractions of small powers of two, no step is rounded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masked = nn.Parameter(torch.arange(-1500, 1500) % 64 * 2.0**-6 - 0.5)
+        self.free = nn.Parameter(torch.arange(5) * 2.0**-3)
+
+    @staticmethod
+    def loss(w: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return (w["masked"].square() * x).sum() + (w["free"].square() * y).sum()
+
+    @staticmethod
+    def choose(name: str, owner: nn.Module, parameter: nn.Parameter) -> Group:
+        return Group.CODED if name == "masked" else Group.DENSE
+
+
+@pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s"])
+@pytest.mark.parametrize(("progressive", "stochastic"), VARIANTS)
+def test_what_is_sent_is_the_same_to_the_bit_where_no_step_is_rounded(
+    name: str, progressive: bool, stochastic: bool
+) -> None:
+    model, scale, steps, lr = Springs(), 2.0**-2, 4, 2.0**-4
+    told = {"progressive": progressive, "stochastic": stochastic}
+    server = server_of(model, name, law="bernoulli", scale=scale, choose=model.choose, told=told)
+    broadcast = server.begin(1, ["a"]).broadcast("a")
+    # Each step with another push, so that one step too few or too many is seen.
+    batches = [(torch.arange(3000) % 3 * (tau - 0.5), torch.tensor(tau)) for tau in range(steps)]
+    training = LocalTraining(
+        {k: v.detach().clone() for k, v in model.named_parameters()},
+        ["masked"],
+        model.loss,
+        Variant(NoiseSpec(Law.BERNOULLI, scale), name == "fedmrn-s", progressive, stochastic),
+        seed=Frame.from_bytes(broadcast).noise_key,
+        key=KEY,
+        steps=steps,
+        lr=lr,
+    )
+    expected = training.run(batches, weight=3)
+    rule = attach(
+        model,
+        torch.optim.SGD(model.parameters(), lr=lr),
+        broadcast,
+        steps=steps,
+        sampling_key=KEY,
+        choose=model.choose,
+    )
+    for x, y in batches:
+        rule.zero_grad()
+        model.loss(dict(model.named_parameters()), x, y).backward()
+        rule.step()
+    frame = rule.finish(weight=3)
+    mask = expected.masks["masked"]
+    assert 0.1 < float((mask > 0).float().mean()) < 0.9
+    assert np.array_equal(masks(frame, len(mask)), (mask > 0).numpy())
+    assert np.array_equal(decoded(frame, Group.CODED), (mask * training.n["masked"]).numpy())
+    assert np.array_equal(decoded(frame, Group.DENSE), expected.changes["free"].numpy())
+
+
+@pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s"])
+def test_the_next_model_is_the_references(name: str) -> None:
+    torch.manual_seed(5)
+    server = server_of(SmallNet(), name, scale=SCALE)
+    specs = server.layout.tensors
+    before = {t.name: torch.tensor(server.state[server.layout.slices[t.name]]).double() for t in specs}
+    clients = {"a": 3, "b": 10, "c": 4}
+    round, updates = server.begin(1, clients), []
+    for number, (client, weight) in enumerate(clients.items()):
+        model = SmallNet()
+        optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+        rule = attach(model, optimizer, round.broadcast(client), steps=1, sampling_key=KEY + number)
+        x, y = batch(weight, 2, 6, 6)
+        F.cross_entropy(model(x), y).backward()
+        rule.step()
+        frame = rule.finish(weight=weight)
+        round.add(client, frame.to_bytes())
+        bits = torch.from_numpy(masks(frame, server.layout.span(Group.CODED).stop))
+        others = np.concatenate([decoded(frame, Group.DENSE), decoded(frame, Group.STATS)])
+        flat = torch.cat([torch.where(bits, 1.0, -1.0 if name == "fedmrn-s" else 0.0), torch.from_numpy(others)])
+        sent = {k: flat[where].double() for k, where in server.layout.slices.items()}
+        unmasked = {k: v for k, v in sent.items() if k not in MASKED}
+        updates.append(MaskUpdate(frame.noise_key, {k: sent[k] for k in MASKED}, unmasked, weight))
+    round.finish()
+    expected = next_model(before, updates, NoiseSpec(Law.UNIFORM, SCALE))
+    state = {k: torch.from_numpy(server.state[where]).double() for k, where in server.layout.slices.items()}
+    for tensor, value in expected.items():
+        # The mean and the state are each rounded once to float32; before, every client's part to the units of the sum.
+        # It must hold three clients of 2^20 samples with values up to 2^16, or with noise of 0.05.
+        unit = 2.0**-44 if tensor in MASKED else 2.0**-23
+        bound = 2.0**-24 * (value.abs() + (value - before[tensor]).abs()) + 3 * unit / 2 / sum(clients.values())
+        assert bool(((state[tensor] - value).abs() <= bound).all()), tensor
+        assert not torch.equal(value, before[tensor]), tensor
