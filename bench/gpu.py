@@ -20,8 +20,7 @@ import steps
 import torch
 from harness import Agreement, Benchmark, Goal, Planned
 
-from fedmrn.data import find_source
-from fedmrn.data.records import Source
+from fedmrn.data import Source, find_source
 from fedmrn.experiments.config import load_setting, presets
 from fedmrn.federation.engine import Federation, simulate
 from fedmrn.methods import METHODS

@@ -193,8 +193,8 @@ def run(problem: Problem, plan: Plan, rounds: int, seed: int) -> Iterator[F32]:
     row = method(plan.method)
     scheme = row.scheme({"noise": plan.law.name.lower()} if "noise" in row.options else {})
     scheme = replace(scheme, rule=Scaled(plan.scale))
-    server = Server(ModelLayout.of(model).layout, scheme, problem.start.copy(), b"a bench's secret", limits=LIMITS)
-    server.secret = derive_key(b"secret of a bench", "run", seed).to_bytes(16, "little")
+    secret = derive_key(b"secret of a bench", "run", seed).to_bytes(16, "little")  # as written, for the same figures
+    server = Server(ModelLayout.of(model).layout, scheme, problem.start.copy(), secret, limits=LIMITS)
     through = partial(attach, progressive=plan.progressive) if plan.method.startswith("fedmrn") else attach
     generator = np.random.default_rng([4, seed])
     yield server.state
