@@ -20,7 +20,7 @@ import steps
 import torch
 from harness import Agreement, Benchmark, Goal, Planned
 
-from fedmrn.data import find_source
+from fedmrn.data import Source, find_source
 from fedmrn.experiments.config import load_setting, presets
 from fedmrn.federation.engine import Federation, simulate
 from fedmrn.methods import METHODS
@@ -86,6 +86,8 @@ class Rounds:
     def __init__(self, preset: str, method: str, device: str, changes: tuple[str, ...]) -> None:
         setting = load_setting(preset, changes)
         source, options = find_source(setting.data.name), setting.experiment(method, 1).options
+        if not isinstance(source, Source):
+            raise TypeError(f"{preset}: the number of samples of {source.name} is not known before they are read")
         generator = torch.Generator().manual_seed(1)
         x = torch.randn((source.train, *source.shape), generator=generator)
         y = torch.randint(0, source.classes, (source.train,), generator=generator)

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import track
 
 NANOSECONDS = {"ns": 1, "ms": 1_000_000}
+Case = Callable[[], object]
+"""What is timed; its result is not used."""
 
 
 class DisagreementError(Exception):
@@ -45,7 +47,7 @@ class Benchmark:
     Attributes:
         name: what is measured.
         elements: the time is divided by them.
-        cases: name -> callable; its result is not used.
+        cases: by name.
         baselines: the cases to which the others are compared, as ratios.
         check: compares the results before anything is timed.
         prepare: runs before each call and is not timed; it puts back what a case in place has overwritten.
@@ -57,7 +59,7 @@ class Benchmark:
 
     name: str
     elements: int
-    cases: Mapping[str, Callable[[], object]]
+    cases: Mapping[str, Case]
     baselines: tuple[str, ...]
     check: Callable[[], Mapping[str, Agreement]]
     prepare: Callable[[], None] = lambda: None
@@ -90,9 +92,12 @@ def measure(benchmark: Benchmark, repetitions: int, console: Console) -> dict[st
     console.print(f"{benchmark.name}: {plan}", style="dim", soft_wrap=True)
     divide = benchmark.elements * NANOSECONDS[benchmark.unit.split()[0]]
     names, times = list(benchmark.cases), {case: np.empty(repetitions) for case in benchmark.cases}
-    bar = {"console": console, "transient": True, "disable": not console.is_terminal, "auto_refresh": False}
     # The bar is drawn between repetitions only: a thread that draws would disturb what is timed.
-    for i in track(range(repetitions), benchmark.name, **bar):
+    hidden = not console.is_terminal
+    turns = track(
+        range(repetitions), benchmark.name, console=console, transient=True, disable=hidden, auto_refresh=False
+    )
+    for i in turns:
         for k in range(len(names)):
             case = names[(i + k) % len(names)]
             times[case][i] = _time(benchmark, case) / divide

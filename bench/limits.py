@@ -1,11 +1,11 @@
 """What the machine can do at best, measured beside what is to be judged: copies, multiplications, matrix products."""
 
-from collections.abc import Callable
 from functools import partial
 
 import numba as nb
 import numpy as np
 import torch
+from harness import Case
 
 MULTIPLICATIONS_A_WORD = 5
 """Of Philox4x32-10: ten rounds, two 32-bit multiplications with 64-bit products each, four words."""
@@ -30,7 +30,7 @@ def _multiply(words, times):  # type: ignore[no-untyped-def]
             words[i] = (x >> half) * factor
 
 
-def multiplications(elements: int) -> Callable[[], object]:
+def multiplications(elements: int) -> Case:
     """Return a case that does as many widening multiplications as the noise of so many elements needs, in cache.
 
     Nothing is moved between the lanes of a vector, so that this is near what the multipliers can do.
@@ -39,12 +39,12 @@ def multiplications(elements: int) -> Callable[[], object]:
     return partial(_multiply, words, max(1, MULTIPLICATIONS_A_WORD * elements // (10 * words.size)))
 
 
-def copy(elements: int) -> Callable[[], object]:
+def copy(elements: int) -> Case:
     """Return a case that copies so many float32."""
     return partial(np.copyto, np.zeros(elements, np.float32), np.ones(elements, np.float32))
 
 
-def products(operations: int) -> Callable[[], object]:
+def products(operations: int) -> Case:
     """Return a case that does so many floating-point operations (2 a multiply-add) in matrix products of torch."""
     a, b, out = (torch.full((_SIDE, _SIDE), 1 / _SIDE) for _ in range(3))
     times = max(1, round(operations / (2 * _SIDE**3)))

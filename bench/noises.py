@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from harness import Agreement, Benchmark, Goal, Planned
+from harness import Agreement, Benchmark, Case, Goal, Planned
 from limits import copy, multiplications
 
 from fedmrn.numerics.noise import Law, NoiseSpec
@@ -43,7 +43,7 @@ def noise(elements: int) -> Benchmark:
         apart["uniform"] = specs["uniform"].chunk(KEY, 0, elements) - exact
         return {case: Agreement(float(np.abs(a).max()), 0.0) for case, a in apart.items()}
 
-    cases = {
+    cases: dict[str, Case] = {
         **{name: partial(spec.fill, KEY, 0, out) for name, spec in specs.items()},
         "uniform, ranges": ranges,
         "torch, uniform": lambda: shared.uniform_(-0.01, 0.01),

@@ -1,15 +1,14 @@
 """Where the time of a step goes: self time by operator (torch.profiler), CNN4, batch 64, one thread."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from steps import FULL, QUICK, Stepper
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from fedmrn.torch import MaskedNoise
-from fedmrn.torch.fast.fused import Move
+from fedmrn.methods import METHODS
 
 DRAW = "draw masked weights"
+"""What a step of the wrapper takes beside torch's operators: the pass that moves u and draws the next weights."""
 LEAST = 0.01  # a smaller share is counted under "other"
 
 
@@ -23,15 +22,14 @@ def profiled(quick: bool) -> dict[str, Any]:
 
 
 def _shares(stepper: Stepper) -> dict[str, float]:
-    rule = stepper.optimizer
-    if isinstance(rule, MaskedNoise):
-        draw = rule._draw_after
+    if stepper.way in METHODS:
+        move = stepper.move
 
-        def noted(moves: Sequence[tuple[slice, Move]]) -> None:
+        def noted() -> None:
             with record_function(DRAW):
-                draw(moves)
+                move()
 
-        rule._draw_after = noted  # type: ignore[method-assign]
+        stepper.move = noted
     stepper()
     with profile(activities=[ProfilerActivity.CPU]) as trace:
         stepper()

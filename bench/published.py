@@ -50,6 +50,12 @@ class _Masked(torch.autograd.Function):
         return gradient, None, None, None
 
 
+def masked(u: Tensor, n: Tensor, q: float, signed: bool) -> Tensor:
+    """Return u-hat: masked where a coin of chance q says so, elsewhere u clipped to what a mask can say; float32."""
+    found: Tensor = _Masked.apply(u, n, q, signed)  # type: ignore[no-untyped-call]
+    return found
+
+
 class Masked(nn.Module):
     """A convolution or a linear layer without bias whose weight is w + u-hat.
 
@@ -58,6 +64,9 @@ class Masked(nn.Module):
         scale: half-width of the uniform noise.
         signed: masks {-1, 1} in place of {0, 1}.
     """
+
+    w: Tensor
+    n: Tensor
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, scale: float, signed: bool) -> None:
         super().__init__()
@@ -70,13 +79,13 @@ class Masked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Draw masks, and apply the layer with them."""
-        weight = self.w + _Masked.apply(self.u, self.n, self.q, self.signed)
+        weight = self.w + masked(self.u, self.n, self.q, self.signed)
         return F.linear(x, weight) if self.padding is None else F.conv2d(x, weight, padding=self.padding)
 
     @torch.no_grad()
     def final(self) -> Tensor:
         """Return w + n * m with a fresh sample of the mask, as it is handed over."""
-        return self.w + _Masked.apply(self.u, self.n, 1.0, self.signed)
+        return self.w + masked(self.u, self.n, 1.0, self.signed)
 
 
 def replaced(model: nn.Module, scale: float, signed: bool) -> nn.Module:
@@ -123,7 +132,7 @@ def train(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], epochs: int
     """Train one client; return the mean loss of its last epoch."""
     model.train()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr)
-    step, losses = 0, []
+    step, losses = 0, list[float]()
     for _ in range(epochs):
         losses = []
         for x, y in loader:

@@ -110,7 +110,7 @@ def rewrite(page: Path, reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
         start = f"<!-- bench {name} -->"
         pattern = re.compile(re.escape(start) + r"\n.*?<!-- end -->", re.DOTALL)
         new = f"{start}\n{block}<!-- end -->"
-        text, count = pattern.subn(lambda _, new=new: new, text)  # type: ignore[misc]
+        text, count = pattern.subn(new.replace("\\", r"\\"), text)
         absent += [name] if not count else []
     write_atomic(page, text.encode())
     return absent

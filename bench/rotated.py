@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 from hadamard import Vector, fast, rounding
-from harness import Agreement, Benchmark
+from harness import Agreement, Benchmark, Case
 
 from fedmrn.codecs import EncodeKeys, Rotated
 from fedmrn.numerics.rotation import LARGEST
@@ -16,7 +16,7 @@ def codec(x: Vector) -> Benchmark:
     """Build the benchmark of Rotated(1); its scale makes <x, decoded> = |x|^2 but for rounding, which is the check."""
     rotated, work, block = Rotated(1), x.copy(), min(LARGEST, x.size)
     body = rotated.encode(x, KEYS)
-    cases = {
+    cases: dict[str, Case] = {
         "encode": lambda: rotated.encode(x, KEYS),
         "decode": lambda: rotated.decode(body, x.size, KEYS.noise),
         "transform": partial(fast, work, block),

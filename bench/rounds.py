@@ -24,7 +24,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from harness import Agreement, Benchmark, Goal, Planned
+from harness import Agreement, Benchmark, Case, Goal, Planned
 from published import Images, Round, transform
 
 from fedmrn.experiments.config import load_setting
@@ -157,7 +157,7 @@ def parallel(clients: int, samples: int, epochs: int) -> Benchmark:
         "1 process, all cores": Engine(federation, CORES),
         many: Engine(federation, workers=CORES),
     }
-    cases: dict[str, Callable[[], object]] = {
+    cases: dict[str, Case] = {
         **engines,
         "published, all cores": lambda: with_threads(CORES, published),
     }

@@ -18,7 +18,7 @@ from functools import partial
 
 import torch
 from hadamard import rounding
-from harness import Agreement, Benchmark, Goal, Planned
+from harness import Agreement, Benchmark, Case, Goal, Planned
 from limits import products
 from published import progress, replaced
 from torch import Tensor, nn
@@ -50,7 +50,8 @@ class Block(nn.Module):
         n, length, width = x.shape
         q, k, v = self.qkv(self.before(x)).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, length, width))
-        return x + self.down(F.gelu(self.up(self.between(x))))
+        y: Tensor = x + self.down(F.gelu(self.up(self.between(x))))
+        return y
 
 
 class Encoder(nn.Module):
@@ -63,7 +64,8 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, (batch, 10)."""
-        return self.head(self.norm(self.layers(x).mean(1)))
+        logits: Tensor = self.head(self.norm(self.layers(x).mean(1)))
+        return logits
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Stepper:
             server = Server(view.layout, METHODS[way].scheme(), view.read(), SECRET)
             broadcast = server.begin(1, [0]).broadcast(0)
             self.optimizer = attach(self.model, self.optimizer, broadcast, steps=self.planned, sampling_key=1)
+        self.move: Callable[[], object] = self.optimizer.step
         self.model.train()
 
     def __call__(self, steps: int | None = None) -> float:
@@ -131,7 +134,7 @@ class Stepper:
             with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
                 loss = F.cross_entropy(self.model(self.x), self.y)
             loss.backward()
-            self.optimizer.step()
+            self.move()
             self.loss = loss.item()
         return self.loss
 
@@ -158,7 +161,7 @@ def step(setting: Setting) -> Benchmark:
             "published": Agreement(apart["published"], rounding(*fan_ins) * max(1.0, losses["plain"])),
         }
 
-    cases: dict[str, Callable[[], object]] = {
+    cases: dict[str, Case] = {
         **steppers,
         "products": products(counter.get_total_flops() * setting.steps),
     }

@@ -11,13 +11,13 @@
 Then Rotated(1), the whole codec: encode and decode of a vector, beside the transform alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 import torch
 from hadamard import Vector, buffered, compare, factors, fast, matrix, rounding, stacked, two_products
-from harness import Agreement, Benchmark, Planned
+from harness import Agreement, Benchmark, Case, Planned
 from rotated import codec
 
 LARGEST_DENSE = 4096
@@ -32,8 +32,7 @@ def transform(x: Vector, block: int) -> Benchmark:
     p, q = factors(block)
     left, right = torch.from_numpy(matrix(p)), torch.from_numpy(matrix(q))
     levels = rounding(block.bit_length() - 1)
-    cases = {
-        "fedmrn": partial(fast, work, block),
+    rivals: dict[str, Callable[[], Vector | torch.Tensor]] = {
         "torch, stacked": lambda: stacked(shared, block),
         "torch, buffered": lambda: buffered(shared, spare, block),
         "two products": lambda: two_products(shared, left, right),
@@ -41,7 +40,7 @@ def transform(x: Vector, block: int) -> Benchmark:
     tolerances = {"torch, stacked": levels, "torch, buffered": levels, "two products": rounding(p, q)}
     if block <= LARGEST_DENSE:
         whole = matrix(block)
-        cases["dense"] = lambda: np.matmul(work.reshape(-1, block), whole, out=out.reshape(-1, block))
+        rivals["dense"] = lambda: np.matmul(work.reshape(-1, block), whole, out=out.reshape(-1, block))
         tolerances["dense"] = rounding(block)
     prepare = partial(np.copyto, work, x)
 
@@ -50,13 +49,16 @@ def transform(x: Vector, block: int) -> Benchmark:
         ours, found = work.copy(), {}
         for case, tolerance in tolerances.items():
             prepare()
-            result = np.asarray(cases[case]()).reshape(-1)
-            found[case] = compare(result, ours, x, block, levels + tolerance)
+            found[case] = compare(np.asarray(rivals[case]()).reshape(-1), ours, x, block, levels + tolerance)
         prepare()
         return found
 
     name = f"transform, 2^{x.size.bit_length() - 1} elements in blocks of {block}"
-    cases["copy"] = partial(np.copyto, out, work)
+    cases: dict[str, Case] = {
+        "fedmrn": partial(fast, work, block),
+        **rivals,
+        "copy": partial(np.copyto, out, work),
+    }
     limit = ("copy", "memory: each element read and written once")
     return Benchmark(name, x.size, cases, ("copy", "torch, stacked"), check, prepare, limit=limit)
 

@@ -12,23 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from runs import WatchedClients, server_of, take_up
 
 from fedmrn.codecs import CodedMask, EncodeKeys, MaskedNoise, RandomCode, ShorterMask
-from fedmrn.experiments.run.checkpoint import restore
-from fedmrn.experiments.run.folder import read_experiment
-from fedmrn.experiments.run.prepare import prepare
-from fedmrn.experiments.run.record import read_records
-from fedmrn.federation.engine import OPTIMIZERS, secret_of, simulate
+from fedmrn.errors import UsageError
+from fedmrn.federation.engine import simulate
 from fedmrn.numerics.masking import probability
-from fedmrn.numerics.rng import derive_key
-from fedmrn.server import Server
-from fedmrn.server.optimizer import Scaled
-from fedmrn.torch import LocalData, ModelLayout, train
-from fedmrn.wire.frame import Frame
 from fedmrn.wire.layout import Group, Layout
 
 Ints = NDArray[np.int64]
@@ -82,42 +74,22 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a run folder of fedmrn or fedmrn-s")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     arguments = parser.parse_args()
-    experiment = read_experiment(arguments.run)
-    torch.set_num_threads(experiment.train.threads or torch.get_num_threads())
-    prepared = prepare(experiment, arguments.data_dir)
-    view = ModelLayout.of(prepared.model)
-    layout, coded = view.layout, view.layout.span(Group.CODED)
-    number, before, _ = restore(arguments.run, len(read_records(arguments.run)), layout)
-    scheme = prepared.federation.scheme
-    if not isinstance(scheme.codecs[Group.CODED], MaskedNoise | ShorterMask):
-        parser.error(f"{experiment.method} sends no mask over noise of one scale")
-    if scheme.optimizer != Scaled(1.0):
-        parser.error(f"{arguments.run}: what its server carries from round to round is not read here")
-    if before is None:
-        parser.error(f"{arguments.run} has no finished round")
-    federation = replace(prepared.federation, rounds=number + 1)
+    try:
+        run = take_up(arguments.run, arguments.data_dir)
+    except UsageError as error:
+        parser.error(str(error))
+    codec = run.codec
+    if not isinstance(codec, MaskedNoise | ShorterMask):
+        parser.error(f"{run.method} sends no mask over noise of one scale")
+    federation, number = replace(run.prepared.federation, rounds=run.round + 1), run.round + 2
     console = Console()
-    console.print(
-        f"{arguments.run}: round {number + 1} in full, then a client of round {number + 2} ...", soft_wrap=True
-    )
-    (result,) = simulate(federation, prepared.model, before, first=number + 1)
-    client = federation.sampled(number + 2)[0]
-    server = Server(layout, federation.scheme, result.state, secret_of(federation.seed))
-    broadcast = Frame.from_bytes(server.begin(number + 2, [client]).broadcast(client))
-    mine = torch.from_numpy(federation.parts[client])
-    data = LocalData(
-        federation.train_x[mine], federation.train_y[mine], federation.local_epochs, federation.batch_size,
-        derive_key(federation.seed, "order", number + 2, client), channels_last=True,
-    )  # fmt: skip
-    optimizer = OPTIMIZERS[federation.optimizer](prepared.model.parameters(), lr=federation.lr)
-    rule = federation.rule(prepared.model, optimizer, broadcast, steps=data.steps, sampling_key=1, memory=None)
-    train(prepared.model, rule, data)
-    u = rule.update()[coded]
-    codec = federation.scheme.codecs[Group.CODED]
-    inner = codec.masked
-    report(
-        console, u, inner, EncodeKeys(broadcast.noise_key, 1, layout.sizes(Group.CODED)), layout, result.state, before
-    )
+    console.print(f"{arguments.run}: round {number - 1} in full, then a client of round {number} ...", soft_wrap=True)
+    (result,) = simulate(federation, run.prepared.model, run.state, first=number - 1)
+    client = federation.sampled(number)[0]
+    broadcast = server_of(federation, run.layout, result.state).begin(number, [client]).broadcast(client)
+    u, frame = WatchedClients(federation, run.prepared.model)(client, broadcast)
+    keys = EncodeKeys(frame.noise_key, 1, run.layout.sizes(Group.CODED))
+    report(console, u, codec.masked, keys, run.layout, result.state, run.state)
 
 
 def report(

@@ -24,7 +24,8 @@ from fedmrn.server.rules import ServerRule
 from fedmrn.torch import ModelLayout, attach
 from fedmrn.wire.frame import Frame, Limits
 
-F32, F64 = NDArray[np.float32], NDArray[np.float64]
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 CLIENTS, TAKE_PART, SAMPLES, BATCH, STEPS = 20, 4, 64, 8, 3
 FEATURES = 16
 L2 = 0.1
@@ -193,19 +194,19 @@ def run(problem: Problem, plan: Plan, rounds: int, seed: int) -> Iterator[F32]:
     scheme = row.scheme({"noise": plan.law.name.lower()} if "noise" in row.options else {})
     terms = {} if plan.progressive else {"progressive": False}
     scheme = replace(scheme, rule=Scaled(plan.scale), terms=terms)
-    server = Server(ModelLayout.of(model).layout, scheme, problem.start.copy(), b"a bench's secret", limits=LIMITS)
-    server.secret = derive_key(b"secret of a bench", "run", seed).to_bytes(16, "little")
+    secret = derive_key(b"secret of a bench", "run", seed).to_bytes(16, "little")  # as written, for the same figures
+    server = Server(ModelLayout.of(model).layout, scheme, problem.start.copy(), secret, limits=LIMITS)
     generator = np.random.default_rng([4, seed])
     yield server.state
     for r in range(1, rounds + 1):
         clients = generator.choice(CLIENTS, TAKE_PART, replace=False).tolist()
         batches = generator.integers(0, SAMPLES, (TAKE_PART, STEPS, BATCH))
         now = server.begin(r, clients)
-        for client, mine in zip(clients, batches, strict=True):
+        for client, chosen in zip(clients, batches, strict=True):
             sgd = torch.optim.SGD(model.parameters(), lr=plan.rate(r))
             key = derive_key(server.secret, "sampling", r, client)
             local = attach(model, sgd, Frame.from_bytes(now.broadcast(client)), steps=STEPS, sampling_key=key)
-            for batch in mine:
+            for batch in chosen:
                 local.zero_grad()
                 problem.loss(model, problem.x[client, batch], problem.y[client, batch]).backward()
                 local.step()

@@ -20,33 +20,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
+from runs import F32, WatchedClients, server_of, take_up
 
 from fedmrn.codecs import MaskedNoise, OwnScale
-from fedmrn.experiments.run.checkpoint import restore
-from fedmrn.experiments.run.folder import read_experiment
-from fedmrn.experiments.run.prepare import Prepared, prepare
-from fedmrn.experiments.run.record import read_records
-from fedmrn.federation.clients import Client, Task
-from fedmrn.federation.engine import secret_of
+from fedmrn.errors import UsageError
+from fedmrn.experiments.run.prepare import Prepared
 from fedmrn.methods import method
 from fedmrn.numerics.masking import MaskType
-from fedmrn.server import Server
-from fedmrn.server.optimizer import Scaled
 from fedmrn.torch import ModelLayout, attach, evaluate
+from fedmrn.wire.frame import Role
 from fedmrn.wire.layout import Group
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Sent:
-    """A client's update u, and what of it the code can say, over the coded elements."""
+    """A client's update u, and what of it the code can say; float32 over the coded elements.
 
-    u: Any
-    clipped: Any
-    masked: Any
+    Attributes:
+        u: the update.
+        clipped: the mean of the masked noise over the dice, the nearest that masks can say of u.
+        masked: the noise times the mask that was sent.
+        weight: of the client in the round's mean.
+        shares: what was lost of u, by cause.
+    """
+
+    u: F32
+    clipped: F32
+    masked: F32
     weight: int
     shares: dict[str, float]
 
@@ -57,68 +60,59 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def clip(u: Any, noise: Any, mask: MaskType) -> Any:
+def clip(u: F32, noise: F32, mask: MaskType) -> F32:
     """Return the mean of the masked noise over the dice."""
     ratio = np.clip(u / noise, 0 if mask is MaskType.BINARY else -1, 1)
-    return (ratio * noise).astype(np.float32)
+    clipped: F32 = (ratio * noise).astype(np.float32)
+    return clipped
 
 
-def sent(u: Any, noise: Any, masked: Any, mask: MaskType, weight: int) -> Sent:
-    """Return what a client sent, with the shares of u that it lost."""
-    clipped, whole = clip(u, noise, mask), float(np.square(u, dtype=np.float64).sum())
-    against = (u * noise < 0) if mask is MaskType.BINARY else np.zeros(u.shape, bool)
+def energy(values: F32 | NDArray[np.float64]) -> float:
+    """Return the squared 2-norm."""
+    return float(np.square(values, dtype=np.float64).sum())
+
+
+def sent(u: F32, masked: F32, codec: MaskedNoise, key: int, weight: int) -> Sent:
+    """Return what a client sent under a noise key, with the shares of u that it lost."""
+    noise = codec.noise.chunk(key, 0, u.size)
+    clipped = clip(u, noise, codec.mask)
+    against = (u * noise < 0) if codec.mask is MaskType.BINARY else np.zeros(u.shape, bool)
     beyond = ~against & (np.abs(u) > np.abs(noise))
-    lost = np.square(u - clipped, dtype=np.float64)
-    inside = max(float(np.square(clipped, dtype=np.float64).sum()), 1e-30)
+    lost = u.astype(np.float64) - clipped
     shares = {
         "frozen elements": float(against.mean()),
-        "frozen energy": float(lost[against].sum()) / whole,
+        "frozen energy": energy(lost[against]) / energy(u),
         "saturated elements": float(beyond.mean()),
-        "saturated energy": float(lost[beyond].sum()) / whole,
-        "sampling error": float(np.square(masked - clipped, dtype=np.float64).sum()) / inside,
-        "rms u / scale": float(np.sqrt(whole / u.size)),
+        "saturated energy": energy(lost[beyond]) / energy(u),
+        "sampling error": energy(masked - clipped) / max(energy(clipped), 1e-30),
+        "rms u / scale": (energy(u) / u.size) ** 0.5 / codec.noise.scale,
     }
-    return Sent(u, clipped, masked, weight, shares)
+    return Sent(u=u, clipped=clipped, masked=masked, weight=weight, shares=shares)
 
 
-def mean(values: Sequence[tuple[Any, int]]) -> Any:
+def mean(values: Sequence[F32], weights: Sequence[int]) -> F32:
     """Return the weighted mean of vectors."""
-    total = sum(weight for _, weight in values)
-    return sum(v.astype(np.float64) * (weight / total) for v, weight in values).astype(np.float32)
+    whole: F32 = np.average(np.stack(values), axis=0, weights=weights).astype(np.float32)
+    return whole
 
 
-def round_of(prepared: Prepared, state: Any, number: int) -> tuple[Any, list[Sent]]:
-    """Train a round's clients; return the server's new state, and what the masked ones sent."""
-    federation, view = prepared.federation, ModelLayout.of(prepared.model)
-    server = Server(view.layout, federation.scheme, state.copy(), secret_of(federation.seed))
-    round_ = server.begin(number, chosen := federation.sampled(number))
-    span, found = view.layout.span(Group.CODED), []
-
-    def watched(*args: Any, **options: Any) -> Any:
-        rule = federation.rule(*args, **options)
-        finish = rule.finish
-
-        def watch(*, weight: int) -> Any:
-            codec = federation.scheme.codecs[Group.CODED]
-            if isinstance(codec, MaskedNoise):
-                u, noise = rule.u.numpy()[span].copy(), rule.noise.numpy()[span].copy()
-                frame = finish(weight=weight)
-                masked = codec.decode(frame.sections[0].body, u.size, frame.noise_key)
-                found.append(sent(u, noise, masked, codec.mask, weight))
-                found[-1].shares["rms u / scale"] /= codec.noise.scale
-                return frame
-            return finish(weight=weight)
-
-        rule.finish = watch
-        return rule
-
-    client = Client(prepared.model, replace(federation.training(), rule=watched))
-    for name in chosen:
-        round_.add(name, client(Task(name, round_.broadcast(name), *federation.samples(name), None)).update)
+def round_of(prepared: Prepared, state: F32, number: int) -> tuple[F32, list[Sent]]:
+    """Train a round's clients; return the server's new state, and what those sent that mask noise of one scale."""
+    federation, layout = prepared.federation, ModelLayout.of(prepared.model).layout
+    chosen = federation.sampled(number)
+    round_ = server_of(federation, layout, state).begin(number, chosen)
+    train, codec, found = WatchedClients(federation, prepared.model), federation.scheme.codecs[Group.CODED], []
+    for client in chosen:
+        u, frame = train(client, round_.broadcast(client))
+        section = frame.select(Role.UPDATE, Group.CODED)
+        if isinstance(codec, MaskedNoise) and section is not None:
+            masked = codec.decode(section.body, u.size, frame.noise_key)
+            found.append(sent(u, masked, codec, frame.noise_key, frame.weight))
+        round_.add(client, frame.to_bytes())
     return round_.finish(), found
 
 
-def accuracy(prepared: Prepared, values: Any) -> float:
+def accuracy(prepared: Prepared, values: F32) -> float:
     """Return the accuracy of a model on the test images, in percent."""
     ModelLayout.of(prepared.model).write(values)
     setting = prepared.federation
@@ -133,47 +127,40 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="client samples to look at")
     parser.add_argument("--fedavg-lr", type=float, nargs="*", default=[0.03])
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    experiment = read_experiment(args.run)
-    prepared = prepare(experiment, args.data_dir)
-    scheme = prepared.federation.scheme
-    if isinstance(scheme.codecs[Group.CODED], OwnScale):
+    try:
+        run = take_up(args.run, args.data_dir)
+    except UsageError as error:
+        parser.error(str(error))
+    if isinstance(run.codec, OwnScale):
         parser.error(f'{args.run}: with scale = "auto" each tensor and client has noise of its own scale')
-    if scheme.optimizer != Scaled(1.0):
-        parser.error(f"{args.run}: what its server carries from round to round is not read here")
-    layout = ModelLayout.of(prepared.model).layout
-    span = layout.span(Group.CODED)
-    done, state, _ = restore(args.run, len(read_records(args.run)), layout)
-    if state is None:
-        parser.error(f"{args.run} has no checkpoint")
-    say(f"{args.run}, after round {done}: {accuracy(prepared, state):.2f} %")
+    if not isinstance(run.codec, MaskedNoise):
+        parser.error(f"{args.run}: {run.method} sends no mask over noise of one scale, one bit an element")
+    prepared, state, span = run.prepared, run.state, run.layout.span(Group.CODED)
+    say(f"{args.run}, after round {run.round}: {accuracy(prepared, state):.2f} %")
     plain = method("fedavg")
-    for number in range(done + 1, done + 1 + args.rounds):
+    for number in range(run.round + 1, run.round + 1 + args.rounds):
         moved, found = round_of(prepared, state, number)
         for name in found[0].shares:
             values = [f.shares[name] for f in found]
             say(f"  round {number}: {name:20} {fmean(values):.4f}   ({min(values):.4f} to {max(values):.4f})")
+        weights = [f.weight for f in found]
+        masks, clipped, u = (mean(v, weights) for v in zip(*((f.masked, f.clipped, f.u) for f in found), strict=True))
         rows = {"masks": moved}
-        for name, pick in (("clip(u)", lambda f: f.clipped), ("u", lambda f: f.u)):
+        for name, step in (("clip(u)", clipped), ("u", u)):
             rows[name] = moved.copy()
-            rows[name][span] = state[span] + mean([(pick(f), f.weight) for f in found])
-        masks, wished = (
-            mean([(v, f.weight) for f, v in zip(found, vs, strict=True)])
-            for vs in ([f.masked for f in found], [f.clipped for f in found])
-        )
+            rows[name][span] = state[span] + step
         say(
-            f"  round {number}: sampling error of the mean over clients "
-            f"{np.square(masks - wished).sum() / np.square(wished).sum():.4f}"
+            f"  round {number}: sampling error of the mean over clients {energy(masks - clipped) / energy(clipped):.4f}"
         )
         for lr in args.fedavg_lr:
             free = replace(prepared.federation, scheme=plain.scheme(), rule=attach, lr=lr)
             rows[f"FedAvg, lr {lr:g}"], _ = round_of(replace(prepared, federation=free), state, number)
         reference = list(rows.values())[-1][span] - state[span]
-        for name, values in rows.items():
-            step = values[span] - state[span]
+        for name, model in rows.items():
+            step = model[span] - state[span]
             cosine = float(step @ reference / (np.linalg.norm(step) * np.linalg.norm(reference)))
             say(
-                f"  round {number}: {name:20} {accuracy(prepared, values):.2f} %, |step| {np.linalg.norm(step):.3f}, "
+                f"  round {number}: {name:20} {accuracy(prepared, model):.2f} %, |step| {np.linalg.norm(step):.3f}, "
                 f"cosine with the last row {cosine:.3f}"
             )
 

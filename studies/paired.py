@@ -42,14 +42,15 @@ def compare(folders: Iterable[Path], first: int, last: int) -> list[str]:
         seeds.setdefault(read_experiment(folder).seed, []).append(folder)
     if len({len(runs) for runs in seeds.values()}) != 1 or min(map(len, seeds.values())) < 2:
         raise SystemExit("each seed needs its baseline and as many other runs as the other seeds have")
-    lines, differences = [], [[] for _ in range(len(next(iter(seeds.values()))) - 1)]
+    lines = list[str]()
+    differences = [list[float]() for _ in range(len(next(iter(seeds.values()))) - 1)]
     for seed, (baseline, *others) in sorted(seeds.items()):
         reference = accuracies(baseline, first, last)
         lines.append(f"seed {seed}  {fmean(reference):6.2f}         {baseline}")
         for found, folder in zip(differences, others, strict=True):
-            mine = accuracies(folder, first, last)
-            found.append(fmean(a - b for a, b in zip(mine, reference, strict=True)))
-            lines.append(f"seed {seed}  {fmean(mine):6.2f}  {found[-1]:+6.2f} {folder}")
+            curve = accuracies(folder, first, last)
+            found.append(fmean(a - b for a, b in zip(curve, reference, strict=True)))
+            lines.append(f"seed {seed}  {fmean(curve):6.2f}  {found[-1]:+6.2f} {folder}")
     return [*lines, *(f"place {i}: {over_seeds(found)}" for i, found in enumerate(differences, 2))]
 
 

@@ -11,6 +11,7 @@ with the mean update. `slope` is its share in the mean update, `error` the energ
 import argparse
 import zlib
 from collections.abc import Iterator
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,8 @@ def pack(values: Integers, bits: int) -> bytes:
 def unpack(data: bytes, count: int, bits: int) -> Integers:
     """Return what `pack` packed."""
     planes = np.unpackbits(np.frombuffer(data, np.uint8), count=count * bits, bitorder="little").reshape(count, bits)
-    return (planes.astype(np.uint64) << np.arange(bits, dtype=np.uint64)).sum(1, dtype=np.uint64)
+    values: Integers = (planes.astype(np.uint64) << np.arange(bits, dtype=np.uint64)).sum(1, dtype=np.uint64)
+    return values
 
 
 def masked(clients: int, most: int, elements: int) -> tuple[int, list[bytes]]:
@@ -83,7 +85,8 @@ def errors(name: str, law: str, clients: int, agreement: float, elements: int) -
             slope = float(mean @ wanted / (wanted @ wanted))
             rest = mean - slope * wanted
             found.append((slope, float(rest @ rest / (slope**2 * (wanted @ wanted)))))
-        yield tuple(np.mean(found, axis=0))  # type: ignore[misc]
+        slopes, rests = zip(*found, strict=True)
+        yield fmean(slopes), fmean(rests)
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ from fedmrn.numerics.noise import Law
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
-BEGIN, END = "<!-- bench theory -->", "<!-- end -->"
+BEGIN, END = "<!-- study theory -->", "<!-- end -->"
 F64 = NDArray[np.float64]
 FIXED_AT = 16
 """A scale that does not shrink is the one that the shrinking one has in this round, or at this horizon."""

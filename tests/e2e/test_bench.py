@@ -188,7 +188,7 @@ class TestPublished:
             deviation = (2 if signed else 1) * (p * (1 - p)) ** 0.5 / size
             codewords = {low, 1.0}
             for q in (0.0, 0.3, 1.0):
-                weights = published._Masked.apply(layer.u, layer.n, q, signed).detach() / layer.n
+                weights = published.masked(layer.u, layer.n, q, signed).detach() / layer.n
                 found = {round(v, 4) + 0.0 for v in weights.unique().tolist()}
                 assert found <= (codewords | {mean} if q < 1 else codewords)
                 assert abs(float(weights.double().mean()) - mean) <= 6 * deviation + 1e-6

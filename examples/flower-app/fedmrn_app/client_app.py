@@ -1,12 +1,14 @@
 """A client. What fedmrn changes in a PyTorch client of Flower are the two lines with `attach` and `reply`."""
 
+from collections.abc import Callable
+
 import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedmrn.flower.client import attach, reply
 from fedmrn.methods import method
-from fedmrn_app.task import Config, load_data, load_model, test
+from fedmrn_app.task import Batches, Config, load_data, load_model, samples, test
 from fedmrn_app.task import train as train_epochs
 
 app = ClientApp()
@@ -15,7 +17,7 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train on this node's images from the server's model, and return one frame."""
-    config = context.run_config
+    config: Config = dict(context.run_config)
     if config["stock"]:
         return train_stock(message, context)
     model, loader = load_model(config), _data(context)[0]
@@ -23,16 +25,16 @@ def train(message: Message, context: Context) -> Message:
     epochs = config["local-epochs"]
     optimizer = attach(model, optimizer, message, context, steps=epochs * len(loader))  # fedmrn
     loss = train_epochs(model, loader, optimizer, epochs)
-    return reply(optimizer, message, context, weight=len(loader.dataset), metrics={"train_loss": loss})  # fedmrn
+    return reply(optimizer, message, context, weight=samples(loader), metrics={"train_loss": loss})  # fedmrn
 
 
 def train_stock(message: Message, context: Context) -> Message:
     """Do the same with stock Flower: dense arrays in both directions."""
-    config = context.run_config
+    config: Config = dict(context.run_config)
     model, loader = load_model(config), _data(context)[0]
-    model.load_state_dict(message.content["arrays"].to_torch_state_dict())
+    model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
     loss = train_epochs(model, loader, _optimizer(model, config), config["local-epochs"])
-    metrics = MetricRecord({"num-examples": len(loader.dataset), "train_loss": loss})
+    metrics = MetricRecord({"num-examples": samples(loader), "train_loss": loss})
     content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics})
     return Message(content=content, reply_to=message)
 
@@ -40,17 +42,18 @@ def train_stock(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Test the server's model on this node's test images; stock Flower, whatever the method."""
-    model, loader = load_model(context.run_config), _data(context)[1]
-    model.load_state_dict(message.content["arrays"].to_torch_state_dict())
+    model, loader = load_model(dict(context.run_config)), _data(context)[1]
+    model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
     loss, accuracy = test(model, loader)
-    metrics = MetricRecord({"num-examples": len(loader.dataset), "eval_loss": loss, "eval_acc": accuracy})
+    metrics = MetricRecord({"num-examples": samples(loader), "eval_loss": loss, "eval_acc": accuracy})
     return Message(content=RecordDict({"metrics": metrics}), reply_to=message)
 
 
-def _data(context: Context):
-    return load_data(context.run_config, context.node_config["partition-id"], context.node_config["num-partitions"])
+def _data(context: Context) -> tuple[Batches, Batches]:
+    node: Config = dict(context.node_config)
+    return load_data(dict(context.run_config), node["partition-id"], node["num-partitions"])
 
 
 def _optimizer(model: torch.nn.Module, config: Config) -> torch.optim.Optimizer:
-    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
     return kinds[method(config["method"]).optimizer](model.parameters(), lr=config["learning-rate"])

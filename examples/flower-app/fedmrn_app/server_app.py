@@ -23,7 +23,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run all rounds, then print and save what came of them."""
-    config = context.run_config
+    config: Config = dict(context.run_config)
     folder = _folder(config)
     model, loader = load_model(config), load_test_data(config)
     initial = ArrayRecord(model.state_dict())
@@ -42,7 +42,7 @@ def main(grid: Grid, context: Context) -> None:
         evaluate_fn=accuracy,
     )
     final = result.arrays if len(result.arrays) else initial  # no arrays: no update was folded in any round
-    summary = {"config": dict(config), "model-bytes": dense_bytes(final), "rounds": rounds_of(strategy, result)}
+    summary = {"config": config, "model-bytes": dense_bytes(final), "rounds": rounds_of(strategy, result)}
     print_summary(summary)
     if folder is not None:
         torch.save(final.to_torch_state_dict(), folder / "model.pt")
@@ -66,7 +66,7 @@ def make_strategy(config: Config, model: torch.nn.Module, folder: Path | None) -
     options = known | parse_options(config["options"])
     kind = SavingFedMRN if folder is not None and config["save-frames"] else FedMRN
     strategy = kind(ModelLayout.of(model), name, options, side=config["side"], down=config["down"], **sampling)
-    if isinstance(strategy, SavingFedMRN):
+    if isinstance(strategy, SavingFedMRN) and folder is not None:
         strategy.folder = folder / "frames"
     return strategy
 

@@ -1,10 +1,11 @@
 """Model, data, training and testing: nothing in this module knows of Flower or of fedmrn's frames."""
 
+from collections.abc import Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -13,6 +14,8 @@ from fedmrn.models.catalogue import build_model
 
 Config = dict[str, Any]
 """The app's configuration: `context.run_config`."""
+Batches = DataLoader[tuple[Tensor, ...]]
+"""Batches of images and labels."""
 
 
 def load_model(config: Config) -> nn.Module:
@@ -28,7 +31,7 @@ def load_model(config: Config) -> nn.Module:
     )
 
 
-def load_data(config: Config, node: int, nodes: int) -> tuple[DataLoader, DataLoader]:
+def load_data(config: Config, node: int, nodes: int) -> tuple[Batches, Batches]:
     """Return this node's part of the training images and of the test images."""
     data = load(config["dataset"], Path(config["data-dir"]))
     spec = PartitionSpec(config["partition"])
@@ -38,13 +41,13 @@ def load_data(config: Config, node: int, nodes: int) -> tuple[DataLoader, DataLo
     return DataLoader(train, config["batch-size"], shuffle=True), DataLoader(test, 1000)
 
 
-def load_test_data(config: Config) -> DataLoader:
+def load_test_data(config: Config) -> Batches:
     """Return all test images, for the server."""
     data = load(config["dataset"], Path(config["data-dir"]))
     return DataLoader(TensorDataset(data.normalised_test(), data.test_y), 1000)
 
 
-def train(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer, epochs: int) -> float:
+def train(model: nn.Module, loader: Batches, optimizer: torch.optim.Optimizer, epochs: int) -> float:
     """Train, and return the mean loss of the last epoch."""
     model.train()
     total = 0.0
@@ -56,11 +59,11 @@ def train(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer
             loss.backward()
             optimizer.step()
             total += loss.item() * len(y)
-    return total / len(loader.dataset)
+    return total / samples(loader)
 
 
 @torch.no_grad()
-def test(model: nn.Module, loader: DataLoader) -> tuple[float, float]:
+def test(model: nn.Module, loader: Batches) -> tuple[float, float]:
     """Return the mean loss and the accuracy in [0, 1]."""
     model.eval()
     loss, right = 0.0, 0
@@ -68,4 +71,9 @@ def test(model: nn.Module, loader: DataLoader) -> tuple[float, float]:
         out = model(x)
         loss += F.cross_entropy(out, y, reduction="sum").item()
         right += int((out.argmax(1) == y).sum())
-    return loss / len(loader.dataset), right / len(loader.dataset)
+    return loss / samples(loader), right / samples(loader)
+
+
+def samples(loader: Batches) -> int:
+    """Return how many images a loader goes through."""
+    return len(cast(Sized, loader.dataset))

@@ -97,7 +97,7 @@ def train(
         rule.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=data.bfloat16):
             value = loss(model(x), y)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         total.add_(value.detach().double() * len(y))
 
     def learn_and_move(x: Tensor, y: Tensor) -> None:

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedmrn.errors import UnsupportedModelError, WrongLayoutError
+from fedmrn.torch.internals import ANY_BATCH_NORM, is_persistent
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 
 NORMALISATION = (
-    nn.modules.batchnorm._NormBase,
+    ANY_BATCH_NORM,
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,
@@ -131,7 +132,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
     seen: set[int] = set()
     for prefix, module in model.named_modules():
         dot = f"{prefix}." if prefix else ""
-        buffers = ((n, b) for n, b in module.named_buffers(recurse=False) if _is_persistent(module, n))
+        buffers = ((n, b) for n, b in module.named_buffers(recurse=False) if is_persistent(module, n))
         for name, tensor in (*module.named_parameters(recurse=False), *buffers):
             if id(tensor) not in seen:
                 seen.add(id(tensor))
@@ -164,7 +165,3 @@ def _refuse_overlap(found: list[tuple[TensorSpec, Tensor]]) -> None:
             raise UnsupportedModelError(
                 f"{name} and {other} share memory but are two parameters; tie them as one: a.weight = b.weight"
             )
-
-
-def _is_persistent(module: nn.Module, name: str) -> bool:
-    return name not in module._non_persistent_buffers_set

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import optimizer as hooks
+
+from fedmrn.torch.internals import added, has_hooks
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -36,13 +37,13 @@ def _rounds_once(device: str = "cpu") -> bool:
     alpha = 1.0 + 2.0**-12  # the product is 1 + 2^-11 + 2^-24: the last term is lost if it is rounded by itself
     exact = 2.0**-11 + 2.0**-24
     moved = [a.add(b, alpha=alpha) for a, b in ((u, g), (u[::2], g[::2]), (u[:1], g[:1]))]
-    moved += torch._foreach_add([u, u[:1]], [g, g[:1]], alpha=alpha)
+    moved += added([u, u[:1]], [g, g[:1]], alpha)
     return all(bool((a == exact).all()) for a in moved)
 
 
 def sgd_moves(optimizer: torch.optim.Optimizer, tensors: Sequence[Tensor]) -> list[Move] | None:
     """Return what the optimiser's step does to each tensor, if that is plain SGD and nothing else; otherwise None."""
-    if type(optimizer) is not torch.optim.SGD or _has_hooks(optimizer) or not _rounds_once(tensors[0].device.type):
+    if type(optimizer) is not torch.optim.SGD or has_hooks(optimizer) or not _rounds_once(tensors[0].device.type):
         return None
     moves = {id(t): STAY for t in tensors}
     for group in optimizer.param_groups:
@@ -71,17 +72,11 @@ def plain_sgd(optimizer: torch.optim.Optimizer) -> Hashable | None:
 
     Two optimisers with the same value do the same to the same memory, given the same gradients there.
     """
-    if type(optimizer) is not torch.optim.SGD or _has_hooks(optimizer):
+    if type(optimizer) is not torch.optim.SGD or has_hooks(optimizer):
         return None
     rates = [_rate(group) for group in optimizer.param_groups]
     places = [tuple((id(p), p.data_ptr()) for p in group["params"]) for group in optimizer.param_groups]
     return None if None in rates else tuple(zip(rates, places, strict=True))
-
-
-def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    """They may look at the gradients, or change them."""
-    mine = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
-    return any((*mine, hooks._global_optimizer_pre_hooks, hooks._global_optimizer_post_hooks))
 
 
 @contextmanager

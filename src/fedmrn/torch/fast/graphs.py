@@ -39,7 +39,7 @@ class CudaGraphs:  # pragma: no cover - needs CUDA
     """Captures on a CUDA device."""
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device)
 
     def aside(self, call: Callable[[], None]) -> None:
         """See `Recorder`."""

@@ -1,0 +1,31 @@
+"""Private names of torch, all that the library relies on: there is no public way to ask any of this.
+
+When torch renames one of them, what uses it would be wrong without a word (a hook that is passed over) or fail far from
+the cause. So they stand here only, and `tests/unit/torch/test_internals.py` checks what each of them does.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.optim import optimizer as optim
+
+ANY_BATCH_NORM: type[nn.Module] = nn.modules.batchnorm._NormBase  # noqa: SLF001
+"""Batch and instance normalisation of any dimension, lazy or synchronised: their only common class."""
+
+
+def has_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether something is called before or after the optimiser's step; it may look at gradients or change them.
+
+    Torch has functions to register such hooks, for one optimiser or for all, and none to ask for them.
+    """
+    own = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)  # noqa: SLF001
+    return any((*own, optim._global_optimizer_pre_hooks, optim._global_optimizer_post_hooks))  # noqa: SLF001
+
+
+def is_persistent(module: nn.Module, name: str) -> bool:
+    """Return whether a buffer of the module itself is saved with it; `state_dict` tells so only by copying names."""
+    return name not in module._non_persistent_buffers_set  # noqa: SLF001
+
+
+def added(tensors: list[Tensor], more: list[Tensor], alpha: float) -> list[Tensor]:
+    """Return tensors + alpha * more as torch's optimisers compute it for several tensors at a time (`foreach`)."""
+    return list(torch._foreach_add(tensors, more, alpha=alpha))  # noqa: SLF001
