@@ -22,7 +22,7 @@ from fedmrn.experiments.run.checkpoint import restore
 from fedmrn.experiments.run.folder import read_experiment
 from fedmrn.experiments.run.prepare import prepare
 from fedmrn.experiments.run.record import read_records
-from fedmrn.federation.engine import OPTIMIZERS, secret_of, simulate
+from fedmrn.federation.simulation import secret_of, simulate
 from fedmrn.numerics.masking import probability
 from fedmrn.numerics.rng import derive_key
 from fedmrn.server import Server
@@ -104,14 +104,11 @@ def main() -> None:
     client = federation.sampled(number + 2)[0]
     server = Server(layout, federation.scheme, result.state, secret_of(federation.seed))
     broadcast = Frame.from_bytes(server.begin(number + 2, [client]).broadcast(client))
-    mine = torch.from_numpy(federation.parts[client])
-    data = LocalData(
-        federation.train_x[mine], federation.train_y[mine], federation.local_epochs, federation.batch_size,
-        derive_key(federation.seed, "order", number + 2, client), channels_last=True,
-    )  # fmt: skip
-    optimizer = OPTIMIZERS[federation.optimizer](prepared.model.parameters(), lr=federation.lr)
-    rule = federation.rule(prepared.model, optimizer, broadcast, steps=data.steps, sampling_key=1, memory=None)
-    train(prepared.model, rule, data)
+    x, y = map(torch.from_numpy, federation.samples(client))
+    data, training = LocalData(x, y, derive_key(federation.seed, "order", number + 2, client)), federation.training
+    optimizer, steps = training.make_optimizer(prepared.model), training.steps(len(data))
+    rule = federation.rule(prepared.model, optimizer, broadcast, steps=steps, sampling_key=1, memory=None)
+    train(prepared.model, rule, data, training)
     u = rule._update()[coded]
     codec = federation.scheme.codecs[Group.CODED]
     inner = codec.masked

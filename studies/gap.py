@@ -30,8 +30,10 @@ from fedmrn.experiments.run.checkpoint import restore
 from fedmrn.experiments.run.folder import read_experiment
 from fedmrn.experiments.run.prepare import Prepared, prepare
 from fedmrn.experiments.run.record import read_records
-from fedmrn.federation.clients import Client, Task
-from fedmrn.federation.engine import secret_of
+from fedmrn.federation.client import Client
+from fedmrn.federation.conduct import Conduct
+from fedmrn.federation.in_process import InProcess
+from fedmrn.federation.simulation import secret_of
 from fedmrn.methods import method
 from fedmrn.numerics.masking import MaskType
 from fedmrn.server import Server
@@ -91,7 +93,8 @@ def round_of(prepared: Prepared, state: Any, number: int) -> tuple[Any, list[Sen
     """Train a round's clients; return the server's new state, and what the masked ones sent."""
     federation, view = prepared.federation, ModelLayout.of(prepared.model)
     server = Server(view.layout, federation.scheme, state.copy(), secret_of(federation.seed))
-    round_ = server.begin(number, chosen := federation.sampled(number))
+    chosen = federation.sampled(number)
+    conduct = Conduct(server.begin(number, chosen), view.layout.trainable)
     span, found = view.layout.span(Group.CODED), []
 
     def watched(*args: Any, **options: Any) -> Any:
@@ -112,10 +115,10 @@ def round_of(prepared: Prepared, state: Any, number: int) -> tuple[Any, list[Sen
         rule.finish = watch
         return rule
 
-    client = Client(prepared.model, replace(federation.training(), rule=watched))
-    for name in chosen:
-        round_.add(name, client(Task(name, round_.broadcast(name), *federation.samples(name), None)).update)
-    return round_.finish(), found
+    client = Client(prepared.model, federation.training, seed=federation.seed, rule=watched)
+    for reply in InProcess(client, federation.samples).ask(map(conduct.train, chosen)):
+        conduct.take(reply)
+    return conduct.finish(), found
 
 
 def accuracy(prepared: Prepared, values: Any) -> float:
@@ -166,7 +169,8 @@ def main() -> None:
             f"{np.square(masks - wished).sum() / np.square(wished).sum():.4f}"
         )
         for lr in args.fedavg_lr:
-            free = replace(prepared.federation, scheme=plain.scheme(), rule=attach, lr=lr)
+            training = replace(prepared.federation.training, lr=lr)
+            free = replace(prepared.federation, scheme=plain.scheme(), rule=attach, training=training)
             rows[f"FedAvg, lr {lr:g}"], _ = round_of(replace(prepared, federation=free), state, number)
         reference = list(rows.values())[-1][span] - state[span]
         for name, values in rows.items():

@@ -7,7 +7,7 @@ from torch import nn
 
 from fedmrn.errors import WrongMethodError
 from fedmrn.methods import METHODS
-from fedmrn.torch.loop import LocalData, evaluate, train, train_client
+from fedmrn.torch.loop import LocalData, Training, evaluate, train, train_client
 from fedmrn.torch.model_layout import ModelLayout, default_choice
 from fedmrn.torch.rules.after import ErrorFeedback, HandOverWeights, KeepSupport
 from fedmrn.torch.rules.base import LocalRule
@@ -60,6 +60,7 @@ __all__ = [
     "LocalRule",
     "MaskedNoise",
     "ModelLayout",
+    "Training",
     "attach",
     "default_choice",
     "evaluate",
