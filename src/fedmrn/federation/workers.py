@@ -9,8 +9,9 @@ import os
 import pickle
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,30 +26,31 @@ from fedmrn.federation.transport import Message, Reply
 
 
 class Workers:
-    """A transport to worker processes. No more than two messages a worker are on their way at a time.
+    """A transport to worker processes.
 
     Args:
         pool: of the processes.
         samples: client -> what it holds.
-        ahead: how many messages are on their way.
+        ahead: how many messages are on their way at most.
     """
 
     def __init__(self, pool: ProcessPoolExecutor, samples: Callable[[int], Samples], ahead: int) -> None:
         self._pool, self._samples, self._ahead = pool, samples, ahead
 
     def ask(self, messages: Iterable[Message]) -> Iterator[Reply]:
-        """Yield replies as they come; messages are taken when there is room."""
-        waiting: set[Future[Reply]] = set()
+        """Yield replies in the order of the messages, so that the first error is that of one process.
+
+        Messages are taken when there is room.
+        """
+        waiting: deque[Future[Reply]] = deque()
         with _lost_is_told():
             for message in messages:
                 if len(waiting) == self._ahead:
-                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
+                    yield waiting.popleft().result()
                 packed = replace(message, content=message.data)  # views of the state cannot be sent
-                waiting.add(self._pool.submit(_answer, packed, self._samples(message.client)))
+                waiting.append(self._pool.submit(_answer, packed, self._samples(message.client)))
             while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+                yield waiting.popleft().result()
 
 
 @contextmanager
