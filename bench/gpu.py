@@ -22,11 +22,11 @@ from harness import Agreement, Benchmark, Goal, Planned
 
 from fedmrn.data import Source, find_source
 from fedmrn.experiments.config import load_setting, presets
-from fedmrn.federation.engine import Federation, simulate
+from fedmrn.federation.simulation import Federation, simulate
 from fedmrn.methods import METHODS
 from fedmrn.models.catalogue import build_model
 from fedmrn.server import Server
-from fedmrn.torch import LocalData, ModelLayout, attach, train
+from fedmrn.torch import LocalData, ModelLayout, Training, attach, train
 from fedmrn.torch.fast.graphs import CudaGraphs, StepGraphs
 
 PRESETS = ("fmnist-iid", "cifar10-iid")
@@ -42,7 +42,7 @@ class Trainer:
         batch, *shape = setting.shape
         x = torch.randn((count * batch, *shape), generator=generator).to(device)
         y = torch.randint(0, 10, (count * batch,), generator=generator).to(device)
-        self.data = LocalData(x, y, epochs=1, batch_size=batch, key=1)
+        self.data, self.training = LocalData(x, y, key=1), Training(batch_size=batch)
         view = ModelLayout.of(self.model)
         broadcast = Server(view.layout, METHODS[method].scheme(), view.read(), steps.SECRET).begin(1, [0]).broadcast(0)
         optimizer = torch.optim.SGD(self.model.parameters(), lr=steps.LR)
@@ -52,12 +52,13 @@ class Trainer:
 
     def __call__(self) -> float:
         """Train for an epoch."""
-        return train(self.model, self.rule, self.data, graphs=self.graphs)
+        return train(self.model, self.rule, self.data, self.training, graphs=self.graphs)
 
     def first(self) -> float:
         """Return the loss of a first step."""
-        one = replace(self.data, x=self.data.x[: self.data.batch_size], y=self.data.y[: self.data.batch_size])
-        return train(self.model, self.rule, one, graphs=self.graphs)
+        size = self.training.batch_size
+        one = replace(self.data, x=self.data.x[:size], y=self.data.y[:size])
+        return train(self.model, self.rule, one, self.training, graphs=self.graphs)
 
 
 def step(setting: steps.Setting, device: str, count: int) -> Benchmark:
@@ -100,7 +101,6 @@ class Rounds:
         ).to(device)
         federation = Federation(
             scheme=METHODS[method].scheme(options.options),
-            rule=attach,
             train_x=x,
             train_y=y,
             parts=np.array_split(np.arange(source.train), setting.data.clients),
@@ -108,11 +108,14 @@ class Rounds:
             test_y=y[: source.test],
             rounds=1_000_000,
             clients_per_round=setting.train.clients_per_round,
-            local_epochs=setting.train.local_epochs,
-            batch_size=setting.train.batch_size,
-            lr=options.lr,
             seed=1,
-            by_batches=setting.train.weight_by == "batches",
+            training=Training(
+                local_epochs=setting.train.local_epochs,
+                batch_size=setting.train.batch_size,
+                lr=options.lr,
+                by_batches=setting.train.weight_by == "batches",
+                channels_last=True,
+            ),
         )
         view = ModelLayout.of(model)
         state = Server.initial(view.layout, federation.scheme, view.read())

@@ -28,11 +28,11 @@ from harness import Agreement, Benchmark, Case, Goal, Planned
 from published import Images, Round, transform
 
 from fedmrn.experiments.config import load_setting
-from fedmrn.federation.engine import Federation, RoundResult, simulate
+from fedmrn.federation.simulation import Federation, RoundResult, simulate
 from fedmrn.methods import METHODS
 from fedmrn.models.catalogue import build_model
 from fedmrn.server import Server
-from fedmrn.torch import ModelLayout, attach
+from fedmrn.torch import ModelLayout, Training
 
 T = TypeVar("T")
 CORES = os.cpu_count() or 1
@@ -58,7 +58,6 @@ class Clients:
         y = torch.from_numpy(self.labels)
         return Federation(
             scheme=METHODS[method].scheme(options.options),
-            rule=attach,
             train_x=x,
             train_y=y,
             parts=self.parts,
@@ -66,11 +65,14 @@ class Clients:
             test_y=y[-100:],
             rounds=1_000_000,
             clients_per_round=len(self.parts),
-            local_epochs=epochs,
-            batch_size=PRESET.train.batch_size,
-            lr=options.lr,
             seed=1,
-            by_batches=True,
+            training=Training(
+                local_epochs=epochs,
+                batch_size=PRESET.train.batch_size,
+                lr=options.lr,
+                by_batches=True,
+                channels_last=True,
+            ),
         )
 
     def published(self, method: str, epochs: int) -> Round:

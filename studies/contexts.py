@@ -19,7 +19,7 @@ from runs import WatchedClients, server_of, take_up
 
 from fedmrn.codecs import CodedMask, EncodeKeys, MaskedNoise, RandomCode, ShorterMask
 from fedmrn.errors import UsageError
-from fedmrn.federation.engine import simulate
+from fedmrn.federation.simulation import simulate
 from fedmrn.numerics.masking import probability
 from fedmrn.wire.layout import Group, Layout
 

@@ -153,7 +153,8 @@ def main() -> None:
             f"  round {number}: sampling error of the mean over clients {energy(masks - clipped) / energy(clipped):.4f}"
         )
         for lr in args.fedavg_lr:
-            free = replace(prepared.federation, scheme=plain.scheme(), rule=attach, lr=lr)
+            training = replace(prepared.federation.training, lr=lr)
+            free = replace(prepared.federation, scheme=plain.scheme(), rule=attach, training=training)
             rows[f"FedAvg, lr {lr:g}"], _ = round_of(replace(prepared, federation=free), state, number)
         reference = list(rows.values())[-1][span] - state[span]
         for name, model in rows.items():

@@ -1,7 +1,7 @@
 """A run that has been recorded, taken up after its last round; and clients whose updates are seen before coding."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from fedmrn.experiments.run.checkpoint import restore
 from fedmrn.experiments.run.folder import read_experiment
 from fedmrn.experiments.run.prepare import Prepared, prepare
 from fedmrn.experiments.run.record import read_records
-from fedmrn.federation.clients import Client, Task
-from fedmrn.federation.engine import Federation, secret_of
+from fedmrn.federation.client import Client
+from fedmrn.federation.simulation import Federation, secret_of
+from fedmrn.federation.transport import Message, MessageKind
 from fedmrn.server import Server
 from fedmrn.server.optimizer import Scaled
 from fedmrn.torch import LocalRule, ModelLayout
@@ -88,12 +89,13 @@ class WatchedClients:
 
     def __init__(self, federation: Federation, model: nn.Module) -> None:
         self._federation, self._seen = federation, np.zeros(0, np.float32)
-        self._client = Client(model, replace(federation.training(), rule=self._watched))
+        self._client = Client(model, federation.training, seed=federation.seed, rule=self._watched)
 
     def __call__(self, client: int, broadcast: bytes) -> tuple[F32, Frame]:
         """Train a client; return u over the coded elements, and the frame that it sends."""
-        answer = self._client(Task(client, broadcast, *self._federation.samples(client), None))
-        return self._seen, Frame.from_bytes(answer.update)
+        message = Message(client=client, kind=MessageKind.TRAIN, content=broadcast)
+        reply = self._client.answer(message, self._federation.samples(client))
+        return self._seen, Frame.from_bytes(reply.data)
 
     def _watched(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, broadcast: Frame, **options: Any

@@ -6,9 +6,8 @@ A process of its own, because a peak is that of a process. Replies come one at a
 import logging
 import os
 import sys
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from fake_grid import FakeGrid, reply_from
@@ -16,8 +15,10 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedmrn.flower import FedMRN, records
+from fedmrn.methods import method
 from fedmrn.wire.frame import Frame, Kind, Role, Section
 from fedmrn.wire.layout import Group, Layout, TensorSpec
+from fedmrn.wire.messages import templates
 
 CLIENTS = 200
 
@@ -32,37 +33,39 @@ def forget() -> None:
     Path("/proc/self/clear_refs").write_text("5", "ascii")
 
 
-class Watched(FedMRN):
-    """Keeps what clients are asked for, without the state."""
-
-    asked: ClassVar[dict[int, tuple[Section, Frame]]] = {}
-
-    def sent(self, node: int, frame: Frame) -> None:
-        (template,) = (s for s in frame.sections if s.role is Role.TEMPLATE)
-        self.asked[node] = template, replace(frame, kind=Kind.UPDATE, weight=3, sections=())
+KEY = slice(24, 32)
+"""Where the noise key stands in a frame."""
 
 
 class Forgetful(FakeGrid):
-    """Keeps nothing of what was sent, as Flower's grid once it is with the SuperLink."""
+    """Keeps of what was sent the frame without its state: the rest is with the SuperLink."""
 
     def sent(self, message: Message) -> Message:
-        return Message(RecordDict(), metadata=message.metadata)
+        head = ArrayRecord({"frame": message.content["arrays"]["frame"]})  # type: ignore[index,dict-item]
+        return Message(RecordDict({"arrays": head}), metadata=message.metadata)
 
 
-def synthetic(message: Message) -> Message:
+def layout_of(parameters: int) -> Layout:
+    return Layout.of([TensorSpec("w", (parameters,), Group.CODED)])
+
+
+def synthetic(layout: Layout, message: Message) -> Message:
     """A random mask for what was asked; training would take 200 times as long."""
-    template, head = Watched.asked[message.metadata.dst_node_id]
+    plan = method("fedmrn")
+    (template,) = templates(layout, plan.scheme().codecs_at(1))
     body = os.urandom(-(-template.count // 8))
     section = Section(template.codec, Role.UPDATE, template.group, template.count, template.params, body)
-    arrays = ArrayRecord({"frame": records.to_array(replace(head, sections=(section,)).to_bytes())})
+    key = int.from_bytes(message.content["arrays"]["frame"].data[KEY], "little")  # type: ignore[index]
+    frame = Frame(Kind.UPDATE, plan.id, 1, key, layout.digest, 3, (section,))
+    arrays = ArrayRecord({"frame": records.to_array(frame.to_bytes())})
     return reply_from(message, RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 3})}))
 
 
 def one_round(parameters: int, clients: int) -> tuple[int, FedMRN]:
-    layout = Layout.of([TensorSpec("w", (parameters,), Group.CODED)])
-    plan = Watched(layout, fraction_evaluate=0.0, min_train_nodes=clients, min_available_nodes=clients)
+    layout = layout_of(parameters)
+    plan = FedMRN(layout, fraction_evaluate=0.0, min_train_nodes=clients, min_available_nodes=clients)
     initial = ArrayRecord({"w": Array(np.ones(parameters, np.float32))})
-    nodes = Forgetful(dict.fromkeys(range(100, 100 + clients), synthetic))
+    nodes = Forgetful(dict.fromkeys(range(100, 100 + clients), partial(synthetic, layout)))
     forget()
     before = peak()
     result = plan.start(nodes, initial, num_rounds=1)

@@ -1,6 +1,6 @@
 """A federation that runs in a fraction of a second: eight clients, blobs of three classes as 4x4 images."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -8,11 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedmrn.federation.engine import Federation, Memory, RoundResult, simulate
+from fedmrn.federation.simulation import Federation, Memory, RoundResult, simulate
+from fedmrn.federation.transport import Transport
 from fedmrn.methods import METHODS as ALL
 from fedmrn.methods import method
 from fedmrn.server import Carried, Server
-from fedmrn.torch import LocalRule, ModelLayout, attach
+from fedmrn.torch import LocalRule, ModelLayout, Training, attach
 from fedmrn.wire.frame import Frame
 
 CLIENTS = 8
@@ -48,6 +49,7 @@ def small_model() -> nn.Module:
 
 
 def federation(name: str = "fedmrn", **changes: Any) -> Federation:
+    """The federation of a method; changes are of its own fields, or of its training's."""
     x, y = blobs(sum(SIZES), 1)
     ends = np.cumsum(SIZES)
     setting = Federation(
@@ -60,13 +62,13 @@ def federation(name: str = "fedmrn", **changes: Any) -> Federation:
         test_y=test[1],
         rounds=ROUNDS,
         clients_per_round=4,
-        local_epochs=2,
-        batch_size=4,
-        lr=0.05,
         seed=1,
-        optimizer=method(name).optimizer,
+        training=Training(local_epochs=2, batch_size=4, lr=0.05, optimizer=method(name).optimizer, channels_last=True),
     )
-    return replace(setting, **changes)
+    names = {field.name for field in fields(Training)}
+    own = {name: value for name, value in changes.items() if name not in names}
+    training = replace(setting.training, **{name: value for name, value in changes.items() if name in names})
+    return replace(setting, training=training, **own)
 
 
 def run(
@@ -76,13 +78,14 @@ def run(
     first: int = 1,
     memory: Memory | None = None,
     carried: Carried | None = None,
+    transport: Transport | None = None,
 ) -> list[RoundResult]:
     """The rounds from `first` on; by default from the state that the scheme makes of the small model."""
     model = small_model()
     view = ModelLayout.of(model)
     if state is None:
         state = Server.initial(view.layout, setting.scheme, view.read())
-    return list(simulate(setting, model, state, first=first, memory=memory, carried=carried))
+    return list(simulate(setting, model, state, first=first, memory=memory, carried=carried, transport=transport))
 
 
 def remembered(results: list[RoundResult]) -> Memory:

@@ -1,20 +1,21 @@
 """The server: a fedmrn strategy where stock Flower has FedAvg, and a summary of accuracy and bytes."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg, Result
 
-from fedmrn.errors import ConfigError
+from fedmrn.errors import ConfigError, WrongMessageError
 from fedmrn.flower import FedMRN
+from fedmrn.flower.records import broadcast_bytes, update_bytes
 from fedmrn.methods import method
 from fedmrn.torch import ModelLayout
-from fedmrn.wire.frame import Frame
 from fedmrn_app.task import Config, load_model, load_test_data, test
 
 app = ServerApp()
@@ -72,22 +73,38 @@ def make_strategy(config: Config, model: torch.nn.Module, folder: Path | None) -
 
 
 class SavingFedMRN(FedMRN):
-    """Keeps every frame that was sent or folded: `round-1/sent-NODE.bin`, `round-1/folded-NODE.bin`."""
+    """Saves every frame that is sent or comes: `round-1/sent-NODE.bin`, `round-1/received-NODE.bin`."""
 
     folder: Path
 
-    def sent(self, node: int, frame: Frame) -> None:
-        """Save a broadcast."""
-        self._save("sent", node, frame)
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Save the broadcasts."""
+        messages = super().configure_train(server_round, arrays, config, grid)
+        for message in messages:
+            data = broadcast_bytes(message.content, self.arrayrecord_key)
+            self._save(server_round, f"sent-{message.metadata.dst_node_id}", data)
+        return messages
 
-    def folded(self, node: int, message: Message, frame: Frame) -> None:
-        """Save an update."""
-        self._save("folded", node, frame)
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Save the updates as they come, whether they are folded or refused."""
+        return super().aggregate_train(server_round, self._saved(server_round, replies))
 
-    def _save(self, what: str, node: int, frame: Frame) -> None:
-        folder = self.folder / f"round-{frame.round}"
+    def _saved(self, server_round: int, replies: Iterable[Message]) -> Iterator[Message]:
+        for message in replies:
+            if not message.has_error():
+                with suppress(WrongMessageError):  # the strategy refuses what holds no frame
+                    data = update_bytes(message.content, self.arrayrecord_key)
+                    self._save(server_round, f"received-{message.metadata.src_node_id}", data)
+            yield message
+
+    def _save(self, server_round: int, name: str, data: bytes) -> None:
+        folder = self.folder / f"round-{server_round}"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{what}-{node}.bin").write_bytes(frame.to_bytes())
+        (folder / f"{name}.bin").write_bytes(data)
 
 
 def parse_options(text: str) -> dict[str, Any]:
@@ -118,14 +135,15 @@ def dense_bytes(arrays: ArrayRecord) -> int:
 def rounds_of(strategy: FedAvg, result: Result) -> list[dict[str, Any]]:
     """Return what is known of each round, from 0: the server's test, the clients' means, the strategy's report."""
     rounds = []
-    reports = {report.round: asdict(report) for report in getattr(strategy, "reports", [])}
+    reports = {report.round: report for report in strategy.reports} if isinstance(strategy, FedMRN) else {}
     for number, tested in sorted(result.evaluate_metrics_serverapp.items()):
-        line = {"round": number, **tested, **result.train_metrics_clientapp.get(number, {})}
+        line: dict[str, Any] = {"round": number, **tested, **result.train_metrics_clientapp.get(number, {})}
         line |= {f"client-{name}": value for name, value in result.evaluate_metrics_clientapp.get(number, {}).items()}
-        report = reports.get(number, {})
-        rounds.append(
-            line | {name: report[name] for name in ("asked", "folded", "refused", "failed") if name in report}
-        )
+        if number in reports:
+            report = reports[number]
+            line |= {"asked": report.asked, "folded": report.folded}
+            line |= {"refused": report.refused, "failed": report.failed}
+        rounds.append(line)
     return rounds
 
 

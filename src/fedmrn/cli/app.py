@@ -19,7 +19,7 @@ from fedmrn.errors import (
     RunError,
     UsageError,
 )
-from fedmrn.experiments.run.engines import Engine
+from fedmrn.experiments.run.transports import TRANSPORTS
 
 if TYPE_CHECKING:
     from fedmrn.experiments.config import Experiment
@@ -58,6 +58,12 @@ Resume = Annotated[
 _DATA = Path("data")
 
 
+def _one_of_the_engines(name: str) -> str:
+    if name not in TRANSPORTS:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, TRANSPORTS))}.")
+    return name
+
+
 @app.command()
 def run(
     preset: Preset,
@@ -71,9 +77,13 @@ def run(
     ] = None,
     resume: Resume = False,
     engine: Annotated[
-        Engine,
-        typer.Option(help="Who runs the clients: this process, or Flower's simulation engine (Ray). Same results."),
-    ] = Engine.PROCESS,
+        str,
+        typer.Option(
+            callback=_one_of_the_engines,
+            metavar=f"[{'|'.join(TRANSPORTS)}]",
+            help="Who runs the clients: this process, or Flower's simulation engine (Ray). Same results.",
+        ),
+    ] = "process",
 ) -> None:
     """Run one method with one seed.
 
@@ -327,7 +337,7 @@ def _run_all(
     plan: "list[tuple[Experiment, Path]]",
     data_dir: Path,
     resume: bool,
-    engine: Engine = Engine.PROCESS,
+    engine: str = "process",
 ) -> list[Path]:
     """Run a plan and return the folders of runs that diverged; those are told, and the others go on."""
     from fedmrn.cli.progress import Bars

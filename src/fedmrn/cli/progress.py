@@ -87,7 +87,7 @@ class Bars:
         if done and not self._console.is_terminal:
             self._console.print(f"{self._label}: {done} of {self._rounds} rounds were done before", markup=False)
 
-    def client(self, place: int) -> None:
+    def client(self, done: int) -> None:
         """A client has answered."""
         if self._task is not None:
             self._bars.advance(self._task)

@@ -2,17 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from fedmrn.wire.frame import Frame
-from fedmrn.wire.messages import plain
-
-if TYPE_CHECKING:
-    from fedmrn.federation.clients import Answer
+from dataclasses import dataclass, field
 
 Account = dict[str, int]
-"""Bytes by part, as `Frame.account` gives them."""
+"""Bytes by part, as `fedmrn.wire.frame.Frame.account` gives them."""
 
 
 def total(accounts: Iterable[Account]) -> Account:
@@ -23,22 +16,25 @@ def total(accounts: Iterable[Account]) -> Account:
     return dict(found)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
     """What went between the server and one client in a round.
 
     Attributes:
-        up, down: of the two frames as they travelled.
+        up, down: of the frames as they travelled.
         raw_up, raw_down: of the same frames with masks as plain bits, with side data and state as float32
             (`fedmrn.wire.messages.plain`).
     """
 
-    up: Account
-    down: Account
-    raw_up: Account
-    raw_down: Account
+    up: Account = field(default_factory=dict)
+    down: Account = field(default_factory=dict)
+    raw_up: Account = field(default_factory=dict)
+    raw_down: Account = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, update: Frame, answer: "Answer") -> "Exchange":
-        """Count an update; the client has counted the broadcast that it answers."""
-        return cls(update.account(), answer.down, plain(update).account(), answer.raw_down)
+    def __add__(self, other: "Exchange") -> "Exchange":
+        return Exchange(
+            up=total((self.up, other.up)),
+            down=total((self.down, other.down)),
+            raw_up=total((self.raw_up, other.raw_up)),
+            raw_down=total((self.raw_down, other.raw_down)),
+        )

@@ -4,7 +4,7 @@ Transport only: what is sent, checked and folded is the business of `fedmrn.serv
 The strategy runs without a training framework.
 """
 
-from fedmrn.flower.report import RoundReport
+from fedmrn.federation.report import RoundReport
 from fedmrn.flower.strategy import FedMRN
 
 __all__ = ["FedMRN", "RoundReport"]

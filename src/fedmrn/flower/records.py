@@ -5,12 +5,13 @@ the broadcast is exact, so that Flower holds and stores it once; and the rest, s
 noise key. Joined again they are the frame, byte for byte.
 """
 
+from operator import is_
 from typing import NamedTuple, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedmrn.errors import WrongMessageError
-from fedmrn.wire.frame import CHECKSUM_SIZE, Frame, Role
+from fedmrn.wire.frame import CHECKSUM_SIZE, Frame, Role, Section
 
 STYPE = "fedmrn.frame.v1"
 FRAME = "frame"
@@ -31,13 +32,24 @@ def to_array(data: bytes) -> Array:
     return Array("uint8", (len(data),), STYPE, data)
 
 
-def cut(frame: Frame, state: Array | None = None) -> Cut:
-    """Cut a broadcast (templates and terms first, then the state); `state`, if given, is that of an equal state."""
-    parts = frame.parts()
-    at = 1 + _PIECES * sum(section.role is not Role.STATE for section in frame.sections)
-    if state is None:
-        state = to_array(b"".join(parts[at:-1]))
-    return Cut(to_array(b"".join([*parts[:at], parts[-1]])), state)
+class Cutter:
+    """Cuts a round's broadcasts; frames that hold the same state, not only an equal one, share its bytes."""
+
+    def __init__(self) -> None:
+        self._sections: list[Section] = []
+        self._state = to_array(b"")
+
+    def cut(self, content: Frame | bytes) -> Cut:
+        """Cut a broadcast, in which the state comes last; other bytes are left in one piece."""
+        if not isinstance(content, Frame):
+            return Cut(to_array(content), to_array(b""))
+        parts = content.parts()
+        state = [section for section in content.sections if section.role is Role.STATE]
+        at = 1 + _PIECES * (len(content.sections) - len(state))
+        same = len(state) == len(self._sections) and all(map(is_, state, self._sections))
+        if not same:
+            self._sections, self._state = state, to_array(b"".join(parts[at:-1]))
+        return Cut(to_array(b"".join([*parts[:at], parts[-1]])), self._state)
 
 
 def broadcast_bytes(content: RecordDict, key: str) -> bytes:

@@ -1,14 +1,13 @@
-"""Flower's simulation engine (Ray) behind the same iterator of rounds as `fedmrn.federation.engine.simulate`.
+"""Flower's simulation engine (Ray) as a transport: `simulate` runs over it as over any other.
 
-Clients train in Ray's processes, the strategy is `FedMRN`, and the numbers are those of the in-process engine, given
-the same threads for each client. Flower decides which node holds which partition, so each is asked first; a client's
-noise key is made from its partition.
+Clients train in Ray's processes, and the numbers are those of this process, given the same threads for each client.
+Flower decides which node holds which partition, so each is asked first.
 """
 
 import pickle
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from importlib.util import find_spec
@@ -18,23 +17,19 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from flwr.app import ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, MessageType, MetricRecord, RecordDict
+from flwr.app import Message as FlowerMessage
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 from torch import nn
 
 from fedmrn.errors import ConfigError, EncodeError, WorkerError
-from fedmrn.federation.account import Exchange
-from fedmrn.federation.clients import Answer, Client, Task
-from fedmrn.federation.engine import Federation, Memory, RoundResult, Trained, conclude, secret_of
+from fedmrn.federation.client import Client
+from fedmrn.federation.simulation import Federation
+from fedmrn.federation.transport import Message, MessageKind, Reply, Transport
 from fedmrn.flower.client import update_reply
-from fedmrn.flower.records import broadcast_bytes, records_of, update_bytes
-from fedmrn.flower.strategy import FedMRN
-from fedmrn.server import Carried, Server
-from fedmrn.torch import ModelLayout
-from fedmrn.wire.frame import Frame
-from fedmrn.wire.messages import plain
+from fedmrn.flower.records import FRAME, STATE, Cutter, broadcast_bytes, records_of, update_bytes
 
 
 class Built(Protocol):
@@ -52,57 +47,31 @@ class Built(Protocol):
 Make = Callable[[], Built]
 """Builds the same in any process; it is sent to others, so it lies at the top of a module."""
 _POLL = 0.02
-_DIVERGED, _MEMORY, _PARTITION = "diverged", "memory", "partition-id"
+_DIVERGED, _ERROR, _MEMORY, _PARTITION = "diverged", "error", "memory", "partition-id"
+_TYPES = {MessageKind.TRAIN: MessageType.TRAIN, MessageKind.EVALUATE: MessageType.EVALUATE}
 
 
-def simulate_on_flower(
-    make: Make,
-    federation: Federation,
-    model: nn.Module,
-    state: NDArray[np.float32],
-    *,
-    first: int = 1,
-    memory: Memory | None = None,
-    carried: Carried | None = None,
-    on_client: Callable[[int], None] = lambda _: None,
-    workers: int = 1,
-    starting: AbstractContextManager[None] | None = None,
-) -> Generator[RoundResult]:
-    """Run rounds first..rounds on Flower's simulation engine, yielding each result.
+@contextmanager
+def on_flower(
+    make: Make, clients: int, *, workers: int = 1, starting: AbstractContextManager[None] | None = None
+) -> Iterator[Transport]:
+    """Start Flower's simulation engine, and yield the transport to its nodes; it ends with the context.
 
     Args:
         make: builds the setting and the architecture anew, in each of Ray's processes.
-        federation, model, state, first, memory, carried, on_client: as for `simulate`.
+        clients: of the federation, a node each.
         workers: Ray's processes that train clients, each with the framework's present number of threads.
         starting: entered while Flower starts, which takes seconds.
 
     Raises:
         ConfigError: Ray is not installed.
-        EncodeError: a client's training diverged.
-        WorkerError: a client failed, or Flower did.
+        WorkerError: Flower did not start.
     """
     check_ray()
-    strategy = _Watched(federation, model, state, carried)
-    federation = federation.tested_on(ModelLayout.of(model).device)
-    memory = dict(memory or {})
-    app, clients = _client_app(pickle.dumps(make), torch.get_num_threads()), len(federation.parts)
-    with _running(app, clients, workers) as running:
+    with running(client_app(pickle.dumps(make), torch.get_num_threads()), clients, workers) as engine:
         with starting or nullcontext():
-            nodes = _partitions(running, clients)
-        for number in range(first, federation.rounds + 1):
-            started = time.perf_counter()
-            chosen = federation.sampled(number)
-            messages = strategy.broadcasts(number, {nodes[client]: client for client in chosen}, ConfigRecord())
-            for client, message in zip(chosen, messages, strict=True):
-                if client in memory:
-                    message.content["config"] = ConfigRecord({_MEMORY: memory[client].tobytes()})
-            strategy.aggregate_train(number, _progress(running.answers(messages), on_client))
-            report = strategy.reports[-1]
-            if report.refused:
-                raise WorkerError(f"round {number}: {report.refused[0]}")
-            trained = strategy.trained(chosen)
-            memory.update(trained.kept)
-            yield conclude(federation, model, strategy.server, number, trained, started)
+            nodes = engine.partitions(clients)
+        yield OnFlower(engine, nodes)
 
 
 def check_ray() -> None:
@@ -111,90 +80,23 @@ def check_ray() -> None:
         raise ConfigError('--engine flower needs Flower\'s simulation engine: pip install "flwr[simulation]"')
 
 
-class _Watched(FedMRN):
-    """The strategy, keeping what a result needs to know of each client."""
-
-    def __init__(
-        self,
-        federation: Federation,
-        model: nn.Module,
-        state: NDArray[np.float32],
-        carried: Carried | None,
-    ) -> None:
-        view = ModelLayout.of(model)
-        super().__init__(view)
-        self.scheme = federation.scheme
-        secret = secret_of(federation.seed)
-        self.server = self._server = Server(view.layout, federation.scheme, state, secret, carried=carried)
-        self._found: dict[int, tuple[Exchange, Answer]] = {}
-        self._down: dict[int, tuple[dict[str, int], dict[str, int]]] = {}
-
-    def sent(self, node: int, frame: Frame) -> None:
-        self._down[node] = frame.account(), plain(frame).account()
-
-    def folded(self, node: int, message: Message, frame: Frame) -> None:
-        loss = float(records_of(message.content, MetricRecord)["metrics"]["train_loss"])  # type: ignore[arg-type]
-        update = update_bytes(message.content, self.arrayrecord_key)
-        answer = Answer(update, *self._down[node], loss, _memory(message))
-        self._found[self._clients[node]] = Exchange.of(frame, answer), answer
-
-    def trained(self, chosen: Iterable[int]) -> Trained:
-        """Return what came of these clients, and forget it."""
-        trained = Trained()
-        for client in chosen:
-            trained.add(client, *self._found[client])
-        self._found, self._down = {}, {}
-        return trained
-
-
-def _client_app(told: bytes, threads: int) -> ClientApp:
-    app = ClientApp()
-
-    @app.query()
-    def which(message: Message, context: Context) -> Message:
-        partition = int(context.node_config[_PARTITION])
-        return Message(RecordDict({"config": ConfigRecord({_PARTITION: partition})}), reply_to=message)
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        federation, client = _built(told, threads)
-        partition = int(context.node_config[_PARTITION])
-        broadcast = broadcast_bytes(message.content, "arrays")
-        task = Task(partition, broadcast, *federation.samples(partition), _memory(message))
-        try:
-            answer = client(task)
-        except EncodeError as error:  # errors lose their type on the way; this one is for the caller to tell apart
-            return Message(RecordDict({"config": ConfigRecord({_DIVERGED: str(error)})}), reply_to=message)
-        back = update_reply(answer.update, message, {"num-examples": 1, "train_loss": answer.loss}, "arrays")
-        if answer.memory is not None:
-            back.content["config"] = ConfigRecord({_MEMORY: answer.memory.tobytes()})
-        return back
-
-    return app
-
-
-@lru_cache(1)
-def _built(told: bytes, threads: int) -> tuple[Federation, Client]:
-    """In one of Ray's processes: build the federation, once."""
-    torch.set_num_threads(threads)
-    make: Make = pickle.loads(told)  # noqa: S301
-    built = make()
-    return built.federation, Client(built.model, built.federation.training())
-
-
-class _Running(NamedTuple):
-    """Flower's grid, and whether it is still there."""
+class Engine(NamedTuple):
+    """Flower's grid, and whether the engine is still there."""
 
     grid: Grid
     alive: Callable[[], bool]
 
-    def answers(self, messages: Iterable[Message]) -> Iterator[Message]:
-        """Send messages and yield their replies as they come.
+    def push(self, messages: Iterable[FlowerMessage]) -> list[str]:
+        """Send messages, and return their ids in the same order."""
+        return list(self.grid.push_messages(messages))
+
+    def replies(self, names: Iterable[str]) -> Iterator[FlowerMessage]:
+        """Yield the replies to messages that were sent, by their ids, as they come.
 
         Raises:
-            EncodeError, WorkerError: as the clients do; Flower has stopped.
+            WorkerError: a client failed, or Flower has stopped.
         """
-        waiting = set(self.grid.push_messages(messages))
+        waiting = set(names)
         while waiting:
             if not self.alive():
                 raise WorkerError("Flower's simulation engine stopped in the midst of a round; see above")
@@ -202,14 +104,125 @@ class _Running(NamedTuple):
                 waiting.discard(message.metadata.reply_to_message_id)
                 if message.has_error():
                     raise WorkerError(f"a client failed on Flower: {message.error.reason}")
-                if _DIVERGED in _config(message):
-                    raise EncodeError(str(_config(message)[_DIVERGED]))
                 yield message
             time.sleep(_POLL)
 
+    def partitions(self, count: int) -> dict[int, int]:
+        """Wait for so many nodes, ask each which partition it holds, and return partition -> node.
+
+        Raises:
+            WorkerError: Flower has stopped.
+        """
+        while len(nodes := list(self.grid.get_node_ids())) < count:
+            if not self.alive():
+                raise WorkerError("Flower's simulation engine stopped before its nodes were there; see above")
+            time.sleep(_POLL)
+        asked = self.push(FlowerMessage(RecordDict(), node, MessageType.QUERY) for node in nodes)
+        found = {}
+        for message in self.replies(asked):
+            partition = _config(message)[_PARTITION]
+            found[int(partition)] = message.metadata.src_node_id  # type: ignore[arg-type]
+        return found
+
+
+class OnFlower:
+    """Carries messages over Flower's grid.
+
+    Args:
+        engine: that runs.
+        nodes: client -> the node that holds its partition.
+    """
+
+    def __init__(self, engine: Engine, nodes: Mapping[int, int]) -> None:
+        self._engine, self._nodes = engine, nodes
+
+    def ask(self, messages: Iterable[Message]) -> Iterator[Reply]:
+        """Send all messages at once, and return their replies as they come.
+
+        Raises:
+            EncodeError: a client's training diverged.
+            WorkerError: a client failed, or Flower has stopped.
+        """
+        cutter, asked, packed = Cutter(), list[tuple[int, MessageKind]](), list[FlowerMessage]()
+        for message in messages:
+            asked.append((message.client, message.kind))
+            packed.append(self._pack(message, cutter))
+        return self._replies(dict(zip(self._engine.push(packed), asked, strict=True)))
+
+    def _pack(self, message: Message, cutter: Cutter) -> FlowerMessage:
+        head, state = cutter.cut(message.content)
+        content = RecordDict({"arrays": ArrayRecord({FRAME: head, STATE: state})})
+        if message.kept is not None:
+            content["config"] = ConfigRecord({_MEMORY: message.kept.tobytes()})
+        return FlowerMessage(content, self._nodes[message.client], _TYPES[message.kind])
+
+    def _replies(self, asked: Mapping[str, tuple[int, MessageKind]]) -> Iterator[Reply]:
+        for message in self._engine.replies(asked):
+            client, kind = asked[message.metadata.reply_to_message_id]
+            config = _config(message)
+            if _DIVERGED in config:
+                raise EncodeError(str(config[_DIVERGED]))
+            if _ERROR in config:
+                yield Reply(client=client, kind=kind, error=str(config[_ERROR]))
+                continue
+            found = records_of(message.content, MetricRecord)["metrics"]
+            metrics = {name: value for name, value in found.items() if isinstance(value, float)}
+            data, kept = update_bytes(message.content, "arrays"), _memory(message)
+            yield Reply(client=client, kind=kind, data=data, metrics=metrics, kept=kept)
+
+
+def client_app(told: bytes, threads: int) -> ClientApp:
+    """Return what Ray's processes run: it says which partition a node holds, and trains its client.
+
+    Args:
+        told: a pickled `Make`.
+        threads: of the framework, in each process.
+    """
+    app = ClientApp()
+
+    @app.query()
+    def which(message: FlowerMessage, context: Context) -> FlowerMessage:
+        partition = int(context.node_config[_PARTITION])
+        return FlowerMessage(RecordDict({"config": ConfigRecord({_PARTITION: partition})}), reply_to=message)
+
+    @app.train()
+    def train(message: FlowerMessage, context: Context) -> FlowerMessage:
+        return answer(message, context, MessageKind.TRAIN)
+
+    @app.evaluate()
+    def evaluate(message: FlowerMessage, context: Context) -> FlowerMessage:
+        return answer(message, context, MessageKind.EVALUATE)
+
+    def answer(message: FlowerMessage, context: Context, kind: MessageKind) -> FlowerMessage:
+        federation, client = built(told, threads)
+        partition = int(context.node_config[_PARTITION])
+        content = broadcast_bytes(message.content, "arrays")
+        asked = Message(client=partition, kind=kind, content=content, kept=_memory(message))
+        try:
+            reply = client.answer(asked, federation.samples(partition))
+        except EncodeError as error:  # errors lose their type on the way; this one is for the caller to tell apart
+            return FlowerMessage(RecordDict({"config": ConfigRecord({_DIVERGED: str(error)})}), reply_to=message)
+        if reply.error is not None:
+            return FlowerMessage(RecordDict({"config": ConfigRecord({_ERROR: reply.error})}), reply_to=message)
+        back = update_reply(reply.data, message, {"num-examples": 1, **reply.metrics}, "arrays")
+        if reply.kept is not None:
+            back.content["config"] = ConfigRecord({_MEMORY: reply.kept.tobytes()})
+        return back
+
+    return app
+
+
+@lru_cache(1)
+def built(told: bytes, threads: int) -> tuple[Federation, Client]:
+    """Build the federation in one of Ray's processes, once, and what trains its clients."""
+    torch.set_num_threads(threads)
+    make: Make = pickle.loads(told)  # noqa: S301
+    found = make()
+    return found.federation, found.federation.client(found.model)()
+
 
 @contextmanager
-def _running(client_app: ClientApp, nodes: int, workers: int) -> Iterator[_Running]:
+def running(app: ClientApp, nodes: int, workers: int) -> Iterator[Engine]:
     """Run Flower's engine in a thread of its own, and hand its grid to this one."""
     from flwr.simulation import run_simulation  # noqa: PLC0415 - Ray is imported with it, which takes seconds
 
@@ -233,7 +246,7 @@ def _running(client_app: ClientApp, nodes: int, workers: int) -> Iterator[_Runni
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
         }
         try:
-            run_simulation(server_app, client_app, nodes, backend_config=config)  # type: ignore[arg-type]
+            run_simulation(server_app, app, nodes, backend_config=config)  # type: ignore[arg-type]
         except BaseException as error:  # whoever waits for the grid raises it
             handed.put(error)
         finally:
@@ -248,7 +261,7 @@ def _running(client_app: ClientApp, nodes: int, workers: int) -> Iterator[_Runni
         grid = handed.get()  # long before Ray is there
         if isinstance(grid, BaseException):
             raise WorkerError(f"Flower's simulation engine did not start: {grid}") from grid
-        yield _Running(grid, thread.is_alive)
+        yield Engine(grid, thread.is_alive)
     finally:
         done.set()
         if thread.ident is not None:
@@ -256,30 +269,10 @@ def _running(client_app: ClientApp, nodes: int, workers: int) -> Iterator[_Runni
         logger.setLevel(before)
 
 
-def _partitions(running: _Running, count: int) -> dict[int, int]:
-    """Ask every node which partition it holds; return partition -> node."""
-    while len(nodes := list(running.grid.get_node_ids())) < count:
-        if not running.alive():
-            raise WorkerError("Flower's simulation engine stopped before its nodes were there; see above")
-        time.sleep(_POLL)
-    asked = [Message(RecordDict(), node, MessageType.QUERY) for node in nodes]
-    found = {}
-    for message in running.answers(asked):
-        partition = _config(message)[_PARTITION]
-        found[int(partition)] = message.metadata.src_node_id  # type: ignore[arg-type]
-    return found
-
-
-def _config(message: Message) -> ConfigRecord:
+def _config(message: FlowerMessage) -> ConfigRecord:
     return records_of(message.content, ConfigRecord).get("config") or ConfigRecord()
 
 
-def _memory(message: Message) -> NDArray[np.float32] | None:
+def _memory(message: FlowerMessage) -> NDArray[np.float32] | None:
     kept = _config(message).get(_MEMORY)
     return np.frombuffer(kept, np.float32) if isinstance(kept, bytes) else None
-
-
-def _progress(answers: Iterable[Message], on_client: Callable[[int], None]) -> Iterator[Message]:
-    for place, message in enumerate(answers, 1):
-        on_client(place)
-        yield message

@@ -9,6 +9,7 @@ global model under the names of its state dict. Only training messages differ; `
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from logging import INFO, WARNING, getLogger
 from math import prod
 from typing import Any, Protocol
@@ -21,14 +22,16 @@ from flwr.serverapp.strategy import FedAvg, Result
 from numpy.typing import NDArray
 
 from fedmrn.errors import ConfigError, EmptyRoundError, FrameError, UnknownClientError
+from fedmrn.federation.conduct import Conduct
+from fedmrn.federation.report import RoundReport
+from fedmrn.federation.transport import MessageKind
 from fedmrn.flower.metrics import Metrics
-from fedmrn.flower.records import FRAME, STATE, cut, update_bytes
-from fedmrn.flower.report import RoundReport
+from fedmrn.flower.records import FRAME, STATE, Cutter, records_of, update_bytes
 from fedmrn.flower.streaming import Streaming
 from fedmrn.methods import method as find_method
-from fedmrn.server import Round, Server
+from fedmrn.server import Server
 from fedmrn.server.optimizer import ServerOptimizer
-from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Limits
+from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
 from fedmrn.wire.layout import Layout
 
 log = getLogger("flwr").log
@@ -87,7 +90,7 @@ class FedMRN(FedAvg):
         self.reports: list[RoundReport] = []
         self._secret, self._limits = secret, limits
         self._server: Server | None = None
-        self._round: Round | None = None
+        self._conduct: Conduct | None = None
         self._asked: dict[int, Metadata] = {}
         self._initial = ArrayRecord()
 
@@ -107,8 +110,11 @@ class FedMRN(FedAvg):
         self.begin(initial_arrays)
         return super().start(Streaming(grid), initial_arrays, *args, **kwargs)
 
-    def begin(self, initial_arrays: ArrayRecord) -> None:
+    def begin(self, initial_arrays: ArrayRecord) -> Server:
         """Set the model that round 1 starts from; for those who call `configure_train` themselves.
+
+        Returns:
+            The server that the rounds will move.
 
         Raises:
             ConfigError: the arrays are not those of the model.
@@ -119,7 +125,8 @@ class FedMRN(FedAvg):
         self._server = Server(self.layout, self.scheme, state, secret, limits=self._limits)
         sent = {*self.layout.slices, *self.tied}
         self._initial = ArrayRecord({name: array for name, array in initial_arrays.items() if name not in sent})
-        self._round, self.reports = None, []
+        self._conduct, self.reports = None, []
+        return self._server
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -128,49 +135,23 @@ class FedMRN(FedAvg):
 
         The messages are a list: Flower's grid goes over them twice. They share the bytes of the state.
         """
-        self._round = None
+        self._conduct = None
         stock = super().configure_train(server_round, ArrayRecord(), config, grid)
         nodes = [message.metadata.dst_node_id for message in stock]
         if not nodes:
             return []
-        if self._server is None:
-            self.begin(arrays)
-        return self.broadcasts(server_round, {node: node for node in nodes}, config)
-
-    def broadcasts(self, server_round: int, clients: Mapping[int, int], config: ConfigRecord) -> list[Message]:
-        """Start a round with these nodes, and return their messages.
-
-        Args:
-            server_round: from 1.
-            clients: node id -> the number that its noise key is made from, in the order of asking.
-            config: sent along.
-        """
-        if self._server is None:
-            raise ConfigError("the strategy has no model to start from: call start() or begin() first")
-        round_ = self._server.begin(server_round, clients.values())
-        report = RoundReport(server_round, list(clients), self.layout.trainable)
-        shared: Array | None = None
-        messages = []
-        for node, client in clients.items():
-            frame = round_.broadcast_frame(client)
-            head, state = cut(frame, shared)
-            if self.scheme.exact_broadcast:
-                shared = state
-            report.down += len(head.data) + len(state.data)
-            self.sent(node, frame)
+        server = self.begin(arrays) if self._server is None else self._server
+        conduct = Conduct(server.begin(server_round, nodes), self.layout.trainable, noun="node")
+        cutter, messages = Cutter(), []
+        for node in nodes:
+            head, state = cutter.cut(conduct.train(node).content)
             record = ArrayRecord({FRAME: head, STATE: state})
             content = RecordDict({self.arrayrecord_key: record, self.configrecord_key: config})
             messages.append(Message(content=content, message_type=MessageType.TRAIN, dst_node_id=node))
         # Ids are given to messages when they are sent. What is kept of them does not hold their content.
-        self._asked = {node: message.metadata for node, message in zip(clients, messages, strict=True)}
-        self._round, self._clients, self._report = round_, dict(clients), report
+        self._asked = {message.metadata.dst_node_id: message.metadata for message in messages}
+        self._conduct = conduct
         return messages
-
-    def sent(self, node: int, frame: Frame) -> None:
-        """A broadcast is about to be sent; for those who want to look at it."""
-
-    def folded(self, node: int, message: Message, frame: Frame) -> None:
-        """An update was folded; for those who want to look at it."""
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -181,35 +162,33 @@ class FedMRN(FedAvg):
             The new model and the mean of the clients' metrics with the counts of `RoundReport.metrics`; no model, only
             counts, where nothing was folded: the old one stays.
         """
-        if self._round is None or self._server is None:
+        conduct = self._conduct
+        if conduct is None or conduct.finished:
             return None, None
-        round_, report = self._round, self._report
         metrics = Metrics(self.weighted_by_key, self._limits.max_weight)
         for message in replies:
             node = self._node_of(message)
-            if node is not None:
-                report.answered.add(node)
+            sender, answers = message.metadata.src_node_id if node is None else node, node is not None
             if message.has_error():
-                report.failed.append(f"{_name(node, message)}: {_reason(message)}")
+                conduct.fail(sender, _reason(message), answers=answers)
                 continue
             try:
                 if node is None:
                     raise UnknownClientError("this reply answers no message of this round")
                 data = update_bytes(message.content, self.arrayrecord_key)
-                frame = round_.add(self._clients[node], data)
             except FrameError as error:
-                report.refused.append(f"{_name(node, message)}: {type(error).__name__}: {error}")
+                conduct.refuse(sender, error, answers=answers)
                 continue
-            report.folded.append(node)
-            report.up += len(data)
-            self.folded(node, message, frame)
+            try:
+                conduct.fold(node, data)
+            except FrameError:
+                continue  # it is in the report
             metrics.add(node, message.content)
-        self._round = None
-        self.reports.append(report)
-        self._log(report)
-        counts = MetricRecord(report.metrics())
+        self.reports.append(conduct.report)
+        self._log(conduct.report)
+        counts = MetricRecord(conduct.report.metrics())
         try:
-            round_.finish()
+            conduct.finish()
         except EmptyRoundError:
             log(WARNING, "round %s: no update was folded: the model stays as it was", server_round)
             return None, counts
@@ -218,6 +197,18 @@ class FedMRN(FedAvg):
         mean = self.train_metrics_aggr_fn(good, self.weighted_by_key) if good else MetricRecord()
         return self.model(server_round), MetricRecord({**mean, **counts})
 
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample nodes as FedAvg does, and return each one's message; the bytes of its arrays go into the report."""
+        messages = list(super().configure_evaluate(server_round, arrays, config, grid))
+        if self._conduct is not None:
+            for message in messages:
+                found = records_of(message.content, ArrayRecord).values()
+                size = sum(len(array.data) for record in found for array in record.values())
+                self._conduct.note_sent(message.metadata.dst_node_id, MessageKind.EVALUATE, {"arrays": size})
+        return messages
+
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Average the metrics that have the form most have; the others are left out and named."""
         metrics = Metrics(self.weighted_by_key, self._limits.max_weight)
@@ -225,8 +216,13 @@ class FedMRN(FedAvg):
             node = message.metadata.src_node_id
             if message.has_error():
                 log(WARNING, "evaluation after round %s: node %s: %s", server_round, node, _reason(message))
-            else:
-                metrics.add(node, message.content)
+                if self._conduct is not None:
+                    self._conduct.fail(node, _reason(message), MessageKind.EVALUATE)
+                continue
+            if self._conduct is not None:
+                with suppress(UnknownClientError):  # metrics are counted by the mean below, not by who was asked
+                    self._conduct.note_received(node, MessageKind.EVALUATE, {})
+            metrics.add(node, message.content)
         good, others = metrics.agreeing()
         _log_others(server_round, others)
         return self.evaluate_metrics_aggr_fn(good, self.weighted_by_key) if good else None
@@ -271,10 +267,6 @@ def _flat(layout: Layout, arrays: ArrayRecord) -> NDArray[np.float32]:
         if prod(tensor.shape):
             vector[layout.slices[tensor.name]] = array.numpy().reshape(-1)
     return vector
-
-
-def _name(node: int | None, message: Message) -> str:
-    return f"node {message.metadata.src_node_id if node is None else node}"
 
 
 def _reason(message: Message) -> str:

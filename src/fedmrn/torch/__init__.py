@@ -7,7 +7,7 @@ from torch import nn
 
 from fedmrn.errors import MalformedFrameError, WrongMethodError
 from fedmrn.methods import METHODS
-from fedmrn.torch.loop import LocalData, evaluate, train, train_client
+from fedmrn.torch.loop import LocalData, Training, evaluate, train, train_client
 from fedmrn.torch.model_layout import Choose, ModelLayout, default_choice
 from fedmrn.torch.rules.after import ErrorFeedback, HandOverWeights, KeepSupport
 from fedmrn.torch.rules.base import F32, LocalRule
@@ -78,6 +78,7 @@ __all__ = [
     "LocalRule",
     "MaskedTraining",
     "ModelLayout",
+    "Training",
     "attach",
     "default_choice",
     "evaluate",

@@ -1,7 +1,8 @@
-"""THE training loop and evaluation: every method's clients run this code."""
+"""How a client trains: one record of settings, the training loop that every method's clients run, and evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from fedmrn.errors import ConfigError
 from fedmrn.numerics.rng import Purpose, Stream, domain
+from fedmrn.text import nearest
 from fedmrn.torch.fast.graphs import StepGraphs
 from fedmrn.torch.objectives import CLASSES, Loss, Objective
 from fedmrn.torch.rules.base import LocalRule
@@ -16,63 +18,108 @@ from fedmrn.wire.frame import Frame
 
 Augment = Callable[[Tensor, Stream, int], Tensor]
 """(batch, randomness, index of its first element in the epoch) -> batch."""
+OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = MappingProxyType(
+    {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+)
+"""The optimizers of local training, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a client trains locally; the same for all clients of a federation.
+
+    Attributes:
+        local_epochs: E, how often a client goes through its samples.
+        batch_size: B; the last batch of an epoch may be smaller.
+        optimizer: a key of `OPTIMIZERS`.
+        lr: the optimizer's learning rate.
+        loss: of a batch's outputs and targets; a mean over the batch.
+        by_batches: weight clients by batches an epoch instead of samples (the published code).
+        augment: applied to each batch.
+        channels_last: on a CPU, give batches of images channels-last strides, which is faster there; for models that
+            do not call `view` on what they get.
+        bfloat16: run forward and loss under torch's bfloat16 autocast; parameters, gradients and the optimizer stay
+            float32. It is faster on processors with bfloat16 arithmetic, and slower on others.
+        graphs: on CUDA, capture steps of plain SGD and replay them (`fedmrn.torch.fast.graphs`).
+
+    Raises:
+        ConfigError: less than one epoch or one sample a batch, or an optimizer that does not exist.
+    """
+
+    local_epochs: int = 1
+    batch_size: int = 32
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    loss: Loss = F.cross_entropy
+    by_batches: bool = False
+    augment: Augment | None = None
+    channels_last: bool = False
+    bfloat16: bool = False
+    graphs: bool = True
+
+    def __post_init__(self) -> None:
+        if self.local_epochs < 1 or self.batch_size < 1:
+            raise ConfigError(
+                f"a client needs at least one local epoch and one sample a batch, got local_epochs = "
+                f"{self.local_epochs} and batch_size = {self.batch_size}"
+            )
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"optimizer {self.optimizer!r} does not exist{nearest(self.optimizer, OPTIMIZERS)}")
+
+    def batches(self, samples: int) -> int:
+        """Return the batches an epoch of a client with so many samples."""
+        return -(-samples // self.batch_size)
+
+    def steps(self, samples: int) -> int:
+        """Return S = E * batches, the local steps of a client with so many samples."""
+        return self.local_epochs * self.batches(samples)
+
+    def weight(self, samples: int) -> int:
+        """Return the weight in the mean of a client with so many samples."""
+        return self.batches(samples) if self.by_batches else samples
+
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Return a fresh optimizer over a model's parameters."""
+        return OPTIMIZERS[self.optimizer](model.parameters(), lr=self.lr)
 
 
 @dataclass(frozen=True)
 class LocalData:
-    """A client's samples and how it goes through them.
+    """One client's samples, and the key of their order.
 
     Attributes:
         x: inputs, the first axis being samples.
         y: targets.
-        epochs: E, local epochs.
-        batch_size: B; the last batch of an epoch may be smaller.
         key: 64-bit key of the order of samples and of augmentation.
-        augment: applied to each batch.
-        channels_last: give batches of images channels-last strides, which is faster on a CPU; for models that do not
-            call `view` on what they get.
-        bfloat16: run forward and loss under torch's bfloat16 autocast; parameters, gradients and the optimiser stay
-            float32. It is faster on processors with bfloat16 arithmetic, and slower on others.
 
     Raises:
-        ConfigError: without samples, with another number of targets, or less than one epoch or one sample a batch.
+        ConfigError: without samples, or with another number of targets.
     """
 
     x: Tensor
     y: Tensor
-    epochs: int
-    batch_size: int
     key: int
-    augment: Augment | None = None
-    channels_last: bool = False
-    bfloat16: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.x) < 1 or self.epochs < 1 or self.batch_size < 1:
-            raise ConfigError("a client needs at least one sample, one local epoch and one sample a batch")
+        if len(self.x) < 1:
+            raise ConfigError("a client needs at least one sample")
         if len(self.x) != len(self.y):
             raise ConfigError(f"a client has {len(self.x)} samples and {len(self.y)} targets")
 
-    @property
-    def batches(self) -> int:
-        """Batches an epoch."""
-        return -(-len(self.x) // self.batch_size)
-
-    @property
-    def steps(self) -> int:
-        """S = E * batches."""
-        return self.epochs * self.batches
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.x)
 
 
 def train(
     model: nn.Module,
     rule: LocalRule,
     data: LocalData,
-    loss: Loss = F.cross_entropy,
+    training: Training,
     *,
     graphs: StepGraphs | None = None,
 ) -> float:
-    """Train one client for data.steps steps; return the mean loss of its last epoch.
+    """Train one client for training.steps(len(data)) steps; return the mean loss of its last epoch.
 
     The same model, broadcast, data and keys give the same result, but for the arithmetic of the framework itself,
     which may depend on its number of threads.
@@ -81,9 +128,9 @@ def train(
         model: any module, on the rule's device; the samples are moved there once.
         rule: attached to the model.
         data: the client's samples.
-        loss: of a batch's outputs and targets; a mean over the batch.
+        training: how it trains; `optimizer` and `lr` are not looked at: the rule has its optimizer.
         graphs: capture steps of plain SGD and replay them, for this client and the next ones that it is passed for;
-            other rules and optimisers are trained as without.
+            other rules and optimizers are trained as without.
     """
     model.train()
     device = rule.view.device
@@ -92,52 +139,62 @@ def train(
     if graphs is not None:
         rule.place(graphs.kept)
         total = graphs.kept.setdefault("total", total)
+    loss, augment, size = training.loss, training.augment, training.batch_size
+    reorder = training.channels_last and device.type == "cpu"
 
     def learn(x: Tensor, y: Tensor) -> None:
         rule.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=data.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.bfloat16):
             value = loss(model(x), y)
         value.backward()
         total.add_(value.detach().double() * len(y))
 
-    def learn_and_move(x: Tensor, y: Tensor) -> None:
+    def learn_and_step(x: Tensor, y: Tensor) -> None:
         learn(x, y)
         rule.device_step()
 
-    for epoch in range(data.epochs):
-        order = torch.from_numpy(Stream(data.key, domain(Purpose.SHUFFLE, epoch)).permutation(len(data.x))).to(device)
+    for epoch in range(training.local_epochs):
+        order = torch.from_numpy(Stream(data.key, domain(Purpose.SHUFFLE, epoch)).permutation(len(data))).to(device)
         changes = Stream(data.key, domain(Purpose.AUGMENT, epoch))
         total.zero_()
-        for start in range(0, len(order), data.batch_size):
-            chosen = order[start : start + data.batch_size]
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
             x, y = samples[chosen], targets[chosen]
-            if data.augment is not None:
-                x = data.augment(x, changes, start)
-            if data.channels_last:
+            if augment is not None:
+                x = augment(x, changes, start)
+            if reorder:
                 x = channels_last(x)
-            moves = None if graphs is None else rule.captured()
-            if graphs is None or moves is None:
+            captured = None if graphs is None else rule.captured()
+            if graphs is None or captured is None:
                 learn(x, y)
                 rule.step()
                 continue
             rule.advance()
             tensors = tuple(t.data_ptr() for t in (*model.parameters(), *model.buffers()))
-            graphs.run(learn_and_move, (model, loss, data.bfloat16, tensors, moves), x, y)
-    return total.item() / len(data.x)
+            graphs.run(learn_and_step, (model, loss, training.bfloat16, tensors, captured), x, y)
+    return total.item() / len(data)
 
 
 def train_client(
     model: nn.Module,
     rule: LocalRule,
     data: LocalData,
+    training: Training,
     *,
     weight: int | None = None,
-    loss: Loss = F.cross_entropy,
     graphs: StepGraphs | None = None,
 ) -> tuple[Frame, float]:
-    """Train, and return the update frame (weight: by default the number of samples) and the last epoch's mean loss."""
-    mean = train(model, rule, data, loss, graphs=graphs)
-    return rule.finish(weight=len(data.x) if weight is None else weight), mean
+    """Train one client, and return its update frame and the mean loss of its last epoch.
+
+    Args:
+        model, rule, data, training, graphs: as for `train`.
+        weight: of the client in the mean; by default what `training.weight` says.
+
+    Raises:
+        EncodeError: the update is not finite, or the weight is not positive.
+    """
+    mean = train(model, rule, data, training, graphs=graphs)
+    return rule.finish(weight=training.weight(len(data)) if weight is None else weight), mean
 
 
 @torch.no_grad()

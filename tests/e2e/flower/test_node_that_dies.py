@@ -39,7 +39,7 @@ def test_a_round_goes_on_without_a_node_that_died(tmp_path: Path) -> None:
 
     states = [state_before(out, number) for number in (1, 2, 3)] + [final_model(out)]
     for number, folded in ((1, everyone), (2, others), (3, others)):
-        frames = [saved(out, number, "folded", node) for node in sorted(folded)]
+        frames = [saved(out, number, "received", node) for node in sorted(folded)]
         assert [f["noise_key"] for f in frames] == [saved(out, number, "sent", n)["noise_key"] for n in sorted(folded)]
         check_mean(states[number - 1], states[number], frames)
 

@@ -12,7 +12,7 @@ import numpy as np
 from fedmrn.errors import RunError
 from fedmrn.experiments.run import checkpoint, vectors
 from fedmrn.experiments.run.checkpoint import restore, save, saved_round
-from fedmrn.federation.engine import RoundResult
+from fedmrn.federation.simulation import RoundResult
 from fedmrn.methods import METHODS
 from fedmrn.wire import frame, messages
 from fedmrn.wire.layout import Group
@@ -30,7 +30,13 @@ def _folder() -> Path:
     values = np.linspace(-1, 1, LAYOUT.size).astype(np.float32)
     nothing: dict[str, Any] = dict.fromkeys(("accuracy", "loss", "train_loss", "bits_per_parameter", "seconds"), 0.0)
     result = RoundResult(
-        _ROUND, **nothing, exchanges=[], clients=[_CLIENT], state=values, sample=b"", memory={_CLIENT: values[:_CODED]}
+        round=_ROUND,
+        **nothing,
+        exchanges=[],
+        clients=[_CLIENT],
+        state=values,
+        sample=b"",
+        memory={_CLIENT: values[:_CODED]},
     )
     save(folder, LAYOUT, METHODS["topk-ef"].id, result)
     return folder

@@ -11,7 +11,7 @@ import torch
 from fedmrn.data import DATASETS, Dataset, FolderSource
 from fedmrn.experiments.config import Experiment, load_setting, presets
 from fedmrn.experiments.run import prepare
-from fedmrn.federation.engine import simulate
+from fedmrn.federation.simulation import simulate
 from fedmrn.methods import METHODS
 from fedmrn.server import Server
 from fedmrn.torch import ModelLayout

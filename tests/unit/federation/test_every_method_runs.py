@@ -13,7 +13,7 @@ from small_federation import CLIENTS, ROUNDS, federation, records, remembered, r
 from torch import nn
 
 from fedmrn.errors import ConfigError
-from fedmrn.federation.engine import RoundResult, secret_of, simulate
+from fedmrn.federation.simulation import RoundResult, secret_of, simulate
 from fedmrn.methods import METHODS as ALL
 from fedmrn.methods import method
 from fedmrn.server import Server

@@ -17,7 +17,7 @@ from torch import nn
 
 from fedmrn.data.augment import augment
 from fedmrn.errors import ConfigError, EncodeError, WorkerError
-from fedmrn.federation.engine import simulate
+from fedmrn.federation.simulation import simulate
 from fedmrn.torch import LocalRule, ModelLayout
 from fedmrn.wire.frame import Frame
 

@@ -8,7 +8,6 @@ import pytest
 
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.config import load_setting
-from fedmrn.experiments.run.engines import Engine
 from fedmrn.experiments.run.runner import run
 from fedmrn.flower import simulation as engine
 
@@ -31,5 +30,5 @@ def test_it_is_told_before_the_folder_is_made(absent: str, tmp_path: Path, monke
         monkeypatch.setitem(sys.modules, "flwr.clientapp", None)
     experiment = load_setting("digits").experiment("fedmrn", 1)
     with pytest.raises(ConfigError, match=r"flwr\[simulation\]"):
-        run(experiment, tmp_path / "run", data_dir=tmp_path, resume=False, progress=Silent(), engine=Engine.FLOWER)  # type: ignore[arg-type]
+        run(experiment, tmp_path / "run", data_dir=tmp_path, resume=False, progress=Silent(), engine="flower")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

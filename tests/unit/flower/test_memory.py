@@ -11,6 +11,8 @@ import memory_of_a_round
 import pytest
 from flwr.app import Message
 
+from fedmrn.wire.layout import Layout
+
 PARAMETERS = 10_000_000
 
 
@@ -43,9 +45,9 @@ def test_a_reply_is_freed_once_it_is_folded(monkeypatch: pytest.MonkeyPatch) -> 
     alive: list[int] = []
     synthetic = memory_of_a_round.synthetic
 
-    def watched(message: Message) -> Message:
+    def watched(layout: Layout, message: Message) -> Message:
         alive.append(sum(reply() is not None for reply in replies))
-        reply = synthetic(message)
+        reply = synthetic(layout, message)
         replies.append(weakref.ref(reply.content["arrays"]))
         return reply
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fake_grid import SUPERLINK, FakeGrid, reply_from
-from flower_clients import NODES, grid, honest, initial, one_round, small_model, strategy
+from flower_clients import NODES, SECRET, grid, honest, initial, one_round, small_model, strategy
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from torch import nn
@@ -17,6 +17,7 @@ import oracle
 from fedmrn.errors import ConfigError
 from fedmrn.flower import FedMRN, records
 from fedmrn.methods import METHODS
+from fedmrn.server import Server
 from fedmrn.server.optimizer import Momentum
 from fedmrn.torch import ModelLayout
 from fedmrn.wire.layout import Group, Layout, TensorSpec
@@ -123,11 +124,11 @@ def test_an_exact_state_is_shared_and_a_coded_one_is_not() -> None:
 
 
 def test_frame_and_state_joined_are_the_broadcast() -> None:
-    plan = strategy()
-    for message in strategy_messages(plan):
+    view, scheme = ModelLayout.of(small_model()), METHODS["fedmrn"].scheme()
+    round_ = Server(view.layout, scheme, Server.initial(view.layout, scheme, view.read()), SECRET).begin(1, NODES)
+    for message in strategy_messages(strategy()):
         node = message.metadata.dst_node_id
-        assert plan._round is not None
-        assert records.broadcast_bytes(message.content, "arrays") == plan._round.broadcast(node)
+        assert records.broadcast_bytes(message.content, "arrays") == round_.broadcast(node)
 
 
 def nothing(message: Message) -> None:
@@ -394,9 +395,8 @@ def test_tied_weights_move_together_and_what_never_travels_stays() -> None:
     model = Tied()
     plan = FedMRN(ModelLayout.of(model))
     start = ArrayRecord(model.state_dict())
-    plan.begin(start)
-    assert plan._server is not None
-    plan._server.state = plan._server.state + np.float32(1)
+    server = plan.begin(start)
+    server.state = server.state + np.float32(1)
     after = plan.model(1)
     assert after.keys() == start.keys()
     assert (after["inner.weight"].numpy() == start["inner.weight"].numpy() + np.float32(1)).all()
@@ -420,8 +420,6 @@ def test_a_server_without_torch_gives_the_layout() -> None:
             plan.begin(wrong)
     with pytest.raises(ConfigError, match="call start"):
         FedMRN(layout).model(1)
-    with pytest.raises(ConfigError, match="call start"):
-        FedMRN(layout).broadcasts(1, {1: 1}, ConfigRecord())
 
 
 def test_a_wrong_method_or_option_is_told() -> None:

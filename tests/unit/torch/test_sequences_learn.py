@@ -7,7 +7,7 @@ from torch import Tensor
 from zoo import Recurrent, Transformer
 
 from fedmrn.numerics.rng import derive_key
-from fedmrn.torch import LocalData, ModelLayout, attach, evaluate, train_client
+from fedmrn.torch import LocalData, ModelLayout, Training, attach, evaluate, train_client
 
 CLIENTS, SAMPLES, ROUNDS = 3, 40, 40
 
@@ -30,11 +30,12 @@ def test_loss_falls_over_the_rounds_on_samples_no_client_has(name: str, make: ty
     for number in range(1, ROUNDS + 1):
         round_ = server.begin(number, range(CLIENTS))
         for client, (x, y) in enumerate(parts):
-            data = LocalData(x, y, 2, 10, derive_key(number, client))
-            optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+            data, training = LocalData(x, y, derive_key(number, client)), Training(local_epochs=2, batch_size=10, lr=lr)
+            optimizer = training.make_optimizer(model)
             key = derive_key(1, number, client)
-            rule = attach(model, optimizer, round_.broadcast(client), steps=data.steps, sampling_key=key)
-            round_.add(client, train_client(model, rule, data)[0].to_bytes())
+            steps = training.steps(len(data))
+            rule = attach(model, optimizer, round_.broadcast(client), steps=steps, sampling_key=key)
+            round_.add(client, train_client(model, rule, data, training)[0].to_bytes())
         view.write(round_.finish())
     accuracy, after = evaluate(model, *test)
     assert after < 0.4 * before

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from fedmrn.errors import ConfigError, EncodeError
 from fedmrn.numerics.rng import Purpose, Stream, domain
-from fedmrn.torch import LocalData, LocalRule, attach, evaluate, train, train_client
+from fedmrn.torch import LocalData, LocalRule, Training, attach, evaluate, train, train_client
 from fedmrn.torch.objectives import CLASSES
 from fedmrn.wire.frame import Frame
 
@@ -38,9 +38,9 @@ def attached(model: nn.Module, name: str, steps: int, lr: float = 0.1) -> LocalR
 @pytest.mark.parametrize("name", METHODS)
 def test_ones_own_loop_and_the_ready_made_one_give_the_same_bytes(name: str) -> None:
     x, y = images()
-    data = LocalData(x, y, epochs=2, batch_size=4, key=77)
+    data, training = LocalData(x, y, 77), Training(local_epochs=2, batch_size=4)
     model = net()
-    ready, loss = train_client(model, attached(model, name, data.steps), data)
+    ready, loss = train_client(model, attached(model, name, 6), data, training)
     held = values(model.state_dict())
 
     model = net()
@@ -66,10 +66,10 @@ def test_the_frame_depends_on_every_key_and_on_the_order_of_samples() -> None:
     x, y = images()
 
     def run(key: int = 77, sampling: int = 21, name: str = "fedmrn") -> bytes:
-        model, data = net(), LocalData(x, y, 2, 4, key)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        rule = attach(model, optimizer, broadcast_of(model, name), steps=data.steps, sampling_key=sampling)
-        return train_client(model, rule, data)[0].to_bytes()
+        model, training = net(), Training(local_epochs=2, batch_size=4)
+        optimizer = training.make_optimizer(model)
+        rule = attach(model, optimizer, broadcast_of(model, name), steps=training.steps(11), sampling_key=sampling)
+        return train_client(model, rule, LocalData(x, y, key), training)[0].to_bytes()
 
     assert run() == run()
     assert len({run(), run(key=78), run(sampling=22), run(name="fedmrn-s")}) == 4
@@ -85,8 +85,8 @@ def test_each_epoch_goes_through_every_sample_once_in_another_order() -> None:
         return x
 
     x, y = images()
-    model, data = net(), LocalData(x, y, 3, 4, 5, note)
-    train(model, attached(model, "fedmrn", data.steps), data)
+    model, training = net(), Training(local_epochs=3, batch_size=4, augment=note)
+    train(model, attached(model, "fedmrn", 9), LocalData(x, y, 5), training)
     assert [len(s) for s in seen] == [4, 4, 3] * 3
     epochs = torch.cat(seen).view(3, 11)
     assert all(torch.equal(e.sort().values, x[:, 0, 0, 0].sort().values) for e in epochs)
@@ -97,8 +97,9 @@ def test_what_augment_returns_is_what_is_trained_on() -> None:
     x, y = images()
     frames = []
     for augment in (None, lambda x, stream, start: x * 2, lambda x, stream, start: x):
-        model, data = net(), LocalData(x, y, 1, 4, 5, augment)
-        frames.append(train_client(model, attached(model, "fedavg", data.steps), data)[0].to_bytes())
+        model, training = net(), Training(batch_size=4, augment=augment)
+        frame, _ = train_client(model, attached(model, "fedavg", 3), LocalData(x, y, 5), training)
+        frames.append(frame.to_bytes())
     assert frames[0] == frames[2]
     assert frames[0] != frames[1]
 
@@ -111,26 +112,30 @@ def test_a_loss_of_ones_own() -> None:
         calls.append(len(target))
         return (out[torch.arange(len(target)), target] - 1).square().mean()
 
-    model, data = net(), LocalData(x, y, 1, 4, 5)
-    frame, mean = train_client(model, attached(model, "fedmrn", data.steps), data, loss=loss)
+    model, training = net(), Training(batch_size=4, loss=loss)
+    frame, mean = train_client(model, attached(model, "fedmrn", 3), LocalData(x, y, 5), training)
     assert calls == [4, 4, 3]
     assert frame.weight == 11
     assert mean > 0
 
 
-@pytest.mark.parametrize(("weight", "expected"), [(None, 11), (1, 1), (3, 3)])
-def test_the_weight_is_the_number_of_samples_or_what_one_says(weight: int | None, expected: int) -> None:
+@pytest.mark.parametrize(
+    ("weight", "by_batches", "expected"), [(None, False, 11), (None, True, 3), (1, False, 1), (5, True, 5)]
+)
+def test_the_weight_is_that_of_the_training_or_what_one_says(
+    weight: int | None, by_batches: bool, expected: int
+) -> None:
     x, y = images()
-    model, data = net(), LocalData(x, y, 1, 4, 5)
-    frame, _ = train_client(model, attached(model, "fedmrn", data.steps), data, weight=weight)
+    model, training = net(), Training(batch_size=4, by_batches=by_batches)
+    frame, _ = train_client(model, attached(model, "fedmrn", 3), LocalData(x, y, 5), training, weight=weight)
     assert Frame.from_bytes(frame.to_bytes()).weight == expected
 
 
 def test_a_weight_of_zero_is_refused_not_replaced() -> None:
     x, y = images()
-    model, data = net(), LocalData(x, y, 1, 4, 5)
+    model = net()
     with pytest.raises(EncodeError, match="positive integer"):
-        train_client(model, attached(model, "fedmrn", data.steps), data, weight=0)
+        train_client(model, attached(model, "fedmrn", 3), LocalData(x, y, 5), Training(batch_size=4), weight=0)
 
 
 @pytest.mark.parametrize(
@@ -138,23 +143,28 @@ def test_a_weight_of_zero_is_refused_not_replaced() -> None:
     [(11, 2, 4, 3, 6), (12, 2, 4, 3, 6), (1, 1, 64, 1, 1), (5, 3, 1, 5, 15)],
 )
 def test_the_steps_of_a_client(samples: int, epochs: int, size: int, batches: int, steps: int) -> None:
-    data = LocalData(torch.zeros(samples, 2), torch.zeros(samples), epochs, size, 0)
-    assert (data.batches, data.steps) == (batches, steps)
+    training = Training(local_epochs=epochs, batch_size=size)
+    assert (training.batches(samples), training.steps(samples)) == (batches, steps)
 
 
-@pytest.mark.parametrize(("samples", "epochs", "size"), [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, -1, 1)])
-def test_a_client_without_samples_epochs_or_batches_is_refused(samples: int, epochs: int, size: int) -> None:
-    with pytest.raises(ConfigError, match="at least one sample, one local epoch and one sample a batch"):
-        LocalData(torch.zeros(samples, 2), torch.zeros(samples), epochs, size, 0)
+@pytest.mark.parametrize(("epochs", "size"), [(0, 1), (1, 0), (-1, 1)])
+def test_training_without_epochs_or_batches_is_refused(epochs: int, size: int) -> None:
+    with pytest.raises(ConfigError, match="at least one local epoch and one sample a batch"):
+        Training(local_epochs=epochs, batch_size=size)
+
+
+def test_a_client_without_samples_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least one sample"):
+        LocalData(torch.zeros(0, 2), torch.zeros(0), 0)
 
 
 def test_training_leaves_the_callers_data_alone_and_trains_in_training_mode() -> None:
     x, y = images()
     kept = x.clone(), y.clone()
-    model, data = net(), LocalData(x, y, 1, 4, 5)
+    model = net()
     model.eval()
     running = model[1].running_mean.clone()
-    train_client(model, attached(model, "fedmrn", data.steps), data)
+    train_client(model, attached(model, "fedmrn", 3), LocalData(x, y, 5), Training(batch_size=4))
     assert torch.equal(x, kept[0])
     assert torch.equal(y, kept[1])
     assert not torch.equal(model[1].running_mean, running)
@@ -197,9 +207,9 @@ def test_dropout_follows_the_frameworks_seed(name: str) -> None:
     def run(seed: int) -> bytes:
         torch.manual_seed(1)
         model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3))
-        data = LocalData(x, y, 2, 4, 5)
+        training = Training(local_epochs=2, batch_size=4)
         torch.manual_seed(seed)
-        return train_client(model, attached(model, name, data.steps), data)[0].to_bytes()
+        return train_client(model, attached(model, name, 4), LocalData(x, y, 5), training)[0].to_bytes()
 
     assert run(1) == run(1)
     assert run(1) != run(2)
@@ -220,17 +230,17 @@ def test_a_model_that_calls_view_on_what_it_gets(name: str) -> None:
             return self.out(self.conv(x).view(-1, 64))
 
     model = Viewing()
-    data = LocalData(torch.randn(6, 3, 4, 4), torch.randint(0, 3, (6,)), epochs=1, batch_size=4, key=1)
-    train_client(model, attached(model, name, data.steps), data)
+    data, training = LocalData(torch.randn(6, 3, 4, 4), torch.randint(0, 3, (6,)), key=1), Training(batch_size=4)
+    train_client(model, attached(model, name, 2), data, training)
     evaluate(model, data.x, data.y)
-    quick = replace(data, channels_last=True)
+    quick = replace(training, channels_last=True)
     with pytest.raises(RuntimeError, match="view"):
-        train(model, attached(model, name, data.steps), quick)
+        train(model, attached(model, name, 2), data, quick)
 
 
 def test_samples_without_targets_are_refused() -> None:
     with pytest.raises(ConfigError, match="6 samples and 5 targets"):
-        LocalData(torch.zeros(6, 2), torch.zeros(5), epochs=1, batch_size=2, key=0)
+        LocalData(torch.zeros(6, 2), torch.zeros(5), key=0)
 
 
 @pytest.mark.parametrize("weight", [600.0, float("nan"), 0, -1, 1 << 64, True + 0.5, "6"])
@@ -249,10 +259,10 @@ def test_bfloat16_autocast_changes_the_forward_and_neither_the_parameters_nor_wh
     x, y = images()
 
     def run(bfloat16: bool) -> tuple[float, set[torch.dtype]]:
-        model, data = net(), LocalData(x, y, 1, 4, 77, bfloat16=bfloat16)
+        model, training = net(), Training(batch_size=4, bfloat16=bfloat16)
         seen: set[torch.dtype] = set()
         model[0].register_forward_hook(lambda _module, _inputs, out: seen.add(out.dtype))
-        frame, loss = train_client(model, attached(model, name, data.steps, lr=0.01), data)
+        frame, loss = train_client(model, attached(model, name, 3, lr=0.01), LocalData(x, y, 77), training)
         assert Frame.from_bytes(frame.to_bytes()) == frame
         assert {p.dtype for p in model.parameters()} == {torch.float32}
         assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}

@@ -23,10 +23,11 @@ from fedmrn.experiments.many.sweep import Cell
 from fedmrn.experiments.run.prepare import find_device, prepare
 from fedmrn.experiments.run.record import Record
 from fedmrn.experiments.run.runner import run
-from fedmrn.federation.clients import end_with, uninterrupted
+from fedmrn.federation.workers import end_with, uninterrupted
 from fedmrn.numerics.threads import cores
 
-_Task = tuple[Cell, Path, Path]
+_Order = tuple[Cell, Path, Path]
+"""What a worker is told to run: a cell, the folder of all runs, the folder of data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +84,21 @@ def run_cells(cells: Sequence[Cell], folder: Path, *, jobs: int, data_dir: Path)
     everyone: list[SpawnProcess] = []
 
     def worker() -> tuple[Connection, SpawnProcess]:
-        mine, its = context.Pipe()
-        process = context.Process(target=_work, args=(its, watched))
+        here, there = context.Pipe()
+        process = context.Process(target=_work, args=(there, watched))
         with uninterrupted():
             process.start()
-        its.close()  # so that its end is noticed here
+        there.close()  # so that its end is noticed here
         everyone.append(process)
-        return mine, process
+        return here, process
 
-    def taker(task: _Task) -> tuple[Connection, SpawnProcess]:
+    def taker(order: _Order) -> tuple[Connection, SpawnProcess]:
         while idle:
             connection, process = idle.pop()
-            if process.is_alive() and _sent(connection, task):  # it may have been killed since its last cell
+            if process.is_alive() and _sent(connection, order):  # it may have been killed since its last cell
                 return connection, process
         connection, process = worker()
-        _sent(connection, task)  # if it is lost already, its end is noticed where events are waited for
+        _sent(connection, order)  # if it is lost already, its end is noticed where events are waited for
         return connection, process
 
     try:
@@ -132,10 +133,10 @@ def run_cells(cells: Sequence[Cell], folder: Path, *, jobs: int, data_dir: Path)
         watched.close()
 
 
-def _sent(connection: Connection, task: _Task | None) -> bool:
-    """Send a task, or the end, to a worker; return whether there was one to take it."""
+def _sent(connection: Connection, order: _Order | None) -> bool:
+    """Send an order, or the end, to a worker; return whether there was one to take it."""
     try:
-        connection.send(task)
+        connection.send(order)
     except OSError:
         return False
     return True
@@ -153,7 +154,7 @@ class _Told:
     def start(self, experiment: Experiment, done: int) -> None:
         self._connection.send(Event(self._cell, "start", done))
 
-    def client(self, place: int) -> None: ...
+    def client(self, done: int) -> None: ...
 
     def round(self, record: Record) -> None:
         event = Event(self._cell, "round", record["round"], record["accuracy"], record["seconds"])

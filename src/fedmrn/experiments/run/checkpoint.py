@@ -24,7 +24,7 @@ from fedmrn.wire.layout import Group, Layout
 from fedmrn.wire.messages import read_state, state_sections
 
 if TYPE_CHECKING:
-    from fedmrn.federation.engine import Memory, RoundResult
+    from fedmrn.federation.simulation import Memory, RoundResult
 
 _NAME = re.compile(r"(\d+)-(\d+)\.bin")
 

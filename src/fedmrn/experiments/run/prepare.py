@@ -12,9 +12,9 @@ from torch import nn
 from fedmrn.data import Dataset, PartitionSpec, augment, by_role, find_source, load_source, partition, subset
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.config import DataConfig, Experiment
-from fedmrn.federation.engine import Federation
+from fedmrn.federation.simulation import Federation
 from fedmrn.models.catalogue import build_model
-from fedmrn.torch import attach
+from fedmrn.torch import Training
 from fedmrn.torch.objectives import OBJECTIVES
 
 
@@ -44,26 +44,31 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         task=source.task,
     ).to(device)
     dataset = load_source(source, data_dir).with_tests(data.max_test)
+    train, objective = experiment.train, OBJECTIVES[source.task]
+    training = Training(
+        local_epochs=train.local_epochs,
+        batch_size=train.batch_size,
+        optimizer=options.optimizer,
+        lr=options.lr,
+        loss=objective.loss,
+        by_batches=train.weight_by == "batches",
+        augment=partial(augment, fill=dataset.black()) if dataset.augment else None,
+        channels_last=True,
+        bfloat16=train.autocast == "bfloat16",
+        graphs=train.graphs,
+    )
     federation = Federation(
         scheme=experiment.scheme(),
-        rule=attach,
-        optimizer=options.optimizer,
+        training=training,
         train_x=dataset.normalised_train(),
         train_y=dataset.train_y,
         parts=share_out(dataset, data, experiment.seed),
         test_x=dataset.normalised_test(),
         test_y=dataset.test_y,
-        rounds=experiment.train.rounds,
-        clients_per_round=experiment.train.clients_per_round,
-        local_epochs=experiment.train.local_epochs,
-        batch_size=experiment.train.batch_size,
-        lr=options.lr,
+        rounds=train.rounds,
+        clients_per_round=train.clients_per_round,
         seed=experiment.seed,
-        by_batches=experiment.train.weight_by == "batches",
-        augment=partial(augment, fill=dataset.black()) if dataset.augment else None,
-        bfloat16=experiment.train.autocast == "bfloat16",
-        graphs=experiment.train.graphs,
-        objective=OBJECTIVES[source.task],
+        objective=objective,
     )
     return Prepared(dataset, federation, model)
 

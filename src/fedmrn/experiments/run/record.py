@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fedmrn.federation.account import Account, total
 
 if TYPE_CHECKING:
-    from fedmrn.federation.engine import RoundResult
+    from fedmrn.federation.simulation import RoundResult
 
 Record = dict[str, Any]
 """A line of rounds.jsonl."""

@@ -15,31 +15,25 @@ killed at any moment goes on to the files that it would have written undisturbed
 """
 
 import json
-import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import tomli_w
 import torch
-from numpy.typing import NDArray
 
-from fedmrn.data import (
-    holdings,
-    plot_partition,
-)
-from fedmrn.errors import ConfigError, RunError
+from fedmrn.data import holdings, plot_partition
+from fedmrn.errors import RunError
 from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.run.carried import restore_carried, save_carried
 from fedmrn.experiments.run.checkpoint import restore, save, saved_round, tidy
-from fedmrn.experiments.run.engines import Engine
 from fedmrn.experiments.run.folder import check_folder, finished
 from fedmrn.experiments.run.prepare import Prepared, prepare
 from fedmrn.experiments.run.record import Record, read_records, to_record
-from fedmrn.federation.engine import RoundResult, simulate
+from fedmrn.experiments.run.transports import Setup, Start, find_transport
+from fedmrn.federation.simulation import simulate
 from fedmrn.federation.warmup import warm_up
 from fedmrn.files import append, locked, write_atomic
 from fedmrn.methods import method
@@ -51,13 +45,13 @@ class Progress(Protocol):
     """Who is told how far a run is."""
 
     def wait(self, text: str) -> AbstractContextManager[None]:
-        """Something without a measure of its own is going on."""
+        """Show a text while a step of unknown length runs."""
 
     def start(self, experiment: Experiment, done: int) -> None:
         """A run starts, or goes on after `done` rounds."""
 
-    def client(self, place: int) -> None:
-        """The place-th client of the current round has answered."""
+    def client(self, done: int) -> None:
+        """So many clients of the current round have answered."""
 
     def round(self, record: Record) -> None:
         """A round is complete and on disk."""
@@ -70,11 +64,19 @@ def run(
     data_dir: Path,
     resume: bool,
     progress: Progress,
-    engine: Engine = Engine.PROCESS,
+    engine: str = "process",
 ) -> list[Record]:
     """Run an experiment to its end and return its records; a stopped run keeps every whole round.
 
-    A wrong setting or missing data is found before the folder is made. Either engine goes on with a run of the other.
+    A wrong setting or missing data is found before the folder is made. Each engine goes on with a run of another.
+
+    Args:
+        experiment: the setting, method and seed.
+        folder: of the run.
+        data_dir: where data files lie.
+        resume: go on with a run that is there.
+        progress: is told how far the run is.
+        engine: what carries messages to clients, a key of `fedmrn.experiments.run.transports.TRANSPORTS`.
 
     Raises:
         RunError: the folder is in use by another configuration or process, holds a run and `resume` is not set, or a
@@ -82,7 +84,7 @@ def run(
         UsageError: as `prepare`, or what the engine needs is not installed.
     """
     check_folder(folder, experiment, resume)
-    check_engine(engine)
+    start = find_transport(engine)
     if finished(folder, experiment):
         tidy(folder, saved_round(folder))
         records = read_records(folder)
@@ -98,11 +100,11 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         check_folder(folder, experiment, resume)  # another process may have been here meanwhile
-        return _go_on(experiment, folder, prepared, data_dir=data_dir, progress=progress, engine=engine)
+        return _go_on(experiment, folder, prepared, data_dir=data_dir, progress=progress, start=start)
 
 
 def _go_on(
-    experiment: Experiment, folder: Path, prepared: Prepared, *, data_dir: Path, progress: Progress, engine: Engine
+    experiment: Experiment, folder: Path, prepared: Prepared, *, data_dir: Path, progress: Progress, start: Start
 ) -> list[Record]:
     """Run what is missing, in a folder that is this process's."""
     records = read_records(folder)
@@ -131,20 +133,25 @@ def _go_on(
     write_atomic(folder / "rounds.jsonl", "".join(json.dumps(r) + "\n" for r in records).encode())
     progress.start(experiment, done)
     train = experiment.train
+    setup = Setup(
+        prepared=prepared,
+        make=partial(prepare, experiment, data_dir.resolve()),
+        workers=train.workers,
+        wait=progress.wait,
+    )
     with (
         _threads(train.threads, train.workers),
+        start(setup) as transport,
         closing(
-            _results(
-                engine,
-                partial(prepare, experiment, data_dir.resolve()),
-                prepared,
+            simulate(
+                prepared.federation,
+                prepared.model,
                 state,
-                progress.wait("starting Flower's simulation engine"),
+                transport=transport,
                 first=done + 1,
                 memory=memory,
                 carried=carried,
                 on_client=progress.client,
-                workers=train.workers,
             )
         ) as results,
     ):
@@ -163,35 +170,6 @@ def _go_on(
             records.append(record)
             progress.round(record)
     return records
-
-
-def _results(
-    engine: Engine,
-    make: Callable[[], Prepared],
-    prepared: Prepared,
-    state: NDArray[np.float32],
-    starting: AbstractContextManager[None],
-    **options: Any,
-) -> Generator[RoundResult]:
-    if engine == Engine.PROCESS:
-        return simulate(prepared.federation, prepared.model, state, **options)
-    from fedmrn.flower.simulation import simulate_on_flower  # noqa: PLC0415 - an extra, and seconds to import
-
-    return simulate_on_flower(make, prepared.federation, prepared.model, state, starting=starting, **options)
-
-
-def check_engine(engine: Engine) -> None:
-    """Raise ConfigError if what an engine needs is not installed."""
-    if engine == Engine.PROCESS:
-        return
-    # Read when Flower and Ray are imported: no telemetry, no advice on what Ray will do in future.
-    for switch in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
-        os.environ.setdefault(switch, "0")
-    try:
-        from fedmrn.flower.simulation import check_ray  # noqa: PLC0415 - an extra, and seconds to import
-    except ModuleNotFoundError as error:
-        raise ConfigError('--engine flower needs Flower: pip install "fedmrn[flower]" "flwr[simulation]"') from error
-    check_ray()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from fedmrn.codecs import EncodeKeys, Raw
 from fedmrn.errors import RunError
 from fedmrn.experiments.run import checkpoint, vectors
 from fedmrn.experiments.run.checkpoint import restore, save, saved_round, tidy
-from fedmrn.federation.engine import Memory, RoundResult
+from fedmrn.federation.simulation import Memory, RoundResult
 from fedmrn.methods import METHODS
 from fedmrn.torch import ModelLayout
 from fedmrn.wire.frame import Frame, Kind, Role, Section
@@ -28,7 +28,18 @@ LAYOUT = Layout.of(
     ]
 )
 CODED, METHOD = 14, 15
-BLANK = RoundResult(1, 0.0, 0.0, 0.0, [], 0.0, [], 0.0, np.zeros(LAYOUT.size, np.float32), b"")
+BLANK = RoundResult(
+    round=1,
+    accuracy=0.0,
+    loss=0.0,
+    train_loss=0.0,
+    exchanges=[],
+    bits_per_parameter=0.0,
+    clients=[],
+    seconds=0.0,
+    state=np.zeros(LAYOUT.size, np.float32),
+    sample=b"",
+)
 
 
 def result(number: int, *clients: int) -> RoundResult:

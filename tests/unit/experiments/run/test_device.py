@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_federation import federation, small_model
 
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.config import load_setting
 from fedmrn.experiments.run.prepare import find_device, prepare
-from fedmrn.federation.clients import Client
+from fedmrn.federation.client import captures_steps
+from fedmrn.torch import Training
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,13 @@ def test_cuda_that_is_not_there_is_told_before_anything_is_read(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_device_of_a_preset_is_the_cpu_and_steps_are_captured_on_cuda_only() -> None:
+def test_the_device_of_a_preset_is_the_cpu() -> None:
     train = load_setting("digits").train
     assert (train.device, train.graphs) == ("cpu", True)
-    assert Client(small_model(), federation().training())._graphs is None
+
+
+@pytest.mark.parametrize(
+    ("device", "graphs", "captured"), [("cuda", True, True), ("cuda", False, False), ("cpu", True, False)]
+)
+def test_steps_are_captured_on_cuda_only_and_only_if_asked_for(device: str, graphs: bool, captured: bool) -> None:
+    assert captures_steps(Training(graphs=graphs), torch.device(device)) is captured

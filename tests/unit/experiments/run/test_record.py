@@ -4,7 +4,7 @@ import numpy as np
 
 from fedmrn.experiments.run.record import to_record
 from fedmrn.federation.account import Exchange
-from fedmrn.federation.engine import RoundResult
+from fedmrn.federation.simulation import RoundResult
 
 BYTES = {"coded": 1, "dense": 2, "stats": 3, "header": 4, "checksum": 5}
 

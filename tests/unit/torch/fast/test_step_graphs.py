@@ -17,13 +17,14 @@ from gpu_kernels import kernels, needs_cuda, needs_triton
 from torch import Tensor, nn
 
 from fedmrn.errors import UnsupportedModelError
-from fedmrn.torch import LocalData, LocalRule, MaskedTraining, attach, evaluate, train_client
+from fedmrn.torch import LocalData, LocalRule, MaskedTraining, Training, attach, evaluate, train_client
 from fedmrn.torch.fast.fused import _rounds_once
 from fedmrn.torch.fast.graphs import CudaGraphs, StepGraphs
 from fedmrn.torch.rules import masked_noise as through
 
 Optimiser = Callable[[nn.Module], torch.optim.Optimizer]
 SAMPLES, BATCH, EPOCHS = 7, 2, 2  # three full batches and a smaller one an epoch
+TRAINING = Training(local_epochs=EPOCHS, batch_size=BATCH)
 
 
 class Replay:
@@ -83,12 +84,12 @@ def some_clients(
     model = net().to(device) if model is None else model
     for client in range(count):
         x = torch.randn(SAMPLES, 1, 4, 4, generator=torch.Generator().manual_seed(client))
-        data = LocalData(x, torch.arange(SAMPLES) % 3, EPOCHS, BATCH, key=client)
+        data = LocalData(x, torch.arange(SAMPLES) % 3, key=client)
         broadcast = starting_server(net(), name, options).begin(1 + client, ["a"]).broadcast("a")
         torch.manual_seed(client)
         memory = {"memory": None} if name == "topk-ef" else {}
-        rule = attach(model, make(model), broadcast, steps=data.steps, sampling_key=client, **memory)
-        frame, loss = train_client(model, rule, data, graphs=graphs)
+        rule = attach(model, make(model), broadcast, steps=TRAINING.steps(SAMPLES), sampling_key=client, **memory)
+        frame, loss = train_client(model, rule, data, TRAINING, graphs=graphs)
         yield frame.to_bytes(), loss, rule.view.read().tobytes() + bytes(rule.taken)
 
 
@@ -211,8 +212,9 @@ def test_another_rate_is_captured_anew() -> None:
         model = net()
         optimizer = sgd(model)
         rule = attach(model, optimizer, broadcast_of(model, "fedavg"), steps=16)
-        data = LocalData(torch.ones(SAMPLES, 1, 4, 4), torch.zeros(SAMPLES).long(), 4, BATCH, 1, Schedule(optimizer))
-        return train_client(model, rule, data, graphs=graphs)[0].to_bytes()
+        data = LocalData(torch.ones(SAMPLES, 1, 4, 4), torch.zeros(SAMPLES).long(), 1)
+        training = Training(local_epochs=4, batch_size=BATCH, augment=Schedule(optimizer))
+        return train_client(model, rule, data, training, graphs=graphs)[0].to_bytes()
 
     recorder = Replay()
     assert run(StepGraphs(recorder)) == run(None)
@@ -281,7 +283,7 @@ def test_masks_without_triton_are_refused_with_the_remedy(monkeypatch: pytest.Mo
 def test_nothing_needs_triton_on_the_cpu() -> None:
     """Importing and training loads none of it."""
     code = (
-        "import sys; sys.modules['triton'] = None; import torch, fedmrn.torch, fedmrn.federation.engine; "
+        "import sys; sys.modules['triton'] = None; import torch, fedmrn.torch, fedmrn.federation.simulation; "
         "assert 'fedmrn.torch.fast.gpu' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""The in-process engine: repeatable, resumable, and every byte counted."""
+"""A simulation in this process: repeatable, resumable, and every byte counted."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +11,7 @@ from small_federation import CLIENTS, METHODS, SIZES, federation, records, rule,
 from torch import Tensor, nn
 
 from fedmrn.errors import ConfigError, FrameError
-from fedmrn.federation.engine import secret_of, simulate
+from fedmrn.federation.simulation import secret_of, simulate
 from fedmrn.methods import method
 from fedmrn.numerics.rng import Stream
 from fedmrn.server import Round, Server
@@ -29,19 +29,19 @@ class Tape:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.down: list[tuple[int, int, bytes]] = []
         self.up: list[tuple[int, int, bytes]] = []
-        broadcast, add = Round.broadcast, Round.add
+        broadcast, add = Round.broadcast_frame, Round.add
 
-        def noted_broadcast(round_: Round, client: int) -> bytes:
-            data = broadcast(round_, client)
-            self.down.append((round_.number, client, data))
-            return data
+        def noted_broadcast(round_: Round, client: int) -> Frame:
+            frame = broadcast(round_, client)
+            self.down.append((round_.number, client, frame.to_bytes()))
+            return frame
 
         def noted_add(round_: Round, client: int, data: bytes) -> Frame:
             assert isinstance(data, bytes)
             self.up.append((round_.number, client, data))
             return add(round_, client, data)
 
-        monkeypatch.setattr(Round, "broadcast", noted_broadcast)
+        monkeypatch.setattr(Round, "broadcast_frame", noted_broadcast)
         monkeypatch.setattr(Round, "add", noted_add)
 
 

@@ -1,11 +1,12 @@
-"""The in-process engine: every broadcast and every update goes through its bytes.
+"""A simulated federation, and the loop over its rounds: every broadcast and every update goes through its bytes.
 
-A round is a pure function of (seed, round, state): a run that was stopped goes on to the identical result.
-In a simulation the clients' sampling keys come from the run's seed, so that it can be repeated; that is not private.
+A round is a pure function of (seed, round, state): a run that was stopped goes on to the identical result, whatever
+transport carries its messages and in whatever order replies come.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import fmean
@@ -15,47 +16,45 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedmrn.errors import ConfigError
+from fedmrn.errors import ConfigError, WorkerError
 from fedmrn.federation.account import Account, Exchange, total
-from fedmrn.federation.clients import OPTIMIZERS, Answer, RuleFactory, Task, Training, clients
+from fedmrn.federation.client import Client, RuleFactory, Samples
+from fedmrn.federation.conduct import Conduct
+from fedmrn.federation.in_process import in_process
+from fedmrn.federation.transport import Reply, Transport
 from fedmrn.numerics.rng import Purpose, Stream, derive_key, domain
 from fedmrn.server import Carried, Server
 from fedmrn.server.scheme import Scheme
-from fedmrn.text import nearest
-from fedmrn.torch import ModelLayout, evaluate
-from fedmrn.torch.loop import Augment, channels_last
+from fedmrn.torch import ModelLayout, Training, attach, evaluate
+from fedmrn.torch.loop import channels_last
 from fedmrn.torch.objectives import CLASSES, Objective
 
 Memory = dict[int, NDArray[np.float32]]
 """Client -> what it keeps from its last round."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Federation:
     """Everything that a simulated federation consists of.
 
-    The model takes batches of images with channels-last strides (it may not call `view` on them).
-
     Attributes:
         scheme: what server and clients agree on.
-        rule: makes a client's local rule.
-        optimizer: of local training, a key of `OPTIMIZERS`.
+        training: how clients train.
         train_x, train_y: all training samples.
         parts: for each client, the indices of its samples (int64).
         test_x, test_y: what the global model is evaluated on.
         rounds: how many.
         clients_per_round: sampled without replacement.
-        local_epochs, batch_size, lr: of local training.
-        by_batches: weight clients by batches instead of samples (the published code).
         seed: of everything random.
-        augment: of training batches.
-        bfloat16: train under the framework's bfloat16 autocast; the parameters stay float32.
-        graphs: on CUDA, capture steps and replay them (`fedmrn.torch.fast.graphs`).
-        objective: the loss of training, and the score of evaluation.
+        rule: makes a client's local rule.
+        objective: the loss and the score of evaluation; `training.loss` is what clients minimise.
+
+    Raises:
+        ConfigError: clients_per_round is below 1 or above the number of clients.
     """
 
     scheme: Scheme
-    rule: RuleFactory
+    training: Training
     train_x: Tensor
     train_y: Tensor
     parts: Sequence[NDArray[np.int64]]
@@ -63,15 +62,8 @@ class Federation:
     test_y: Tensor
     rounds: int
     clients_per_round: int
-    local_epochs: int
-    batch_size: int
-    lr: float
     seed: int
-    optimizer: str = "sgd"
-    by_batches: bool = False
-    augment: Augment | None = None
-    bfloat16: bool = False
-    graphs: bool = True
+    rule: RuleFactory = attach
     objective: Objective = CLASSES
 
     def __post_init__(self) -> None:
@@ -80,41 +72,31 @@ class Federation:
                 f"clients_per_round is {self.clients_per_round}, but there are {len(self.parts)} clients: "
                 f"choose 1 to {len(self.parts)}"
             )
-        if self.optimizer not in OPTIMIZERS:
-            raise ConfigError(f"optimizer {self.optimizer!r} does not exist{nearest(self.optimizer, OPTIMIZERS)}")
 
     def sampled(self, round: int) -> list[int]:
         """Return the clients of a round, in increasing order."""
         stream = Stream(derive_key(self.seed, "clients"), domain(Purpose.CLIENTS, round))
         return sorted(stream.permutation(len(self.parts))[: self.clients_per_round].tolist())
 
-    def samples(self, client: int) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    def samples(self, client: int) -> Samples:
         """Return a client's inputs and targets."""
-        mine = torch.from_numpy(self.parts[client])
-        return self.train_x[mine].numpy(), self.train_y[mine].numpy()
+        part = torch.from_numpy(self.parts[client])
+        return self.train_x[part].numpy(), self.train_y[part].numpy()
+
+    def client(self, model: nn.Module) -> Callable[[], Client]:
+        """Return what makes the trainer of this federation's clients on a model, here or in another process."""
+        return partial(Client, model, self.training, seed=self.seed, rule=self.rule)
+
+    def in_process(self, model: nn.Module, workers: int = 1) -> AbstractContextManager[Transport]:
+        """Return the transport to clients on this machine, as a context; see `fedmrn.federation.in_process`."""
+        return in_process(self.client(model), self.samples, min(workers, self.clients_per_round))
 
     def tested_on(self, device: torch.device) -> "Federation":
         """Return the same with the test samples on a device."""
         return replace(self, test_x=self.test_x.to(device), test_y=self.test_y.to(device))
 
-    def training(self) -> Training:
-        """Return how every client trains."""
-        return Training(
-            self.rule,
-            self.optimizer,
-            self.local_epochs,
-            self.batch_size,
-            self.lr,
-            self.seed,
-            self.by_batches,
-            self.augment,
-            self.bfloat16,
-            self.graphs,
-            self.objective.loss,
-        )
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RoundResult:
     """What came of a round.
 
@@ -168,6 +150,7 @@ def simulate(
     model: nn.Module,
     state: NDArray[np.float32],
     *,
+    transport: Transport | None = None,
     first: int = 1,
     memory: Memory | None = None,
     carried: Carried | None = None,
@@ -180,105 +163,88 @@ def simulate(
         federation: the setting.
         model: the architecture, on the device that trains and evaluates; its values are overwritten.
         state: of the server before round `first`; `Server.initial` gives the first.
+        transport: carries the messages; by default to clients on this machine.
         first: the first round to run.
         memory: what clients keep from rounds before `first`.
         carried: what the server kept beside the state before `first`; by default what a run starts with.
-        on_client: called after each client of a round with its place in the round, from 1.
-        workers: processes that train clients at the same time, each with the framework's present number of threads;
-            1: this one. The results do not depend on it. Close the iterator to end them before it does. A script
-            that asks for more than 1 runs under `if __name__ == "__main__":`, as each of them imports it.
+        on_client: called after each reply with the number of replies of the round so far.
+        workers: without a transport of one's own, processes that train clients at the same time, each with the
+            framework's present number of threads; 1: this one. The results do not depend on it. Close the iterator to
+            end them before it does. A script that asks for more than 1 runs under `if __name__ == "__main__":`, as
+            each of them imports it.
 
     Raises:
         FrameError, UsageError, EncodeError: as the parts do.
-        WorkerError: a worker process was lost.
+        WorkerError: a client failed or did not answer, or a worker process was lost.
     """
     view = ModelLayout.of(model)
     server = Server(view.layout, federation.scheme, state, secret_of(federation.seed), carried=carried)
     memory = dict(memory or {})
     federation = federation.tested_on(view.device)
-    with clients(model, federation.training(), min(workers, federation.clients_per_round)) as train_all:
+    with federation.in_process(model, workers) if transport is None else nullcontext(transport) as carrier:
         for number in range(first, federation.rounds + 1):
-            yield _round(federation, model, server, number, memory, train_all, on_client)
+            started = time.perf_counter()
+            conduct = Conduct(server.begin(number, federation.sampled(number)), view.layout.trainable, by_client=True)
+            replies = _train_all(federation.sampled(number), conduct, carrier, memory, on_client)
+            conduct.finish()
+            result = _result(federation, model, server, conduct, replies, started)
+            memory.update(result.memory)
+            yield result
 
 
-def _round(
+def _train_all(
+    chosen: Sequence[int], conduct: Conduct, transport: Transport, memory: Memory, on_client: Callable[[int], None]
+) -> list[Reply]:
+    """Let a round's clients train and fold what they send; return their replies in order of `chosen`.
+
+    Of the updates only that of the last of them is kept.
+    """
+    replies: dict[int, Reply] = {}
+    number = conduct.report.round
+    for reply in transport.ask(conduct.train(client, kept=memory.get(client)) for client in chosen):
+        conduct.take(reply)
+        if reply.error is not None:
+            raise WorkerError(f"round {number}: {conduct.report.failed[-1]}")
+        replies[reply.client] = reply if reply.client == chosen[-1] else replace(reply, data=b"")
+        on_client(len(replies))
+    missing = [client for client in chosen if client not in replies]
+    if missing:
+        raise WorkerError(f"round {number}: no reply came from client {', '.join(map(str, missing))}")
+    return [replies[client] for client in chosen]
+
+
+def _result(
     federation: Federation,
     model: nn.Module,
     server: Server,
-    number: int,
-    memory: Memory,
-    train_all: Callable[[Iterable[Task]], Iterator[Answer]],
-    on_client: Callable[[int], None],
-) -> RoundResult:
-    """Run one round; `memory` is brought up to date."""
-    started = time.perf_counter()
-    chosen = federation.sampled(number)
-    round_ = server.begin(number, chosen)
-    trained = Trained()
-
-    def task(client: int) -> Task:
-        return Task(client, round_.broadcast(client), *federation.samples(client), memory.get(client))
-
-    for place, (client, answer) in enumerate(zip(chosen, train_all(map(task, chosen)), strict=True), 1):
-        trained.add(client, Exchange.of(round_.add(client, answer.update), answer), answer)
-        on_client(place)
-    round_.finish()
-    memory.update(trained.kept)
-    return conclude(federation, model, server, number, trained, started)
-
-
-@dataclass
-class Trained:
-    """What came of a round's clients, in the order of `Federation.sampled`.
-
-    Attributes:
-        exchanges: the bytes of each one's frames.
-        losses: mean of each one's last local epoch.
-        kept: what they keep.
-        sample: the update frame of the last.
-    """
-
-    exchanges: list[Exchange] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    kept: Memory = field(default_factory=dict)
-    sample: bytes = b""
-
-    def add(self, client: int, exchange: Exchange, answer: Answer) -> None:
-        """Note what came of the next client."""
-        self.exchanges.append(exchange)
-        self.losses.append(answer.loss)
-        self.sample = answer.update
-        if answer.memory is not None:
-            self.kept[client] = answer.memory
-
-
-def conclude(
-    federation: Federation, model: nn.Module, server: Server, number: int, trained: Trained, started: float
+    conduct: Conduct,
+    replies: Sequence[Reply],
+    started: float,
 ) -> RoundResult:
     """Evaluate the models that the server's new state stands for, and return the round's result.
 
     `started` is when the round did, by `time.perf_counter`.
     """
-    view, chosen = ModelLayout.of(model), federation.sampled(number)
+    view, report = ModelLayout.of(model), conduct.report
+    quick = federation.training.channels_last and view.device.type == "cpu"
+    test = partial(evaluate, layout=channels_last) if quick else evaluate
     scores = []
-    for values in server.models(number):
+    for values in server.models(report.round):
         view.write(values)
-        test = partial(evaluate, layout=channels_last) if view.device.type == "cpu" else evaluate
         scores.append(test(model, federation.test_x, federation.test_y, objective=federation.objective))
     accuracy, loss = (fmean(column) for column in zip(*scores, strict=True))
-    sent = sum(sum(exchange.up.values()) for exchange in trained.exchanges)
     return RoundResult(
-        number,
-        accuracy,
-        loss,
-        sum(trained.losses) / len(trained.losses),
-        trained.exchanges,
-        8 * sent / (len(chosen) * view.layout.trainable),
-        chosen,
-        time.perf_counter() - started,
-        server.state,
-        trained.sample,
-        trained.kept,
-        server.carried,
-        server.observed,
+        round=report.round,
+        accuracy=accuracy,
+        loss=loss,
+        train_loss=sum(reply.metrics["train_loss"] for reply in replies) / len(replies),
+        exchanges=[conduct.exchanges[reply.client] for reply in replies],
+        bits_per_parameter=8 * report.up / (len(replies) * view.layout.trainable),
+        clients=[reply.client for reply in replies],
+        seconds=time.perf_counter() - started,
+        state=server.state,
+        sample=replies[-1].data,
+        memory={reply.client: reply.kept for reply in replies if reply.kept is not None},
+        carried=server.carried,
+        observed=server.observed,
     )

@@ -1,0 +1,98 @@
+"""A simulated client: the bytes of a broadcast in, the bytes of an update out; it knows nothing of the server.
+
+Its sampling key comes from the run's seed, so that a simulation can be repeated; that is not private.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fedmrn.federation.transport import Message, MessageKind, Reply
+from fedmrn.numerics.rng import derive_key
+from fedmrn.torch import LocalData, LocalRule, ModelLayout, Training, attach, train_client
+from fedmrn.torch.fast.graphs import CudaGraphs, StepGraphs
+from fedmrn.wire.frame import Frame, Kind
+
+Samples = tuple[NDArray[np.generic], NDArray[np.generic]]
+"""A client's inputs and targets."""
+
+
+class RuleFactory(Protocol):
+    """Makes a client's local rule: `fedmrn.torch.attach`, or something that calls it with options."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        broadcast: Frame,
+        *,
+        steps: int,
+        sampling_key: int,
+        memory: NDArray[np.float32] | None,
+    ) -> LocalRule:
+        """Return the rule, attached to the model."""
+
+
+def captures_steps(training: Training, device: torch.device) -> bool:
+    """Whether steps on this device are captured once and replayed: on CUDA, unless the training says otherwise."""
+    return device.type == "cuda" and training.graphs
+
+
+class Client:
+    """Trains one client after another on one model.
+
+    Args:
+        model: any module; its values are overwritten.
+        training: how clients train.
+        seed: of the run.
+        rule: makes the local rule.
+    """
+
+    def __init__(self, model: nn.Module, training: Training, *, seed: int, rule: RuleFactory = attach) -> None:
+        self._model, self._training, self._seed, self._rule = model, training, seed, rule
+        view = ModelLayout.of(model)
+        self._cuda = [view.device] if view.device.type == "cuda" else []
+        self._graphs = StepGraphs(CudaGraphs(view.device)) if captures_steps(training, view.device) else None
+        sent = {tensor.name for tensor in view.layout.tensors}
+        # Counters and the like are not sent: each client starts from those of the model as it was built.
+        self._others = [(b, b.clone()) for name, b in model.named_buffers() if name not in sent]
+
+    def answer(self, message: Message, samples: Samples) -> Reply:
+        """Do what a message asks of the client that holds these samples.
+
+        Raises:
+            FrameError, UsageError, EncodeError: as training does.
+        """
+        if message.kind is not MessageKind.TRAIN:
+            error = f"a simulated client answers messages of kind train, and this is of kind {message.kind}"
+            return Reply(client=message.client, kind=message.kind, error=error)
+        broadcast = Frame.from_bytes(message.data, kind=Kind.BROADCAST)
+        for buffer, initial in self._others:
+            buffer.copy_(initial)
+
+        def key(label: str) -> int:
+            return derive_key(self._seed, label, broadcast.round, message.client)
+
+        x, y = samples
+        data = LocalData(torch.from_numpy(x), torch.from_numpy(y), key("order"))
+        with torch.random.fork_rng(devices=self._cuda):
+            torch.manual_seed(key("framework") >> 1)  # dropout and the like
+            rule = self._rule(
+                self._model,
+                self._training.make_optimizer(self._model),
+                broadcast,
+                steps=self._training.steps(len(data)),
+                sampling_key=key("sampling"),
+                memory=message.kept,
+            )
+            frame, loss = train_client(self._model, rule, data, self._training, graphs=self._graphs)
+        return Reply(
+            client=message.client,
+            kind=message.kind,
+            data=frame.to_bytes(),
+            metrics={"train_loss": loss},
+            kept=rule.memory if rule.remembers else None,
+        )

@@ -1,0 +1,191 @@
+"""One round as a conversation, on the server's side: who was asked what, what came of it, and every byte both ways.
+
+    conduct = Conduct(server.begin(number, clients))
+    for reply in transport.ask(conduct.train(client) for client in clients):
+        conduct.take(reply)
+    conduct.finish()
+
+What is folded is `fedmrn.server`'s business, how messages travel a transport's. Both simulations and the Flower
+strategy conduct their rounds by this class.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.errors import FrameError, UnknownClientError, WrongRoundError
+from fedmrn.federation.account import Account, Exchange, total
+from fedmrn.federation.report import RoundReport, Stage
+from fedmrn.federation.transport import Message, MessageKind, Reply
+from fedmrn.server import Round
+from fedmrn.wire.frame import Frame
+from fedmrn.wire.messages import plain
+
+Form = tuple[object, ...]
+
+
+class Conduct:
+    """Conducts one round.
+
+    Args:
+        round: just begun, with all clients that may be asked to train.
+        trainable: trained parameters of the model.
+        by_client: keep each client's bytes, as they travel and in plain (`exchanges`). Frames are decoded for it, so
+            this is for simulations.
+        noun: what a client is called in the report.
+
+    Attributes:
+        report: what came of the round so far.
+    """
+
+    def __init__(self, round: Round, trainable: int, *, by_client: bool = False, noun: str = "client") -> None:
+        self.report = RoundReport(round=round.number, trainable=trainable)
+        self._round: Round | None = round
+        self._by_client, self._noun = by_client, noun
+        self._exchanges: dict[int, Exchange] = {}
+        self._raw_by_form: dict[Form, Account] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether `finish` was called."""
+        return self._round is None
+
+    @property
+    def exchanges(self) -> Mapping[int, Exchange]:
+        """The bytes of each client's frames of training; empty without `by_client`."""
+        return MappingProxyType(self._exchanges)
+
+    def train(self, client: int, *, kept: NDArray[np.float32] | None = None) -> Message:
+        """Return the message that asks a client to train; asked a second time, it gets the same broadcast again.
+
+        Args:
+            client: one of the round's.
+            kept: in a simulation, what it keeps from its last round.
+
+        Raises:
+            UnknownClientError: the client is not one of the round's.
+            WrongRoundError: the round is finished.
+        """
+        frame = self._open().broadcast_frame(client)
+        account = frame.account()
+        self.note_sent(client, MessageKind.TRAIN, account)
+        if self._by_client:
+            self._exchange(client, Exchange(down=account, raw_down=self._raw_broadcast(frame)))
+        return Message(client=client, kind=MessageKind.TRAIN, content=frame, kept=kept)
+
+    def ask(self, client: int, kind: MessageKind, data: bytes, *, kept: NDArray[np.float32] | None = None) -> Message:
+        """Return a message of another kind than training, and count it."""
+        self.note_sent(client, kind, {"body": len(data)})
+        return Message(client=client, kind=kind, content=data, kept=kept)
+
+    def take(self, reply: Reply) -> Frame | None:
+        """Note a reply, and fold it if it is an update; return the update's frame.
+
+        Raises:
+            FrameError: as `fold`; of other kinds of message, the client was not asked.
+        """
+        if reply.error is not None:
+            self.fail(reply.client, reply.error, reply.kind)
+        elif reply.kind is MessageKind.TRAIN:
+            return self.fold(reply.client, reply.data)
+        else:
+            self.note_received(reply.client, reply.kind, {"body": len(reply.data)})
+        return None
+
+    def fold(self, client: int, data: bytes) -> Frame:
+        """Check and fold a client's update; return its frame.
+
+        Raises:
+            FrameError: as `fedmrn.server.Round.add`, or the client was not asked. It is noted, and nothing has changed.
+        """
+        try:
+            if client not in self._stage(MessageKind.TRAIN).asked:
+                raise UnknownClientError(f"client {client} was not asked in round {self.report.round}")
+            frame = self._open().add(client, data)
+        except FrameError as error:
+            self.refuse(client, error, size=len(data))
+            raise
+        account = frame.account()
+        self.note_received(client, MessageKind.TRAIN, account)
+        self.report.folded.append(client)
+        self.report.up += len(data)
+        if self._by_client:
+            self._exchange(client, Exchange(up=account, raw_up=plain(frame).account()))
+        return frame
+
+    def refuse(self, client: int, error: FrameError, *, size: int = 0, answers: bool = True) -> None:
+        """Note a reply that is not folded.
+
+        Args:
+            client: who sent it.
+            error: what is wrong with it.
+            size: its bytes, as far as they are known.
+            answers: False if it answers no message of this round: its sender may still answer.
+        """
+        stage = self._stage(MessageKind.TRAIN)
+        if size:
+            stage.received = total((stage.received, {"refused": size}))
+        if answers and client in stage.asked:
+            stage.answered.add(client)
+        self.report.refused.append(f"{self._noun} {client}: {type(error).__name__}: {error}")
+
+    def fail(self, client: int, reason: str, kind: MessageKind = MessageKind.TRAIN, *, answers: bool = True) -> None:
+        """Note that there is an error in place of a reply; `answers` as for `refuse`."""
+        stage = self._stage(kind)
+        if answers and client in stage.asked:
+            stage.answered.add(client)
+        if kind is MessageKind.TRAIN:
+            self.report.failed.append(f"{self._noun} {client}: {reason}")
+        else:
+            self.report.failed_otherwise.append(f"{self._noun} {client}: {kind}: {reason}")
+
+    def note_sent(self, client: int, kind: MessageKind, account: Account) -> None:
+        """Count what a client is sent, for messages that are made elsewhere."""
+        stage = self._stage(kind)
+        stage.asked[client] = stage.asked.get(client, 0) + 1
+        stage.sent = total((stage.sent, account))
+
+    def note_received(self, client: int, kind: MessageKind, account: Account) -> None:
+        """Count what a client answers, for replies that are read elsewhere.
+
+        Raises:
+            UnknownClientError: it was sent no message of this kind.
+        """
+        stage = self._stage(kind)
+        if client not in stage.asked:
+            raise UnknownClientError(f"client {client} was not asked to {kind} in round {self.report.round}")
+        stage.answered.add(client)
+        stage.received = total((stage.received, account))
+
+    def finish(self) -> NDArray[np.float32]:
+        """Move the server's state by the mean of what was folded, and return it; no update is taken from then on.
+
+        Raises:
+            EmptyRoundError: nothing was folded; the state stays.
+            WrongRoundError: called twice.
+        """
+        try:
+            return self._open().finish()
+        finally:
+            self._round = None  # it holds the state that the round began with
+
+    def _open(self) -> Round:
+        if self._round is None:
+            raise WrongRoundError(f"round {self.report.round} is finished")
+        return self._round
+
+    def _stage(self, kind: MessageKind) -> Stage:
+        return self.report.stages.setdefault(kind, Stage())
+
+    def _exchange(self, client: int, more: Exchange) -> None:
+        known = self._exchanges.get(client)
+        self._exchanges[client] = more if known is None else known + more
+
+    def _raw_broadcast(self, frame: Frame) -> Account:
+        """Count a broadcast in plain. A round's broadcasts are of one form, so that one of them is decoded."""
+        form: Form = tuple((s.role, s.template, len(s.body)) for s in frame.sections)
+        if form not in self._raw_by_form:
+            self._raw_by_form[form] = plain(frame).account()
+        return self._raw_by_form[form]
