@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.data import DATASETS
+from fedmrn.data import DATASETS, SCORES
 from fedmrn.errors import RunError
 from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.run.record import Record
@@ -18,7 +18,6 @@ from fedmrn.methods import METHODS
 from fedmrn.report.reading import read_holdings, read_rounds, read_setting
 from fedmrn.server.optimizer import SERVER, server_options
 from fedmrn.text import printable, spans
-from fedmrn.torch.objectives import OBJECTIVES
 
 Key = tuple[tuple[str, Any], ...]
 TUNING = "tune"
@@ -302,7 +301,7 @@ def title(experiment: Experiment, differing: Iterable[str] = ()) -> str:
 
 def score(experiment: Experiment) -> str:
     """Return what evaluation reports as accuracy; of a data set that this version does not know, accuracy."""
-    return OBJECTIVES[DATASETS[experiment.data.name].task].score if experiment.data.name in DATASETS else "accuracy"
+    return SCORES[DATASETS[experiment.data.name].task] if experiment.data.name in DATASETS else "accuracy"
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:

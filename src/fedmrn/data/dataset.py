@@ -8,12 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmrn.data.catalogue import DATASETS
+from fedmrn.data.catalogue import find_source
 from fedmrn.data.files import read_files
-from fedmrn.data.records import Arrays, FolderSource, Source, Task
 from fedmrn.data.roles import subset
-from fedmrn.errors import ConfigError, DataError
-from fedmrn.text import nearest
+from fedmrn.data.source import Arrays, FolderSource, Source, Task
+from fedmrn.errors import DataError
 
 _UINT8_RANGE = 255
 
@@ -99,17 +98,6 @@ def load(name: str, data_dir: Path, *, download: bool = True) -> Dataset:
         DataError: if a file is missing and cannot be downloaded, is damaged, or holds something else.
     """
     return load_source(find_source(name), data_dir, download=download)
-
-
-def find_source(name: str) -> Source | FolderSource:
-    """Return the row of the catalogue of this name.
-
-    Raises:
-        ConfigError: if no data set has this name.
-    """
-    if name not in DATASETS:
-        raise ConfigError(f"data set {name!r} does not exist{nearest(name, DATASETS)}")
-    return DATASETS[name]
 
 
 def load_source(source: Source | FolderSource, data_dir: Path, *, download: bool = True) -> Dataset:
