@@ -32,8 +32,8 @@ class Board:
         self._console, self._sweep, self._jobs = console, sweep, jobs
         records_of = {cell.folder: read_records(folder / cell.folder) for cell in sweep.cells}
         self._rounds = {path: len(records) for path, records in records_of.items()}
-        self._seconds = {path: [r["seconds"] for r in records] for path, records in records_of.items()}
-        self._accuracy = {path: r[-1]["accuracy"] for path, r in records_of.items() if r}
+        self._seconds = {path: [r.seconds for r in records] for path, records in records_of.items()}
+        self._accuracy = {path: r[-1].accuracy for path, r in records_of.items() if r}
         self._running: dict[Path, Cell] = {}
         self._done = {c.folder for c in sweep.cells if self._rounds[c.folder] >= c.experiment.train.rounds}
         self._failed: set[Path] = set()

@@ -94,13 +94,13 @@ class Bars:
 
     def round(self, record: Record) -> None:
         """A round is done."""
-        self._uploaded += record["up"]["total"]
-        text = f"accuracy {record['accuracy']:.2%}, up {self._uploaded / 1e6:.2f} MB"
+        self._uploaded += record.up.total
+        text = f"accuracy {record.accuracy:.2%}, up {self._uploaded / 1e6:.2f} MB"
         if self._task is not None:
             self._bars.update(self._task, description=self._escape(f"{self._label}: {text}"))
         if not self._console.is_terminal:
             stamp = time.strftime("%H:%M:%S")
-            line = f"{stamp} {self._label} round {record['round']}/{self._rounds}: {text}"
+            line = f"{stamp} {self._label} round {record.round}/{self._rounds}: {text}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     @staticmethod

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from fedmrn.report.collect import Section
 from fedmrn.report.convergence import Reached
+from fedmrn.report.runs import Comparison
 from fedmrn.report.summary import HEADER, Summary, cells, reference_of
 from fedmrn.report.times import step_milliseconds
 
@@ -24,14 +24,14 @@ CONVERGENCE = (
 )
 
 
-def final_table(section: Section, rows: Sequence[Summary]) -> Table:
+def final_table(comparison: Comparison, rows: Sequence[Summary]) -> Table:
     """Return a row a method, with the seeds and rounds that its numbers are of."""
     reference = reference_of(rows)
     body = []
-    for group, row in zip(section.groups, rows, strict=True):
+    for variant, row in zip(comparison.variants, rows, strict=True):
         label, lr, *numbers = cells(row, reference)
-        step = step_milliseconds(group)
-        body.append((label, lr, str(row.seeds), group.progress, *numbers, "-" if step is None else f"{step:.3g}"))
+        step = step_milliseconds(variant)
+        body.append((label, lr, str(row.seeds), variant.progress, *numbers, "-" if step is None else f"{step:.3g}"))
     return (HEADER[0], HEADER[1], "seeds", "rounds", *HEADER[2:], "ms a step"), body
 
 
@@ -53,13 +53,13 @@ def _cells(found: Reached) -> tuple[str, str, str]:
     return rounds + some, f"{found.up_bytes / 1e6:.2f}", f"{found.total_bytes / 1e6:.2f}"
 
 
-def overview_table(sections: Sequence[Section], rows: Sequence[Sequence[Summary]]) -> Table:
+def overview_table(comparisons: Sequence[Comparison], rows: Sequence[Sequence[Summary]]) -> Table:
     """Return last accuracies in percent: a row a setting, a column a method."""
     labels = list(dict.fromkeys(row.label for mine in rows for row in mine))
     body = []
-    for section, mine in zip(sections, rows, strict=True):
+    for comparison, mine in zip(comparisons, rows, strict=True):
         found = {row.label: row for row in mine}
-        body.append((section.name, *(_accuracy(found.get(label)) for label in labels)))
+        body.append((comparison.name, *(_accuracy(found.get(label)) for label in labels)))
     return ("setting", *labels), body
 
 

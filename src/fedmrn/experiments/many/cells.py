@@ -156,7 +156,7 @@ class _Told:
     def client(self, place: int) -> None: ...
 
     def round(self, record: Record) -> None:
-        event = Event(self._cell, "round", record["round"], record["accuracy"], record["seconds"])
+        event = Event(self._cell, "round", record.round, record.accuracy, record.seconds)
         self._connection.send(event)
 
 

@@ -122,7 +122,7 @@ def choose(grid: Grid, cells: Trials, changes: Sequence[str]) -> Tuning:
         tried: dict[str, float | None] = {}
         for value, (experiment, folder) in values.items():
             records = read_records(folder)[: experiment.train.rounds]
-            tried[value] = records[-1]["accuracy"] if len(records) == experiment.train.rounds else None
+            tried[value] = records[-1].accuracy if len(records) == experiment.train.rounds else None
         best = max((a for a in tried.values() if a is not None), default=None)
         chosen = next((v for v, a in tried.items() if a is not None and a == best), None)
         methods[name] = {"tried": tried, "chosen": chosen, "at_the_edge": chosen in (grid.values[0], grid.values[-1])}

@@ -1,7 +1,8 @@
 """The runner: an experiment -> a run folder, resumable at any round.
 
 config.toml        the resolved experiment
-rounds.jsonl       one JSON line a round
+rounds.jsonl       one JSON line a round (see `record`)
+layout.json        the model's tensors: names, shapes and groups in flat order
 checkpoint.bin     the server's state after the last whole round (see `checkpoint`)
 carried-N.bin      what the server keeps beside the state after round N, where it keeps something (see `carried`)
 memory/            what clients keep from their last round, for methods whose clients do
@@ -37,6 +38,7 @@ from fedmrn.experiments.run.carried import restore_carried, save_carried
 from fedmrn.experiments.run.checkpoint import restore, save, saved_round, tidy
 from fedmrn.experiments.run.engines import Engine
 from fedmrn.experiments.run.folder import check_folder, finished
+from fedmrn.experiments.run.layout_file import write_layout
 from fedmrn.experiments.run.prepare import Prepared, prepare
 from fedmrn.experiments.run.record import Record, read_records, to_record
 from fedmrn.federation.engine import RoundResult, simulate
@@ -111,9 +113,10 @@ def _go_on(
     write_atomic(folder / "partition.json", json.dumps(held.tolist()).encode())
     view = ModelLayout.of(prepared.model)
     layout = view.layout
+    write_layout(folder, layout)
 
     def taken_part(round_: int) -> dict[int, int]:
-        return {client: record["round"] for record in records[:round_] for client in record["clients"]}
+        return {client: record.round for record in records[:round_] for client in record.clients}
 
     remembers = RULES[method(experiment.method).local].remembers
     done, state, memory = restore(folder, len(records), layout, taken_part if remembers else lambda _: {})
@@ -128,7 +131,7 @@ def _go_on(
     carried = restore_carried(folder, layout, done, prepared.federation.scheme)
     tidy(folder, done)
     records = records[:done]
-    write_atomic(folder / "rounds.jsonl", "".join(json.dumps(r) + "\n" for r in records).encode())
+    write_atomic(folder / "rounds.jsonl", "".join(r.as_line() for r in records).encode())
     progress.start(experiment, done)
     train = experiment.train
     with (
@@ -151,7 +154,7 @@ def _go_on(
         for result in results:
             record = to_record(result)
             try:
-                append(folder / "rounds.jsonl", (json.dumps(record) + "\n").encode())
+                append(folder / "rounds.jsonl", record.as_line().encode())
                 write_atomic(folder / "last-update.bin", result.sample)
                 save_carried(folder, layout, method(experiment.method).id, result.round, result.carried)
                 save(folder, layout, method(experiment.method).id, result)

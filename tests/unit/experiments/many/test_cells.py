@@ -48,7 +48,7 @@ def test_a_worker_that_is_lost(tmp_path: Path) -> None:
     assert "its process ended (exit code -9)" in last[first].text
     assert [e.kind for e in events if e.cell.folder == second] == ["start", "round", "round", "done"]
     assert [e.round for e in events if e.kind == "round"] == [1, 2]
-    assert [r["accuracy"] for r in read_records(tmp_path / second)] == [e.accuracy for e in events if e.kind == "round"]
+    assert [r.accuracy for r in read_records(tmp_path / second)] == [e.accuracy for e in events if e.kind == "round"]
     assert last[third].kind == "start"
 
 
