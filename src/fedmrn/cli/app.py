@@ -79,7 +79,8 @@ def run(
 
     Example: `fedmrn run fmnist-iid --method fedmrn --seed 1 --set train.rounds=20 --data-dir data`
     """
-    from fedmrn.experiments.config import load_setting, run_name
+    from fedmrn.experiments.config import run_name
+    from fedmrn.experiments.settings import load_setting
 
     setting = load_setting(preset, set_ or [])
     experiment = setting.experiment(method, seed)
@@ -130,7 +131,8 @@ def compare(
 
     `fedmrn compare fmnist-short --methods all --seeds 1-2 --tune lr=0.01,0.03,0.1,0.3`
     """
-    from fedmrn.experiments.config import load_setting, run_name
+    from fedmrn.experiments.config import run_name
+    from fedmrn.experiments.settings import load_setting
     from fedmrn.methods import METHODS
 
     if tune is None and (tune_rounds, tune_seed, tune_set, tune_dir) != (None,) * 4:
@@ -299,7 +301,7 @@ def datasets(data_dir: DataDir = _DATA) -> None:
 def presets() -> None:
     """List the presets."""
     from fedmrn.cli.show import show_table
-    from fedmrn.experiments.config import presets as all_presets
+    from fedmrn.experiments.settings import presets as all_presets
 
     show_table(out, ("preset", "what it is"), list(all_presets().items()))
 

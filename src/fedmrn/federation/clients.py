@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedmrn.errors import ConfigError, WorkerError
+from fedmrn.methods.optimizers import LOCAL_OPTIMIZERS
 from fedmrn.numerics.rng import derive_key
 from fedmrn.torch import LocalData, LocalRule, ModelLayout, train_client
 from fedmrn.torch.fast.graphs import CudaGraphs, StepGraphs
@@ -36,7 +37,7 @@ from fedmrn.wire.frame import Frame, Kind
 from fedmrn.wire.messages import plain
 
 OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = MappingProxyType(
-    {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+    {name: getattr(torch.optim, kind) for name, kind in LOCAL_OPTIMIZERS.items()}
 )
 
 

@@ -20,7 +20,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested tables as one, with names such as data.alpha; the options of a method have no prefix."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        name = "" if key == "options" else f"{prefix}{key}."
+        name = "" if key in ("options", "specific") else f"{prefix}{key}."
         found |= flat(value, name) if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
 

@@ -9,7 +9,8 @@ import pytest
 from typer.main import get_command
 
 from fedmrn.cli.app import _names, _seeds, app
-from fedmrn.experiments.config import Experiment, load_setting, run_name
+from fedmrn.experiments.config import Experiment, run_name
+from fedmrn.experiments.settings import load_setting
 from fedmrn.methods import METHODS
 
 ROOT = Path(__file__).parents[3]

@@ -13,8 +13,8 @@ from fake_grid import FakeGrid, reply_from
 from flwr.app import ConfigRecord, Context, Error, Message, MessageType, RecordDict
 
 from fedmrn.errors import ConfigError, EncodeError, WorkerError
-from fedmrn.experiments.config import load_setting
 from fedmrn.experiments.run.prepare import prepare
+from fedmrn.experiments.settings import load_setting
 from fedmrn.federation.engine import simulate
 from fedmrn.flower import simulation as engine
 from fedmrn.flower.simulation import simulate_on_flower

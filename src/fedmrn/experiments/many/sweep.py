@@ -31,16 +31,9 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from fedmrn.errors import ConfigError
-from fedmrn.experiments.config import (
-    Experiment,
-    Name,
-    Setting,
-    difference,
-    load_setting,
-    parse_toml,
-    run_name,
-    validate,
-)
+from fedmrn.experiments.config import Experiment, difference, run_name
+from fedmrn.experiments.parsing import parse_toml, validate
+from fedmrn.experiments.settings import Name, Setting, load_setting
 from fedmrn.methods import METHODS
 from fedmrn.text import nearest, printable
 

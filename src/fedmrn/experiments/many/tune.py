@@ -14,8 +14,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from fedmrn.errors import ConfigError, RunError
-from fedmrn.experiments.config import COMMON, Experiment, Setting, parse_value, run_name
+from fedmrn.experiments.config import COMMON, Experiment, run_name
+from fedmrn.experiments.parsing import parse_value
 from fedmrn.experiments.run.record import read_records
+from fedmrn.experiments.settings import Setting
 from fedmrn.files import write_atomic
 from fedmrn.methods import method
 from fedmrn.text import printable
@@ -170,7 +172,7 @@ def is_of(tuning: Tuning, experiment: Experiment) -> bool:
     mine = tuning["methods"].get(experiment.method)
     if mine is None or mine["chosen"] is None:
         return mine is None
-    options = experiment.options.options | asdict(experiment.options)
+    options = experiment.options.specific | asdict(experiment.options)
     return bool(options.get(tuning["option"]) == parse_value(mine["chosen"]))
 
 

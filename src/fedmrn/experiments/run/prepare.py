@@ -46,7 +46,9 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         task=source.task,
     ).to(device)
     dataset = load_source(source, data_dir).with_tests(data.max_test)
-    own: dict[str, Any] = {name: options.options[name] for name in RULES[row.local].options if name in options.options}
+    own: dict[str, Any] = {
+        name: options.specific[name] for name in RULES[row.local].options if name in options.specific
+    }
     federation = Federation(
         scheme=experiment.scheme(),
         rule=partial(attach, **own),

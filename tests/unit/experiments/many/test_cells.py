@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import pytest
 
-from fedmrn.experiments.config import load_setting
 from fedmrn.experiments.many.cells import Event, check, run_cells
 from fedmrn.experiments.many.sweep import Cell, load_sweep
 from fedmrn.experiments.run.record import read_records
+from fedmrn.experiments.settings import load_setting
 
 TEXT = """
 preset = "digits"

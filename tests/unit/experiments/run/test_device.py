@@ -7,8 +7,8 @@ import torch
 from small_federation import federation, small_model
 
 from fedmrn.errors import ConfigError
-from fedmrn.experiments.config import load_setting
 from fedmrn.experiments.run.prepare import find_device, prepare
+from fedmrn.experiments.settings import load_setting
 from fedmrn.federation.clients import Client
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from fedmrn.errors import RunError
-from fedmrn.experiments.config import load_setting
 from fedmrn.experiments.run import layout_file
 from fedmrn.experiments.run.layout_file import read_layout, write_layout
 from fedmrn.experiments.run.runner import run
+from fedmrn.experiments.settings import load_setting
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 from silent import Silent
 
