@@ -188,7 +188,7 @@ DATASETS: Mapping[str, Source | FolderSource] = MappingProxyType({row.name: row 
 
 
 def find_source(name: str) -> Source | FolderSource:
-    """Return the row of the catalogue of this name.
+    """Return the data set of this name, as the catalogue describes it.
 
     Raises:
         ConfigError: if no data set has this name.

@@ -49,7 +49,7 @@ class Dataset:
         return _normalise(self.test_x, self.mean_test, self.std_test)
 
     def labels(self) -> NDArray[np.int64]:
-        """Return what partitions go by: a label for each training sample, int64, shape (n,).
+        """Return a label for each training sample, which partitions go by: int64, shape (n,).
 
         It is the target; of a segmented image, the class of most of its pixels but background (0), or 0.
         """
@@ -136,7 +136,7 @@ def _read_folder(source: FolderSource, data_dir: Path) -> Arrays:
 
 
 def _check(source: Source, arrays: Arrays) -> None:
-    """Hold every reader to the catalogue: shapes, types and labels."""
+    """Raise DataError unless a reader's arrays have the shapes, types and labels that the catalogue names."""
     for part, images, labels, count in (
         ("train", arrays.train_x, arrays.train_y, source.train),
         ("test", arrays.test_x, arrays.test_y, source.test),

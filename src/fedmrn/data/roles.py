@@ -29,8 +29,8 @@ def by_role(roles: Sequence[Indices], clients: int, min_size: int, seed: int) ->
         ConfigError: the data set names no roles, or too few have enough samples.
     """
     if not roles:
-        others = ", ".join(name for name in PARTITIONS if name != "roles")
-        raise ConfigError(f'data.partition = "roles", but this data set names none; choose one of {others}')
+        laws = ", ".join(name for name in PARTITIONS if name != "roles")
+        raise ConfigError(f'data.partition = "roles", but this data set names none; choose one of {laws}')
     enough = np.flatnonzero([len(role) >= min_size for role in roles])
     if clients > len(enough):
         raise ConfigError(

@@ -69,7 +69,7 @@ class Setting:
 
 
 def _check_server(server: str, tables: Sequence[Mapping[str, Any]], where: str) -> None:
-    """Refuse an option that another server has, but for one said more generally than `server`: it is for the others."""
+    """Refuse an option of another server optimizer, unless it is set more generally than `server` itself."""
     for table in tables:
         for key in table:
             users = [kind for kind in SERVER if key in server_options(kind)]
@@ -128,7 +128,7 @@ def load_setting(source: str, changes: Iterable[str] = (), flag: str = "--set") 
 
 
 def _check_options(table: Mapping[str, Any], where: str) -> None:
-    """Refuse options that no method has, and those of one method that it has not."""
+    """Refuse options that no method has, and options set for a method that lacks them."""
     known = {*COMMON, *(option for row in METHODS.values() for option in row.options)}
     for key, value in table.items():
         choices = METHODS if isinstance(value, dict) else sorted(known)

@@ -1,4 +1,4 @@
-"""The next character of a text."""
+"""A recurrent network that predicts the next character of a text."""
 
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ class CharacterLSTM(nn.Module):
         self.linear = nn.Linear(hidden, characters, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Return logits, shape (n, characters), for codes of characters, shape (n, length)."""
         states, _ = self.lstm(self.embedding(x.long()))
         logits: Tensor = self.linear(self.dropout(states[:, -1]))
         return logits

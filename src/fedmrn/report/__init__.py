@@ -97,13 +97,13 @@ def _say(comparison: Comparison, targets: Sequence[float]) -> Report:
 
 
 def _tuning(comparison: Comparison) -> list[Tuning]:
-    """Return each tuning.json beside the runs that all of the runs beside it follow."""
+    """Return the tunings that lie beside runs and that all runs beside them agree with."""
     found = []
     for parent in sorted({run.path.resolve().parent for run in comparison.runs}):
         tuning = read_tuning(parent)
-        mine = [run.experiment for run in comparison.runs if run.path.resolve().parent == parent]
-        names = {experiment.method for experiment in mine}
-        if tuning is not None and names & tuning["methods"].keys() and all(is_of(tuning, e) for e in mine):
+        experiments = [run.experiment for run in comparison.runs if run.path.resolve().parent == parent]
+        names = {experiment.method for experiment in experiments}
+        if tuning is not None and names & tuning["methods"].keys() and all(is_of(tuning, e) for e in experiments):
             found.append(tuning)
     return found
 

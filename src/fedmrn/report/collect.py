@@ -81,9 +81,9 @@ def _compare(runs: Sequence[Run]) -> list[Comparison]:
             title=title(_one(variants).experiment, names[key]),
             name=words(names[key]),
             variants=tuple(
-                Variant(labels[own], tuple(sorted(variants[own], key=lambda r: r.experiment.seed)))
-                for own in every
-                if own in variants
+                Variant(labels[chosen], tuple(sorted(variants[chosen], key=lambda r: r.experiment.seed)))
+                for chosen in every
+                if chosen in variants
             ),
         )
         for key, variants in sorted(settings.items(), key=lambda item: rank(item[0]))

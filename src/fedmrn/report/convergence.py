@@ -32,7 +32,7 @@ class Reached:
 
 
 def reach(seeds: Sequence[Sequence[Record]], target: float) -> Reached:
-    """Return when these seeds reached a target."""
+    """Return when a variant first reached a target accuracy, from the records of its seeds."""
     spent = []
     for records in seeds:
         first = next((i for i, r in enumerate(records) if r.accuracy >= target), None)

@@ -109,7 +109,7 @@ def _last(variant: Variant) -> float:
 
 
 def _split(comparison: Comparison, studio: Studio, prefix: str) -> Picture | None:
-    """Draw who holds what: from the numbers where the run kept them, else around the picture that it drew."""
+    """Draw how samples are shared among clients: from partition.json, or else show the run's own partition.png."""
     run = next((r for r in comparison.runs if r.held is not None), comparison.runs[0])
     data = run.experiment.data
     what = f"Who holds what, seed {run.experiment.seed}"
@@ -121,8 +121,8 @@ def _split(comparison: Comparison, studio: Studio, prefix: str) -> Picture | Non
     else:
         return None
     origin = Origin(f"{what}: {comparison.title}", run.name, configuration([Variant(run.experiment.method, (run,))]))
-    others = "" if len({r.experiment.seed for r in comparison.runs}) == 1 else " Other seeds share out by the same law."
-    caption = f"Samples of each label that each client holds, as {run.name} had it.{others}"
+    alike = "" if len({r.experiment.seed for r in comparison.runs}) == 1 else " Other seeds share out by the same law."
+    caption = f"Samples of each label that each client holds, as {run.name} had it.{alike}"
     return studio.save(f"{prefix}holdings", figure, caption, heading, origin)
 
 
@@ -162,8 +162,8 @@ def codec_picture(comparisons: Sequence[Comparison], studio: Studio) -> Picture 
     rows = measure_codecs({label: codec for (_, codec), label in codecs.items()})
     if not any(row.nmse for row in rows):
         return None
-    own = list({variant.label: variant for variant in variants}.values())
-    origin = Origin("Error of the codecs against their bits", run_line(variants), options_line(own))
+    distinct = list({variant.label: variant for variant in variants}.values())
+    origin = Origin("Error of the codecs against their bits", run_line(variants), options_line(distinct))
     names = ", ".join(dict.fromkeys(row.name for row in rows if row.nmse))
     alt = f"Normalised error against measured bits an element, for {names}."
     return studio.save("codec-error", draw_codec_error(rows), CODECS, alt, origin)
@@ -185,13 +185,13 @@ def options_line(variants: Sequence[Variant]) -> str:
     every = [dict(options(variant.experiment)) for variant in variants]
     common: dict[str, object] = {}
     for key in every[0]:
-        values = [mine.get(key) for mine in every]
+        values = [each.get(key) for each in every]
         usual = max(values, key=values.count)
         if None not in values and values.count(usual) >= _USUAL * len(variants) and len(variants) > 1:
             common[key] = usual
     common.pop("method", None)
     lines = [words(common)] if common else []
-    for mine in every:
-        own = {k: v for k, v in mine.items() if k != "method" and common.get(k) != v}
-        lines.append(f"{mine['method']}: {words(own)}" if own else str(mine["method"]))
+    for each in every:
+        special = {k: v for k, v in each.items() if k != "method" and common.get(k) != v}
+        lines.append(f"{each['method']}: {words(special)}" if special else str(each["method"]))
     return "; ".join(lines)

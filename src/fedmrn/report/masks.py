@@ -1,4 +1,4 @@
-"""Masks: the share of ones by layer and round, and the bits that this share leaves at least to say."""
+"""Figures of masks: density and entropy by layer and round, bits an element, and the scale of the noise."""
 
 from collections.abc import Sequence
 from typing import Any

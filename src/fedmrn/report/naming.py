@@ -54,7 +54,7 @@ def rank(key: Key) -> tuple[Any, ...]:
 
 
 def labels_of(keys: Sequence[Key]) -> dict[Key, str]:
-    """Name each by its method, and by what differs where one method is there several times."""
+    """Return a label for each key: its method, and what differs where a method is there several times."""
     found: dict[Key, str] = {}
     for method in dict.fromkeys(dict(key)["method"] for key in keys):
         variants = [key for key in keys if dict(key)["method"] == method]
@@ -102,7 +102,7 @@ def score(experiment: Experiment) -> str:
 
 
 def folder_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Name run folders by what distinguishes them; if all lie in one folder, with its name."""
+    """Return a name for each run folder: its path below what all share; if all lie in one folder, from that on."""
     parents = {path.resolve().parent for path in paths}
     root = Path(os.path.commonpath(parents))
     if len(parents) == 1:

@@ -145,9 +145,9 @@ class Comparison:
 
     @property
     def runs(self) -> list[Run]:
-        """All of its runs."""
+        """The runs of all variants."""
         return [run for variant in self.variants for run in variant.runs]
 
     def notes(self) -> list[str]:
-        """What is not finished."""
+        """Say of each variant what is not finished."""
         return [note for variant in self.variants for note in variant.notes()]

@@ -25,7 +25,7 @@ CONVERGENCE = (
 
 
 def final_table(comparison: Comparison, rows: Sequence[Summary]) -> Table:
-    """Return a row a method, with the seeds and rounds that its numbers are of."""
+    """Return the table of results: a row a method, with the seeds and rounds that its numbers are of."""
     reference = reference_of(rows)
     body = []
     for variant, row in zip(comparison.variants, rows, strict=True):
@@ -36,12 +36,12 @@ def final_table(comparison: Comparison, rows: Sequence[Summary]) -> Table:
 
 
 def convergence_table(rows: Sequence[Summary], reached: Sequence[Sequence[Reached]]) -> Table:
-    """Return a row a method: rounds, uplink and total megabytes to each target."""
+    """Return the table of convergence: a row a method, with rounds, uplink and total megabytes to each target."""
     header = ["method"]
     for found in reached[0]:
         header += [f"{100 * found.target:g} %: rounds", "MB up", "MB both"]
     return header, [
-        (row.label, *(c for one in mine for c in _cells(one))) for row, mine in zip(rows, reached, strict=True)
+        (row.label, *(c for one in targets for c in _cells(one))) for row, targets in zip(rows, reached, strict=True)
     ]
 
 
@@ -54,11 +54,11 @@ def _cells(found: Reached) -> tuple[str, str, str]:
 
 
 def overview_table(comparisons: Sequence[Comparison], rows: Sequence[Sequence[Summary]]) -> Table:
-    """Return last accuracies in percent: a row a setting, a column a method."""
-    labels = list(dict.fromkeys(row.label for mine in rows for row in mine))
+    """Return the table of all settings: last accuracies in percent, a row a setting, a column a method."""
+    labels = list(dict.fromkeys(row.label for summaries in rows for row in summaries))
     body = []
-    for comparison, mine in zip(comparisons, rows, strict=True):
-        found = {row.label: row for row in mine}
+    for comparison, summaries in zip(comparisons, rows, strict=True):
+        found = {row.label: row for row in summaries}
         body.append((comparison.name, *(_accuracy(found.get(label)) for label in labels)))
     return ("setting", *labels), body
 

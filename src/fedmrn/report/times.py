@@ -28,7 +28,7 @@ def steps(run: Run) -> NDArray[np.float64] | None:
 
 
 def _sizes(run: Run) -> list[NDArray[np.int64]] | None:
-    """Return how much each client of each round holds. Of the others nothing is made: a setting may name 10^9."""
+    """Return the samples of each round's clients, an array a round; a setting may name 10^9 other clients."""
     rounds = [np.array(record.clients, np.int64) for record in run.records]
     if run.held is not None:
         held = run.held.sum(axis=1)

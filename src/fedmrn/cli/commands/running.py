@@ -108,7 +108,7 @@ def compare(
         if not resume:  # told now, not after hours of tuning
             for experiment in plan:
                 refuse_any(folder / run_name(experiment))  # its configuration depends on what the tuning chooses
-        run_all(f"tuning {tune}", [cell for own in cells.values() for cell in own.values()], data_dir, resume)
+        run_all(f"tuning {tune}", [cell for values in cells.values() for cell in values.values()], data_dir, resume)
         tuning = choose(grid, cells, tune_set or [])
         write_tuning(folder, tuning)
         plan, dropped = tuned(setting, plan, tuning)

@@ -69,7 +69,7 @@ class Cell:
 
 @plain_dataclass(frozen=True, slots=True)
 class Sweep:
-    """A sweep, resolved.
+    """A sweep whose experiments are known: what a file says, with presets and changes applied.
 
     Attributes:
         name: of the file.
@@ -103,7 +103,7 @@ def load_sweep(source: str, changes: Sequence[str] = ()) -> Sweep:
     """
     values, beside = _read(source)
     name = Path(source).stem
-    blocks = [_block(values, own, where) for own, where in _parts(values, name)]
+    blocks = [_block(values, table, where) for table, where in _parts(values, name)]
     if sum(block.size for block in blocks) > _MOST:
         raise ConfigError(
             f"sweep {name} has {sum(block.size for block in blocks):,} cells; at most {_MOST:,} are taken"
@@ -124,9 +124,10 @@ def load_sweep(source: str, changes: Sequence[str] = ()) -> Sweep:
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Whether two keys are the same, or one says for a method what the other says for all."""
-    (*rest, option), (*others, theirs) = one.split("."), other.split(".")
-    return one == other or (option == theirs and sorted([len(rest), len(others)]) == [1, 2] and rest[0] == others[0])
+    """Whether two keys set the same option: of one method, of all, or one of each."""
+    (*first, option), (*second, other_option) = one.split("."), other.split(".")
+    general = sorted([len(first), len(second)]) == [1, 2] and first[0] == second[0]
+    return one == other or (option == other_option and general)
 
 
 def _read(source: str) -> tuple[dict[str, Any], Path]:
@@ -148,7 +149,7 @@ def _read(source: str) -> tuple[dict[str, Any], Path]:
 
 
 def _parts(values: dict[str, Any], name: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield the blocks of a file, one that is all of it if it has none."""
+    """Yield each block of a file and its name for messages; a file without blocks is one block."""
     blocks = values.get("block", [{}])
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks) or not blocks:
         raise ConfigError(f"sweep {name}: block must be written as [[block]]")
@@ -156,11 +157,11 @@ def _parts(values: dict[str, Any], name: str) -> Iterator[tuple[dict[str, Any], 
         yield block, f"sweep {name}, block {number}" if "block" in values else f"sweep {name}"
 
 
-def _block(whole: Mapping[str, Any], own: Mapping[str, Any], where: str) -> Block:
-    """Return a block: what it says itself, and what the file says for all."""
-    merged = {k: v for k, v in whole.items() if k not in ("block", "description")} | dict(own)
+def _block(whole: Mapping[str, Any], table: Mapping[str, Any], where: str) -> Block:
+    """Return a block: the keys of its table, and those of the whole file that it does not repeat."""
+    merged = {k: v for k, v in whole.items() if k not in ("block", "description")} | dict(table)
     for key in ("set", "axes"):
-        tables = [dict(_flat(part.get(key, {}), f"{where}: {key}")) for part in (whole, own)]
+        tables = [dict(_flat(part.get(key, {}), f"{where}: {key}")) for part in (whole, table)]
         merged[key] = tables[0] | tables[1]
     if isinstance(merged.get("preset"), str):
         merged["preset"] = [merged["preset"]]
@@ -175,7 +176,7 @@ def _block(whole: Mapping[str, Any], own: Mapping[str, Any], where: str) -> Bloc
 
 
 def _flat(table: Any, where: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys: TOML reads train.rounds = 5 as a table in a table."""
+    """Yield (dotted key, value) of nested tables: TOML reads train.rounds = 5 as a table in a table."""
     if not isinstance(table, dict):
         raise ConfigError(f"{where} must be a table of keys such as train.rounds")
     for key, value in table.items():
@@ -190,7 +191,7 @@ def _beside(preset: str, folder: Path) -> str:
 
 
 def _tables(blocks: Sequence[Block], changes: Sequence[str], beside: Path) -> dict[str, dict[str, Experiment]]:
-    """Return the experiments of each table, each once, by what identifies them."""
+    """Return for each table its experiments, by the text that identifies each."""
     several = len({preset for block in blocks for preset in block.preset}) > 1
     short = _short_names({key for block in blocks for key in block.axes})
     tables: dict[str, dict[str, Experiment]] = {}
@@ -243,7 +244,7 @@ def _word(value: Any) -> str:
 
 
 def _short_names(keys: set[str]) -> dict[str, str]:
-    """Return the shortest end of each dotted key that no other ends in."""
+    """Return a short name for each dotted key: its last parts, as few as tell it from the other keys."""
 
     def ends(key: str) -> list[str]:
         parts = key.split(".")
@@ -253,19 +254,19 @@ def _short_names(keys: set[str]) -> dict[str, str]:
 
 
 def _unique(tables: Mapping[str, Mapping[str, Experiment]]) -> tuple[list[Cell], dict[str, list[Cell]]]:
-    """Return all cells, each experiment once, in the folder of the first table that it stands in; and the tables."""
+    """Give each experiment one cell, in the folder of the first table that lists it; return cells and tables."""
     cells: dict[str, Cell] = {}
     taken: dict[Path, Experiment] = {}
-    for table, mine in tables.items():
-        first = next(iter(mine.values()))
-        for key, e in mine.items():
+    for table, experiments in tables.items():
+        first = next(iter(experiments.values()))
+        for key, e in experiments.items():
             if (e.data, e.model, e.train) != (first.data, first.model, first.train):
                 raise ConfigError(_clash(f"the table {table or 'without a name'}", first, e))
             if key not in cells:
                 cells[key] = cell = Cell(e, Path(table) / run_name(e))
                 if taken.setdefault(cell.folder, e) is not e:
                     raise ConfigError(_clash(f"the folder {cell.folder}", taken[cell.folder], e))
-    return list(cells.values()), {table: [cells[key] for key in mine] for table, mine in tables.items()}
+    return list(cells.values()), {table: [cells[key] for key in keys] for table, keys in tables.items()}
 
 
 def _clash(where: str, one: Experiment, other: Experiment) -> str:

@@ -45,7 +45,7 @@ class Sizes:
             raise ValueError("total is not the sum of the other parts, or is 0")
 
     def of(self, parts: Iterable[str]) -> int:
-        """Return the bytes of these parts together."""
+        """Return the sum of the bytes of these parts."""
         return sum(getattr(self, part) for part in parts)
 
 
@@ -147,7 +147,7 @@ def explain(error: ValidationError, *where: str) -> str:
 
 
 def sizes_on(way: Way, ways: Ways | Record) -> Sizes:
-    """Return the bytes that went one way."""
+    """Return the bytes of the updates (`way` is up) or of the broadcasts (down)."""
     return ways.up if way == "up" else ways.down
 
 

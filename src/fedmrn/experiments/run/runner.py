@@ -50,19 +50,19 @@ from fedmrn.torch import RULES, ModelLayout
 
 
 class Progress(Protocol):
-    """Who is told how far a run is."""
+    """What a run tells of its progress, and to whom."""
 
     def wait(self, text: str) -> AbstractContextManager[None]:
-        """Something without a measure of its own is going on."""
+        """Show `text` while a step of unknown length runs."""
 
     def start(self, experiment: Experiment, done: int) -> None:
-        """A run starts, or goes on after `done` rounds."""
+        """Show that a run starts, or goes on after `done` rounds."""
 
     def client(self, place: int) -> None:
-        """The place-th client of the current round has answered."""
+        """Show that the place-th client of the current round has answered."""
 
     def round(self, record: Record) -> None:
-        """A round is complete and on disk."""
+        """Show a round that is complete and on disk."""
 
 
 def run(
