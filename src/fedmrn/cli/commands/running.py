@@ -145,7 +145,8 @@ def sweep(
     Example: `fedmrn sweep digits-ablation --jobs 2`
     """
     from fedmrn.cli.show import show_table
-    from fedmrn.experiments.many.sweep import load_sweep, sweeps
+    from fedmrn.experiments.many.blocks import sweeps
+    from fedmrn.experiments.many.sweep import load_sweep
 
     if source is None:
         show_table(OUT, ("sweep", "what it is"), list(sweeps().items()))
