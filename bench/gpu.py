@@ -21,7 +21,7 @@ import torch
 from harness import Agreement, Benchmark, Goal, Planned
 
 from fedmrn.data import Source, find_source
-from fedmrn.experiments.config import load_setting, presets
+from fedmrn.experiments.settings import load_setting, presets
 from fedmrn.federation.simulation import Federation, simulate
 from fedmrn.methods import METHODS
 from fedmrn.models.catalogue import build_model
@@ -100,7 +100,7 @@ class Rounds:
             init_std=setting.model.init_std or None,
         ).to(device)
         federation = Federation(
-            scheme=METHODS[method].scheme(options.options),
+            scheme=METHODS[method].scheme(options.specific),
             train_x=x,
             train_y=y,
             parts=np.array_split(np.arange(source.train), setting.data.clients),

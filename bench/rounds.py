@@ -27,7 +27,7 @@ import torch
 from harness import Agreement, Benchmark, Case, Goal, Planned
 from published import Images, Round, transform
 
-from fedmrn.experiments.config import load_setting
+from fedmrn.experiments.settings import load_setting
 from fedmrn.federation.simulation import Federation, RoundResult, simulate
 from fedmrn.methods import METHODS
 from fedmrn.models.catalogue import build_model
@@ -57,7 +57,7 @@ class Clients:
         x = ((torch.from_numpy(self.images).float() / 255 - MEAN) / STD).unsqueeze(1)
         y = torch.from_numpy(self.labels)
         return Federation(
-            scheme=METHODS[method].scheme(options.options),
+            scheme=METHODS[method].scheme(options.specific),
             train_x=x,
             train_y=y,
             parts=self.parts,
@@ -84,7 +84,7 @@ class Clients:
             epochs=epochs,
             batch_size=PRESET.train.batch_size,
             lr=options.lr,
-            scale=float(options.options["scale"]) if "scale" in options.options else None,
+            scale=float(options.specific["scale"]) if "scale" in options.specific else None,
         )
 
     def steps(self, epochs: int) -> int:

@@ -24,7 +24,7 @@ def accuracies(folder: Path, first: int, last: int) -> list[float]:
     records = read_records(folder)
     if len(records) < last:
         raise SystemExit(f"{folder} has {len(records)} rounds, {last} are asked for")
-    return [100 * record["accuracy"] for record in records[first - 1 : last]]
+    return [100 * record.accuracy for record in records[first - 1 : last]]
 
 
 def over_seeds(differences: Sequence[float]) -> str:

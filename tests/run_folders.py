@@ -8,7 +8,7 @@ from typing import Any
 
 import tomli_w
 
-from fedmrn.experiments.config import load_setting
+from fedmrn.experiments.settings import load_setting
 
 PARAMETERS = 1000
 CLIENTS = [0, 3]

@@ -225,7 +225,7 @@ def test_any_option_can_be_tuned_and_a_method_that_always_diverges_is_left_out(c
     found = json.loads((tmp_path / "runs/digits/tuning.json").read_text())
     assert found["methods"].keys() == {"qsgd"}
     config = tomllib.loads((tmp_path / "runs/digits/qsgd-seed1/config.toml").read_text())
-    assert str(config["options"]["options"]["levels"]) == found["methods"]["qsgd"]["chosen"]
+    assert str(config["options"]["specific"]["levels"]) == found["methods"]["qsgd"]["chosen"]
     again = cli("compare", "digits", "--methods", "qsgd,fedavg", *grid, *changes())
     assert again.returncode == 2
     assert "holds a run already" in again.stderr

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from small_federation import SIZES, blobs, federation, small_model
 
-from fedmrn.experiments.config import load_setting
 from fedmrn.experiments.run import runner
 from fedmrn.experiments.run.prepare import Prepared
+from fedmrn.experiments.settings import load_setting
 from fedmrn.files import write_atomic
 from silent import Silent
 

@@ -19,7 +19,7 @@ from fedmrn.experiments.run.record import read_records
 
 
 class Board:
-    """A context manager that is told events and shows what they come to.
+    """A live display of a sweep: a context manager that is told the events of its cells.
 
     Args:
         console: where to show it.
@@ -32,8 +32,8 @@ class Board:
         self._console, self._sweep, self._jobs = console, sweep, jobs
         records_of = {cell.folder: read_records(folder / cell.folder) for cell in sweep.cells}
         self._rounds = {path: len(records) for path, records in records_of.items()}
-        self._seconds = {path: [r["seconds"] for r in records] for path, records in records_of.items()}
-        self._accuracy = {path: r[-1]["accuracy"] for path, r in records_of.items() if r}
+        self._seconds = {path: [r.seconds for r in records] for path, records in records_of.items()}
+        self._accuracy = {path: r[-1].accuracy for path, r in records_of.items() if r}
         self._running: dict[Path, Cell] = {}
         self._done = {c.folder for c in sweep.cells if self._rounds[c.folder] >= c.experiment.train.rounds}
         self._failed: set[Path] = set()
@@ -51,7 +51,7 @@ class Board:
             self._live.stop()
 
     def tell(self, event: Event) -> None:
-        """Take in what has become of a cell."""
+        """Bring the display up to date with what has become of a cell."""
         cell = event.cell
         path = cell.folder
         self._done.discard(path)
@@ -112,13 +112,13 @@ def remaining(
     by_method: dict[str, list[float]] = {}
     for cell in cells:
         by_method.setdefault(cell.experiment.method, []).extend(seconds[cell.folder])
-    everything = [s for own in by_method.values() for s in own]
+    everything = [s for measured in by_method.values() for s in measured]
     if not everything:
         return 0.0
-    mean, means = fmean(everything), {name: fmean(own) for name, own in by_method.items() if own}
+    mean, means = fmean(everything), {name: fmean(taken) for name, taken in by_method.items() if taken}
     left = [
         (cell.experiment.train.rounds - rounds[cell.folder])
-        * (fmean(own) if (own := seconds[cell.folder]) else means.get(cell.experiment.method, mean))
+        * (fmean(taken) if (taken := seconds[cell.folder]) else means.get(cell.experiment.method, mean))
         for cell in cells
         if cell.folder not in ended
     ]

@@ -58,7 +58,7 @@ class Bars:
 
     @contextmanager
     def wait(self, text: str) -> Iterator[None]:
-        """Say what is being done while it takes its time."""
+        """Show `text` while a step of unknown length runs."""
         started = time.perf_counter()
         task = self._bars.add_task(self._escape(text), total=None, unit="")
         try:
@@ -70,7 +70,7 @@ class Bars:
             self._console.print(f"{text}: {seconds:.0f} s", markup=False, highlight=False)
 
     def start(self, experiment: Experiment, done: int) -> None:
-        """A run starts or goes on."""
+        """Show that a run starts, or goes on after `done` rounds."""
         self._run += 1
         self._uploaded = 0
         self._rounds, self._clients = experiment.train.rounds, experiment.train.clients_per_round
@@ -88,19 +88,19 @@ class Bars:
             self._console.print(f"{self._label}: {done} of {self._rounds} rounds were done before", markup=False)
 
     def client(self, done: int) -> None:
-        """A client has answered."""
+        """Show that a client has answered."""
         if self._task is not None:
             self._bars.advance(self._task)
 
     def round(self, record: Record) -> None:
-        """A round is done."""
-        self._uploaded += record["up"]["total"]
-        text = f"accuracy {record['accuracy']:.2%}, up {self._uploaded / 1e6:.2f} MB"
+        """Show a round that is done."""
+        self._uploaded += record.up.total
+        text = f"accuracy {record.accuracy:.2%}, up {self._uploaded / 1e6:.2f} MB"
         if self._task is not None:
             self._bars.update(self._task, description=self._escape(f"{self._label}: {text}"))
         if not self._console.is_terminal:
             stamp = time.strftime("%H:%M:%S")
-            line = f"{stamp} {self._label} round {record['round']}/{self._rounds}: {text}"
+            line = f"{stamp} {self._label} round {record.round}/{self._rounds}: {text}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     @staticmethod

@@ -1,6 +1,9 @@
-"""A line for a person."""
+"""The two consoles, and a line for a person."""
 
 from rich.console import Console
+
+OUT = Console()
+ERR = Console(stderr=True)
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:

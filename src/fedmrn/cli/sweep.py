@@ -71,12 +71,12 @@ def show_plan(console: Console, sweep: Sweep, folder: Path) -> None:
 
 
 def state(sweep: Sweep, folder: Path, left: Sequence[Cell]) -> str:
-    """Return in a line how far a sweep is, and what its folder holds beside it."""
+    """Return in a line how many cells are finished, begun and new, and which runs are not of this sweep."""
     begun = sum((folder / cell.folder / "config.toml").exists() for cell in left)
     text = f"{len(sweep.cells)} cells: {len(sweep.cells) - len(left)} finished, {begun} begun, {len(left) - begun} new"
-    mine = {folder / cell.folder for cell in sweep.cells}
-    others = sorted(str(p.parent.relative_to(folder)) for p in folder.rglob("config.toml") if p.parent not in mine)
-    return f"{text}; not of this sweep: {', '.join(others)}" if others else text
+    cells = {folder / cell.folder for cell in sweep.cells}
+    strangers = sorted(str(p.parent.relative_to(folder)) for p in folder.rglob("config.toml") if p.parent not in cells)
+    return f"{text}; not of this sweep: {', '.join(strangers)}" if strangers else text
 
 
 def run_all(console: Console, sweep: Sweep, folder: Path, left: Sequence[Cell], data_dir: Path, jobs: int) -> int:
@@ -109,8 +109,8 @@ def report(console: Console, sweep: Sweep, folder: Path) -> None:
     """
     rows: list[tuple[str, ...]] = []
     with console.status("writing the reports"):
-        for name, mine in sweep.tables.items():
-            runs = [folder / c.folder for c in mine if _finished(c, folder)]
+        for name, table in sweep.tables.items():
+            runs = [folder / c.folder for c in table if _finished(c, folder)]
             if runs:
                 (folder / name).mkdir(exist_ok=True)
                 for found in write_report(folder / name, runs):

@@ -12,10 +12,12 @@ from types import MappingProxyType
 from fedmrn.data.cifar import CifarReader
 from fedmrn.data.digits import read_digits
 from fedmrn.data.idx import read_idx
-from fedmrn.data.records import FolderSource, RemoteFile, Source
 from fedmrn.data.shakespeare import CHARACTERS, FILE, LENGTH, find_shakespeare, read_shakespeare
+from fedmrn.data.source import FolderSource, RemoteFile, Source
 from fedmrn.data.svhn import read_svhn
 from fedmrn.data.voc import CLASSES, SIZE, find_voc, read_voc
+from fedmrn.errors import ConfigError
+from fedmrn.text import nearest
 
 _FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 # The authors' own page no longer serves the files; this copy is the one that the PyTorch project keeps.
@@ -183,3 +185,14 @@ _ROWS = (
 
 DATASETS: Mapping[str, Source | FolderSource] = MappingProxyType({row.name: row for row in _ROWS})
 """Every data set that `load` knows, by name, in the order in which a person would want to see them."""
+
+
+def find_source(name: str) -> Source | FolderSource:
+    """Return the data set of this name, as the catalogue describes it.
+
+    Raises:
+        ConfigError: if no data set has this name.
+    """
+    if name not in DATASETS:
+        raise ConfigError(f"data set {name!r} does not exist{nearest(name, DATASETS)}")
+    return DATASETS[name]

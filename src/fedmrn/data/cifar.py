@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedmrn.data.pickles import read_batch
-from fedmrn.data.records import Arrays, Source
+from fedmrn.data.source import Arrays, Source
 from fedmrn.errors import DataError
 
 # A batch holds a file name and a label for each image, 34 bytes in the published files; the rest is slack.

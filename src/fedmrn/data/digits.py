@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedmrn.data.records import Arrays, Source
+from fedmrn.data.source import Arrays, Source
 
 _MAX_PIXEL = 16.0
 

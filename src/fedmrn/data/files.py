@@ -3,7 +3,7 @@
 from hashlib import md5
 from pathlib import Path
 
-from fedmrn.data.records import RemoteFile, Source
+from fedmrn.data.source import RemoteFile, Source
 from fedmrn.errors import DataError
 
 _TIMEOUT_SECONDS = 30

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.data.records import Arrays, Source
+from fedmrn.data.source import Arrays, Source
 from fedmrn.errors import DataError
 
 _GZIP = 16 + zlib.MAX_WBITS

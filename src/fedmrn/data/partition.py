@@ -1,8 +1,10 @@
-"""Who holds which training image: three laws that share a data set among clients.
+"""Who holds which training sample: the laws that share a data set among clients.
 
     iid         a random share of equal size
     dirichlet   each class is shared in proportions drawn from Dirichlet(alpha): "Non-IID-1", label skew
     labels      each client holds a fixed fraction of the labels: "Non-IID-2"
+
+    roles       a client is a user that the data set names (`fedmrn.data.roles`)
 
 A law names an owner for each image; grouping images by owner gives the parts, so no image can be lost or held
 twice. Random numbers come from numpy's generators, whose sequences may change with numpy's version, but not
@@ -13,17 +15,18 @@ Source of the laws: the setup of the published FedMRN experiments; Dirichlet lab
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.errors import ConfigError
 from fedmrn.numerics.rng import derive_key
+from fedmrn.text import nearest
 
-Kind = Literal["iid", "dirichlet", "labels"]
 Indices = NDArray[np.int64]
 
 _MAX_DRAWS = 1000
@@ -34,7 +37,7 @@ class PartitionSpec:
     """A law and its parameters; each law ignores the parameters of the others.
 
     Attributes:
-        kind: "iid", "dirichlet" or "labels".
+        kind: "iid", "dirichlet" or "labels"; "roles" needs no labels, and is `fedmrn.data.by_role`.
         alpha: concentration of the Dirichlet distribution, > 0; smaller is more uneven.
         min_size: dirichlet: the smallest number of samples that a client may get, >= 1.
         share: labels: the fraction of all labels that a client holds, 0 < share <= 1, rounded down to whole
@@ -44,14 +47,14 @@ class PartitionSpec:
         ConfigError: if a parameter is out of its range.
     """
 
-    kind: Kind = "iid"
+    kind: str = "iid"
     alpha: float = 0.3
     min_size: int = 10
     share: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ConfigError(f"partition: unknown kind {self.kind!r}; choose one of {', '.join(get_args(Kind))}")
+        if self.kind not in _LAWS:
+            raise ConfigError(f"partition: unknown kind {self.kind!r}{nearest(self.kind, _LAWS)}")
         if not (self.alpha > 0 and math.isfinite(self.alpha)):
             raise ConfigError(f"partition: alpha is {self.alpha}; give a finite number above 0, such as 0.3")
         if self.min_size < 1:
@@ -86,9 +89,15 @@ def partition(labels: NDArray[np.integer], spec: PartitionSpec, clients: int, se
         raise ConfigError(f"partition: {clients} clients cannot share {len(labels)} samples; lower clients")
     _, class_of, counts = np.unique(labels, return_inverse=True, return_counts=True)
     members = np.split(np.argsort(class_of, kind="stable"), np.cumsum(counts)[:-1])
-    owner = _LAWS[spec.kind](members, spec, clients, seed)
+    owner = _LAWS[spec.kind].owners(members, spec, clients, seed)
     by_owner = np.argsort(owner, kind="stable").astype(np.int64)  # stable, so that each part ascends
     return tuple(np.split(by_owner, np.cumsum(np.bincount(owner, minlength=clients))[:-1]))
+
+
+def holdings(labels: NDArray[np.integer], parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return how many samples of each label each client holds, int64, shape (clients, labels)."""
+    classes = int(labels.max()) + 1
+    return np.stack([np.bincount(labels[part], minlength=classes) for part in parts])
 
 
 def _generator(seed: int, attempt: int) -> np.random.Generator:
@@ -175,8 +184,19 @@ def _labels(members: Sequence[Indices], spec: PartitionSpec, clients: int, seed:
     return owner
 
 
-_LAWS: dict[str, Callable[[Sequence[Indices], PartitionSpec, int, int], Indices]] = {
-    "iid": _iid,
-    "dirichlet": _dirichlet,
-    "labels": _labels,
+class _Law(NamedTuple):
+    """A law: the options of `PartitionSpec` that it has, and the function that names each sample's owner."""
+
+    options: tuple[str, ...]
+    owners: Callable[[Sequence[Indices], PartitionSpec, int, int], Indices]
+
+
+_LAWS: Mapping[str, _Law] = {
+    "iid": _Law((), _iid),
+    "dirichlet": _Law(("alpha", "min_size"), _dirichlet),
+    "labels": _Law(("share",), _labels),
 }
+PARTITIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {name: law.options for name, law in _LAWS.items()} | {"roles": ("min_size",)}
+)
+"""Every partition, with the options that have an effect on it."""

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from fedmrn.data.partition import holdings
 from fedmrn.files import write_atomic
 
 _FEW_CLIENTS = 30  # as many bars as one can still tell apart
@@ -40,12 +41,6 @@ def plot_partition(labels: NDArray[np.integer], parts: Sequence[NDArray[np.int64
     if not parts:
         raise ValueError("plot_partition needs at least one part")
     _write(draw_partition(holdings(labels, parts), title), path)
-
-
-def holdings(labels: NDArray[np.integer], parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return how many images of each label each client holds, shape (clients, labels)."""
-    classes = int(labels.max()) + 1
-    return np.stack([np.bincount(labels[part], minlength=classes) for part in parts])
 
 
 def draw_partition(held: NDArray[np.int64], title: str) -> Figure:

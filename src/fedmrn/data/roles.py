@@ -1,4 +1,4 @@
-"""Partitions that a data set itself names (speaking roles), and random subsets of samples.
+"""Clients that are users of the data set (speaking roles), and random subsets of samples.
 
 Source of the law: LEAF (Caldas et al., "LEAF: a benchmark for federated settings", 2018), where a client of Shakespeare
 is a speaking role.
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmrn.data.partition import PARTITIONS
 from fedmrn.errors import ConfigError
 from fedmrn.numerics.rng import derive_key
 
@@ -28,7 +29,8 @@ def by_role(roles: Sequence[Indices], clients: int, min_size: int, seed: int) ->
         ConfigError: the data set names no roles, or too few have enough samples.
     """
     if not roles:
-        raise ConfigError('data.partition = "roles", but this data set names none; choose iid, dirichlet or labels')
+        laws = ", ".join(name for name in PARTITIONS if name != "roles")
+        raise ConfigError(f'data.partition = "roles", but this data set names none; choose one of {laws}')
     enough = np.flatnonzero([len(role) >= min_size for role in roles])
     if clients > len(enough):
         raise ConfigError(

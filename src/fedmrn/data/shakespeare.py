@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.data.files import read_limited
-from fedmrn.data.records import Arrays
+from fedmrn.data.source import Arrays
 from fedmrn.errors import DataError
 
 CHARACTERS = "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz}"
@@ -80,7 +80,7 @@ def _is_leaf(folder: Path) -> bool:
 
 
 def _windows(codes: NDArray[np.uint8]) -> _Samples:
-    """Views of a text: every LENGTH characters that another follows."""
+    """Return views of a text: every window of LENGTH characters that has a next one."""
     if len(codes) <= LENGTH:
         return _Samples(np.empty((0, LENGTH), np.uint8), np.empty(0, np.uint8))
     return _Samples(np.lib.stride_tricks.sliding_window_view(codes, LENGTH)[:-1], codes[LENGTH:])
@@ -124,7 +124,7 @@ def _leaf(folder: Path) -> Iterator[_Samples]:
 
 
 def _counted(path: Path, total: int, count: int) -> int:
-    """Return the sum: the samples so far, with those of a user of this file."""
+    """Return the samples read so far, `total`, plus the `count` of a user; raise DataError above the limit."""
     if total + count > _MOST_SAMPLES:
         raise DataError(f"{path} brings more than {_MOST_SAMPLES} samples; put the right file there")
     return total + count

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.data.records import Arrays, Source
+from fedmrn.data.source import Arrays, Source
 from fedmrn.errors import DataError
 
 _ZERO = 10  # MATLAB counts from 1, so the authors gave the digit 0 the label 10

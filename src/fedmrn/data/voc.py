@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedmrn.data.files import read_limited
-from fedmrn.data.records import Arrays
+from fedmrn.data.source import Arrays
 from fedmrn.errors import DataError
 
 SIZE = 128

@@ -121,5 +121,5 @@ class BilateralNetwork(nn.Module):
         self.head = nn.Sequential(_conv_relu(_WIDE, _HEAD), nn.Conv2d(_HEAD, classes, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of a batch of images."""
+        """Return logits of pixels, shape (n, classes, h, w), for images, shape (n, channels, h, w)."""
         return _scaled(self.head(self.aggregate(self.detail(x), self.semantic(x))), x.shape[2:])

@@ -1,4 +1,4 @@
-"""A network that predicts the next character of a text."""
+"""A recurrent network that predicts the next character of a text."""
 
 from torch import Tensor, nn
 
@@ -28,7 +28,7 @@ class CharacterLSTM(nn.Module):
         self.linear = nn.Linear(hidden, characters, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of the character after each text."""
+        """Return logits, shape (n, characters), for codes of characters, shape (n, length)."""
         states, _ = self.lstm(self.embedding(x.long()))
         logits: Tensor = self.linear(self.dropout(states[:, -1]))
         return logits

@@ -9,11 +9,12 @@ from fedmrn.errors import ConfigError
 from fedmrn.experiments.many.tune import Tuning, is_of, read_tuning, tuning_cells, tuning_title
 from fedmrn.files import write_atomic
 from fedmrn.report.account import ACCOUNT_HEADER, ACCOUNT_LEGEND, account_cells, traffic_line
-from fedmrn.report.collect import Section, collect, find_runs
+from fedmrn.report.collect import collect, find_runs
 from fedmrn.report.convergence import Reached, check_targets, default_targets, reach
 from fedmrn.report.figures import Studio, codec_picture, pictures
 from fedmrn.report.page import Part, page
 from fedmrn.report.plots import FORMATS
+from fedmrn.report.runs import Comparison
 from fedmrn.report.summary import HEADER, Summary, cells, markdown, reference_of, summarise
 from fedmrn.report.tables import convergence_table, final_table, overview_table
 
@@ -26,7 +27,7 @@ class Report:
 
     Attributes:
         title: what was run.
-        rows: one for each group of runs that differ in nothing but the seed.
+        rows: one for each variant of the method: runs that differ in nothing but the seed.
         reached: for each row, when it reached each target.
         tuning: how options were chosen, if they were.
         notes: what is not finished.
@@ -55,21 +56,21 @@ def write_report(
     Raises:
         RunError: a folder cannot be read, or none holds a finished round.
     """
-    sections, notes = collect(runs)
-    reports = [_say(section, targets) for section in sections]
+    comparisons, notes = collect(runs)
+    reports = [_say(comparison, targets) for comparison in comparisons]
     studio = Studio(folder, formats)
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
-    for i, (section, report) in enumerate(zip(sections, reports, strict=True), 1):
-        figures = pictures(section, studio, f"{i}-" if len(sections) > 1 else "")
+    for i, (comparison, report) in enumerate(zip(comparisons, reports, strict=True), 1):
+        figures = pictures(comparison, studio, f"{i}-" if len(comparisons) > 1 else "")
         tuning = [(tuning_title(t), tuning_cells(t)) for t in report.tuning]
-        tables = final_table(section, report.rows), convergence_table(report.rows, report.reached)
-        parts.append(Part(section, report.rows, *tables, tuning, figures))
+        tables = final_table(comparison, report.rows), convergence_table(report.rows, report.reached)
+        parts.append(Part(comparison, report.rows, *tables, tuning, figures))
     rows = [report.rows for report in reports]
-    overview = overview_table(sections, rows) if len(sections) > 1 else None
-    heading = sections[0].title if overview is None else f"{len(sections)} settings compared"
-    codecs = codec_picture(sections, studio)
-    write_atomic(folder / "summary.json", json.dumps(_values(sections, reports), indent=1).encode())
+    overview = overview_table(comparisons, rows) if len(comparisons) > 1 else None
+    heading = comparisons[0].title if overview is None else f"{len(comparisons)} settings compared"
+    codecs = codec_picture(comparisons, studio)
+    write_atomic(folder / "summary.json", json.dumps(_values(comparisons, reports), indent=1).encode())
     write_atomic(folder / "summary.md", "\n".join(map(_markdown, parts)).encode())
     write_atomic(folder / "report.html", page(heading, parts, overview, codecs, notes).encode())
     return reports
@@ -88,38 +89,38 @@ def check_formats(text: str) -> tuple[str, ...]:
     return names
 
 
-def _say(section: Section, targets: Sequence[float]) -> Report:
-    rows = [summarise(g.experiment.method, g.experiment.options.lr, g.records, g.label) for g in section.groups]
+def _say(comparison: Comparison, targets: Sequence[float]) -> Report:
+    rows = [summarise(g.experiment.method, g.experiment.options.lr, g.records, g.label) for g in comparison.variants]
     levels = check_targets(targets) or default_targets(rows)
-    reached = [[reach(group.records, level) for level in levels] for group in section.groups]
-    return Report(section.title, rows, reached, _tuning(section), section.notes())
+    reached = [[reach(variant.records, level) for level in levels] for variant in comparison.variants]
+    return Report(comparison.title, rows, reached, _tuning(comparison), comparison.notes())
 
 
-def _tuning(section: Section) -> list[Tuning]:
-    """Return each tuning.json beside the runs that all of the runs beside it follow."""
+def _tuning(comparison: Comparison) -> list[Tuning]:
+    """Return the tunings that lie beside runs and that all runs beside them agree with."""
     found = []
-    for parent in sorted({run.path.resolve().parent for run in section.runs}):
+    for parent in sorted({run.path.resolve().parent for run in comparison.runs}):
         tuning = read_tuning(parent)
-        mine = [run.experiment for run in section.runs if run.path.resolve().parent == parent]
-        names = {experiment.method for experiment in mine}
-        if tuning is not None and names & tuning["methods"].keys() and all(is_of(tuning, e) for e in mine):
+        experiments = [run.experiment for run in comparison.runs if run.path.resolve().parent == parent]
+        names = {experiment.method for experiment in experiments}
+        if tuning is not None and names & tuning["methods"].keys() and all(is_of(tuning, e) for e in experiments):
             found.append(tuning)
     return found
 
 
-def _values(sections: Sequence[Section], reports: Sequence[Report]) -> list[dict[str, object]]:
+def _values(comparisons: Sequence[Comparison], reports: Sequence[Report]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for section, report in zip(sections, reports, strict=True):
-        for group, row, reached in zip(section.groups, report.rows, report.reached, strict=True):
-            names = [run.name for run in group.runs]
-            more = {"setting": section.title, "runs": names, "targets": [asdict(one) for one in reached]}
+    for comparison, report in zip(comparisons, reports, strict=True):
+        for variant, row, reached in zip(comparison.variants, report.rows, report.reached, strict=True):
+            names = [run.name for run in variant.runs]
+            more = {"setting": comparison.title, "runs": names, "targets": [asdict(one) for one in reached]}
             rows.append({**asdict(row), **more})
     return rows
 
 
 def _markdown(part: Part) -> str:
     reference = reference_of(part.rows)
-    text = f"# {part.section.title}\n\n" + markdown(HEADER, [cells(row, reference) for row in part.rows])
+    text = f"# {part.comparison.title}\n\n" + markdown(HEADER, [cells(row, reference) for row in part.rows])
     text += f"\n## Convergence\n\n{markdown(*part.convergence)}"
     for title, table in part.tuning:
         text += f"\n{title}\n\n{markdown(*table)}"

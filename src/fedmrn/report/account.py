@@ -10,9 +10,9 @@ from functools import partial
 from statistics import fmean
 from types import MappingProxyType
 
-from fedmrn.experiments.run.record import Record
+from fedmrn.experiments.run.record import WAYS, Record, Way, sizes_on
 
-WAYS: Mapping[str, tuple[str, ...]] = MappingProxyType({"up": ("up",), "down": ("down",), "both": ("up", "down")})
+DIRECTIONS: Mapping[str, tuple[Way, ...]] = MappingProxyType({"up": ("up",), "down": ("down",), "both": WAYS})
 SECTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "mask": ("coded",),
@@ -49,7 +49,7 @@ class Line:
     """A section of a method's frames on one way.
 
     Attributes:
-        way: a key of `WAYS`.
+        way: a key of `DIRECTIONS`.
         section: a key of `SECTIONS`.
         coded: as it travelled.
         raw: without coding; None where a record does not say it.
@@ -65,11 +65,11 @@ class Line:
 
 def account(runs: Sequence[Sequence[Record]]) -> list[Line]:
     """Return the lines of a method from the records of its seeds: each way, each section."""
-    known = all("raw" in record for records in runs for record in records)
+    known = all(record.raw is not None for records in runs for record in records)
     lines = []
-    for way, directions in WAYS.items():
+    for way, ways in DIRECTIONS.items():
         for section, parts in SECTIONS.items():
-            count = partial(_bytes, directions, parts)
+            count = partial(_bytes, ways, parts)
             coded = _amount(runs, count)
             raw = _amount(runs, partial(count, raw=True)) if known else None
             ratio = coded.total / raw.total if raw and raw.total else None
@@ -77,17 +77,18 @@ def account(runs: Sequence[Sequence[Record]]) -> list[Line]:
     return lines
 
 
-def _bytes(directions: Sequence[str], parts: Sequence[str], record: Record, *, raw: bool = False) -> int:
-    source = record["raw"] if raw else record
-    return sum(source[way][part] for way in directions for part in parts)
+def _bytes(ways: Sequence[Way], parts: Sequence[str], record: Record, *, raw: bool = False) -> int:
+    """Return the bytes of these parts on these ways; `raw` is of records that know it."""
+    source = record.raw if raw and record.raw else record
+    return sum(sizes_on(way, source).of(parts) for way in ways)
 
 
 def _amount(runs: Sequence[Sequence[Record]], count: Callable[[Record], int]) -> Amount:
     def bits(r: Record) -> float:  # both are of the same clients and parameters
-        return float(r["bits_per_parameter"] * count(r) / r["up"]["total"])
+        return float(r.bits_per_parameter * count(r) / r.up.total)
 
     return Amount(
-        client=fmean(fmean(count(r) / len(r["clients"]) for r in records) for records in runs),
+        client=fmean(fmean(count(r) / len(r.clients) for r in records) for records in runs),
         round=fmean(fmean(map(count, records)) for records in runs),
         total=fmean(sum(map(count, records)) for records in runs),
         bits=fmean(fmean(map(bits, records)) for records in runs),

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
-from fedmrn.experiments.run.record import Record
-from fedmrn.report.collect import Group, score
+from fedmrn.experiments.run.record import WAYS, Record, Way, sizes_on
+from fedmrn.report.naming import score
 from fedmrn.report.plots import COLOURS, INK, bare, literal, style
+from fedmrn.report.runs import Variant
 
 BAND = (
     "The line is the mean over seeds, the band reaches from the lowest to the highest seed, and a thin line without a "
@@ -20,27 +21,27 @@ BAND = (
 )
 
 
-def draw_rounds(groups: Sequence[Group], title: str) -> Figure:
+def draw_rounds(variants: Sequence[Variant], title: str) -> Figure:
     """Return accuracy against rounds: the mean over seeds, and a band from the lowest to the highest seed."""
-    figure, axes = _figure(title, groups)
-    for i, group in enumerate(groups):
-        for run in group.beyond:
+    figure, axes = _figure(title, variants)
+    for i, variant in enumerate(variants):
+        for run in variant.beyond:
             _thin(axes, np.arange(1, len(run.records) + 1), run.records, i)
-        _curve(axes, np.arange(1, len(group.records[0]) + 1), group, i, len(groups) > len(COLOURS))
+        _curve(axes, np.arange(1, len(variant.records[0]) + 1), variant, i, len(variants) > len(COLOURS))
     axes.set_xlabel("round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(figure, axes, groups)
+    _finish(figure, axes, variants)
     return figure
 
 
-def draw_bytes(groups: Sequence[Group], title: str, *, down: bool = False) -> Figure:
+def draw_bytes(variants: Sequence[Variant], title: str, *, down: bool = False) -> Figure:
     """Return accuracy against all clients' bytes so far, on a logarithmic axis: uploaded, or with `down` both ways."""
-    ways = ("up", "down") if down else ("up",)
-    figure, axes = _figure(title, groups)
-    for i, group in enumerate(groups):
-        for run in group.beyond:
+    ways: Sequence[Way] = WAYS if down else ("up",)
+    figure, axes = _figure(title, variants)
+    for i, variant in enumerate(variants):
+        for run in variant.beyond:
             _thin(axes, bytes_so_far([run.records], ways), run.records, i)
-        _curve(axes, bytes_so_far(group.records, ways), group, i, len(groups) > len(COLOURS))
+        _curve(axes, bytes_so_far(variant.records, ways), variant, i, len(variants) > len(COLOURS))
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     wide = high > 300 * low
@@ -51,13 +52,13 @@ def draw_bytes(groups: Sequence[Group], title: str, *, down: bool = False) -> Fi
     axes.set_xlabel(f"{what} so far, all clients (measured frame lengths)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(value)))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-    _finish(figure, axes, groups)
+    _finish(figure, axes, variants)
     return figure
 
 
-def bytes_so_far(seeds: Sequence[Sequence[Record]], ways: Sequence[str]) -> NDArray[np.float64]:
+def bytes_so_far(seeds: Sequence[Sequence[Record]], ways: Sequence[Way]) -> NDArray[np.float64]:
     """Return the bytes of all clients on these ways up to each round, mean over seeds, shape (rounds,)."""
-    sums = [list(accumulate(sum(r[way]["total"] for way in ways) for r in records)) for records in seeds]
+    sums = [list(accumulate(sum(sizes_on(way, r).total for way in ways) for r in records)) for records in seeds]
     mean: NDArray[np.float64] = np.mean(sums, axis=0, dtype=np.float64)
     return mean
 
@@ -70,16 +71,16 @@ def size(value: float) -> str:
     return f"{value:g} B"
 
 
-def _figure(title: str, groups: Sequence[Group]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(9, max(4.4, 1.2 + 0.21 * len(groups))), layout="constrained")
+def _figure(title: str, variants: Sequence[Variant]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(9, max(4.4, 1.2 + 0.21 * len(variants))), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(literal(textwrap.fill(title, 100)), loc="left", fontsize=11, color=INK)
-    axes.set_ylabel(f"test {score(groups[0].experiment)} of the global model")
+    axes.set_ylabel(f"test {score(variants[0].experiment)} of the global model")
     return figure, axes
 
 
 def _accuracy(records: Sequence[Record]) -> list[float]:
-    return [r["accuracy"] for r in records]
+    return [r.accuracy for r in records]
 
 
 def _thin(axes: Axes, x: NDArray[np.floating | np.integer], records: Sequence[Record], place: int) -> None:
@@ -87,19 +88,21 @@ def _thin(axes: Axes, x: NDArray[np.floating | np.integer], records: Sequence[Re
     axes.plot(x, _accuracy(records), color=colour, linestyle=line, linewidth=0.8, alpha=0.8)
 
 
-def _curve(axes: Axes, x: NDArray[np.floating | np.integer], group: Group, place: int, many: bool) -> None:
+def _curve(axes: Axes, x: NDArray[np.floating | np.integer], variant: Variant, place: int, many: bool) -> None:
     colour, line = style(place)
-    values = np.array([_accuracy(records) for records in group.records])
+    values = np.array([_accuracy(records) for records in variant.records])
     mark = {"marker": "o", "markersize": 3} if len(x) <= 30 and not many else {}
-    note = f"{values[:, -1].mean():.1%}" + ("" if group.whole else f", round {group.progress}")
-    label = literal(f"{textwrap.fill(group.label, 30)}{'  ' if many else chr(10)}{note}")
+    note = f"{values[:, -1].mean():.1%}" + ("" if variant.whole else f", round {variant.progress}")
+    label = literal(f"{textwrap.fill(variant.label, 30)}{'  ' if many else chr(10)}{note}")
     axes.plot(x, values.mean(axis=0), color=colour, linewidth=1.8, linestyle=line, label=label, **mark)  # type: ignore[arg-type]
     if len(values) > 1:
         axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
 
 
-def _finish(figure: Figure, axes: Axes, groups: Sequence[Group]) -> None:
-    drawn = [records for group in groups for records in (*group.records, *(run.records for run in group.beyond))]
+def _finish(figure: Figure, axes: Axes, variants: Sequence[Variant]) -> None:
+    drawn = [
+        records for variant in variants for records in (*variant.records, *(run.records for run in variant.beyond))
+    ]
     every = np.concatenate([_accuracy(records) for records in drawn])
     # The first rounds are low and few; the comparison is at the top.
     low, top = float(np.quantile(every, 0.05)), float(every.max())
@@ -112,9 +115,9 @@ def _finish(figure: Figure, axes: Axes, groups: Sequence[Group]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1%}"))
     bare(axes)
     handles, labels = axes.get_legend_handles_labels()
-    last = [float(np.mean([records[-1]["accuracy"] for records in group.records])) for group in groups]
+    last = [float(np.mean([records[-1].accuracy for records in variant.records])) for variant in variants]
     order = sorted(range(len(labels)), key=lambda i: -last[i])  # beside the curves, as these end
-    seeds = max(len(group.records) for group in groups)
+    seeds = max(len(variant.records) for variant in variants)
     axes.legend(
         [handles[i] for i in order],
         [labels[i] for i in order],
@@ -126,5 +129,5 @@ def _finish(figure: Figure, axes: Axes, groups: Sequence[Group]) -> None:
         alignment="left",
         loc="center left",
         bbox_to_anchor=(1.0, 0.5),
-        fontsize=9 if len(groups) <= len(COLOURS) else 7.5,
+        fontsize=9 if len(variants) <= len(COLOURS) else 7.5,
     )

@@ -2,8 +2,9 @@
 
 import io
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -14,12 +15,13 @@ from fedmrn.codecs import Codec
 from fedmrn.data import draw_partition
 from fedmrn.errors import RunError
 from fedmrn.report.codec_error import draw_codec_error, measure_codecs
-from fedmrn.report.collect import Group, Section, options, score, setting, title, words
 from fedmrn.report.curves import BAND, draw_bytes, draw_rounds
 from fedmrn.report.masks import ENTROPY, SCALE, density, draw_masks, draw_scales, scales
+from fedmrn.report.naming import options, score, setting, title, words
 from fedmrn.report.plots import Origin, literal, save
+from fedmrn.report.runs import Comparison, Variant
 from fedmrn.report.times import TIMES, draw_times
-from fedmrn.wire.layout import Group as Part
+from fedmrn.wire.layout import Group
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _USUAL = 0.75  # the share of methods that must have an option's value for it to be said once
@@ -61,51 +63,54 @@ class Studio:
         return Picture(stem, png, alt, caption, origin)
 
 
-def pictures(section: Section, studio: Studio, prefix: str) -> dict[str, list[Picture]]:
+def pictures(comparison: Comparison, studio: Studio, prefix: str) -> dict[str, list[Picture]]:
     """Draw the figures of a setting, by the part of the page that they belong to."""
-    groups = section.groups
-    ends = ", ".join(f"{g.label} {_last(g):.1%}" for g in groups)
+    variants = comparison.variants
+    ends = ", ".join(f"{variant.label} {_last(variant):.1%}" for variant in variants)
 
-    def add(name: str, figure: Figure, what: str, caption: str, alt: str, shown: Sequence[Group] = groups) -> Picture:
-        origin = Origin(f"{what}: {section.title}", run_line(shown), configuration(shown))
+    def add(
+        name: str, figure: Figure, what: str, caption: str, alt: str, shown: Sequence[Variant] = variants
+    ) -> Picture:
+        origin = Origin(f"{what}: {comparison.title}", run_line(shown), configuration(shown))
         return studio.save(prefix + name, figure, caption, f"{what}. {alt}", origin)
 
-    name = score(section.experiment)
+    name = score(comparison.experiment)
     name = name[0].upper() + name[1:]
-    curves: Sequence[tuple[str, str, Callable[[], Figure]]] = (
-        ("accuracy-rounds", f"{name} against rounds", lambda: draw_rounds(groups, section.title)),
-        ("accuracy-bytes", f"{name} against uploaded bytes", lambda: draw_bytes(groups, section.title)),
-        ("accuracy-traffic", f"{name} against bytes both ways", lambda: draw_bytes(groups, section.title, down=True)),
+    heading = comparison.title
+    curves = (
+        ("accuracy-rounds", f"{name} against rounds", partial(draw_rounds, variants, heading)),
+        ("accuracy-bytes", f"{name} against uploaded bytes", partial(draw_bytes, variants, heading)),
+        ("accuracy-traffic", f"{name} against bytes both ways", partial(draw_bytes, variants, heading, down=True)),
     )
     found = {name: [add(stem, draw(), what, f"{what}. {BAND}", f"At the end: {ends}.") for stem, what, draw in curves]}
-    split = _split(section, studio, prefix)
+    split = _split(comparison, studio, prefix)
     if split is not None:
         found["Partition"] = [split]
-    masked = [group for group in groups if density(group) is not None]
+    masked = [variant for variant in variants if density(variant) is not None]
     if masked:
         what = "Density and entropy of the masks by layer and round"
-        masks = draw_masks(masked, f"masks by layer and round: {section.title}")
+        masks = draw_masks(masked, f"masks by layer and round: {comparison.title}")
         alt = "A row of panels for each method with masks."
         found["Masks"] = [add("masks", masks, what, f"{what}. {ENTROPY}", alt, masked)]
-    adapted = [group for group in groups if scales(group) is not None]
+    adapted = [variant for variant in variants if scales(variant) is not None]
     if adapted:
         what = "Scale of the noise that clients chose, by layer and round"
-        figure = draw_scales(adapted, f"scale of the noise by layer and round: {section.title}")
+        figure = draw_scales(adapted, f"scale of the noise by layer and round: {comparison.title}")
         scale = add("scale", figure, what, f"{what}. {SCALE}", "A panel for each method that adapts it.", adapted)
         found.setdefault("Masks", []).append(scale)
     what = "Seconds a round"
-    times = draw_times(groups, f"seconds a round: {section.title}")
+    times = draw_times(variants, f"seconds a round: {comparison.title}")
     found["Time"] = [add("times", times, what, f"{what}. {TIMES}", "A row of dots for each method.")]
     return found
 
 
-def _last(group: Group) -> float:
-    return fmean(records[-1]["accuracy"] for records in group.records)
+def _last(variant: Variant) -> float:
+    return fmean(records[-1].accuracy for records in variant.records)
 
 
-def _split(section: Section, studio: Studio, prefix: str) -> Picture | None:
-    """Draw who holds what: from the numbers where the run kept them, else around the picture that it drew."""
-    run = next((r for r in section.runs if r.held is not None), section.runs[0])
+def _split(comparison: Comparison, studio: Studio, prefix: str) -> Picture | None:
+    """Draw how samples are shared among clients: from partition.json, or else show the run's own partition.png."""
+    run = next((r for r in comparison.runs if r.held is not None), comparison.runs[0])
     data = run.experiment.data
     what = f"Who holds what, seed {run.experiment.seed}"
     heading = f"{what}: {data.name}, {data.partition}, {data.clients} clients"
@@ -115,9 +120,9 @@ def _split(section: Section, studio: Studio, prefix: str) -> Picture | None:
         figure = _around(run.path / "partition.png")
     else:
         return None
-    origin = Origin(f"{what}: {section.title}", run.name, configuration([Group(run.experiment.method, (run,))]))
-    others = "" if len({r.experiment.seed for r in section.runs}) == 1 else " Other seeds share out by the same law."
-    caption = f"Samples of each label that each client holds, as {run.name} had it.{others}"
+    origin = Origin(f"{what}: {comparison.title}", run.name, configuration([Variant(run.experiment.method, (run,))]))
+    alike = "" if len({r.experiment.seed for r in comparison.runs}) == 1 else " Other seeds share out by the same law."
+    caption = f"Samples of each label that each client holds, as {run.name} had it.{alike}"
     return studio.save(f"{prefix}holdings", figure, caption, heading, origin)
 
 
@@ -143,50 +148,50 @@ def _around(path: Path) -> Figure:
     return figure
 
 
-def codec_picture(sections: Sequence[Section], studio: Studio) -> Picture | None:
+def codec_picture(comparisons: Sequence[Comparison], studio: Studio) -> Picture | None:
     """Draw the codecs' error against their bits; None for one method, or if no codec has an error to draw."""
-    groups = [group for section in sections for group in section.groups]
+    variants = [variant for comparison in comparisons for variant in comparison.variants]
     codecs: dict[tuple[str, Codec], str] = {}
-    for group in groups:
-        e = group.experiment
-        codec = e.scheme().codecs[Part.CODED]
+    for variant in variants:
+        e = variant.experiment
+        codec = e.scheme().codecs[Group.CODED]
         if codec.any_vector:
-            codecs.setdefault((e.method, codec), group.label)
-    if len({group.label for group in groups}) < 2:
+            codecs.setdefault((e.method, codec), variant.label)
+    if len({variant.label for variant in variants}) < 2:
         return None
     rows = measure_codecs({label: codec for (_, codec), label in codecs.items()})
     if not any(row.nmse for row in rows):
         return None
-    own = list({group.label: group for group in groups}.values())
-    origin = Origin("Error of the codecs against their bits", run_line(groups), options_line(own))
+    distinct = list({variant.label: variant for variant in variants}.values())
+    origin = Origin("Error of the codecs against their bits", run_line(variants), options_line(distinct))
     names = ", ".join(dict.fromkeys(row.name for row in rows if row.nmse))
     alt = f"Normalised error against measured bits an element, for {names}."
     return studio.save("codec-error", draw_codec_error(rows), CODECS, alt, origin)
 
 
-def run_line(groups: Sequence[Group]) -> str:
-    """Return the folders of these groups, with what is not finished."""
-    return "; ".join(g.folders + ("" if g.whole else f" (round {g.progress})") for g in groups)
+def run_line(variants: Sequence[Variant]) -> str:
+    """Return the folders of these variants, with what is not finished."""
+    return "; ".join(g.folders + ("" if g.whole else f" (round {g.progress})") for g in variants)
 
 
-def configuration(groups: Sequence[Group]) -> str:
-    """Return the setting and the options of groups of one setting."""
-    experiment = groups[0].experiment
-    return f"{title(experiment, dict(setting(experiment)))}; {options_line(groups)}"
+def configuration(variants: Sequence[Variant]) -> str:
+    """Return the setting and the options of variants of one setting."""
+    experiment = variants[0].experiment
+    return f"{title(experiment, dict(setting(experiment)))}; {options_line(variants)}"
 
 
-def options_line(groups: Sequence[Group]) -> str:
+def options_line(variants: Sequence[Variant]) -> str:
     """Return the options of methods: those that all have, or nearly all of many, then each method's own."""
-    every = [dict(options(group.experiment)) for group in groups]
+    every = [dict(options(variant.experiment)) for variant in variants]
     common: dict[str, object] = {}
     for key in every[0]:
-        values = [mine.get(key) for mine in every]
+        values = [each.get(key) for each in every]
         usual = max(values, key=values.count)
-        if None not in values and values.count(usual) >= _USUAL * len(groups) and len(groups) > 1:
+        if None not in values and values.count(usual) >= _USUAL * len(variants) and len(variants) > 1:
             common[key] = usual
     common.pop("method", None)
     lines = [words(common)] if common else []
-    for mine in every:
-        own = {k: v for k, v in mine.items() if k != "method" and common.get(k) != v}
-        lines.append(f"{mine['method']}: {words(own)}" if own else str(mine["method"]))
+    for each in every:
+        special = {k: v for k, v in each.items() if k != "method" and common.get(k) != v}
+        lines.append(f"{each['method']}: {words(special)}" if special else str(each["method"]))
     return "; ".join(lines)

@@ -1,22 +1,18 @@
-"""Masks: the share of ones by layer and round, and the bits that this share leaves at least to say."""
+"""Figures of masks: density and entropy by layer and round, bits an element, and the scale of the noise."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from fedmrn.data import find_source
-from fedmrn.errors import ConfigError
-from fedmrn.experiments.config import Experiment
-from fedmrn.models.catalogue import build_model
-from fedmrn.report.collect import Group
+from fedmrn.report.observed import DENSITY, NOISE_SCALE
 from fedmrn.report.plots import COLOURS, INK, bare, literal
+from fedmrn.report.runs import Variant
 from fedmrn.text import printable
 
 ENTROPY = (
@@ -32,25 +28,16 @@ _NAMED = 40  # as many layers as have their names beside the rows
 _MOST = 400
 
 
-def density(group: Group) -> tuple[list[str], NDArray[np.float64]] | None:
+def density(variant: Variant) -> tuple[list[str], NDArray[np.float64]] | None:
     """Return names of layers and the density of their masks, shape (layers, rounds), mean over seeds.
 
     A round without it (of an older version) is NaN; None if no round has it, or there are too many layers to show.
     """
-    found = _by_layer(group, "density")
+    found = variant.observed(DENSITY, _MOST)
     if found is None:
         return None
     mean: NDArray[np.float64] = found[1].mean(axis=0)
     return (found[0], mean) if np.isfinite(mean).any() else None
-
-
-def _by_layer(group: Group, what: Literal["density", "noise_scale"]) -> tuple[list[str], NDArray[np.float64]] | None:
-    """Return names of layers and what each has, shape (seeds, layers, rounds), NaN where it has nothing."""
-    names = list(dict.fromkeys(n for records in group.records for r in records for n in r.get(what) or ()))
-    if not names or len(names) > _MOST:
-        return None
-    seeds = [[[(r.get(what) or {}).get(n, np.nan) for r in records] for n in names] for records in group.records]
-    return names, np.array(seeds, np.float64)
 
 
 def entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -60,59 +47,59 @@ def entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return -p * np.log2(inner) - (1 - p) * np.log2(outer)
 
 
-def coded_bits(group: Group) -> NDArray[np.float64] | None:
+def coded_bits(variant: Variant) -> NDArray[np.float64] | None:
     """Return measured bits an element of the mask sections by round, mean over seeds; None if nothing is coded.
 
     A mask without coding is one bit an element: these are its bytes over those.
     """
-    if not all("raw" in r and r["raw"]["up"]["coded"] for records in group.records for r in records):
+    if not all(r.raw is not None and r.raw.up.coded for records in variant.records for r in records):
         return None
-    bits = [[r["up"]["coded"] / r["raw"]["up"]["coded"] for r in records] for records in group.records]
+    bits = [[r.up.coded / r.raw.up.coded for r in records if r.raw is not None] for records in variant.records]
     mean: NDArray[np.float64] = np.mean(bits, axis=0, dtype=np.float64)
     return None if (mean == 1).all() else mean
 
 
-def scales(group: Group) -> tuple[list[str], NDArray[np.float64]] | None:
+def scales(variant: Variant) -> tuple[list[str], NDArray[np.float64]] | None:
     """Return names of layers and the base-2 logarithm of their noise's scale, shape (layers, rounds), mean over seeds.
 
     None if clients did not choose it, or there are too many layers to show.
     """
-    found = _by_layer(group, "noise_scale")
+    found = variant.observed(NOISE_SCALE, _MOST)
     if found is None:
         return None
     mean: NDArray[np.float64] = np.log2(found[1]).mean(axis=0)
     return (found[0], mean) if np.isfinite(mean).any() else None
 
 
-def draw_scales(groups: Sequence[Group], title: str) -> Figure:
-    """Return a row a method: the scale of the noise by layer and round; all groups have scales."""
-    rows = [(group, *found) for group in groups if (found := scales(group)) is not None]
+def draw_scales(variants: Sequence[Variant], title: str) -> Figure:
+    """Return a row a method: the scale of the noise by layer and round; all variants have scales."""
+    rows = [(variant, *found) for variant in variants if (found := scales(variant)) is not None]
     figure, panels = _sheet(rows, title, 9, (1,))
     every = np.concatenate([found.ravel() for *_, found in rows])
     norm = Normalize(float(np.nanmin(every)) - 0.5, float(np.nanmax(every)) + 0.5)
-    for (group, names, logs), (axes,) in zip(rows, panels, strict=True):
+    for (variant, names, logs), (axes,) in zip(rows, panels, strict=True):
         _heat_map(axes, names, logs, norm, "viridis", "log2 of the scale")
-        axes.set_title(literal(group.label), loc="left", fontsize=10, color=INK)
+        axes.set_title(literal(variant.label), loc="left", fontsize=10, color=INK)
     return figure
 
 
-def draw_masks(groups: Sequence[Group], title: str) -> Figure:
+def draw_masks(variants: Sequence[Variant], title: str) -> Figure:
     """Return a row a method: density and entropy by layer and round, and bits an element; all have densities."""
-    rows = [(group, *found) for group in groups if (found := density(group)) is not None]
+    rows = [(variant, *found) for variant in variants if (found := density(variant)) is not None]
     figure, panels = _sheet(rows, title, 10.5, (1.15, 1, 1))
     every = np.concatenate([shares.ravel() for *_, shares in rows])
     away = max(0.01, float(np.nanmax(np.abs(every - 0.5))))
     least = min(0.99, float(np.nanmin(entropy(every))))
-    for (group, names, shares), (left, middle, right) in zip(rows, panels, strict=True):
+    for (variant, names, shares), (left, middle, right) in zip(rows, panels, strict=True):
         _heat_map(left, names, shares, Normalize(0.5 - away, 0.5 + away), "RdBu_r", "density")
         _heat_map(middle, None, entropy(shares), Normalize(least, 1), "viridis", "entropy, bits")
-        left.set_title(literal(group.label), loc="left", fontsize=10, color=INK)
-        _bits(right, group, names, shares)
+        left.set_title(literal(variant.label), loc="left", fontsize=10, color=INK)
+        _bits(right, variant, names, shares)
     return figure
 
 
 def _sheet(
-    rows: Sequence[tuple[Group, list[str], NDArray[np.float64]]], title: str, width: float, columns: Sequence[float]
+    rows: Sequence[tuple[Variant, list[str], NDArray[np.float64]]], title: str, width: float, columns: Sequence[float]
 ) -> tuple[Figure, Any]:
     """Return an empty figure with a row of panels a method, as high as its layers want, and the panels."""
     heights = [1.5 + 0.2 * min(len(names), _NAMED) for _, names, _ in rows]
@@ -143,14 +130,14 @@ def _heat_map(
     bar.ax.yaxis.set_major_locator(MaxNLocator(4))
 
 
-def _bits(axes: Axes, group: Group, names: Sequence[str], shares: NDArray[np.float64]) -> None:
-    sizes = _sizes(group.experiment)
+def _bits(axes: Axes, variant: Variant, names: Sequence[str], shares: NDArray[np.float64]) -> None:
+    sizes = {tensor.name: tensor.size for tensor in variant.layout.tensors} if variant.layout else {}
     x = np.arange(1, shares.shape[1] + 1)
     mark = {"marker": "o", "markersize": 3} if len(x) <= 30 else {}
     if all(name in sizes for name in names):
         weights = np.array([sizes[name] for name in names], np.float64)
         axes.plot(x, weights @ entropy(shares) / weights.sum(), color=COLOURS[2], label="entropy, all layers", **mark)  # type: ignore[arg-type]
-    coded = coded_bits(group)
+    coded = coded_bits(variant)
     if coded is not None:
         axes.plot(x, coded, color=COLOURS[1], linestyle="--", label="coded, measured", **mark)  # type: ignore[arg-type]
     axes.axhline(1, color="#9aa3b2", linewidth=1, linestyle=":", label="not coded")
@@ -160,16 +147,3 @@ def _bits(axes: Axes, group: Group, names: Sequence[str], shares: NDArray[np.flo
     bare(axes)
     axes.tick_params(labelsize=8)
     axes.legend(fontsize=7.5, loc="best", framealpha=0.85, edgecolor="none")
-
-
-def _sizes(experiment: Experiment) -> dict[str, int]:
-    """Return the elements of each tensor of the model, by name; nothing if this version has no such model."""
-    try:
-        source = find_source(experiment.data.name)
-        with torch.device("meta"):
-            model = build_model(
-                experiment.model.name, shape=source.shape, classes=source.classes, seed=0, task=source.task
-            )
-    except ConfigError:
-        return {}
-    return {name: parameter.numel() for name, parameter in model.named_parameters()}

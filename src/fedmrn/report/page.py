@@ -8,8 +8,9 @@ from html import escape
 import tomli_w
 
 from fedmrn.report.account import ACCOUNT_HEADER, ACCOUNT_LEGEND, account_cells, traffic_line
-from fedmrn.report.collect import Section, score
 from fedmrn.report.figures import Picture
+from fedmrn.report.naming import score
+from fedmrn.report.runs import Comparison
 from fedmrn.report.summary import Summary
 from fedmrn.report.tables import CONVERGENCE, FINAL, Table
 
@@ -52,14 +53,14 @@ class Part:
     """What the page shows of one setting.
 
     Attributes:
-        section: its runs.
-        rows: a summary for each group.
+        comparison: its runs.
+        rows: a summary for each variant.
         final, convergence: tables.
         tuning: title and table of each tuning that its runs follow.
         pictures: by the heading that they stand under.
     """
 
-    section: Section
+    comparison: Comparison
     rows: Sequence[Summary]
     final: Table
     convergence: Table
@@ -81,7 +82,7 @@ def page(
         names = [f'<a href="#setting-{i}">{escape(row[0])}</a>' for i, row in enumerate(rows, 1)]
         body.append(_table(header, rows, first=names))
     for i, part in enumerate(parts, 1):
-        body += [f'<h2 id="setting-{i}">{escape(part.section.title)}</h2>'] * (len(parts) > 1) + _part(part)
+        body += [f'<h2 id="setting-{i}">{escape(part.comparison.title)}</h2>'] * (len(parts) > 1) + _part(part)
     if codecs is not None:
         body += ["<h2>Codecs</h2>", _figure(codecs)]
     head = (
@@ -94,9 +95,9 @@ def page(
 
 
 def _part(part: Part) -> list[str]:
-    section = part.section
-    body = [*_notes(section.notes()), "<h3>Result</h3>", _table(*part.final)]
-    name = score(section.experiment)
+    comparison = part.comparison
+    body = [*_notes(comparison.notes()), "<h3>Result</h3>", _table(*part.final)]
+    name = score(comparison.experiment)
     body.append(f"<p>{escape(FINAL.format(score=name))}</p>")
     body += ["<h3>Convergence</h3>", _table(*part.convergence), f"<p>{escape(CONVERGENCE.format(score=name))}</p>"]
     for title, tried in part.tuning:
@@ -109,10 +110,10 @@ def _part(part: Part) -> list[str]:
         table = _table(ACCOUNT_HEADER, account_cells(row.account))
         body.append(f"<details{' open' * (len(part.rows) == 1)}><summary>{line}</summary>{table}</details>")
     body.append("<h3>Configurations</h3>")
-    for group in section.groups:
-        runs = "".join(f"\n# {run.name}: seed {run.experiment.seed}, {len(run.records)} rounds" for run in group.runs)
-        text = f"{tomli_w.dumps(group.experiment.as_dict())}{runs}"
-        name = escape(f"{group.label}: {group.folders}")
+    for variant in comparison.variants:
+        runs = "".join(f"\n# {run.name}: seed {run.experiment.seed}, {len(run.records)} rounds" for run in variant.runs)
+        text = f"{tomli_w.dumps(variant.experiment.as_dict())}{runs}"
+        name = escape(f"{variant.label}: {variant.folders}")
         body.append(f"<details><summary>{name}</summary><pre>{escape(text)}</pre></details>")
     return body
 

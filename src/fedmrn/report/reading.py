@@ -1,67 +1,20 @@
 """Run folders that may be anybody's: everything is checked, and a mistake is named with its file and line."""
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import Field, TypeAdapter, ValidationError
 
 from fedmrn.errors import RunError
-from fedmrn.experiments.config import Experiment, Positive
+from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.run.folder import read_experiment
-from fedmrn.experiments.run.record import Record
-from fedmrn.text import printable
+from fedmrn.experiments.run.record import FILE, Record, Whole, explain
+from fedmrn.report.observed import check_observed
 
 _CONFIG, _LINE, _FILE = 1 << 20, 1 << 22, 1 << 28  # bytes that are read at most
-_SHAPE = ConfigDict(extra="ignore")
-_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
-_Whole = Annotated[int, Field(ge=0, le=1 << 53, strict=True)]
-_Number = Annotated[float, Field(strict=True)]  # a loss may be infinite
-
-
-@dataclass(frozen=True, config=_SHAPE)
-class _Sizes:
-    coded: _Whole
-    dense: _Whole
-    stats: _Whole
-    header: _Whole
-    checksum: _Whole
-    total: _Whole
-
-    def __post_init__(self) -> None:
-        if not 0 < self.total == self.coded + self.dense + self.stats + self.header + self.checksum:
-            raise ValueError("total is not the sum of the other parts, or is 0")
-
-
-@dataclass(frozen=True, config=_SHAPE)
-class _Ways:
-    up: _Sizes
-    down: _Sizes
-
-
-@dataclass(frozen=True, config=_SHAPE)
-class _Line:
-    """What the report uses of a line of rounds.jsonl."""
-
-    round: _Whole
-    accuracy: _Share
-    loss: _Number
-    train_loss: _Number
-    up: _Sizes
-    down: _Sizes
-    bits_per_parameter: Positive
-    clients: Annotated[list[_Whole], Field(min_length=1)]
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
-    raw: _Ways | None = None  # missing in runs from before it was counted
-    density: dict[str, _Share] | None = None  # of methods with masks only
-    noise_scale: dict[str, Positive] | None = None  # where clients choose it
-
-
-_LINES = TypeAdapter(_Line)
-_HELD = TypeAdapter(Annotated[list[Annotated[list[_Whole], Field(min_length=1)]], Field(min_length=1)])
+_HELD = TypeAdapter(Annotated[list[Annotated[list[Whole], Field(min_length=1)]], Field(min_length=1)])
 
 
 def read_setting(folder: Path) -> Experiment:
@@ -84,7 +37,7 @@ def read_rounds(folder: Path, experiment: Experiment) -> list[Record]:
     Raises:
         RunError: naming the line that is not of the form that the runner writes.
     """
-    path = folder / "rounds.jsonl"
+    path = folder / FILE
     if not path.exists():
         return []
     _limit(path, _FILE)
@@ -95,16 +48,17 @@ def read_rounds(folder: Path, experiment: Experiment) -> list[Record]:
             if len(text) > _LINE:
                 raise RunError(f"{where} is longer than {_LINE:,} bytes; mend it, or leave this run out")
             try:
-                line = _LINES.validate_json(text)
-            except ValidationError as error:
+                record = Record.of_line(text)
+                check_observed(record)
+            except RunError as error:
                 if not text.endswith(b"\n"):  # being written, or cut off by a crash
                     break
-                raise RunError(f"{where}: {_explain(error)}; mend it, or leave this run out") from error
-            if line.round != len(records) + 1:
-                raise RunError(f"{where}: round is {line.round}, not {len(records) + 1}; mend it")
-            if max(line.clients) >= experiment.data.clients:
-                raise RunError(f"{where}: clients holds {max(line.clients)}, of {experiment.data.clients} clients")
-            records.append({key: value for key, value in asdict(line).items() if value is not None})
+                raise RunError(f"{where}: {error}; mend it, or leave this run out") from error
+            if record.round != len(records) + 1:
+                raise RunError(f"{where}: round is {record.round}, not {len(records) + 1}; mend it")
+            if max(record.clients) >= experiment.data.clients:
+                raise RunError(f"{where}: clients holds {max(record.clients)}, of {experiment.data.clients} clients")
+            records.append(record)
     return records
 
 
@@ -121,7 +75,7 @@ def read_holdings(folder: Path, experiment: Experiment) -> NDArray[np.int64] | N
     try:
         held = _HELD.validate_json(path.read_bytes())
     except ValidationError as error:
-        raise RunError(f"{path}: {_explain(error)}; delete it") from error
+        raise RunError(f"{path}: {explain(error)}; delete it") from error
     if len(held) != experiment.data.clients or len({len(row) for row in held}) != 1 or not any(map(any, held)):
         raise RunError(f"{path} is not a table of samples by client and label, a row for each client; delete it")
     return np.array(held, np.int64)
@@ -130,10 +84,3 @@ def read_holdings(folder: Path, experiment: Experiment) -> NDArray[np.int64] | N
 def _limit(path: Path, most: int) -> None:
     if path.exists() and path.stat().st_size > most:
         raise RunError(f"{path} is larger than {most:,} bytes, so no run of fedmrn wrote it")
-
-
-def _explain(error: ValidationError) -> str:
-    first: Any = error.errors()[0]
-    place = ".".join(str(p) for p in first["loc"])
-    text = f"{place}: {first['msg']}" if place else str(first["msg"])
-    return printable(text)

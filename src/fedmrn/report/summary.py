@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
-from fedmrn.experiments.run.record import Record
+from fedmrn.experiments.run.record import WAYS, Record, sizes_on
 from fedmrn.report.account import Line, account
 
 LAST = 10
@@ -51,8 +51,8 @@ def summarise(method: str, lr: float, runs: Sequence[Sequence[Record]], label: s
 
     The label is the method's name, unless given.
     """
-    finals = [records[-1]["accuracy"] for records in runs]
-    up, down = (fmean(sum(r[way]["total"] for r in records) for records in runs) for way in ("up", "down"))
+    finals = [records[-1].accuracy for records in runs]
+    up, down = (fmean(sum(sizes_on(way, r).total for r in records) for records in runs) for way in WAYS)
     return Summary(
         method=method,
         label=label or method,
@@ -61,13 +61,13 @@ def summarise(method: str, lr: float, runs: Sequence[Sequence[Record]], label: s
         rounds=len(runs[0]),
         final=fmean(finals),
         final_std=stdev(finals) if len(finals) > 1 else 0.0,
-        best=fmean(max(r["accuracy"] for r in records) for records in runs),
-        last_ten=fmean(fmean(r["accuracy"] for r in records[-LAST:]) for records in runs),
+        best=fmean(max(r.accuracy for r in records) for records in runs),
+        last_ten=fmean(fmean(r.accuracy for r in records[-LAST:]) for records in runs),
         up_bytes=up,
         down_bytes=down,
         total_bytes=up + down,
-        bits_per_parameter=fmean(fmean(r["bits_per_parameter"] for r in records) for records in runs),
-        round_seconds=fmean(fmean(r["seconds"] for r in records) for records in runs),
+        bits_per_parameter=fmean(fmean(r.bits_per_parameter for r in records) for records in runs),
+        round_seconds=fmean(fmean(r.seconds for r in records) for records in runs),
         account=account(runs),
     )
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from fedmrn.report.collect import Section
 from fedmrn.report.convergence import Reached
+from fedmrn.report.runs import Comparison
 from fedmrn.report.summary import HEADER, Summary, cells, reference_of
 from fedmrn.report.times import step_milliseconds
 
@@ -24,24 +24,24 @@ CONVERGENCE = (
 )
 
 
-def final_table(section: Section, rows: Sequence[Summary]) -> Table:
-    """Return a row a method, with the seeds and rounds that its numbers are of."""
+def final_table(comparison: Comparison, rows: Sequence[Summary]) -> Table:
+    """Return the table of results: a row a method, with the seeds and rounds that its numbers are of."""
     reference = reference_of(rows)
     body = []
-    for group, row in zip(section.groups, rows, strict=True):
+    for variant, row in zip(comparison.variants, rows, strict=True):
         label, lr, *numbers = cells(row, reference)
-        step = step_milliseconds(group)
-        body.append((label, lr, str(row.seeds), group.progress, *numbers, "-" if step is None else f"{step:.3g}"))
+        step = step_milliseconds(variant)
+        body.append((label, lr, str(row.seeds), variant.progress, *numbers, "-" if step is None else f"{step:.3g}"))
     return (HEADER[0], HEADER[1], "seeds", "rounds", *HEADER[2:], "ms a step"), body
 
 
 def convergence_table(rows: Sequence[Summary], reached: Sequence[Sequence[Reached]]) -> Table:
-    """Return a row a method: rounds, uplink and total megabytes to each target."""
+    """Return the table of convergence: a row a method, with rounds, uplink and total megabytes to each target."""
     header = ["method"]
     for found in reached[0]:
         header += [f"{100 * found.target:g} %: rounds", "MB up", "MB both"]
     return header, [
-        (row.label, *(c for one in mine for c in _cells(one))) for row, mine in zip(rows, reached, strict=True)
+        (row.label, *(c for one in targets for c in _cells(one))) for row, targets in zip(rows, reached, strict=True)
     ]
 
 
@@ -53,13 +53,13 @@ def _cells(found: Reached) -> tuple[str, str, str]:
     return rounds + some, f"{found.up_bytes / 1e6:.2f}", f"{found.total_bytes / 1e6:.2f}"
 
 
-def overview_table(sections: Sequence[Section], rows: Sequence[Sequence[Summary]]) -> Table:
-    """Return last accuracies in percent: a row a setting, a column a method."""
-    labels = list(dict.fromkeys(row.label for mine in rows for row in mine))
+def overview_table(comparisons: Sequence[Comparison], rows: Sequence[Sequence[Summary]]) -> Table:
+    """Return the table of all settings: last accuracies in percent, a row a setting, a column a method."""
+    labels = list(dict.fromkeys(row.label for summaries in rows for row in summaries))
     body = []
-    for section, mine in zip(sections, rows, strict=True):
-        found = {row.label: row for row in mine}
-        body.append((section.name, *(_accuracy(found.get(label)) for label in labels)))
+    for comparison, summaries in zip(comparisons, rows, strict=True):
+        found = {row.label: row for row in summaries}
+        body.append((comparison.name, *(_accuracy(found.get(label)) for label in labels)))
     return ("setting", *labels), body
 
 

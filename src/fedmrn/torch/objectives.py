@@ -1,7 +1,7 @@
 """What training minimises and what evaluation reports, by task."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
@@ -19,14 +19,12 @@ class Objective:
     """A loss, and a score that is counted batch by batch.
 
     Attributes:
-        score: its name.
         loss: what training minimises.
         count: (outputs, targets) -> int64 tensor; those of all batches are added.
         value: of that sum: the score, in [0, 1].
         batch: samples that are evaluated at a time.
     """
 
-    score: str
     loss: Loss
     count: Callable[[Tensor, Tensor], Tensor]
     value: Callable[[Tensor], float]
@@ -71,12 +69,12 @@ def _mean_iou(confusion: Tensor) -> float:
     return float((both[occurs].double() / either[occurs]).mean()) if bool(occurs.any()) else 0.0
 
 
-CLASSES = Objective("accuracy", F.cross_entropy, _right, _share)
+CLASSES = Objective(F.cross_entropy, _right, _share)
 OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
     {
         "images": CLASSES,
-        "text": replace(CLASSES, score="next-character accuracy"),
-        "segmentation": Objective("mean IoU", pixel_loss, _confusion, _mean_iou, batch=32),
+        "text": CLASSES,
+        "segmentation": Objective(pixel_loss, _confusion, _mean_iou, batch=32),
     }
 )
-"""By what is predicted: the class of an image, the next character of a text, the class of each pixel."""
+"""By task (a key of `fedmrn.data.SCORES`, which names the scores)."""

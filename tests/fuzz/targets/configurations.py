@@ -13,7 +13,9 @@ import tomli_w
 from fedmrn import text
 from fedmrn.errors import ConfigError
 from fedmrn.experiments import config
-from fedmrn.experiments.config import Experiment, load_setting, parse_toml
+from fedmrn.experiments.config import Experiment
+from fedmrn.experiments.parsing import parse_toml
+from fedmrn.experiments.settings import load_setting
 from fedmrn.methods import METHODS
 from fedmrn.methods import method as methods
 

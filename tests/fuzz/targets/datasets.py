@@ -24,8 +24,8 @@ from fedmrn.data.cifar import read_members
 from fedmrn.data.files import read_files
 from fedmrn.data.idx import parse_idx
 from fedmrn.data.pickles import read_batch
-from fedmrn.data.records import Arrays
 from fedmrn.data.shakespeare import read_shakespeare
+from fedmrn.data.source import Arrays
 from fedmrn.data.voc import SIZE, read_voc
 from fedmrn.errors import DataError
 

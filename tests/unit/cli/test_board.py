@@ -14,8 +14,7 @@ from fedmrn.experiments.config import run_name
 from fedmrn.experiments.many.cells import Event, default_jobs
 from fedmrn.experiments.many.sweep import Cell, Sweep, load_sweep
 from fedmrn.numerics.threads import cores
-
-LINE = {"accuracy": 0.5, "loss": 1.0, "train_loss": 1.0, "up": {}, "down": {}, "bits_per_parameter": 1.0, "clients": []}
+from run_folders import record as line
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def sweep(tmp_path: Path) -> Sweep:
 
 
 def record(folder: Path, cell: Cell, rounds: int, seconds: float) -> None:
-    lines = [json.dumps(LINE | {"round": n, "seconds": seconds}) + "\n" for n in range(1, rounds + 1)]
+    lines = [json.dumps(line(n, 0.5) | {"seconds": seconds}) + "\n" for n in range(1, rounds + 1)]
     (folder / cell.folder).mkdir(parents=True)
     (folder / cell.folder / "rounds.jsonl").write_text("".join(lines))
 

@@ -146,7 +146,7 @@ def test_a_negative_seed_is_refused():
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"kind": "random"}, "unknown kind 'random'; choose one of iid, dirichlet, labels"),
+        ({"kind": "random"}, "unknown kind 'random'; choose one of dirichlet, iid, labels"),
         ({"alpha": 0.0}, "alpha is 0.0"),
         ({"alpha": -1.0}, "alpha is -1.0"),
         ({"alpha": float("nan")}, "alpha is nan"),

@@ -33,7 +33,7 @@ def test_more_clients_than_roles_are_refused() -> None:
 
 
 def test_a_data_set_without_roles_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="names none; choose iid, dirichlet or labels"):
+    with pytest.raises(ConfigError, match="names none; choose one of iid, dirichlet, labels"):
         by_role(load("digits", tmp_path).roles, 2, 1, 1)
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from fedmrn.cli.app import _names, _seeds, app
-from fedmrn.experiments.config import Experiment, load_setting, run_name
+from fedmrn.cli.app import app
+from fedmrn.cli.commands.arguments import parse_names, parse_seeds
+from fedmrn.experiments.config import Experiment, run_name
+from fedmrn.experiments.settings import load_setting
 from fedmrn.methods import METHODS
 
 ROOT = Path(__file__).parents[3]
@@ -38,8 +40,8 @@ def runs(words: list[str]) -> Iterator[tuple[str, Experiment]]:
         experiment = setting.experiment(said["method"], said["seed"])
         yield str(folder if said["out_dir"] else folder / run_name(experiment)), experiment
         return
-    for name in METHODS if said["methods"] == "all" else _names(said["methods"]):
-        for seed in _seeds(said["seeds"]):
+    for name in METHODS if said["methods"] == "all" else parse_names(said["methods"]):
+        for seed in parse_seeds(said["seeds"]):
             experiment = setting.experiment(name, seed)
             yield str(folder / run_name(experiment)), experiment
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from fedmrn.data import DATASETS, Dataset, FolderSource
-from fedmrn.experiments.config import Experiment, load_setting, presets
+from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.run import prepare
+from fedmrn.experiments.settings import load_setting, presets
 from fedmrn.federation.simulation import simulate
 from fedmrn.methods import METHODS
 from fedmrn.server import Server
@@ -46,7 +47,7 @@ def test_a_published_setting_is_the_published_one(name: str) -> None:
     tuned = {"fedmrn", "fedmrn-s", "fedmrn-no-pm", "fedmrn-no-sm", "fedmrn-post", "fedmrn-mrc", "fedmrn-s-mrc"}
     tuned |= {"fedbat", "fedpm"}
     assert {m: o.lr for m, o in experiments.items()} == {m: 0.1 if m in tuned else 0.03 for m in METHODS}
-    assert {m: o.options["scale"] for m, o in experiments.items() if "scale" in o.options} == {
+    assert {m: o.specific["scale"] for m, o in experiments.items() if "scale" in o.specific} == {
         m: 0.005 if m.startswith("fedmrn-s") else 0.01 for m in tuned - {"fedbat", "fedpm"}
     }
     assert experiments["fedpm"].optimizer == "adam"

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from fedmrn.errors import ConfigError, RunError
-from fedmrn.experiments.config import Experiment, load_setting
+from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.many.sweep import load_sweep
 from fedmrn.experiments.many.tune import Grid
 from fedmrn.experiments.run.folder import read_experiment
+from fedmrn.experiments.settings import load_setting
 
 LONG = "1" * 5_000
 HEX = "0x" + "f" * 5_000
@@ -24,7 +25,13 @@ def write(folder: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("method.server=[1]", "server = [1]: input should be 'mean', 'momentum' or 'adam'"),
+        ("method.server=[1]", "server = [1]: it does not exist; choose one of adam, mean, momentum"),
+        ("method.server=true", "server = True: it does not exist; choose one of adam, mean, momentum"),
+        ("method.server=maen", "server = 'maen': it does not exist; did you mean 'mean'?"),
+        ("method.optimizer=sdg", "optimizer = 'sdg': it does not exist; did you mean 'sgd'?"),
+        ("method.side=float", "side = 'float': it does not exist; did you mean 'float"),
+        ("method.down=eden9", "down = 'eden9': it does not exist; did you mean 'eden"),
+        ("data.partition=role", "data.partition = 'role': it does not exist; did you mean 'roles'?"),
         *((f"train.rounds={value}", "train.rounds = '") for value in (LONG, HEX, DEEP)),
         *((f"method.{key}={value}", key) for key in ("lr", "noise", "scale") for value in (LONG, HEX, DEEP)),
         ("train.rounds" + ".a" * 5_000 + "=1", "key=value"),

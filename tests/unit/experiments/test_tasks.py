@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from fedmrn.errors import ConfigError
-from fedmrn.experiments.config import load_setting
 from fedmrn.experiments.run.prepare import Prepared, prepare
+from fedmrn.experiments.settings import load_setting
 from fedmrn.federation.simulation import RoundResult, simulate
 from fedmrn.models.catalogue import MODELS, build_model
 from fedmrn.server import Server

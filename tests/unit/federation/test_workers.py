@@ -15,7 +15,7 @@ import torch
 from small_federation import federation, records, rule, run, small_model
 from torch import nn
 
-from fedmrn.data.augment import augment
+from fedmrn.data.augmentation import augment
 from fedmrn.errors import ConfigError, EncodeError, WorkerError
 from fedmrn.federation.simulation import simulate
 from fedmrn.torch import LocalRule, ModelLayout

@@ -15,8 +15,8 @@ from flwr.app import Context, Error, Message, RecordDict
 from numpy.typing import NDArray
 
 from fedmrn.errors import ConfigError, EncodeError, WorkerError
-from fedmrn.experiments.config import load_setting
 from fedmrn.experiments.run.prepare import prepare
+from fedmrn.experiments.settings import load_setting
 from fedmrn.federation import transport as asked
 from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.simulation import RoundResult, secret_of, simulate

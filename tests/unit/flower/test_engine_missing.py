@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fedmrn.errors import ConfigError
-from fedmrn.experiments.config import load_setting
 from fedmrn.experiments.run.runner import run
+from fedmrn.experiments.settings import load_setting
 from fedmrn.flower import simulation as engine
 
 

@@ -1,18 +1,19 @@
 """The byte account, worked out by hand; and the curves of accuracy against traffic."""
 
 import json
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from small_federation import federation, run
 
-from fedmrn.experiments.run.record import Record, to_record
+from fedmrn.experiments.run.record import Record, Sizes, to_record
 from fedmrn.methods import method
 from fedmrn.report.account import (
     ACCOUNT_HEADER,
+    DIRECTIONS,
     SECTIONS,
-    WAYS,
     Amount,
     account,
     account_cells,
@@ -29,11 +30,11 @@ def parts(coded: int, dense: int, stats: int, header: int) -> dict[str, int]:
     return {"coded": coded, "dense": dense, "stats": stats, "header": header, "checksum": 4, "total": total}
 
 
-def record(number: int, clients: int, up: dict[str, int], down: dict[str, int], raw: Any = None) -> Record:
+def record(number: int, clients: int, up: dict[str, int], down: dict[str, int], raw: Any) -> Record:
     bits = 8 * up["total"] / (clients * PARAMETERS)
     found: dict[str, Any] = {"round": number, "clients": list(range(clients)), "up": up, "down": down}
     found |= {"bits_per_parameter": bits, "accuracy": 0.1 * number, "loss": 1.0, "train_loss": 1.0, "seconds": 1.0}
-    return found | ({"raw": raw} if raw else {})
+    return Record.of_line(json.dumps(found | {"raw": raw}))
 
 
 RAW = {"up": parts(60, 20, 12, 104), "down": parts(3000, 20, 12, 164)}
@@ -77,7 +78,7 @@ def test_sections_add_up_to_the_total_and_ways_to_both(kind: str) -> None:
         def value(way: str, section: str, name: str = name) -> float:
             return float(getattr(getattr(line(way, section), kind), name))
 
-        for way in WAYS:
+        for way in DIRECTIONS:
             assert value(way, "total") == pytest.approx(sum(value(way, s) for s in SECTIONS if s != "total"))
         for section in SECTIONS:
             assert value("both", section) == pytest.approx(value("up", section) + value("down", section))
@@ -85,12 +86,12 @@ def test_sections_add_up_to_the_total_and_ways_to_both(kind: str) -> None:
 
 def test_bits_of_the_uplink_are_those_of_the_records() -> None:
     found = line("up", "total").coded
-    assert found.last_bits == pytest.approx(np.mean([records[-1]["bits_per_parameter"] for records in RUNS]))
+    assert found.last_bits == pytest.approx(np.mean([records[-1].bits_per_parameter for records in RUNS]))
     assert found.bits == pytest.approx(summarise("x", 0.1, RUNS).bits_per_parameter)
 
 
 def test_records_without_raw_are_read() -> None:
-    old = [[{k: v for k, v in r.items() if k != "raw"} for r in records] for records in RUNS]
+    old = [[replace(r, raw=None) for r in records] for records in RUNS]
     for runs in (old, [[RUNS[0][0], old[0][1]]]):
         lines = account(runs)
         assert all(x.raw is None and x.ratio is None for x in lines)
@@ -101,21 +102,21 @@ def test_records_without_raw_are_read() -> None:
 
 def test_cells_and_the_line() -> None:
     rows = account_cells(account(RUNS))
-    assert len(rows) == len(WAYS) * len(SECTIONS)
+    assert len(rows) == len(DIRECTIONS) * len(SECTIONS)
     assert {len(row) for row in rows} == {len(ACCOUNT_HEADER)}
     by_name = dict(zip((row[0] for row in rows), rows, strict=True))
     assert by_name["down, mask"] == (
         *("down, mask", "100", "1,125", "300", "3,000", "600", "6,000"),
         *("0.1000", "8.0000", "8.0000", "120.0000"),
     )
-    many = [[r | {"up": {k: 1_000_000 * v for k, v in r["up"].items()}} for r in records] for records in RUNS]
+    many = [[replace(r, up=Sizes(**{k: 1_000_000 * v for k, v in asdict(r.up).items()})) for r in s] for s in RUNS]
     assert traffic_line(account(many)).startswith("MB up 304.00 (raw 0.00), down 0.00")
 
 
 def test_a_record_lists_each_client_and_adds_up() -> None:
     scheme = method("fedmrn").scheme({"coding": "entropy"}, side="float16", down="eden4")
     for result in run(federation(scheme=scheme)):
-        found = json.loads(json.dumps(to_record(result)))
+        found = json.loads(to_record(result).as_line())
         for way in ("up", "down"):
             each = found["by_client"][way]
             assert len(each["coded"]) == len(each["total"]) == len(found["clients"])
@@ -130,8 +131,8 @@ def test_a_record_lists_each_client_and_adds_up() -> None:
 
 
 def test_the_curve_against_traffic_stands_at_all_bytes_so_far() -> None:
-    assert [r["up"]["total"] for r in RUNS[0]] == [200, 100]
-    assert [r["down"]["total"] for r in RUNS[0]] == [600, 300]
+    assert [r.up.total for r in RUNS[0]] == [200, 100]
+    assert [r.down.total for r in RUNS[0]] == [600, 300]
     assert bytes_so_far(RUNS, ("up",)).tolist() == [202, 304]
     assert bytes_so_far(RUNS, ("up", "down")).tolist() == [802, 1204]
 
@@ -141,7 +142,7 @@ def test_a_compressed_broadcast_moves_the_curve_by_what_it_saves() -> None:
         [[to_record(r) for r in run(federation(scheme=method("fedmrn").scheme(down=down)))]]
         for down in ("float32", "eden4")
     )
-    saved = np.cumsum([a["down"]["total"] - b["down"]["total"] for a, b in zip(exact[0], less[0], strict=True)])
+    saved = np.cumsum([a.down.total - b.down.total for a, b in zip(exact[0], less[0], strict=True)])
     assert (saved > 0).all()
     gap = bytes_so_far(exact, ("up", "down")) - bytes_so_far(less, ("up", "down"))
     assert gap.tolist() == saved.tolist()

@@ -5,15 +5,17 @@ from pathlib import Path
 import pytest
 
 from fedmrn.errors import RunError
-from fedmrn.report.collect import Section, collect, find_runs, options
+from fedmrn.report.collect import collect, find_runs
+from fedmrn.report.naming import options
+from fedmrn.report.runs import Comparison
 from fedmrn.server.optimizer import SERVER
 from run_folders import write_run
 
 
-def only(paths: list[Path]) -> Section:
-    (section,), notes = collect(paths)
+def only(paths: list[Path]) -> Comparison:
+    (comparison,), notes = collect(paths)
     assert notes == []
-    return section
+    return comparison
 
 
 def test_run_folders_are_found_in_folders_and_tuning_is_not(tmp_path: Path) -> None:
@@ -39,23 +41,23 @@ def test_only_seeds_are_taken_together(tmp_path: Path) -> None:
         write_run(tmp_path / "lr", "fedavg", changes=["method.fedavg.lr=0.025"]),
         write_run(tmp_path / "signed", "fedmrn-s"),
     ]
-    groups = {g.label: [run.experiment.seed for run in g.runs] for g in only(paths).groups}
-    assert groups == {
+    variants = {g.label: [run.experiment.seed for run in g.runs] for g in only(paths).variants}
+    assert variants == {
         "fedavg, lr 0.025": [1],
         "fedavg, lr 0.1": [1],
         "fedmrn, scale 0.01": [1, 2],
         "fedmrn, scale 0.02": [1],
         "fedmrn-s": [1],
     }
-    assert list(groups) == sorted(groups)  # in the order of the table of methods, then by value
+    assert list(variants) == sorted(variants)  # in the order of the table of methods, then by value
 
 
 def test_an_option_that_follows_the_seed_does_not_tell_runs_apart(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / f"{seed}", "fedpm", seed) for seed in (1, 2)]
-    (group,) = only(paths).groups
-    assert len(group.runs) == 2
+    (variant,) = only(paths).variants
+    assert len(variant.runs) == 2
     other = write_run(tmp_path / "other", "fedpm", 3, changes=["method.fedpm.seed=9"])
-    assert len(only([*paths, other]).groups) == 2
+    assert len(only([*paths, other]).variants) == 2
 
 
 @pytest.mark.parametrize(
@@ -69,20 +71,20 @@ def test_an_option_that_follows_the_seed_does_not_tell_runs_apart(tmp_path: Path
     ],
 )
 def test_another_setting_is_a_section_of_its_own(tmp_path: Path, change: str, first: str, second: str) -> None:
-    sections, _ = collect([write_run(tmp_path / "a"), write_run(tmp_path / "b", changes=[change])])
-    assert {section.name for section in sections} == {first, second}
-    assert len({section.title for section in sections}) == 2
-    for section in sections:
-        assert section.title.startswith("digits, ")
+    comparisons, _ = collect([write_run(tmp_path / "a"), write_run(tmp_path / "b", changes=[change])])
+    assert {comparison.name for comparison in comparisons} == {first, second}
+    assert len({comparison.title for comparison in comparisons}) == 2
+    for comparison in comparisons:
+        assert comparison.title.startswith("digits, ")
 
 
 def test_what_has_no_effect_is_no_difference(tmp_path: Path) -> None:
     # Of the Dirichlet partition, and of the momentum optimizer.
     changes = ["data.alpha=0.1", "method.fedmrn.server=mean", "method.server_beta=0.5"]
-    section = only([write_run(tmp_path / "a"), write_run(tmp_path / "b", seed=2, changes=changes)])
-    assert (section.name, [group.label for group in section.groups]) == ("", ["fedmrn"])
+    comparison = only([write_run(tmp_path / "a"), write_run(tmp_path / "b", seed=2, changes=changes)])
+    assert (comparison.name, [variant.label for variant in comparison.variants]) == ("", ["fedmrn"])
     other = write_run(tmp_path / "c", changes=["method.server=momentum", "method.server_beta=0.5"])
-    labels = [group.label for group in only([tmp_path / "a", other]).groups]
+    labels = [variant.label for variant in only([tmp_path / "a", other]).variants]
     assert labels == ["fedmrn, server mean", "fedmrn, server momentum, server beta 0.5"]
 
 
@@ -90,8 +92,8 @@ def test_every_server_optimizer_has_the_options_that_it_takes(tmp_path: Path) ->
     taken = {"mean": [], "momentum": ["beta"], "adam": ["beta", "beta2", "tau"]}
     assert taken.keys() == SERVER.keys()
     for server, names in taken.items():
-        (group,) = only([write_run(tmp_path / server, changes=[f"method.server={server}"])]).groups
-        assert [name for name, _ in options(group.experiment) if name.startswith("server_")] == [
+        (variant,) = only([write_run(tmp_path / server, changes=[f"method.server={server}"])]).variants
+        assert [name for name, _ in options(variant.experiment) if name.startswith("server_")] == [
             f"server_{name}" for name in ["lr", *names]
         ]
 
@@ -99,35 +101,35 @@ def test_every_server_optimizer_has_the_options_that_it_takes(tmp_path: Path) ->
 def test_the_number_of_processes_does_not_tell_runs_apart(tmp_path: Path) -> None:
     """Records do not depend on it (tests/unit/federation/test_workers.py)."""
     paths = [write_run(tmp_path / f"{n}", seed=n, changes=[f"train.workers={n}"]) for n in (1, 2)]
-    (group,) = only(paths).groups
-    assert len(group.runs) == 2
+    (variant,) = only(paths).variants
+    assert len(variant.runs) == 2
 
 
 def test_finished_seeds_count_and_others_are_named(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / f"r{n}", seed=n, accuracies=[0.5, 0.6, 0.7][:n]) for n in (1, 2, 3)]
-    (group,) = only(paths).groups
-    assert [run.experiment.seed for run in group.used] == [3]
-    assert [run.experiment.seed for run in group.beyond] == [1, 2]
-    assert (group.whole, group.progress) == (True, "3")
-    assert group.notes() == [
+    (variant,) = only(paths).variants
+    assert [run.experiment.seed for run in variant.used] == [3]
+    assert [run.experiment.seed for run in variant.beyond] == [1, 2]
+    assert (variant.whole, variant.progress) == (True, "3")
+    assert variant.notes() == [
         "fedmrn: seed 1 at round 1, seed 2 at round 2 of 3; its numbers are of seed 3 up to round 3"
     ]
 
 
 def test_where_no_seed_is_finished_the_rounds_that_all_have_count(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / f"r{n}", seed=n, accuracies=[0.5, 0.6, 0.7, 0.8][:n], rounds=9) for n in (2, 4)]
-    (group,) = only(paths).groups
-    assert [len(records) for records in group.records] == [2, 2]
-    assert [run.experiment.seed for run in group.beyond] == [4]
-    assert (group.whole, group.progress) == (False, "2 of 9")
-    (note,) = group.notes()
+    (variant,) = only(paths).variants
+    assert [len(records) for records in variant.records] == [2, 2]
+    assert [run.experiment.seed for run in variant.beyond] == [4]
+    assert (variant.whole, variant.progress) == (False, "2 of 9")
+    (note,) = variant.notes()
     assert note.endswith("its numbers are of seeds 2, 4 up to round 2")
 
 
 def test_a_run_without_a_round_is_left_out_and_told(tmp_path: Path) -> None:
     none, one = write_run(tmp_path / "none", seed=2, accuracies=[]), write_run(tmp_path / "one")
-    (section,), notes = collect([none, one])
-    assert len(section.runs) == 1
+    (comparison,), notes = collect([none, one])
+    assert len(comparison.runs) == 1
     assert notes == [f"{tmp_path.name}/none holds no whole round yet"]
     with pytest.raises(RunError, match="none holds no finished round yet; run it with --resume"):
         collect([none])
@@ -137,26 +139,26 @@ def test_a_run_without_a_round_is_left_out_and_told(tmp_path: Path) -> None:
 
 def test_the_same_seed_twice_is_one_run(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / "a", accuracies=[0.5]), write_run(tmp_path / "b")]
-    (section,), notes = collect(paths)
-    assert [run.path for run in section.runs] == paths[1:]  # the one that is further
+    (comparison,), notes = collect(paths)
+    assert [run.path for run in comparison.runs] == paths[1:]  # the one that is further
     name = tmp_path.name
     assert notes == [f"{name}/a is left out: it has the configuration and seed of {name}/b"]
 
 
 def test_names_say_where_runs_lie_and_nothing_of_the_machine(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / "x/digits" / f"fedmrn-seed{n}", seed=n) for n in (1, 2, 3, 7)]
-    (group,) = only(paths).groups
-    assert group.folders == "digits/fedmrn-seed1-3,7"
+    (variant,) = only(paths).variants
+    assert variant.folders == "digits/fedmrn-seed1-3,7"
     more = [*paths, write_run(tmp_path / "x/late/again", seed=8)]
-    (group,) = only(more).groups
-    assert [run.name for run in group.runs][-2:] == ["digits/fedmrn-seed7", "late/again"]
-    assert "late/again" in group.folders
+    (variant,) = only(more).variants
+    assert [run.name for run in variant.runs][-2:] == ["digits/fedmrn-seed7", "late/again"]
+    assert "late/again" in variant.folders
 
 
 def test_the_order_of_the_folders_does_not_matter(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / f"{m}{s}", m, s) for m in ("fedmrn", "fedavg", "topk") for s in (1, 2)]
 
     def shape(of: list[Path]) -> list[tuple[str, list[str]]]:
-        return [(g.label, [run.name for run in g.runs]) for g in only(of).groups]
+        return [(g.label, [run.name for run in g.runs]) for g in only(of).variants]
 
     assert shape(paths) == shape(paths[::-1])

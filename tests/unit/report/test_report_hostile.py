@@ -71,8 +71,8 @@ def test_what_may_be_missing_or_odd(tmp_path: Path) -> None:
     odd = {k: v for k, v in GOOD.items() if k != "raw"} | {"loss": float("nan"), "of a later version": {"x": 1}}
     with (folder / "rounds.jsonl").open("a") as file:
         file.write(json.dumps(odd) + "\n")
-    (section,), _ = collect([folder])
-    assert [r["accuracy"] for r in section.groups[0].records[0]] == [0.5, 0.8]
+    (comparison,), _ = collect([folder])
+    assert [r.accuracy for r in comparison.variants[0].records[0]] == [0.5, 0.8]
 
 
 def test_a_torn_last_line_is_not_there_and_a_whole_one_is(tmp_path: Path) -> None:
@@ -80,8 +80,8 @@ def test_a_torn_last_line_is_not_there_and_a_whole_one_is(tmp_path: Path) -> Non
         folder = write_run(tmp_path / f"{cut}", accuracies=[0.5, 0.8])
         log = folder / "rounds.jsonl"
         log.write_bytes(log.read_bytes()[:-cut])
-        (section,), _ = collect([folder])
-        assert len(section.groups[0].records[0]) == rounds
+        (comparison,), _ = collect([folder])
+        assert len(comparison.variants[0].records[0]) == rounds
 
 
 def test_no_more_is_read_than_a_run_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

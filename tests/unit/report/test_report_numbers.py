@@ -1,9 +1,9 @@
 """The numbers of the report, worked out by hand: convergence, curves, masks, times."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,26 +11,30 @@ from matplotlib.figure import Figure
 
 from allocated import allocated
 from fedmrn.errors import ConfigError
-from fedmrn.report.collect import Group, collect
+from fedmrn.experiments.run.layout_file import write_layout
+from fedmrn.experiments.run.record import Record
+from fedmrn.report.collect import collect
 from fedmrn.report.convergence import Reached, check_targets, default_targets, reach
 from fedmrn.report.curves import draw_bytes, draw_rounds
 from fedmrn.report.figures import configuration, run_line
 from fedmrn.report.masks import coded_bits, density, draw_masks, draw_scales, entropy, scales
+from fedmrn.report.runs import Variant
 from fedmrn.report.summary import reference_of, summarise
 from fedmrn.report.tables import convergence_table, final_table
 from fedmrn.report.times import draw_times, step_milliseconds, steps
+from fedmrn.wire.layout import Group, Layout, TensorSpec
 from run_folders import CLIENTS, record, write_run
 
 UP, DOWN = 350, 8100  # bytes of a round
 
 
-def seed(*accuracies: float) -> list[dict[str, Any]]:
-    return [record(i, a) for i, a in enumerate(accuracies, 1)]
+def seed(*accuracies: float) -> list[Record]:
+    return [Record.of_line(json.dumps(record(i, a))) for i, a in enumerate(accuracies, 1)]
 
 
-def groups(paths: Sequence[Path]) -> tuple[Group, ...]:
-    (section,), _ = collect(paths)
-    return section.groups
+def variants(paths: Sequence[Path]) -> tuple[Variant, ...]:
+    (comparison,), _ = collect(paths)
+    return comparison.variants
 
 
 def test_a_target_is_reached_at_its_first_crossing() -> None:
@@ -60,11 +64,11 @@ def test_targets_are_checked() -> None:
 
 
 def test_the_uplink_is_compared_by_the_round(tmp_path: Path) -> None:
-    (section,), _ = collect(
+    (comparison,), _ = collect(
         [write_run(tmp_path / "a", "fedavg", coded=8000), write_run(tmp_path / "b", accuracies=[0.5, 0.6])]
     )
-    rows = [summarise(g.experiment.method, 0.1, g.records, g.label) for g in section.groups]
-    _, (average, masked) = final_table(section, rows)
+    rows = [summarise(g.experiment.method, 0.1, g.records, g.label) for g in comparison.variants]
+    _, (average, masked) = final_table(comparison, rows)
     assert average[2:4] == ("1", "3")
     assert masked[2:4] == ("1", "2 of 3")
     assert reference_of(rows) is rows[0]
@@ -78,7 +82,7 @@ def drawn(figure: Figure, marked: bool) -> list[tuple[list[float], list[float]]]
 
 def test_curves_are_means_with_a_band_and_thin_lines_beyond(tmp_path: Path) -> None:
     curves = {1: [0.4, 0.6], 2: [0.5, 0.8, 0.9]}
-    mine = groups([write_run(tmp_path / f"{s}", seed=s, accuracies=a, rounds=5) for s, a in curves.items()])
+    mine = variants([write_run(tmp_path / f"{s}", seed=s, accuracies=a, rounds=5) for s, a in curves.items()])
     figure = draw_rounds(mine, "a $title$ with 100 % of _everything_ and 漢")
     assert drawn(figure, True) == [([1, 2], [0.45, 0.7])]
     assert drawn(figure, False) == [([1, 2, 3], [0.5, 0.8, 0.9])]
@@ -94,12 +98,12 @@ def test_curves_are_means_with_a_band_and_thin_lines_beyond(tmp_path: Path) -> N
 
 def test_what_lies_below_the_axis_is_counted(tmp_path: Path) -> None:
     late = [0.8, 0.8, 0.9] * 9
-    mine = groups([write_run(tmp_path / "r", accuracies=[0.1, 0.2, *late], rounds=29)])
+    mine = variants([write_run(tmp_path / "r", accuracies=[0.1, 0.2, *late], rounds=29)])
     for figure in (draw_rounds(mine, "title"), draw_bytes(mine, "title")):
         bottom = figure.axes[0].get_ylim()[0]
         assert 0.2 < bottom < 0.8
         assert figure.get_supxlabel() == f"The axis starts at {bottom:.1%}; 2 of 29 values are below it."
-    mine = groups([write_run(tmp_path / "s", accuracies=late, rounds=27)])
+    mine = variants([write_run(tmp_path / "s", accuracies=late, rounds=27)])
     assert draw_rounds(mine, "title").get_supxlabel() == ""
 
 
@@ -112,21 +116,22 @@ def test_entropy_against_its_definition() -> None:
 def test_density_and_coded_bits_are_means_over_seeds(tmp_path: Path) -> None:
     one, two = {"a": 0.5, "b": 0.1}, {"a": 0.3, "b": 0.1}
     paths = [write_run(tmp_path / f"{s}", seed=s, density=d, coded=c) for s, d, c in ((1, one, 200), (2, two, 225))]
-    (group,) = groups(paths)
-    found = density(group)
+    (variant,) = variants(paths)
+    found = density(variant)
     assert found is not None
     assert found[0] == ["a", "b"]
     assert found[1] == pytest.approx(np.array([[0.4] * 3, [0.1] * 3]))
-    assert coded_bits(group) == pytest.approx([0.85] * 3)  # 212.5 bytes where plain bits take 250
-    (bare,) = groups([write_run(tmp_path / "none")])
+    assert coded_bits(variant) == pytest.approx([0.85] * 3)  # 212.5 bytes where plain bits take 250
+    (bare,) = variants([write_run(tmp_path / "none")])
     assert (density(bare), coded_bits(bare)) == (None, None)
 
 
 def test_the_mean_entropy_weighs_layers_by_their_elements(tmp_path: Path) -> None:
     layers = {"0.weight": 9 * 32, "4.weight": 9 * 32 * 64, "8.weight": 9 * 64 * 128, "13.weight": 1280}
     shares = {name: 0.5 - 0.1 * i for i, name in enumerate(layers)}
-    mine = groups([write_run(tmp_path / "r", density=shares, coded=240)])
-    figure = draw_masks(mine, "title")
+    folder = write_run(tmp_path / "r", density=shares, coded=240)
+    write_layout(folder, Layout.of(TensorSpec(name, (size // 32, 32), Group.CODED) for name, size in layers.items()))
+    figure = draw_masks(variants([folder]), "title")
     left, middle, right = figure.axes[:3]
     assert np.asarray(left.images[0].get_array()) == pytest.approx(np.tile([[s] for s in shares.values()], 3))
     assert np.asarray(middle.images[0].get_array()) == pytest.approx(
@@ -144,13 +149,30 @@ def test_a_round_without_density_is_a_gap(tmp_path: Path) -> None:
     lines = (folder / "rounds.jsonl").read_text().splitlines()
     lines[0] = lines[0].replace(', "density": {"other": 0.4}', "")
     (folder / "rounds.jsonl").write_text("\n".join(lines) + "\n")
-    (group,) = groups([folder])
-    found = density(group)
+    (variant,) = variants([folder])
+    found = density(variant)
     assert found is not None
     assert np.isnan(found[1][0, 0])
     assert found[1][0, 1:].tolist() == [0.4, 0.4]
-    right = draw_masks((group,), "title").axes[2]
+    right = draw_masks((variant,), "title").axes[2]
     assert [line.get_label() for line in right.lines] == ["not coded"]  # whose layer that is is not known
+
+
+def test_an_observation_that_nothing_draws_is_there_for_whoever_will(tmp_path: Path) -> None:
+    """Nothing between a codec that observes something new and who draws it knows its name."""
+    paths = [write_run(tmp_path / f"{s}", seed=s, accuracies=[0.5, 0.6], rounds=2) for s in (1, 2)]
+    log = paths[1] / "rounds.jsonl"
+    first, second = map(json.loads, log.read_text().splitlines())
+    first["made_up"], second["made_up"] = {"a": -1.5}, {"a": 2, "b": 1e9}
+    log.write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
+    (variant,) = variants(paths)
+    found = variant.observed("made_up")
+    assert found is not None
+    assert found[0] == ["a", "b"]
+    nan = math.nan
+    np.testing.assert_array_equal(found[1], [[[nan, nan], [nan, nan]], [[-1.5, 2], [nan, 1e9]]])
+    assert variant.observed("made_up", most=1) is None
+    assert variant.observed("density") is None
 
 
 def test_the_scales_that_clients_chose_are_drawn_where_they_are(tmp_path: Path) -> None:
@@ -162,7 +184,7 @@ def test_the_scales_that_clients_chose_are_drawn_where_they_are(tmp_path: Path) 
         write_run(tmp_path / "b", seed=2, scales=two, changes=auto),
         write_run(tmp_path / "fixed"),
     ]
-    adapted, fixed = sorted(groups(paths), key=lambda group: -len(group.runs))
+    adapted, fixed = sorted(variants(paths), key=lambda variant: -len(variant.runs))
     assert scales(fixed) is None
     axes = draw_scales([adapted], "title").axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
@@ -175,8 +197,13 @@ def test_steps_of_a_round_are_batches_of_its_clients(tmp_path: Path) -> None:
     known = write_run(tmp_path / "known", held=held, changes=changes)
     iid = write_run(tmp_path / "iid")  # 1255 images: 314, 314, 314, 313
     unknown = write_run(tmp_path / "unknown", "fedavg", changes=changes)
-    sections, _ = collect([known, iid, unknown])
-    runs = {run.name.rpartition("/")[2]: (group, run) for s in sections for group in s.groups for run in group.runs}
+    comparisons, _ = collect([known, iid, unknown])
+    runs = {
+        run.name.rpartition("/")[2]: (variant, run)
+        for s in comparisons
+        for variant in s.variants
+        for run in variant.runs
+    }
     expected = {"known": [5 * 4] * 3, "iid": [5 * 20] * 3}
     for name, wanted in expected.items():
         found = steps(runs[name][1])
@@ -195,25 +222,25 @@ def test_iid_shares_are_those_that_are_dealt_out(tmp_path: Path, limit: int) -> 
     for clients in (4, 7, 1255, 2000):
         changes = [f"data.clients={clients}", f"data.max_samples={limit}", "train.batch_size=1", "train.local_epochs=1"]
         path = write_run(tmp_path / f"{clients}", changes=changes)
-        ((section,), _) = collect([path])
+        ((comparison,), _) = collect([path])
         dealt = np.bincount(np.arange(1255) % clients, minlength=clients)
         wanted = sum(min(int(dealt[c]), limit or 1255) for c in CLIENTS)
-        found = steps(section.runs[0])
+        found = steps(comparison.runs[0])
         assert found is not None
         assert found.tolist() == [wanted] * 3
 
 
 def test_a_stranger_s_number_of_clients_takes_no_memory(tmp_path: Path) -> None:
-    (section,), _ = collect([write_run(tmp_path / "r", changes=["data.clients=1_000_000_000"])])
-    found = steps(section.runs[0])
+    (comparison,), _ = collect([write_run(tmp_path / "r", changes=["data.clients=1_000_000_000"])])
+    found = steps(comparison.runs[0])
     assert found is not None
     assert found.tolist() == [5 * 2] * 3  # the two clients of a round hold a sample each
-    assert allocated(lambda: steps(section.runs[0])) < 100_000
+    assert allocated(lambda: steps(comparison.runs[0])) < 100_000
 
 
 def test_a_figure_says_all_of_its_configuration(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / f"fedavg-{n}", "fedavg", n) for n in (1, 2)]
-    mine = groups([*paths, write_run(tmp_path / "masks", accuracies=[0.1], changes=["method.fedmrn.scale=0.02"])])
+    mine = variants([*paths, write_run(tmp_path / "masks", accuracies=[0.1], changes=["method.fedmrn.scale=0.02"])])
     assert run_line(mine) == f"{tmp_path.name}/fedavg-1-2; {tmp_path.name}/masks (round 1 of 3)"
     text = configuration(mine)
     for words in (

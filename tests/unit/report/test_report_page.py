@@ -127,13 +127,13 @@ def test_the_embedded_pictures_are_the_files(written: Path) -> None:
 
 def test_a_run_that_kept_no_numbers_of_its_partition_has_its_picture(tmp_path: Path) -> None:
     run = write_run(tmp_path / "r")
-    (section,), _ = collect([run])
+    (comparison,), _ = collect([run])
     studio = Studio(run, ["png"])
-    assert _split(section, studio, "") is None
+    assert _split(comparison, studio, "") is None
     labels = np.arange(40) % 10
     plot_partition(labels, [np.arange(0, 20), np.arange(20, 40)], run / "partition.png", "as the run drew it")
     before = (run / "partition.png").read_bytes()
-    found = _split(section, studio, "")
+    found = _split(comparison, studio, "")
     assert found is not None
     assert (run / "partition.png").read_bytes() == before  # a report of a run into its own folder leaves the run alone
     with Image.open(BytesIO(before)) as drawn, Image.open(run / "holdings.png") as framed:

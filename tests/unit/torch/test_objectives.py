@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedmrn.data import voc
+from fedmrn.data import SCORES, Task, voc
 from fedmrn.torch import evaluate
 from fedmrn.torch.objectives import IGNORED, OBJECTIVES, pixel_loss
 
@@ -78,6 +79,10 @@ def test_classes_that_occur_nowhere_do_not_count() -> None:
 def test_accuracy_is_the_share_of_right_answers(task: str) -> None:
     x, y = torch.eye(5)[[0, 1, 2, 3, 4, 0, 1]], torch.tensor([0, 1, 2, 0, 0, 0, 2])
     assert evaluate(nn.Identity(), x, y, batch_size=3, objective=OBJECTIVES[task])[0] == 4 / 7
+
+
+def test_every_task_has_an_objective_and_a_score_with_a_name() -> None:
+    assert OBJECTIVES.keys() == SCORES.keys() == set(get_args(Task))
 
 
 @pytest.mark.parametrize("task", OBJECTIVES)

@@ -157,7 +157,7 @@ class _Told:
     def client(self, done: int) -> None: ...
 
     def round(self, record: Record) -> None:
-        event = Event(self._cell, "round", record["round"], record["accuracy"], record["seconds"])
+        event = Event(self._cell, "round", record.round, record.accuracy, record.seconds)
         self._connection.send(event)
 
 

@@ -1,14 +1,4 @@
-"""Sweeps: a TOML file -> cells, each an experiment with a folder of its own.
-
-    description = "what is asked"
-    preset = "fmnist-iid"             # or several; a file of your own, beside this one, ends in .toml
-    methods = ["fedmrn", "fedmrn-s"]  # or "all"
-    seeds = [1, 2, 3]
-    [set]                             # what --set knows, for all cells
-    train.rounds = 20
-    [axes]                            # each value with each of the other axes
-    method.scale = [0.005, 0.01]
-    [[block]]                         # where not everything is one product: what a block says goes before the rest
+"""Sweeps: blocks of a file (see `blocks`) -> cells, each an experiment with a folder of its own.
 
 Cells of the same block, preset and axis values make up a table: they differ in method and seed. Everything is checked
 before anything runs, and the order is that of the file.
@@ -16,57 +6,24 @@ before anything runs, and the order is that of the file.
 
 import json
 import re
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass as plain_dataclass
-from dataclasses import replace
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
-from math import prod
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tomli_w
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
 
 from fedmrn.errors import ConfigError
-from fedmrn.experiments.config import (
-    Experiment,
-    Name,
-    Setting,
-    difference,
-    load_setting,
-    parse_toml,
-    run_name,
-    validate,
-)
-from fedmrn.methods import METHODS
-from fedmrn.text import nearest, printable
+from fedmrn.experiments.config import Experiment, difference, run_name
+from fedmrn.experiments.many.blocks import Block, beside, blocks_of, read_sweep
+from fedmrn.experiments.settings import Setting, load_setting
+from fedmrn.text import printable
 
 _MOST = 10_000  # cells
-Values = Annotated[list[bool | int | float | str], Field(min_length=1)]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Block:
-    """One product: presets x axis values x methods x seeds."""
-
-    preset: Annotated[list[Name], Field(min_length=1)]
-    methods: Annotated[list[Name], Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(strict=True)]], Field(min_length=1)]
-    name: str = ""
-    set: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    axes: dict[str, Values] = Field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        """How many cells."""
-        points = prod(len(values) for values in self.axes.values())
-        return len(self.preset) * len(self.methods) * len(self.seeds) * points
-
-
-@plain_dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Cell:
     """An experiment and the folder of its run, below that of the sweep."""
 
@@ -74,9 +31,9 @@ class Cell:
     folder: Path
 
 
-@plain_dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Sweep:
-    """A sweep, resolved.
+    """A sweep whose experiments are known: what a file says, with presets and changes applied.
 
     Attributes:
         name: of the file.
@@ -91,13 +48,6 @@ class Sweep:
     tables: Mapping[str, list[Cell]]
 
 
-def sweeps() -> dict[str, str]:
-    """Return the names of the sweeps that ship with the package, and what each is."""
-    folder = files("fedmrn.experiments") / "sweeps"
-    found = {entry.name: entry.read_text("utf-8") for entry in folder.iterdir() if entry.name.endswith(".toml")}
-    return {name.removesuffix(".toml"): tomllib.loads(found[name])["description"] for name in sorted(found)}
-
-
 def load_sweep(source: str, changes: Sequence[str] = ()) -> Sweep:
     """Read a sweep by name, or a TOML file by path, and resolve it.
 
@@ -108,22 +58,22 @@ def load_sweep(source: str, changes: Sequence[str] = ()) -> Sweep:
     Raises:
         ConfigError: says which key or value is wrong, or which cells contradict each other.
     """
-    values, beside = _read(source)
+    values, folder = read_sweep(source)
     name = Path(source).stem
-    blocks = [_block(values, own, where) for own, where in _parts(values, name)]
+    blocks = blocks_of(values, name)
     if sum(block.size for block in blocks) > _MOST:
         raise ConfigError(
             f"sweep {name} has {sum(block.size for block in blocks):,} cells; at most {_MOST:,} are taken"
         )
     for block in blocks:
         for preset in block.preset:
-            load_setting(_beside(preset, beside), changes)  # a mistake in --set is told as one
+            load_setting(beside(preset, folder), changes)  # a mistake in --set is told as one
         for change in changes:
             for axis in block.axes:
                 if _overlap(change.partition("=")[0].strip(), axis):
                     raise ConfigError(f"--set {change}: {axis} is what sweep {name} varies; change the file")
     try:
-        tables = _tables(blocks, changes, beside)
+        tables = _tables(blocks, changes, folder)
         cells = _unique(tables)
     except ConfigError as error:
         raise ConfigError(f"sweep {name}: {error}") from error
@@ -131,73 +81,14 @@ def load_sweep(source: str, changes: Sequence[str] = ()) -> Sweep:
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Whether two keys are the same, or one says for a method what the other says for all."""
-    (*rest, option), (*others, theirs) = one.split("."), other.split(".")
-    return one == other or (option == theirs and sorted([len(rest), len(others)]) == [1, 2] and rest[0] == others[0])
+    """Whether two keys set the same option: of one method, of all, or one of each."""
+    (*first, option), (*second, other_option) = one.split("."), other.split(".")
+    general = sorted([len(first), len(second)]) == [1, 2] and first[0] == second[0]
+    return one == other or (option == other_option and general)
 
 
-def _read(source: str) -> tuple[dict[str, Any], Path]:
-    """Return what a file says, and the folder beside which its presets are looked for."""
-    known = sweeps()
-    path = Path(source)
-    if source.endswith(".toml"):
-        if not path.is_file():
-            raise ConfigError(f"there is no sweep file {source}")
-        data = path.read_bytes()
-    elif source in known:
-        data = (files("fedmrn.experiments") / "sweeps" / f"{source}.toml").read_bytes()
-    else:
-        raise ConfigError(f"sweep {source!r} does not exist{nearest(source, known)} (a file must end in .toml)")
-    try:
-        return parse_toml(data.decode("utf-8"), source), path.parent
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{source} is not a text file in UTF-8") from error
-
-
-def _parts(values: dict[str, Any], name: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield the blocks of a file, one that is all of it if it has none."""
-    blocks = values.get("block", [{}])
-    if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks) or not blocks:
-        raise ConfigError(f"sweep {name}: block must be written as [[block]]")
-    for number, block in enumerate(blocks, 1):
-        yield block, f"sweep {name}, block {number}" if "block" in values else f"sweep {name}"
-
-
-def _block(whole: Mapping[str, Any], own: Mapping[str, Any], where: str) -> Block:
-    """Return a block: what it says itself, and what the file says for all."""
-    merged = {k: v for k, v in whole.items() if k not in ("block", "description")} | dict(own)
-    for key in ("set", "axes"):
-        tables = [dict(_flat(part.get(key, {}), f"{where}: {key}")) for part in (whole, own)]
-        merged[key] = tables[0] | tables[1]
-    if isinstance(merged.get("preset"), str):
-        merged["preset"] = [merged["preset"]]
-    if merged.get("methods") == "all":
-        merged["methods"] = list(METHODS)
-    block = validate(Block, merged, where)
-    lists = {key: getattr(block, key) for key in ("preset", "methods", "seeds")}
-    for key, listed in (lists | {f"axes.{key}": values for key, values in block.axes.items()}).items():
-        if len(set(listed)) != len(listed):
-            raise ConfigError(f"{where}: {printable(key, 60)} has the same value twice")
-    return block
-
-
-def _flat(table: Any, where: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys: TOML reads train.rounds = 5 as a table in a table."""
-    if not isinstance(table, dict):
-        raise ConfigError(f"{where} must be a table of keys such as train.rounds")
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, where, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _beside(preset: str, folder: Path) -> str:
-    return str(folder / preset) if preset.endswith(".toml") else preset
-
-
-def _tables(blocks: Sequence[Block], changes: Sequence[str], beside: Path) -> dict[str, dict[str, Experiment]]:
-    """Return the experiments of each table, each once, by what identifies them."""
+def _tables(blocks: Sequence[Block], changes: Sequence[str], folder: Path) -> dict[str, dict[str, Experiment]]:
+    """Return for each table its experiments, by the text that identifies each."""
     several = len({preset for block in blocks for preset in block.preset}) > 1
     short = _short_names({key for block in blocks for key in block.axes})
     tables: dict[str, dict[str, Experiment]] = {}
@@ -210,7 +101,7 @@ def _tables(blocks: Sequence[Block], changes: Sequence[str], beside: Path) -> di
             table = ",".join(re.sub(r"[^\w.+=-]", "-", word) for word in words)
             if table in (".", "..", "tune"):  # a report passes over tuning runs
                 raise ConfigError(f"{table!r} cannot be the folder of a block: give it another name")
-            setting = _setting(_beside(preset, beside), block.set, changes, values)
+            setting = _setting(beside(preset, folder), block.set, changes, values)
             for experiment in (setting.experiment(method, seed) for method in block.methods for seed in block.seeds):
                 key = _identity(experiment)
                 if seen.setdefault(key, table) != table:
@@ -250,7 +141,7 @@ def _word(value: Any) -> str:
 
 
 def _short_names(keys: set[str]) -> dict[str, str]:
-    """Return the shortest end of each dotted key that no other ends in."""
+    """Return a short name for each dotted key: its last parts, as few as tell it from the other keys."""
 
     def ends(key: str) -> list[str]:
         parts = key.split(".")
@@ -260,19 +151,19 @@ def _short_names(keys: set[str]) -> dict[str, str]:
 
 
 def _unique(tables: Mapping[str, Mapping[str, Experiment]]) -> tuple[list[Cell], dict[str, list[Cell]]]:
-    """Return all cells, each experiment once, in the folder of the first table that it stands in; and the tables."""
+    """Give each experiment one cell, in the folder of the first table that lists it; return cells and tables."""
     cells: dict[str, Cell] = {}
     taken: dict[Path, Experiment] = {}
-    for table, mine in tables.items():
-        first = next(iter(mine.values()))
-        for key, e in mine.items():
+    for table, experiments in tables.items():
+        first = next(iter(experiments.values()))
+        for key, e in experiments.items():
             if (e.data, e.model, e.train) != (first.data, first.model, first.train):
                 raise ConfigError(_clash(f"the table {table or 'without a name'}", first, e))
             if key not in cells:
                 cells[key] = cell = Cell(e, Path(table) / run_name(e))
                 if taken.setdefault(cell.folder, e) is not e:
                     raise ConfigError(_clash(f"the folder {cell.folder}", taken[cell.folder], e))
-    return list(cells.values()), {table: [cells[key] for key in mine] for table, mine in tables.items()}
+    return list(cells.values()), {table: [cells[key] for key in keys] for table, keys in tables.items()}
 
 
 def _clash(where: str, one: Experiment, other: Experiment) -> str:

@@ -14,8 +14,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from fedmrn.errors import ConfigError, RunError
-from fedmrn.experiments.config import COMMON, Experiment, Setting, parse_value, run_name
+from fedmrn.experiments.config import COMMON, Experiment, run_name
+from fedmrn.experiments.parsing import parse_value
 from fedmrn.experiments.run.record import read_records
+from fedmrn.experiments.settings import Setting
 from fedmrn.files import write_atomic
 from fedmrn.methods import method
 from fedmrn.text import printable
@@ -85,9 +87,9 @@ def with_option(setting: Setting, name: str, seed: int, option: str, value: str)
     Raises:
         ConfigError: the method has no such option, or the value is unusable.
     """
-    own = {**setting.method.get(name, {}), option: parse_value(value)}
+    options = {**setting.method.get(name, {}), option: parse_value(value)}
     try:
-        return replace(setting, method={**setting.method, name: own}).experiment(name, seed)
+        return replace(setting, method={**setting.method, name: options}).experiment(name, seed)
     except ConfigError as error:
         raise ConfigError(f"--tune {option}={value}: {error}") from error
 
@@ -98,11 +100,11 @@ def trials(setting: Setting, names: Sequence[str], grid: Grid, folder: Path) -> 
     Raises:
         ConfigError: no method has the option, or a value is unusable.
     """
-    mine = [name for name in names if grid.option in COMMON or grid.option in method(name).options]
-    if not mine:
+    having = [name for name in names if grid.option in COMMON or grid.option in method(name).options]
+    if not having:
         raise ConfigError(f"--tune: none of these methods has an option {grid.option}")
     found: dict[str, dict[str, tuple[Experiment, Path]]] = {}
-    for name in mine:
+    for name in having:
         found[name] = {}
         for value in grid.values:
             whole = with_option(setting, name, grid.seed, grid.option, value)
@@ -122,7 +124,7 @@ def choose(grid: Grid, cells: Trials, changes: Sequence[str]) -> Tuning:
         tried: dict[str, float | None] = {}
         for value, (experiment, folder) in values.items():
             records = read_records(folder)[: experiment.train.rounds]
-            tried[value] = records[-1]["accuracy"] if len(records) == experiment.train.rounds else None
+            tried[value] = records[-1].accuracy if len(records) == experiment.train.rounds else None
         best = max((a for a in tried.values() if a is not None), default=None)
         chosen = next((v for v, a in tried.items() if a is not None and a == best), None)
         methods[name] = {"tried": tried, "chosen": chosen, "at_the_edge": chosen in (grid.values[0], grid.values[-1])}
@@ -131,7 +133,7 @@ def choose(grid: Grid, cells: Trials, changes: Sequence[str]) -> Tuning:
 
 def tuned(setting: Setting, plan: Sequence[Experiment], tuning: Tuning) -> tuple[list[Experiment], list[str]]:
     """Return the plan of a setting with each method's choice, and the methods left out because they chose nothing."""
-    option, taken = tuning["option"], {name: mine["chosen"] for name, mine in tuning["methods"].items()}
+    option, taken = tuning["option"], {name: choice["chosen"] for name, choice in tuning["methods"].items()}
     dropped = [name for name, value in taken.items() if value is None]
     kept = [e for e in plan if e.method not in dropped]
     chosen = [with_option(setting, e.method, e.seed, option, taken[e.method]) if e.method in taken else e for e in kept]
@@ -159,23 +161,23 @@ def read_tuning(folder: Path) -> Tuning | None:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise RunError(printable(f"{path} cannot be read ({where} {first['msg']}); delete it", 500)) from error
-    for name, mine in tuning.methods.items():
-        if list(mine.tried) != tuning.values or mine.chosen not in (None, *tuning.values):
+    for name, choice in tuning.methods.items():
+        if list(choice.tried) != tuning.values or choice.chosen not in (None, *tuning.values):
             raise RunError(printable(f"{path}: methods.{name} did not try the values that it names; delete it", 500))
     return asdict(tuning)
 
 
 def is_of(tuning: Tuning, experiment: Experiment) -> bool:
-    """Whether an experiment runs with what this tuning chose for its method, if it tuned that at all."""
-    mine = tuning["methods"].get(experiment.method)
-    if mine is None or mine["chosen"] is None:
-        return mine is None
-    options = experiment.options.options | asdict(experiment.options)
-    return bool(options.get(tuning["option"]) == parse_value(mine["chosen"]))
+    """Whether an experiment agrees with a tuning: its method has the chosen value, or was not tuned."""
+    choice = tuning["methods"].get(experiment.method)
+    if choice is None or choice["chosen"] is None:
+        return choice is None
+    options = experiment.options.specific | asdict(experiment.options)
+    return bool(options.get(tuning["option"]) == parse_value(choice["chosen"]))
 
 
 def tuning_title(tuning: Tuning) -> str:
-    """Return what a table of the tuning is called."""
+    """Return the title of a tuning's table."""
     changes = "".join(f", {change}" for change in tuning["changes"])
     return (
         f"tuning of {tuning['option']}: accuracy in % after {tuning['rounds']} rounds, seed {tuning['seed']}{changes}; "
@@ -186,8 +188,8 @@ def tuning_title(tuning: Tuning) -> str:
 def tuning_cells(tuning: Tuning) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return the header and the rows of a table for a person: accuracies in percent, and the choice."""
     rows = []
-    for name, mine in tuning["methods"].items():
-        cells = ("diverged" if a is None else f"{100 * a:.2f}" for a in mine["tried"].values())
-        edge = " (edge of the grid)" if mine["at_the_edge"] else ""
-        rows.append((name, *cells, "nothing" if mine["chosen"] is None else mine["chosen"] + edge))
+    for name, choice in tuning["methods"].items():
+        cells = ("diverged" if a is None else f"{100 * a:.2f}" for a in choice["tried"].values())
+        edge = " (edge of the grid)" if choice["at_the_edge"] else ""
+        rows.append((name, *cells, "nothing" if choice["chosen"] is None else choice["chosen"] + edge))
     return ("method", *(f"{tuning['option']}={value}" for value in tuning["values"]), "takes"), rows

@@ -1,4 +1,4 @@
-"""What the server keeps beside its state, on disk: carried-ROUND.bin beside the checkpoint, a frame with a raw section.
+"""The moments of the server's optimizer on disk: carried-ROUND.bin beside the checkpoint, a frame with a raw section.
 
 A round's file is written before its checkpoint, and that of the round before is kept: whenever a run is stopped, the
 file of the checkpoint's round is there. Its vector holds the moments, row by row.

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from fedmrn.errors import ConfigError, RunError
-from fedmrn.experiments.config import Experiment, difference, parse_toml
+from fedmrn.experiments.config import Experiment, difference
+from fedmrn.experiments.parsing import parse_toml
 from fedmrn.experiments.run.checkpoint import saved_round
 from fedmrn.experiments.run.record import read_records
 

@@ -1,66 +1,193 @@
-"""The log of a run, as tables and plots read it; needs no framework."""
+"""What is recorded of a round: a line of rounds.jsonl, as the runner writes it and as resuming and reports read it.
+
+Further keys may stand in a line. Those that hold a table of numbers by tensor name are observations: what a codec could
+say of the round's updates. They go untouched from the server's fold to whoever draws them.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fedmrn.errors import RunError
 from fedmrn.federation.account import Account, total
+from fedmrn.text import printable
 
 if TYPE_CHECKING:
     from fedmrn.federation.simulation import RoundResult
 
-Record = dict[str, Any]
-"""A line of rounds.jsonl."""
-_KEYS = {"accuracy", "loss", "train_loss", "up", "down", "bits_per_parameter", "clients", "seconds"}
-"""What a line must have; `raw` and `by_client` are missing in runs from before they were counted."""
+Way = Literal["up", "down"]
+WAYS: tuple[Way, Way] = ("up", "down")
+Whole = Annotated[int, Field(ge=0, le=1 << 53, strict=True)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+_Number = Annotated[float, Field(strict=True)]  # a loss may be infinite
+_SHAPE = ConfigDict(extra="ignore")
+FILE = "rounds.jsonl"
+
+
+@dataclass(frozen=True, config=_SHAPE)
+class Sizes:
+    """Bytes of all clients together, by part of their frames (`Frame.account`); `total` is the sum of the others."""
+
+    coded: Whole
+    dense: Whole
+    stats: Whole
+    header: Whole
+    checksum: Whole
+    total: Whole
+
+    def __post_init__(self) -> None:
+        if not 0 < self.total == self.coded + self.dense + self.stats + self.header + self.checksum:
+            raise ValueError("total is not the sum of the other parts, or is 0")
+
+    def of(self, parts: Iterable[str]) -> int:
+        """Return the sum of the bytes of these parts."""
+        return sum(getattr(self, part) for part in parts)
+
+
+@dataclass(frozen=True, config=_SHAPE)
+class Ways:
+    """Bytes of the updates (up) and of the broadcasts (down)."""
+
+    up: Sizes
+    down: Sizes
+
+
+@dataclass(frozen=True, kw_only=True, config=_SHAPE)
+class Record:
+    """A round; everything but `seconds` is a function of the configuration and the seed.
+
+    The order of the fields is that of a line's keys.
+
+    Attributes:
+        round: its number, from 1.
+        accuracy: of the new global model on the test samples, in [0, 1] (`fedmrn.data.SCORES` says what it is).
+        loss, train_loss: on the test samples, and in training: the mean over clients of their last local epoch.
+        up, down: the bytes of all clients together.
+        raw: the same without coding (`fedmrn.wire.messages.plain`); not in runs from before it was counted.
+        by_client: way -> coded and total -> bytes of each client, in the order of `clients`; as `raw`, may be missing.
+        bits_per_parameter: of the uplink, a trainable parameter and client, everything included.
+        further: what else the line holds, as it stands there; see `observed`.
+        clients: who took part.
+        seconds: wall time, evaluation included.
+    """
+
+    round: Whole
+    accuracy: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
+    loss: _Number
+    train_loss: _Number
+    up: Sizes
+    down: Sizes
+    raw: Ways | None = None
+    by_client: dict[str, dict[str, list[Whole]]] | None = None
+    bits_per_parameter: _Positive
+    further: dict[str, Any] = Field(default_factory=dict)
+    clients: Annotated[list[Whole], Field(min_length=1)]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+
+    @classmethod
+    def of_line(cls, text: str | bytes) -> "Record":
+        """Return the record that a line holds.
+
+        Raises:
+            RunError: says which key of the line is wrong.
+        """
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise RunError(printable(f"Invalid JSON: {error}")) from error
+        if not isinstance(values, dict):
+            raise RunError("it is not an object")
+        known = {key: value for key, value in values.items() if key in _KEYS}
+        further = {key: value for key, value in values.items() if key not in _KEYS}
+        try:
+            return _RECORD.validate_python({**known, "further": further})
+        except ValidationError as error:
+            raise RunError(explain(error)) from error
+
+    def as_line(self) -> str:
+        """Return the line, with its end."""
+        values: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            if name == "further":
+                values |= value
+            elif value is not None:
+                values[name] = value
+        return json.dumps(values) + "\n"
+
+    @property
+    def observed(self) -> dict[str, dict[str, float]]:
+        """What was observed of the updates: name -> name of a tensor -> number."""
+        return {name: table for name, table in self.further.items() if _is_table(table)}
+
+
+_RECORD = TypeAdapter(Record)
+_KEYS = {field.name for field in fields(Record)} - {"further"}
+
+
+def _is_table(value: object) -> bool:
+    """Whether a value is a table of numbers by name, with at least one."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(number, int | float) and not isinstance(number, bool) for number in value.values())
+    )
+
+
+def explain(error: ValidationError, *where: str) -> str:
+    """Return in a printable line which key is wrong, and why; `where` are the keys around it."""
+    first: Any = error.errors()[0]
+    place = ".".join((*where, *map(str, first["loc"])))
+    text = f"{place}: {first['msg']}" if place else str(first["msg"])
+    return printable(text)
+
+
+def sizes_on(way: Way, ways: Ways | Record) -> Sizes:
+    """Return the bytes of the updates (`way` is up) or of the broadcasts (down)."""
+    return ways.up if way == "up" else ways.down
 
 
 def read_records(folder: Path) -> list[Record]:
     """Return the whole lines of rounds.jsonl, as far as they count up from round 1."""
-    path = folder / "rounds.jsonl"
+    path = folder / FILE
     records: list[Record] = []
-    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
+            record = Record.of_line(line)
+        except RunError:
             break
-        if not isinstance(record, dict) or record.get("round") != len(records) + 1 or not record.keys() >= _KEYS:
+        if record.round != len(records) + 1:
             break
         records.append(record)
     return records
 
 
 def to_record(result: "RoundResult") -> Record:
-    """Return a round as plain values: everything but `seconds` is a function of the configuration and the seed.
-
-    `up` and `down` hold the bytes of all clients together by part, `raw` what the same would have taken without coding
-    (`fedmrn.wire.messages.plain`), and `by_client` the bytes of each client, in the order of `clients`. What the
-    codec says of each coded tensor stands under its own name (`fedmrn.codecs.Observable`), such as `density`.
-    """
+    """Return what is recorded of a round."""
     exchanges = result.exchanges
-    return {
-        "round": result.round,
-        "accuracy": result.accuracy,
-        "loss": result.loss,
-        "train_loss": result.train_loss,
-        "up": _with_total(result.up),
-        "down": _with_total(result.down),
-        "raw": {
-            "up": _with_total(total(e.raw_up for e in exchanges)),
-            "down": _with_total(total(e.raw_down for e in exchanges)),
-        },
-        "by_client": {"up": _columns([e.up for e in exchanges]), "down": _columns([e.down for e in exchanges])},
-        "bits_per_parameter": result.bits_per_parameter,
-        **result.observed,
-        "clients": result.clients,
-        "seconds": round(result.seconds, 3),
-    }
+    return Record(
+        round=result.round,
+        accuracy=result.accuracy,
+        loss=result.loss,
+        train_loss=result.train_loss,
+        up=_sizes(result.up),
+        down=_sizes(result.down),
+        raw=Ways(_sizes(total(e.raw_up for e in exchanges)), _sizes(total(e.raw_down for e in exchanges))),
+        by_client={"up": _columns([e.up for e in exchanges]), "down": _columns([e.down for e in exchanges])},
+        bits_per_parameter=result.bits_per_parameter,
+        further=result.observed,
+        clients=result.clients,
+        seconds=round(result.seconds, 3),
+    )
 
 
 def _columns(accounts: Sequence[Account]) -> dict[str, list[int]]:
     return {"coded": [a["coded"] for a in accounts], "total": [sum(a.values()) for a in accounts]}
 
 
-def _with_total(account: Account) -> Account:
-    return {**account, "total": sum(account.values())}
+def _sizes(account: Account) -> Sizes:
+    return Sizes(**account, total=sum(account.values()))

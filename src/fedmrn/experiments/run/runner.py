@@ -1,7 +1,8 @@
 """The runner: an experiment -> a run folder, resumable at any round.
 
 config.toml        the resolved experiment
-rounds.jsonl       one JSON line a round
+rounds.jsonl       one JSON line a round (see `record`)
+layout.json        the model's tensors: names, shapes and groups in flat order
 checkpoint.bin     the server's state after the last whole round (see `checkpoint`)
 carried-N.bin      what the server keeps beside the state after round N, where it keeps something (see `carried`)
 memory/            what clients keep from their last round, for methods whose clients do
@@ -30,6 +31,7 @@ from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.run.carried import restore_carried, save_carried
 from fedmrn.experiments.run.checkpoint import restore, save, saved_round, tidy
 from fedmrn.experiments.run.folder import check_folder, finished
+from fedmrn.experiments.run.layout_file import write_layout
 from fedmrn.experiments.run.prepare import Prepared, prepare
 from fedmrn.experiments.run.record import Record, read_records, to_record
 from fedmrn.experiments.run.transports import Setup, Start, find_transport
@@ -42,19 +44,19 @@ from fedmrn.torch import RULES, ModelLayout
 
 
 class Progress(Protocol):
-    """Who is told how far a run is."""
+    """What a run tells of its progress, and to whom."""
 
     def wait(self, text: str) -> AbstractContextManager[None]:
-        """Show a text while a step of unknown length runs."""
+        """Show `text` while a step of unknown length runs."""
 
     def start(self, experiment: Experiment, done: int) -> None:
-        """A run starts, or goes on after `done` rounds."""
+        """Show that a run starts, or goes on after `done` rounds."""
 
     def client(self, done: int) -> None:
         """So many clients of the current round have answered."""
 
     def round(self, record: Record) -> None:
-        """A round is complete and on disk."""
+        """Show a round that is complete and on disk."""
 
 
 def run(
@@ -113,9 +115,10 @@ def _go_on(
     write_atomic(folder / "partition.json", json.dumps(held.tolist()).encode())
     view = ModelLayout.of(prepared.model)
     layout = view.layout
+    write_layout(folder, layout)
 
     def taken_part(round_: int) -> dict[int, int]:
-        return {client: record["round"] for record in records[:round_] for client in record["clients"]}
+        return {client: record.round for record in records[:round_] for client in record.clients}
 
     remembers = RULES[method(experiment.method).local].remembers
     done, state, memory = restore(folder, len(records), layout, taken_part if remembers else lambda _: {})
@@ -130,7 +133,7 @@ def _go_on(
     carried = restore_carried(folder, layout, done, prepared.federation.scheme)
     tidy(folder, done)
     records = records[:done]
-    write_atomic(folder / "rounds.jsonl", "".join(json.dumps(r) + "\n" for r in records).encode())
+    write_atomic(folder / "rounds.jsonl", "".join(r.as_line() for r in records).encode())
     progress.start(experiment, done)
     train = experiment.train
     setup = Setup(
@@ -158,7 +161,7 @@ def _go_on(
         for result in results:
             record = to_record(result)
             try:
-                append(folder / "rounds.jsonl", (json.dumps(record) + "\n").encode())
+                append(folder / "rounds.jsonl", record.as_line().encode())
                 write_atomic(folder / "last-update.bin", result.sample)
                 save_carried(folder, layout, method(experiment.method).id, result.round, result.carried)
                 save(folder, layout, method(experiment.method).id, result)

@@ -1,4 +1,4 @@
-"""One vector in a file: a frame with one raw section, whose checksum, layout digest and bounds checks come with it."""
+"""One float32 vector in a file: a frame with one raw section, for its checksum, layout digest and bounds checks."""
 
 from pathlib import Path
 

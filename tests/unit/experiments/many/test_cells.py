@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import pytest
 
-from fedmrn.experiments.config import load_setting
 from fedmrn.experiments.many.cells import Event, check, run_cells
 from fedmrn.experiments.many.sweep import Cell, load_sweep
 from fedmrn.experiments.run.record import read_records
+from fedmrn.experiments.settings import load_setting
 
 TEXT = """
 preset = "digits"
@@ -48,7 +48,7 @@ def test_a_worker_that_is_lost(tmp_path: Path) -> None:
     assert "its process ended (exit code -9)" in last[first].text
     assert [e.kind for e in events if e.cell.folder == second] == ["start", "round", "round", "done"]
     assert [e.round for e in events if e.kind == "round"] == [1, 2]
-    assert [r["accuracy"] for r in read_records(tmp_path / second)] == [e.accuracy for e in events if e.kind == "round"]
+    assert [r.accuracy for r in read_records(tmp_path / second)] == [e.accuracy for e in events if e.kind == "round"]
     assert last[third].kind == "start"
 
 

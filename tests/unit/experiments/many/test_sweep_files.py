@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from fedmrn.errors import ConfigError
-from fedmrn.experiments.config import load_setting, presets
-from fedmrn.experiments.many.sweep import Cell, Sweep, load_sweep, sweeps
+from fedmrn.experiments.many.blocks import sweeps
+from fedmrn.experiments.many.sweep import Cell, Sweep, load_sweep
+from fedmrn.experiments.settings import load_setting, presets
 from fedmrn.methods import METHODS
 
 HEAD = 'preset = "digits"\nmethods = ["fedmrn"]\nseeds = [1]\n'

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fedmrn.errors import ConfigError
-from fedmrn.experiments.config import load_setting
 from fedmrn.experiments.many.tune import Grid, is_of, trials, tuned
+from fedmrn.experiments.settings import load_setting
 
 NAMES = ("fedavg", "fedmrn", "fedmrn-no-pm")
 

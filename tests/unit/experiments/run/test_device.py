@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fedmrn.errors import ConfigError
-from fedmrn.experiments.config import load_setting
 from fedmrn.experiments.run.prepare import find_device, prepare
+from fedmrn.experiments.settings import load_setting
 from fedmrn.federation.client import captures_steps
 from fedmrn.torch import Training
 

@@ -1,25 +1,65 @@
-"""A round's line of rounds.jsonl: what codecs say of tensors stands in it under their names."""
+"""A round's record: one schema for writing, resuming and reports."""
 
-import numpy as np
+import json
+from pathlib import Path
+from typing import Any
 
-from fedmrn.experiments.run.record import to_record
-from fedmrn.federation.account import Exchange
-from fedmrn.federation.simulation import RoundResult
+import pytest
+from small_federation import federation, run
 
-BYTES = {"coded": 1, "dense": 2, "stats": 3, "header": 4, "checksum": 5}
+from fedmrn.errors import RunError
+from fedmrn.experiments.run.record import Record, read_records, to_record
+from fedmrn.methods import method
+from run_folders import record
 
-
-def record(observed: dict[str, dict[str, float]]) -> dict[str, object]:
-    exchange = Exchange(BYTES, BYTES, BYTES, BYTES)
-    state = np.zeros(1, np.float32)
-    return to_record(RoundResult(1, 0.5, 0.7, 0.6, [exchange], 1.0, [3], 0.25, state, b"", observed=observed))
+KEYS = ["round", "accuracy", "loss", "train_loss", "up", "down", "raw", "by_client", "bits_per_parameter"]
 
 
-def test_observations_stand_under_their_names_between_bits_and_clients() -> None:
-    said = {"density": {"w": 0.5}, "noise_scale": {"w": 0.25}, "something new": {"w": 3.0}}
-    found = record(said)
-    keys = list(found)
-    at = keys.index("bits_per_parameter") + 1
-    assert keys[at:] == [*said, "clients", "seconds"]
-    assert {name: found[name] for name in said} == said
-    assert list(record({})) == [k for k in keys if k not in said]
+@pytest.mark.parametrize(
+    ("name", "options", "observed"),
+    [
+        ("fedavg", {}, []),
+        ("fedmrn", {"scale": 0.01}, ["density"]),
+        ("fedmrn", {"scale": "auto"}, ["density", "noise_scale"]),
+    ],
+)
+def test_a_line_is_read_as_it_was_written(name: str, options: dict[str, Any], observed: list[str]) -> None:
+    for result in run(federation(scheme=method(name).scheme(options))):
+        written = to_record(result)
+        line = written.as_line()
+        assert list(json.loads(line)) == [*KEYS, *observed, "clients", "seconds"]
+        assert Record.of_line(line) == written
+        assert Record.of_line(line).as_line() == line
+        assert list(written.observed) == observed
+
+
+def test_whatever_else_a_line_holds_is_kept_and_tables_of_numbers_are_observations() -> None:
+    table = {"0.weight": 0.25, "2.weight": -3}
+    others = {"word": "x", "mixed": {"a": 1.0, "b": "c"}, "truth": {"a": True}, "none": {}, "list": [1.0]}
+    found = Record.of_line(json.dumps(record(1, 0.5) | {"made_up": table} | others))
+    assert found.observed == {"made_up": table}
+    assert json.loads(found.as_line()) == record(1, 0.5) | {"made_up": table} | others
+
+
+def test_lines_from_before_raw_and_clients_were_counted_are_read(tmp_path: Path) -> None:
+    old = [{k: v for k, v in record(i, 0.5).items() if k not in ("raw", "by_client")} for i in (1, 2)]
+    text = "".join(json.dumps(line) + "\n" for line in old)
+    (tmp_path / "rounds.jsonl").write_text(text)
+    found = read_records(tmp_path)
+    assert [r.raw for r in found] == [None, None]
+    assert "".join(r.as_line() for r in found) == text
+
+
+@pytest.mark.parametrize(
+    "third", ["", "{", json.dumps(record(4, 0.5)), json.dumps(record(3, 1.5)), '{"round": 3}', "[]", "\xff"]
+)
+def test_a_run_goes_on_after_the_last_line_that_is_whole(tmp_path: Path, third: str) -> None:
+    lines = [json.dumps(record(1, 0.5)), json.dumps(record(2, 0.6)), third, json.dumps(record(4, 0.7))]
+    (tmp_path / "rounds.jsonl").write_bytes("\n".join(lines).encode("latin-1"))
+    assert [r.accuracy for r in read_records(tmp_path)] == [0.5, 0.6]
+    assert read_records(tmp_path / "none") == []
+
+
+def test_a_record_without_a_round_s_bytes_is_not_made() -> None:
+    with pytest.raises(RunError, match=r"up: .*total is not the sum"):
+        Record.of_line(json.dumps(record(1, 0.5) | {"up": record(1, 0.5)["up"] | {"total": 1}}))

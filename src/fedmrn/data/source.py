@@ -4,9 +4,10 @@ A `Source` or a `FolderSource` is one row of the catalogue. Its `read` turns fil
 row, and a new file format is one module with one such function.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 
 Task = Literal["images", "text", "segmentation"]
 """What a model predicts: the class of an image, the next character of a text, the class of each pixel."""
+SCORES: Mapping[Task, str] = MappingProxyType(
+    {"images": "accuracy", "text": "next-character accuracy", "segmentation": "mean IoU"}
+)
+"""What evaluation reports for each task, in words; its number is in [0, 1]."""
 
 
 class Arrays(NamedTuple):

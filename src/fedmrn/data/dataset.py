@@ -8,12 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmrn.data.catalogue import DATASETS
+from fedmrn.data.catalogue import find_source
 from fedmrn.data.files import read_files
-from fedmrn.data.records import Arrays, FolderSource, Source, Task
 from fedmrn.data.roles import subset
-from fedmrn.errors import ConfigError, DataError
-from fedmrn.text import nearest
+from fedmrn.data.source import Arrays, FolderSource, Source, Task
+from fedmrn.errors import DataError
 
 _UINT8_RANGE = 255
 
@@ -50,7 +49,7 @@ class Dataset:
         return _normalise(self.test_x, self.mean_test, self.std_test)
 
     def labels(self) -> NDArray[np.int64]:
-        """Return the label of each training sample, by which partitions share them; int64, shape (n,).
+        """Return a label for each training sample, which partitions go by: int64, shape (n,).
 
         It is the target; of a segmented image, the class of most of its pixels but background (0), or 0.
         """
@@ -101,17 +100,6 @@ def load(name: str, data_dir: Path, *, download: bool = True) -> Dataset:
     return load_source(find_source(name), data_dir, download=download)
 
 
-def find_source(name: str) -> Source | FolderSource:
-    """Return the row of the catalogue of this name.
-
-    Raises:
-        ConfigError: if no data set has this name.
-    """
-    if name not in DATASETS:
-        raise ConfigError(f"data set {name!r} does not exist{nearest(name, DATASETS)}")
-    return DATASETS[name]
-
-
 def load_source(source: Source | FolderSource, data_dir: Path, *, download: bool = True) -> Dataset:
     """Load a data set that is not in the catalogue, described by a `Source` or a `FolderSource`.
 
@@ -148,7 +136,7 @@ def _read_folder(source: FolderSource, data_dir: Path) -> Arrays:
 
 
 def _check(source: Source, arrays: Arrays) -> None:
-    """Check what a reader returned against the catalogue: shapes, types and labels."""
+    """Raise DataError unless a reader's arrays have the shapes, types and labels that the catalogue names."""
     for part, images, labels, count in (
         ("train", arrays.train_x, arrays.train_y, source.train),
         ("test", arrays.test_x, arrays.test_y, source.test),

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fedmrn.data import augment
-from fedmrn.data.augment import offsets
+from fedmrn.data.augmentation import offsets
 from fedmrn.numerics.rng import Stream
 
 STREAM = Stream(key=0x0123456789ABCDEF, domain=5 << 32)

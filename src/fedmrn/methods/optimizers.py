@@ -1,0 +1,7 @@
+"""Optimizers of local training, by name; this table needs no framework."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+LOCAL_OPTIMIZERS: Mapping[str, str] = MappingProxyType({"sgd": "SGD", "adam": "Adam"})
+"""What a person types -> the class of `torch.optim`."""
