@@ -23,22 +23,10 @@ from fedmrn.codecs.support import Support
 from fedmrn.codecs.ternary import Ternary
 from fedmrn.errors import UnknownCodecError
 
-_ALL = (
-    Raw,
-    MaskedNoise,
-    Sign,
-    Sparse,
-    Ternary,
-    Levels,
-    Rotated,
-    Bernoulli,
-    Support,
-    CodedMask,
-    Float16,
-    RandomCode,
-    OwnScale,
+CODECS: Mapping[int, type[Codec]] = MappingProxyType(
+    {kind.id: kind for kind in list(vars().values()) if isinstance(kind, type) and hasattr(kind, "id")}
 )
-CODECS: Mapping[int, type[Codec]] = MappingProxyType({c.id: c for c in _ALL})
+"""The registry: every codec that is imported above, by its id on the wire."""
 
 
 def codec_from(codec: int, params: bytes) -> Codec:

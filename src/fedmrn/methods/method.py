@@ -38,7 +38,8 @@ class Method:
         id: its code on the wire, 0..65535.
         name: what a person types.
         summary: one line.
-        local: the name of its local rule (`fedmrn.torch.RULES`): what local training optimises.
+        local: its local rule, what local training optimises: MODULE:CLASS in `fedmrn.torch.rules`. A word, so that the
+            table needs no torch; `fedmrn.torch.local_rule` finds the class.
         codec: makes the codec of the CODED group from the parsed options.
         options: what can be set, by name (`by_name`).
         rule: makes the server rule from the parsed options.

@@ -1,5 +1,6 @@
 """Clients in PyTorch: flat parameters, local rules as optimiser wrappers, the training loop, evaluation."""
 
+from importlib import import_module
 from types import EllipsisType
 
 import torch
@@ -9,22 +10,17 @@ from fedmrn.errors import MalformedFrameError, WrongMethodError
 from fedmrn.methods import METHODS
 from fedmrn.torch.loop import LocalData, Training, evaluate, train, train_client
 from fedmrn.torch.model_layout import Choose, ModelLayout, default_choice
-from fedmrn.torch.rules.after import ErrorFeedback, HandOverWeights, KeepSupport
 from fedmrn.torch.rules.base import F32, LocalRule
-from fedmrn.torch.rules.learned import LearnedSign, ProbabilityMask
 from fedmrn.torch.rules.masked_noise import MaskedTraining
 from fedmrn.wire.frame import Frame
 from fedmrn.wire.terms import read_terms
 
-RULES: dict[str, type[LocalRule]] = {
-    "plain": LocalRule,
-    "masked-noise": MaskedTraining,
-    "probability-mask": ProbabilityMask,
-    "learned-sign": LearnedSign,
-    "error-feedback": ErrorFeedback,
-    "weights": HandOverWeights,
-    "support": KeepSupport,
-}
+
+def local_rule(name: str) -> type[LocalRule]:
+    """Return the class of a local rule, named as in the table of methods: MODULE:CLASS in `fedmrn.torch.rules`."""
+    module, _, kind = name.partition(":")
+    rule: type[LocalRule] = getattr(import_module(f"fedmrn.torch.rules.{module}"), kind)
+    return rule
 
 
 def attach(
@@ -56,7 +52,7 @@ def attach(
     row = next((row for row in METHODS.values() if row.id == frame.method), None)
     if row is None:
         raise WrongMethodError(f"the broadcast is of method {frame.method}, which this version does not know")
-    rule, told = RULES[row.local], read_terms(frame)
+    rule, told = local_rule(row.local), read_terms(frame)
     for name in told:
         if name not in rule.options:
             raise MalformedFrameError(f"the broadcast sets {name}, which method {row.name} does not have")
@@ -73,7 +69,6 @@ def attach(
 
 
 __all__ = [
-    "RULES",
     "LocalData",
     "LocalRule",
     "MaskedTraining",
@@ -82,6 +77,7 @@ __all__ = [
     "attach",
     "default_choice",
     "evaluate",
+    "local_rule",
     "train",
     "train_client",
 ]

@@ -18,12 +18,12 @@ from fedmrn.methods import METHODS as ALL
 from fedmrn.methods import method
 from fedmrn.server import Server
 from fedmrn.server.rules import MeanMask
-from fedmrn.torch import RULES, LocalRule, ModelLayout, evaluate
+from fedmrn.torch import LocalRule, ModelLayout, evaluate, local_rule
 from fedmrn.wire.frame import Frame
 from fedmrn.wire.layout import Group
 
 every_method = pytest.mark.parametrize("name", ALL)
-forgetful = [name for name, row in ALL.items() if not RULES[row.local].remembers]
+forgetful = [name for name, row in ALL.items() if not local_rule(row.local).remembers]
 
 
 @cache

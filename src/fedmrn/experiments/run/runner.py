@@ -40,7 +40,7 @@ from fedmrn.federation.warmup import warm_up
 from fedmrn.files import append, locked, write_atomic
 from fedmrn.methods import method
 from fedmrn.server import Server
-from fedmrn.torch import RULES, ModelLayout
+from fedmrn.torch import ModelLayout, local_rule
 
 
 class Progress(Protocol):
@@ -120,7 +120,7 @@ def _go_on(
     def taken_part(round_: int) -> dict[int, int]:
         return {client: record.round for record in records[:round_] for client in record.clients}
 
-    remembers = RULES[method(experiment.method).local].remembers
+    remembers = local_rule(method(experiment.method).local).remembers
     done, state, memory = restore(folder, len(records), layout, taken_part if remembers else lambda _: {})
     if state is None:
         state = Server.initial(layout, prepared.federation.scheme, view.read())

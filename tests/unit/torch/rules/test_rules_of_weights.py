@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from fedmrn.errors import ConfigError, EncodeError, UnsupportedModelError
 from fedmrn.server import Server
-from fedmrn.torch import ErrorFeedback, HandOverWeights, KeepSupport, LocalRule, ModelLayout, attach
+from fedmrn.torch import LocalRule, ModelLayout, attach
+from fedmrn.torch.rules.after import ErrorFeedback, HandOverWeights, KeepSupport
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
 

@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from fedmrn.codecs import EncodeKeys, RandomCode, codec_from
 from fedmrn.errors import ConfigError, UnsupportedModelError
 from fedmrn.numerics.rng import Purpose, Stream, domain
-from fedmrn.torch import LearnedSign, ModelLayout, ProbabilityMask, attach
+from fedmrn.torch import ModelLayout, attach
+from fedmrn.torch.rules.learned import LearnedSign, ProbabilityMask
 from fedmrn.torch.rules.through import Through
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group

@@ -1,0 +1,97 @@
+"""The rows of FedMRN: its two masks, its ablations, and masks by minimal random coding."""
+
+from collections.abc import Callable
+
+from fedmrn.codecs import Codec, MaskedNoise, NoiseScale, OwnScale, RandomCode, ShorterMask
+from fedmrn.methods.method import Method, Options
+from fedmrn.methods.option import by_name
+from fedmrn.methods.options import BINARY, BINARY_SCALE, LAW, RANDOM_CODE, SIGNED, SIGNED_SCALE
+from fedmrn.numerics.masking import MaskType
+from fedmrn.numerics.noise import NoiseSpec
+
+
+def _scaled(scale: NoiseScale, masks: MaskedNoise | ShorterMask) -> Codec:
+    return OwnScale(masks) if scale.follows_update else masks
+
+
+def _masked(mask: MaskType, *, stochastic: bool = True) -> Callable[[Options], Codec]:
+    def codec(o: Options) -> Codec:
+        noise = NoiseSpec(o["noise"], o["scale"].of_parameters)
+        return _scaled(o["scale"], o["coding"](MaskedNoise(noise, mask, stochastic)))
+
+    return codec
+
+
+def _random_code(mask: MaskType) -> Callable[[Options], Codec]:
+    def codec(o: Options) -> Codec:
+        masked = MaskedNoise(NoiseSpec(o["noise"], o["scale"].of_parameters), mask)
+        return _scaled(o["scale"], RandomCode(masked, o["buckets"], o["log2_states"], o["rate"]))
+
+    return codec
+
+
+ROWS = (
+    Method(
+        id=2,
+        name="fedmrn",
+        summary="masked random noise, binary mask {0, n}: one bit a parameter",
+        local="masked_noise:MaskedTraining",
+        codec=_masked(MaskType.BINARY),
+        options=BINARY,
+    ),
+    Method(
+        id=3,
+        name="fedmrn-s",
+        summary="masked random noise, signed mask {-n, n}: one bit a parameter",
+        local="masked_noise:MaskedTraining",
+        codec=_masked(MaskType.SIGNED),
+        options=SIGNED,
+    ),
+    Method(
+        id=20,
+        name="fedmrn-no-pm",
+        summary="ablation of fedmrn: every element masked from the first step",
+        local="masked_noise:MaskedTraining",
+        codec=_masked(MaskType.BINARY),
+        options=BINARY,
+        fixed={"progressive": False},
+        like="fedmrn",
+    ),
+    Method(
+        id=21,
+        name="fedmrn-no-sm",
+        summary="ablation of fedmrn: the nearer codeword in place of a sample",
+        local="masked_noise:MaskedTraining",
+        codec=_masked(MaskType.BINARY, stochastic=False),
+        options=BINARY,
+        fixed={"stochastic": False},
+        like="fedmrn",
+    ),
+    Method(
+        id=22,
+        name="fedmrn-post",
+        summary="ablation of fedmrn: train freely, mask once at the end",
+        local="base:LocalRule",
+        codec=_masked(MaskType.BINARY),
+        options=BINARY,
+        like="fedmrn",
+    ),
+    Method(
+        id=23,
+        name="fedmrn-mrc",
+        summary="fedmrn by minimal random coding: names one of many shared masks",
+        local="masked_noise:MaskedTraining",
+        codec=_random_code(MaskType.BINARY),
+        options=by_name(LAW, BINARY_SCALE, *RANDOM_CODE),
+        like="fedmrn",
+    ),
+    Method(
+        id=24,
+        name="fedmrn-s-mrc",
+        summary="fedmrn-s by minimal random coding: names one of many shared masks",
+        local="masked_noise:MaskedTraining",
+        codec=_random_code(MaskType.SIGNED),
+        options=by_name(LAW, SIGNED_SCALE, *RANDOM_CODE),
+        like="fedmrn-s",
+    ),
+)
