@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class Observable:
     """Something that can be said of each tensor of an update, as a whole number that adds up over clients.
 
-    Sums of whole numbers do not depend on the order of the clients. Each observable is one object, and equal to no other.
+    Sums of whole numbers do not depend on the order of the clients. Each observable is one object, equal to no other.
 
     Attributes:
         name: what the record of a round calls it.
