@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Observable:
     """Something that can be said of each tensor of an update, as a whole number that adds up over clients.
 
-    Sums of whole numbers do not depend on the order of the clients.
+    Sums of whole numbers do not depend on the order of the clients. Each observable is one object, equal to no other.
 
     Attributes:
         name: what the record of a round calls it.

@@ -90,7 +90,7 @@ class Aggregator:
         sender = noise_key if client is None else client
         self.sums.check_whole()
         sections, weight = self.admission.open(frame, noise_key, sender), self.admission.weight(frame)
-        with self.sums.changing():
+        with self.sums:
             self.sums.add(sections, weight)
             for group, opened in sections:
                 if group is Group.CODED:
@@ -113,7 +113,7 @@ class Aggregator:
         self.admission.check_merge(other.admission)
         self.sums.settle()
         other.sums.settle()
-        with self.sums.changing():
+        with self.sums:
             self.sums.merge(other.sums)
             self.tally.merge(other.tally)
             self.admission.merge(other.admission)

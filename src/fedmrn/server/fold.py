@@ -5,8 +5,7 @@ associatively. The exponent e of a group is fixed at the start of the round from
 and the number of clients, so that the sum cannot overflow.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from math import frexp, ldexp
 
 import numpy as np
@@ -31,7 +30,7 @@ Contribution = tuple[Opened, float, bool]
 
 
 class ExactSum:
-    """The weighted sum of one round's updates, as integers.
+    """The weighted sum of one round's updates, as integers. What changes it stands in a `with` of it.
 
     Args:
         plan: of the round.
@@ -76,20 +75,20 @@ class ExactSum:
                 f"round {self._round}: it is closed, or a fold was interrupted half-way; start the round again"
             )
 
-    @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Change the sum and what belongs to it in one piece: an interrupt half-way leaves a sum that gives nothing.
+    def __enter__(self) -> None:
+        """Begin a change of the sum and of what belongs to it: what ends half-way leaves a sum that gives nothing.
 
         Raises:
             FedmrnError: as `check_whole`.
         """
         self.check_whole()
         self._torn = True
-        yield
-        self._torn = False
+
+    def __exit__(self, error: object, *_: object) -> None:
+        self._torn = error is not None
 
     def add(self, sections: Iterable[tuple[Group, Opened]], weight: int) -> None:
-        """Add a frame's sections times a weight, or let it wait for others. Call it within `changing`.
+        """Add a frame's sections times a weight, or let it wait for others. Call it inside `with sums:`.
 
         Where the sum is larger than the caches, up to 7 frames of a codec that folds directly are kept and folded
         together with the next: an eighth of the sum's memory at most.
@@ -113,11 +112,11 @@ class ExactSum:
         Raises:
             FedmrnError: as `check_whole`.
         """
-        with self.changing():
+        with self:
             self._fold_waiting()
 
     def merge(self, other: "ExactSum") -> None:
-        """Add another sum; both are settled. Call it within `changing`."""
+        """Add another sum; both are settled. Call it inside `with sums:`."""
         self.integers += other.integers
 
     def mean(self, weight: int) -> NDArray[np.float32]:

@@ -1,6 +1,7 @@
 """The plan of a round's aggregation: what its partial sums must agree on to be added."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from fedmrn.codecs import Plane
 from fedmrn.errors import ConfigError
@@ -44,7 +45,7 @@ class RoundPlan:
                 group = t.group.name.lower()
                 raise ConfigError(f"a template has {t.count} elements of group {group}, not the layout's")
 
-    @property
+    @cached_property
     def capacity(self) -> int:
         """The largest total weight that the round can reach."""
         if not self.weighted:

@@ -29,7 +29,9 @@ class Tally:
             self._put(observable, numbers)
 
     def _put(self, observable: Observable, numbers: Sequence[int]) -> None:
-        before = self.sums.get(observable, [0] * len(numbers))
+        before = self.sums.get(observable)
+        if before is None:
+            before = [0] * len(numbers)
         self.sums[observable] = [a + b for a, b in zip(before, numbers, strict=True)]
 
     def means(self, clients: int) -> dict[str, dict[str, float]]:
