@@ -42,7 +42,7 @@ from fedmrn.wire.messages import encode_update
         (["run", "digits", "--set", "train.clients_per_round=11"], ["clients_per_round is 11", "data.clients is 10"]),
         (["run", "digits", "--set", "data.clients=100000", "--set", "train.clients_per_round=1"], ["100000"]),
         (["run", "digits", "--set", "method.fedmrn.scale=true"], ["fedmrn: scale = True must be a number"]),
-        (["run", "digits", "--set", "method.fedmrn.numerics.noise=3"], ["fedmrn: noise = 3 must be a word"]),
+        (["run", "digits", "--set", "method.fedmrn.noise=3"], ["fedmrn: noise = 3 must be a word"]),
         (["run", "digits", "--method", "qsgd", "--set", "method.qsgd.levels=1.5"], ["levels", "a whole number"]),
         (["run", "digits", "--method", "topk", "--set", "method.topk.density=0"], ["density in (0, 1]"]),
         (["run", "digits", "--method", "eden2", "--set", "method.eden2.keep=0"], ["keep"]),
