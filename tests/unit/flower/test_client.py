@@ -13,6 +13,7 @@ from torch import nn
 from fedmrn.errors import WrongLayoutError, WrongMessageError
 from fedmrn.flower.client import MEMORY, attach, update_reply
 from fedmrn.torch import ModelLayout
+from fedmrn.torch.rules.learned import LearnedSign
 
 
 def state_of(kept: Context) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -54,6 +55,34 @@ def test_a_broadcast_for_another_model_is_refused() -> None:
     plan = strategy()
     one_round(plan, FakeGrid(dict.fromkeys((11, 12, 13), other)))
     assert len(plan.reports[0].refused) == 3
+
+
+@pytest.mark.parametrize(("options", "told"), [({}, (0.5, 6.0)), ({"rho": 2}, (0.5, 2.0)), ({"warmup": 1}, (1.0, 6.0))])
+def test_clients_follow_the_options_that_the_strategy_was_given(
+    options: dict[str, float], told: tuple[float, float]
+) -> None:
+    found = []
+
+    def answer(message: Message) -> Message:
+        model = small_model()
+        rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), message, context(11), steps=1)
+        assert isinstance(rule, LearnedSign)
+        found.append((rule.warmup, rule.rho))
+        return honest(11)(message)
+
+    plan = strategy("fedbat", options)
+    one_round(plan, FakeGrid(dict.fromkeys((11, 12, 13), answer)))
+    assert found == [told] * 3
+
+
+def test_a_client_cannot_set_what_the_server_tells() -> None:
+    def answer(message: Message) -> Message:
+        model = small_model()
+        with pytest.raises(TypeError, match="rho"):
+            attach(model, torch.optim.SGD(model.parameters(), lr=0.1), message, context(11), steps=1, rho=2.0)  # type: ignore[call-arg]
+        return honest(11)(message)
+
+    one_round(strategy("fedbat"), FakeGrid(dict.fromkeys((11, 12, 13), answer)))
 
 
 def test_the_model_after_a_round_is_what_the_server_folds() -> None:

@@ -15,9 +15,7 @@ from torch.nn import functional as F
 from fedmrn.codecs import codec_from
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.methods import METHODS
-from fedmrn.torch import rules
-from fedmrn.torch import LocalRule, ModelLayout, attach, local_rule
-from fedmrn.torch.rules.through import Through
+from fedmrn.torch import LocalRule, ModelLayout, attach, local_rule, rules
 from fedmrn.torch.rules.through import Through
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
