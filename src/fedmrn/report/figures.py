@@ -18,7 +18,7 @@ from fedmrn.report.codec_error import draw_codec_error, measure_codecs
 from fedmrn.report.curves import BAND, draw_bytes, draw_rounds
 from fedmrn.report.masks import ENTROPY, SCALE, density, draw_masks, draw_scales, scales
 from fedmrn.report.naming import options, score, setting, title, words
-from fedmrn.report.plots import Origin, literal, save
+from fedmrn.report.plots import Origin, literal, save_figure
 from fedmrn.report.runs import Comparison, Variant
 from fedmrn.report.times import TIMES, draw_times
 from fedmrn.wire.layout import Group
@@ -59,7 +59,7 @@ class Studio:
 
     def save(self, stem: str, figure: Figure, caption: str, alt: str, origin: Origin) -> Picture:
         """Write a figure in every format."""
-        png = save(figure, self._folder / stem, origin, self._formats)
+        png = save_figure(figure, self._folder / stem, origin, self._formats)
         return Picture(stem, png, alt, caption, origin)
 
 

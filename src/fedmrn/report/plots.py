@@ -56,7 +56,7 @@ def bare(axes: Axes, grid: str = "both") -> None:
     axes.tick_params(which="both", labelcolor=INK, labelsize=9, length=3, color="#b5bcc9")
 
 
-def save(figure: Figure, stem: Path, origin: Origin, formats: Sequence[str]) -> bytes:
+def save_figure(figure: Figure, stem: Path, origin: Origin, formats: Sequence[str]) -> bytes:
     """Write a figure as STEM.png and so on, with its origin at the foot and in the files; return it as PNG.
 
     The same figure gives the same bytes: no file holds a date.

@@ -18,7 +18,7 @@ from fedmrn.codecs.mask.base import MaskCodec
 from fedmrn.codecs.observation import DENSITY, Observed
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import check_mask, count_ones, pack_bits
-from fedmrn.numerics.kernels import choose, fold
+from fedmrn.numerics.kernels import apply_mask, fold
 from fedmrn.numerics.masking import MaskType, draw_mask
 from fedmrn.numerics.noise import Law, NoiseSpec, fill_noise, gaussian_table
 from fedmrn.numerics.philox import check_vector
@@ -34,7 +34,7 @@ def _read_masks(law, scale, table, key, start, bits, signed, out):  # type: igno
     for at in range(0, out.size, _PIECE):
         part = out[at : min(at + _PIECE, out.size)]
         fill_noise(law, scale, table, key, start + at, noise[: part.size])
-        choose(noise[: part.size], bits[(start + at) >> 3 :], signed, part)
+        apply_mask(noise[: part.size], bits[(start + at) >> 3 :], signed, part)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -45,7 +45,7 @@ def _fold_masks(law, scale, table, key, start, bits, signed, factor, near, total
         sums = total[at : min(at + _PIECE, total.size)]
         n, v = noise[: sums.size], values[: sums.size]
         fill_noise(law, scale, table, key, start + at, n)
-        choose(n, bits[(start + at) >> 3 :], signed, v)
+        apply_mask(n, bits[(start + at) >> 3 :], signed, v)
         fold(v, factor, near, sums)
 
 

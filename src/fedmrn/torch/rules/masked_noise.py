@@ -106,7 +106,7 @@ class MaskedTraining(Through):
             self._draw_on_cpu(moves)
             return
         for where, move in moves:
-            self._kernels.progressive_weights(
+            self._kernels.write_weights(
                 self.u[where],
                 self.noise[where],
                 self.base[where],
@@ -153,7 +153,7 @@ class MaskedTraining(Through):
         at = self.taken % self._ahead
         if at == 0:
             steps = range(self.taken + 1, self.taken + 1 + self._ahead)
-            rows = self._kernels.draws([self.stream(s) for s in steps], [self._q(s) for s in steps])
+            rows = self._kernels.pack_draws([self.stream(s) for s in steps], [self._q(s) for s in steps])
             self._draws = rows.to(self.view.device)
         self._aimed.copy_(self._draws[at])
 
