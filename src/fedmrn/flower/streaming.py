@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 log = getLogger("flwr").log
 
-UNREADABLE = (TypeError, ValueError, LookupError, AttributeError, DecodeError)
+_UNREADABLE = (TypeError, ValueError, LookupError, AttributeError, DecodeError)
 """What Flower raises over a reply that is well signed and not well formed; what the network raises passes on."""
 POLL = 2.0
 """Seconds between two looks."""
@@ -38,7 +38,7 @@ class Streaming(Grid):
             for name in waiting:
                 try:  # one at a time: Flower forgets what it has handed over, and so what came with a bad one
                     found = list(self._grid.pull_messages([name]))
-                except UNREADABLE as error:
+                except _UNREADABLE as error:
                     log(WARNING, "a reply could not be read (%s): its node counts as silent", type(error).__name__)
                     answered.add(name)
                     continue

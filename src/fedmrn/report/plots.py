@@ -14,7 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from fedmrn.files import write_atomic
 
 COLOURS = ("#4c566a", "#d1495b", "#2a7fba", "#e09f3e", "#4f9d69", "#8e5ea2", "#7a5c45", "#17a2a2")
-STYLES = ("-", "--", ":", "-.")
+_STYLES = ("-", "--", ":", "-.")
 INK = "#2e3440"
 SOFT = "#6b7484"
 FORMATS = ("png", "pdf")
@@ -39,7 +39,7 @@ class Origin:
 
 def style(place: int) -> tuple[str, str]:
     """Return the colour and the line style of the place-th curve."""
-    return COLOURS[place % len(COLOURS)], STYLES[place // len(COLOURS) % len(STYLES)]
+    return COLOURS[place % len(COLOURS)], _STYLES[place // len(COLOURS) % len(_STYLES)]
 
 
 def literal(text: str) -> str:

@@ -18,7 +18,7 @@ from fedmrn.errors import UnsupportedModelError, WrongLayoutError
 from fedmrn.torch.internals import ANY_BATCH_NORM, is_persistent
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 
-NORMALISATION = (
+_NORMALISATION = (
     ANY_BATCH_NORM,
     nn.LayerNorm,
     nn.GroupNorm,
@@ -33,7 +33,7 @@ Choose = Callable[[str, nn.Module, nn.Parameter], Group]
 
 def default_choice(name: str, owner: nn.Module, parameter: nn.Parameter) -> Group:
     """Return DENSE for the parameters of normalisation layers, CODED for all others (biases, embeddings, ...)."""
-    return Group.DENSE if isinstance(owner, NORMALISATION) else Group.CODED
+    return Group.DENSE if isinstance(owner, _NORMALISATION) else Group.CODED
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def run_command(
     setting = load_setting(preset, set_ or [])
     experiment = setting.experiment(method, seed)
     folder = out_dir or Path("runs") / setting.name / run_name(experiment)
-    if run_plan(f"{setting.name}: {setting.description}", [(experiment, folder)], data_dir, resume, engine):
+    if _run_plan(f"{setting.name}: {setting.description}", [(experiment, folder)], data_dir, resume, engine):
         raise typer.Exit(1)
     print_report(folder, [folder])
 
@@ -118,7 +118,7 @@ def compare_command(
         if not resume:  # told now, not after hours of tuning
             for experiment in plan:
                 refuse_any(folder / run_name(experiment))  # its configuration depends on what the tuning chooses
-        run_plan(f"tuning {tune}", [cell for values in cells.values() for cell in values.values()], data_dir, resume)
+        _run_plan(f"tuning {tune}", [cell for values in cells.values() for cell in values.values()], data_dir, resume)
         tuning = choose(grid, cells, tune_set or [])
         write_tuning(folder, tuning)
         plan, dropped = tuned(setting, plan, tuning)
@@ -126,7 +126,7 @@ def compare_command(
             say(ERR, f"{name}: training diverged with every value of {grid.option}; left out", style="red")
             lost.append(folder / name)
     runs = [(e, folder / run_name(e)) for e in plan]
-    lost += run_plan(f"{setting.name}: {setting.description}", runs, data_dir, resume)
+    lost += _run_plan(f"{setting.name}: {setting.description}", runs, data_dir, resume)
     print_report(folder, [path for _, path in runs if path not in lost])
     if lost:
         raise typer.Exit(1)
@@ -169,7 +169,7 @@ def sweep_command(
         raise typer.Exit(code)
 
 
-def run_plan(
+def _run_plan(
     title: str,
     plan: "list[tuple[Experiment, Path]]",
     data_dir: Path,

@@ -23,7 +23,7 @@ from fedmrn.codecs.mask.shorter_mask import ShorterMask
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import packed_size, unpack_bits
 
-AnsCoder, Bernoulli = stream.stack.AnsCoder, stream.model.Bernoulli
+_AnsCoder, _BitModel = stream.stack.AnsCoder, stream.model.Bernoulli
 SEGMENT = 64 * CHUNK
 """Elements that are sorted by context at a time: what bounds the memory of both sides."""
 _ONE = 256
@@ -88,14 +88,14 @@ class CodedMask(ShorterMask):
         # A frequency is k / 256, never 0 or 1; a context that does not occur has 0.
         share = np.rint(ones / np.maximum(totals, 1) * _ONE).clip(1, _ONE - 1)
         table = np.where(totals > 0, share, 0).astype(np.uint8)
-        coder = AnsCoder()
+        coder = _AnsCoder()
         for start in reversed(range(0, contexts.size, SEGMENT)):  # a stack: what is coded last is decoded first
             mine = mine if start == at else _segment(contexts, start)  # the last one is still at hand
             sizes = np.bincount(mine, minlength=totals.size)
             grouped = np.empty(mine.size, np.int32)
             _group(bits[start : start + mine.size], mine, np.cumsum(sizes) - sizes, grouped)
             for k, where in reversed(list(_runs(sizes))):
-                coder.encode_reverse(grouped[where], Bernoulli(table[k] / _ONE, perfect=True))
+                coder.encode_reverse(grouped[where], _BitModel(table[k] / _ONE, perfect=True))
         return table.tobytes() + np.asarray(coder.get_compressed(), "<u4").tobytes()
 
     def _decode(self, rest: memoryview, contexts: Contexts) -> bytes:
@@ -106,7 +106,7 @@ class CodedMask(ShorterMask):
         words = np.frombuffer(rest, "<u4", length // 4, contexts.count).astype(np.uint32)
         if words.size and not words[-1]:
             raise MalformedFrameError("the last word of a coded mask is zero")
-        coder, packed = AnsCoder(words), np.zeros(packed_size(count), np.uint8)
+        coder, packed = _AnsCoder(words), np.zeros(packed_size(count), np.uint8)
         used = np.zeros(contexts.count, np.bool_)
         for start in range(0, count, SEGMENT):
             mine = _segment(contexts, start)
@@ -116,7 +116,7 @@ class CodedMask(ShorterMask):
                 raise MalformedFrameError("a context of a coded mask that occurs has no frequency")
             grouped = np.empty(mine.size, np.int32)
             for k, where in _runs(sizes):
-                grouped[where] = coder.decode(Bernoulli(table[k] / _ONE, perfect=True), where.stop - where.start)
+                grouped[where] = coder.decode(_BitModel(table[k] / _ONE, perfect=True), where.stop - where.start)
             bits = np.empty(mine.size, np.bool_)
             _ungroup(grouped, mine, np.cumsum(sizes) - sizes, bits)
             packed[start >> 3 : (start + mine.size + 7) >> 3] = np.packbits(bits, bitorder="little")

@@ -18,7 +18,7 @@ from fedmrn.codecs.mask.contexts import Contexts
 from fedmrn.codecs.mask.masked_noise import MaskedNoise, OpenedMask
 from fedmrn.errors import ConfigError, MalformedFrameError
 
-LARGEST_BUCKETS = 64
+_LARGEST_BUCKETS = 64
 _PLAIN, _CODED = 0, 1
 _HEAD = struct.Struct("<BI")
 
@@ -41,8 +41,8 @@ class ShorterMask(MaskCodec):
     """The most that a byte of a coded body may stand for: what bounds a reader's memory."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.buckets <= LARGEST_BUCKETS:
-            raise ConfigError(f"buckets are 1 to {LARGEST_BUCKETS}, got {self.buckets}")
+        if not 1 <= self.buckets <= _LARGEST_BUCKETS:
+            raise ConfigError(f"buckets are 1 to {_LARGEST_BUCKETS}, got {self.buckets}")
 
     @abstractmethod
     def _code(self, mask: bytes, vector: NDArray[np.float32], contexts: Contexts) -> bytes:
