@@ -129,7 +129,7 @@ class Codec(ABC):
 
     @classmethod
     def of(cls, codec: "Codec | None") -> Self | None:
-        """Return the codec if it is one of this class, else None: how local rules ask for theirs."""
+        """Return the codec if it is one of this class, else None; local rules look for the kind that they train."""
         return codec if isinstance(codec, cls) else None
 
     @property

@@ -127,5 +127,5 @@ class Method:
 
     def local_options(self, told: Mapping[str, float]) -> dict[str, Any]:
         """Return the settings of the local rule, given the terms of a broadcast."""
-        own = {o.name: o.default for o in self.options.values() if o.read_by is ReadBy.CLIENT}
-        return {**own, **self.fixed, **told}
+        defaults = {o.name: o.default for o in self.options.values() if o.read_by is ReadBy.CLIENT}
+        return {**defaults, **self.fixed, **told}

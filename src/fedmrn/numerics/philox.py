@@ -3,7 +3,7 @@
 A compiler that vectorises the plain loop puts each word into a 64-bit lane, and half of every register idles. Here a
 register is full. The 64-bit products of its even and odd lanes are two multiplications; one shuffle takes the high
 halves of both, and the low halves are a third multiplication, of 32 bits. The shuffle leaves the four lanes of each
-128-bit part in the order 0 2 1 3, while the low halves keep theirs: two rounds later, where they meet, both orders
+128-bit part in the order 0 2 1 3, while the low halves keep their own: two rounds later, where they meet, both orders
 agree, because doing the shuffle twice does nothing. Fourteen instructions a round for 8 counters, against sixteen.
 
 Ten rounds are a chain: latency, not work. So `_LANES` counters go through side by side. The words of the domain are

@@ -37,7 +37,7 @@ def report_command(
 
     Examples: `fedmrn report runs/digits --target 0.9 --target 0.95`
 
-    `fedmrn report runs/mine runs/other --out both`
+    `fedmrn report runs/tuned runs/untuned --out both`
     """
     from fedmrn.report import check_formats, check_targets, find_runs
 

@@ -18,7 +18,7 @@ from fedmrn.numerics.masking import MaskType
 from fedmrn.numerics.noise import LARGEST_SCALE, SMALLEST_SCALE, Law
 
 _OVER = {MaskType.BINARY: 4.0, MaskType.SIGNED: 1.0}
-"""Scale of uniform noise over the mean of |u|. The dice of signed masks cost more: theirs stays smaller."""
+"""Scale of uniform noise over the mean of |u|. Smaller for signed masks, whose sampling adds more variance."""
 _SAME_POWER = {Law.UNIFORM: 1.0, Law.GAUSSIAN: 3.0**-0.5, Law.BERNOULLI: 3.0**-0.5}
 _LEAST, _MOST = frexp(SMALLEST_SCALE)[1] - 1, frexp(LARGEST_SCALE)[1] - 1
 

@@ -174,10 +174,10 @@ class MaskedTraining(Through):
     def place(self, kept: dict[str, Tensor]) -> None:
         """See `LocalRule`."""
         for name in _VECTORS:
-            mine = getattr(self, name)
-            if name not in kept or kept[name].shape != mine.shape:
-                kept[name] = torch.empty_like(mine)
-            setattr(self, name, kept[name].copy_(mine))
+            vector = getattr(self, name)
+            if name not in kept or kept[name].shape != vector.shape:
+                kept[name] = torch.empty_like(vector)
+            setattr(self, name, kept[name].copy_(vector))
         self.show(self.weights)
 
     def codecs(self) -> dict[Group, Codec]:
