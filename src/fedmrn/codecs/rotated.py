@@ -128,7 +128,7 @@ class OpenedBlocks(Opened):
 
 @dataclass(frozen=True)
 class Rotated(Codec):
-    """Rotate, quantise, scale.
+    """Randomly rotated blocks of 1 to 4 bits an element and a scale a block (DRIVE with 1 bit, EDEN).
 
     Attributes:
         bits: of a kept element, 1 to 4.

@@ -99,7 +99,7 @@ class OpenedPlaces(Opened):
 
 
 class OpenedSparse(OpenedPlaces):
-    """The elements that a client kept; which those are says something too."""
+    """The elements that a client kept; their places can be folded too, as a plane."""
 
     def plane(self, plane: Plane) -> Opened:
         """Return the values, or what was kept."""

@@ -32,7 +32,7 @@ Options = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """A row of the comparison.
+    """A method of the table: what clients train, what they send, and how the server's state moves.
 
     Attributes:
         id: its code on the wire, 0..65535.
@@ -86,7 +86,7 @@ class Method:
         down: str = "float32",
         optimizer: ServerOptimizer | None = None,
     ) -> Scheme:
-        """Return the scheme.
+        """Return what server and clients agree on for these options.
 
         Args:
             options: values by name; the others have their defaults.

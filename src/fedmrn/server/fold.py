@@ -108,7 +108,7 @@ class ExactSum:
             self._fold_waiting()
 
     def settle(self) -> None:
-        """Fold what waits.
+        """Fold the frames that wait for others.
 
         Raises:
             FedmrnError: as `check_whole`.

@@ -87,7 +87,7 @@ class OpenedMask(Opened):
         return self.describe_with([self.codec.noise.scale], count)
 
     def describe_with(self, scales: Sequence[float], count: int) -> str:
-        """Return what `describe` does for noise of these scales, of which the least and the largest are named."""
+        """Describe a mask over noise of these scales, of which the least and the largest are named."""
         found = " to ".join(f"{scale:.6g}" for scale in sorted({min(scales), max(scales)})) if scales else "no scale"
         mask, law = self.codec.mask.name.lower(), self.codec.noise.law.name.lower()
         return f"{mask}, {law} {found}; {count_ones(self.bits, 0, count) / max(1, count):.1%} ones"
@@ -95,7 +95,7 @@ class OpenedMask(Opened):
 
 @dataclass(frozen=True)
 class MaskedNoise(MaskCodec):
-    """One bit an element.
+    """Masked noise: noise that both sides make from a key, times a mask of one bit an element.
 
     Attributes:
         noise: law and scale.
@@ -130,7 +130,7 @@ class MaskedNoise(MaskCodec):
 
     @property
     def masked(self) -> "MaskedNoise":
-        """The codec itself."""
+        """This codec: its mask is sent as plain bits."""
         return self
 
     def over(self, masked: "MaskedNoise") -> "MaskedNoise":

@@ -1,6 +1,6 @@
 """RandomCode: masks by minimal random coding; the client sends which of many shared random masks it takes.
 
-Entropy coding pays for a mask's bits, and most of what these say is the client's own dice. Here the dice are shared:
+Entropy coding pays for a mask's bits, and most of what these say is the client's own randomness. Here it is shared:
 client and server make the same candidates from the noise key, drawn from a prior that the server is told (the mean
 mask of each context), and the client names a candidate that looks drawn with its own probabilities. That costs the
 *information* of a mask about the update, I(u; m | n), and not its entropy. With a trellis of candidates (`trellis`) the
@@ -51,7 +51,7 @@ def _entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class RandomCode(ShorterMask):
-    """A mask for little more than the information in it; nothing is drawn, unless the code is not shorter.
+    """Masks by minimal random coding: a client names one of many shared random masks; a plain mask if that is shorter.
 
     Attributes:
         inner: the codec of the mask; it also draws a mask that does not shrink.

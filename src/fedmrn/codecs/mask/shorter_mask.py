@@ -86,12 +86,12 @@ class ShorterMask(MaskCodec):
 
     @property
     def typical_std(self) -> float:
-        """That of the mask in plain."""
+        """The standard deviation that the mask as plain bits is made for."""
         return self.inner.typical_std
 
     @property
     def masked(self) -> MaskedNoise:
-        """The codec of the mask in plain."""
+        """The codec that sends the same mask as plain bits."""
         return self.inner
 
     def over(self, masked: MaskedNoise) -> Self:
@@ -100,7 +100,7 @@ class ShorterMask(MaskCodec):
 
     @property
     def uncoded(self) -> MaskedNoise:
-        """The codec of the mask."""
+        """The codec that sends the same mask as plain bits."""
         return self.inner
 
     def uncode(self, body: bytes | memoryview, count: int, noise_key: int) -> bytes | memoryview:

@@ -1,4 +1,4 @@
-"""Steps without their launches: a step is captured once as a CUDA graph and replayed for every batch and client alike.
+"""CUDA graphs of training steps: a step is captured once and replayed for every batch and every client.
 
 A small model's step is some hundred kernels of a few microseconds each, and launching them takes the host longer than
 the device needs to run them. A graph is launched once.
@@ -26,7 +26,7 @@ Step = Callable[[Tensor, Tensor], None]
 
 
 class Recorder(Protocol):
-    """What captures and replays."""
+    """Captures the work of a call on a device, and replays it."""
 
     def aside(self, call: Callable[[], None]) -> None:
         """Call on the stream of captures, in order with what is before and after."""
@@ -68,7 +68,7 @@ class _Captured:
 
 
 class StepGraphs:
-    """Captured steps, for one client after another on one model.
+    """The captured training steps of a model, replayed for one client after another.
 
     Args:
         recorder: what captures; `CudaGraphs` of the model's device.
