@@ -87,7 +87,7 @@ def loaded(data: bytes) -> np.ndarray:
 
 
 def in_place(data: bytes) -> np.ndarray:
-    """Return the same array without a copy."""
+    """Return the array that `np.save` wrote as a view of its bytes."""
     return np.frombuffer(data, "<f4", offset=HEADER)
 
 

@@ -39,7 +39,7 @@ def stacked(x: torch.Tensor, block: int) -> torch.Tensor:
 
 
 def buffered(x: torch.Tensor, spare: torch.Tensor, block: int) -> torch.Tensor:
-    """Return the same from levels that go to and fro between x and `spare`: nothing is allocated, both are lost."""
+    """Return the transform by a butterfly between x and `spare`, both overwritten: nothing is allocated."""
     h = 1
     while h < block:
         pairs, out = x.view(-1, 2, h), spare.view(-1, 2, h)

@@ -33,8 +33,8 @@ def _shares(stepper: Stepper) -> dict[str, float]:
     stepper()
     with profile(activities=[ProfilerActivity.CPU]) as trace:
         stepper()
-    own = {event.key: event.self_cpu_time_total for event in trace.key_averages()}
-    total = sum(own.values())
-    found = {key: time / total for key, time in sorted(own.items(), key=lambda item: -item[1])}
+    by_operator = {event.key: event.self_cpu_time_total for event in trace.key_averages()}
+    total = sum(by_operator.values())
+    found = {key: time / total for key, time in sorted(by_operator.items(), key=lambda item: -item[1])}
     large = {key: share for key, share in found.items() if share >= LEAST or key == DRAW}
     return {**large, "other": 1 - sum(large.values())}

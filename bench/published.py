@@ -195,5 +195,5 @@ def _handed_over(model: nn.Module) -> dict[str, np.ndarray]:
     for name, module in model.named_modules():
         if isinstance(module, Masked):
             found[f"{name}.weight"] = module.final().numpy()
-    own = {k: v.detach().numpy() for k, v in model.state_dict().items()}
-    return {**{k: v for k, v in own.items() if k.rpartition(".")[2] not in ("w", "n", "u")}, **found}
+    plain = {k: v.detach().numpy() for k, v in model.state_dict().items()}
+    return {**{k: v for k, v in plain.items() if k.rpartition(".")[2] not in ("w", "n", "u")}, **found}

@@ -76,7 +76,7 @@ class Clients:
         )
 
     def published(self, method: str, epochs: int) -> Round:
-        """Return the same of the published layers and trainer."""
+        """Return a round of the published layers and trainer over this data."""
         options = PRESET.experiment(method, 1).options
         return Round(
             build,
@@ -98,7 +98,7 @@ def build() -> torch.nn.Module:
 
 
 class Engine:
-    """The engine, round after round; each call is one."""
+    """Runs the rounds of a federation in this process, one a call."""
 
     def __init__(self, federation: Federation, threads: int = 1, workers: int = 1) -> None:
         model, self.threads = build(), threads

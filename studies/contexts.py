@@ -1,4 +1,4 @@
-"""What is a mask's bit worth, given what both sides know? One more client of a finished run, measured.
+"""The entropy of a mask's bits given what both sides know, measured on one more client of a finished run.
 
     python studies/contexts.py runs/fmnist-iid/fedmrn-seed1 --data-dir data
 
@@ -28,14 +28,14 @@ Reals = NDArray[np.float64]
 
 
 def entropy(p: Reals) -> Reals:
-    """Bits of a coin, 0 for one that is certain."""
+    """Return the entropy of a coin in bits; 0 for one that is certain."""
     inside = np.clip(p, 1e-300, 1)
     other = np.clip(1 - p, 1e-300, 1)
     return -(p * np.log2(inside) + (1 - p) * np.log2(other))
 
 
 def given(mask: NDArray[np.bool_], *features: Ints) -> tuple[float, int]:
-    """Bits an element given the features' combination, and how many combinations occur."""
+    """Return the entropy of a bit given all features, in bits an element, and how many combinations of them occur."""
     context = np.zeros(mask.size, np.int64)
     for feature in features:
         context = context * (int(feature.max()) + 1) + feature

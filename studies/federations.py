@@ -117,7 +117,7 @@ def _l2(w: Tensor) -> Tensor:
 
 
 def _bounded(w: Tensor) -> Tensor:
-    """Not convex beyond |w| = 1 / sqrt(3)."""
+    """A bounded penalty, not convex beyond |w| = 1 / sqrt(3)."""
     return L2 * (w * w / (1 + w * w)).sum()
 
 
@@ -135,7 +135,7 @@ def ridge(seed: int = 0) -> Problem:
 
 
 def logistic(seed: int = 0) -> Problem:
-    """Two classes; each client has a border of its own."""
+    """Logistic regression; each client has another border between the two classes."""
     generator = np.random.default_rng([2, seed])
     x = _inputs(generator)
     own = 2 * generator.normal(size=FEATURES) + generator.normal(size=(CLIENTS, FEATURES))
@@ -146,7 +146,7 @@ def logistic(seed: int = 0) -> Problem:
 
 
 def bounded(seed: int = 0) -> Problem:
-    """The same classes with a penalty that is not convex, from weights where the whole loss is not."""
+    """Logistic regression with a penalty that is not convex, from weights where the whole loss is not."""
     start = np.random.default_rng([5, seed]).choice(np.array([-1, 1], np.float32), FEATURES)
     return replace(logistic(seed), name="bounded", start=start, penalty=_bounded)
 

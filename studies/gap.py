@@ -61,7 +61,7 @@ def say(text: str) -> None:
 
 
 def clip(u: F32, noise: F32, mask: MaskType) -> F32:
-    """Return the mean of the masked noise over the dice."""
+    """Return the expectation of the masked noise: the update, clipped to what a mask can say."""
     ratio = np.clip(u / noise, 0 if mask is MaskType.BINARY else -1, 1)
     clipped: F32 = (ratio * noise).astype(np.float32)
     return clipped

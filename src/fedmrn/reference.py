@@ -34,8 +34,8 @@ Loss = Callable[[Tensors, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Variant:
-    """Which FedMRN: the law of the noise, the kind of mask, and the two parts of PSM that ablations leave out."""
+class Masking:
+    """How updates are masked: the law of the noise, the kind of mask, and which of the two parts of PSM are used."""
 
     noise: NoiseSpec
     signed: bool = False
@@ -74,7 +74,7 @@ class LocalTraining:
         w: the model that the server sent. The result has its dtype: float64 to compare with, float32 to imitate.
         masked: names of the tensors whose updates are masked; the others (of batch norm, say) are trained as usual.
         loss: of the model.
-        variant: which FedMRN.
+        masking: how updates are masked.
         seed: of the noise, from the server.
         key: 64 bits that only the client knows; its masks are drawn from them.
         steps: S.
@@ -86,16 +86,16 @@ class LocalTraining:
         w: Tensors,
         masked: Sequence[str],
         loss: Loss,
-        variant: Variant,
+        masking: Masking,
         *,
         seed: int,
         key: int,
         steps: int,
         lr: float,
     ) -> None:
-        self.w, self.loss, self.variant, self.key, self.steps, self.lr = w, loss, variant, key, steps, lr
+        self.w, self.loss, self.masking, self.key, self.steps, self.lr = w, loss, masking, key, steps, lr
         self.u = {name: torch.zeros_like(w[name]) for name in masked}
-        self.n, self.seed = seeded_noise(variant.noise, seed, self.u), seed
+        self.n, self.seed = seeded_noise(masking.noise, seed, self.u), seed
         self.unmasked = {name: value for name, value in w.items() if name not in self.u}
 
     def uniforms(self, purpose: Purpose, step: int = 0) -> Tensors:
@@ -106,21 +106,21 @@ class LocalTraining:
     def probability(self, name: str) -> Tensor:
         """Return p, the probability with which an element of the mask is 1."""
         ratio = self.u[name] / self.n[name]
-        return ((ratio + 1) / 2 if self.variant.signed else ratio).clamp(0, 1)
+        return ((ratio + 1) / 2 if self.masking.signed else ratio).clamp(0, 1)
 
     def mask(self, name: str, r: Tensor, q: float = 1.0) -> Tensor:
         """Return m for r uniform in [0, q): 1 with probability p, otherwise 0 (signed: -1)."""
         p = self.probability(name)
-        ones = r < q * p if self.variant.stochastic else p >= 0.5
-        return 2.0 * ones - 1 if self.variant.signed else 1.0 * ones
+        ones = r < q * p if self.masking.stochastic else p >= 0.5
+        return 2.0 * ones - 1 if self.masking.signed else 1.0 * ones
 
     def q(self, tau: int) -> float:
         """Return the share of elements that are masked in step tau = 1..S."""
-        return tau / self.steps if self.variant.progressive else 1.0
+        return tau / self.steps if self.masking.progressive else 1.0
 
     def masked_update(self, tau: int) -> Tensors:
         """Return PSM(u) for step tau. One draw r decides both: whether to mask (r < q) and to what (r < q p)."""
-        q, r, lowest = self.q(tau), self.uniforms(Purpose.TRAIN_MASK, tau), -1 if self.variant.signed else 0
+        q, r, lowest = self.q(tau), self.uniforms(Purpose.TRAIN_MASK, tau), -1 if self.masking.signed else 0
         psm = {}
         for name, n in self.n.items():
             masked = n * self.mask(name, r[name], q)
@@ -162,7 +162,7 @@ def next_model(w: Tensors, updates: Sequence[MaskUpdate], spec: NoiseSpec) -> Te
     return result
 
 
-def main(rounds: int = 6, clients: int = 10, epochs: int = 2, batch: int = 32, lr: float = 0.5) -> None:
+def train_on_digits(rounds: int = 6, clients: int = 10, epochs: int = 2, batch: int = 32, lr: float = 0.5) -> None:
     """Train a small network on digits, with binary and with signed masks, and print the accuracy after each round."""
     from sklearn.datasets import load_digits  # a second to import, and only this example needs it
 
@@ -177,22 +177,22 @@ def main(rounds: int = 6, clients: int = 10, epochs: int = 2, batch: int = 32, l
     def loss(weights: Tensors, inputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs(weights, inputs), targets)
 
-    for variant in (Variant(NoiseSpec(Law.UNIFORM, 0.1)), Variant(NoiseSpec(Law.UNIFORM, 0.05), signed=True)):
+    for masking in (Masking(NoiseSpec(Law.UNIFORM, 0.1)), Masking(NoiseSpec(Law.UNIFORM, 0.05), signed=True)):
         torch.manual_seed(1)
         w = {"hidden": torch.randn(64, 64) / 8, "out": torch.randn(10, 64) / 8}
-        print(f"{'signed' if variant.signed else 'binary'} masks, {clients} clients, one bit a parameter each round")
+        print(f"{'signed' if masking.signed else 'binary'} masks, {clients} clients, one bit a parameter each round")
         for number in range(1, rounds + 1):
             updates = []
             for client, part in enumerate(parts):
                 seed, key = (derive_key(1, purpose, number, client) for purpose in ("noise", "masks"))
                 orders = (Stream(key, domain(Purpose.SHUFFLE, e)).permutation(len(part)) for e in range(epochs))
                 batches = [part[i] for order in orders for i in torch.split(torch.from_numpy(order), batch)]
-                training = LocalTraining(w, list(w), loss, variant, seed=seed, key=key, steps=len(batches), lr=lr)
+                training = LocalTraining(w, list(w), loss, masking, seed=seed, key=key, steps=len(batches), lr=lr)
                 updates.append(training.run(((x[i], y[i]) for i in batches), weight=len(part)))
-            w = next_model(w, updates, variant.noise)
+            w = next_model(w, updates, masking.noise)
             accuracy = (outputs(w, x[test]).argmax(1) == y[test]).float().mean()
             print(f"round {number}: accuracy {accuracy:.3f}")
 
 
 if __name__ == "__main__":
-    main()
+    train_on_digits()

@@ -46,8 +46,8 @@ def _rounds_once(module: ModuleType) -> bool:
     """Whether u - rate * g is rounded once: (1 + 2^-12)^2 - 1 has a last term that would be lost."""
     u, one = torch.full((1,), -1.0), torch.ones(1)
     near = 1.0 + 2.0**-12
-    draw = module.draws([Stream(0, 0)], [0.0])[0]
-    module.progressive_weights(u, one, one, draw, MaskType.BINARY, one.clone(), gradient=near * one, rate=-near)
+    draw = module.pack_draws([Stream(0, 0)], [0.0])[0]
+    module.write_weights(u, one, one, draw, MaskType.BINARY, one.clone(), gradient=near * one, rate=-near)
     return u.item() == 2.0**-11 + 2.0**-24
 
 

@@ -95,12 +95,10 @@ def test_no_cycle_is_allowed_for() -> None:
 
 
 def public(tree: ast.Module) -> Iterator[str]:
-    """Classes and functions of a module's top level; commands are not, whose names are words of the command line."""
+    """Classes and functions of a module's top level."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
-            called = (d.func for d in node.decorator_list if isinstance(d, ast.Call))
-            if not any(isinstance(f, ast.Attribute) and f.attr == "command" for f in called):
-                yield node.name
+            yield node.name
 
 
 def test_no_two_public_things_share_a_name() -> None:
@@ -245,7 +243,7 @@ class TestTheChecksCanFail:
         assert not asks_by_name(ast.parse("import os\ngetattr(config, name)\nhasattr(os, 'fork')"))
 
     def test_public_things(self) -> None:
-        code = "class A: ...\ndef f(): ...\ndef _g(): ...\n@app.command()\ndef run(): ...\n@cache\ndef h(): ..."
+        code = "class A: ...\ndef f(): ...\ndef _g(): ...\n@cache\ndef h(): ..."
         assert [*public(ast.parse(code))] == ["A", "f", "h"]
 
     def test_private_imports_are_found(self) -> None:

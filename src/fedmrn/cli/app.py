@@ -4,9 +4,9 @@ import sys
 
 import typer
 
-from fedmrn.cli.commands.listing import datasets, methods, presets
-from fedmrn.cli.commands.reporting import inspect, report
-from fedmrn.cli.commands.running import compare, run, sweep
+from fedmrn.cli.commands.listing import datasets_command, methods_command, presets_command
+from fedmrn.cli.commands.reporting import inspect_command, report_command
+from fedmrn.cli.commands.running import compare_command, run_command, sweep_command
 from fedmrn.cli.say import ERR, say
 from fedmrn.errors import FedmrnError, FrameError, UsageError
 
@@ -18,8 +18,14 @@ app = typer.Typer(
     help="Federated learning at one bit per parameter: real frames, every byte counted.\n\n"
     "Start with `fedmrn compare digits`: FedAvg and FedMRN side by side, in a minute or two, nothing to download.",
 )
-for command in (run, compare, sweep, report, inspect, methods, datasets, presets):
-    app.command()(command)
+app.command("run")(run_command)
+app.command("compare")(compare_command)
+app.command("sweep")(sweep_command)
+app.command("report")(report_command)
+app.command("inspect")(inspect_command)
+app.command("methods")(methods_command)
+app.command("datasets")(datasets_command)
+app.command("presets")(presets_command)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ def carry_out(
     """Run what is left of a sweep and report it, or with `dry_run` say what there is; return the exit code."""
     left = plan(sweep, folder)
     if dry_run:
-        show_plan(out, sweep, folder)
+        _show_plan(out, sweep, folder)
     for line in (f"{sweep.name}: {sweep.description}", state(sweep, folder, left)):
         say(out, line, "dim")
     if dry_run:
@@ -34,11 +34,11 @@ def carry_out(
     if left:
         try:
             jobs = jobs or default_jobs([cell.experiment for cell in left])
-            failed = run_all(out, sweep, folder, left, data_dir, jobs)
+            failed = _run_left(out, sweep, folder, left, data_dir, jobs)
         except KeyboardInterrupt:
             say(err, f"stopped, every whole round is in {folder}; the same command goes on from there")
             return 130
-    report(out, sweep, folder)
+    _report_tables(out, sweep, folder)
     say(out, f"{folder}/: the runs, and a report.html for each table")
     return 1 if failed else 0
 
@@ -61,7 +61,7 @@ def _finished(cell: Cell, folder: Path) -> bool:
         return False
 
 
-def show_plan(console: Console, sweep: Sweep, folder: Path) -> None:
+def _show_plan(console: Console, sweep: Sweep, folder: Path) -> None:
     """Print every cell and how far it is."""
     rows = []
     for cell in sweep.cells:
@@ -79,7 +79,7 @@ def state(sweep: Sweep, folder: Path, left: Sequence[Cell]) -> str:
     return f"{text}; not of this sweep: {', '.join(strangers)}" if strangers else text
 
 
-def run_all(console: Console, sweep: Sweep, folder: Path, left: Sequence[Cell], data_dir: Path, jobs: int) -> int:
+def _run_left(console: Console, sweep: Sweep, folder: Path, left: Sequence[Cell], data_dir: Path, jobs: int) -> int:
     """Run the cells that are left, and return how many failed; those are told, and the others go on.
 
     Raises:
@@ -101,7 +101,7 @@ def run_all(console: Console, sweep: Sweep, folder: Path, left: Sequence[Cell], 
     return failed
 
 
-def report(console: Console, sweep: Sweep, folder: Path) -> None:
+def _report_tables(console: Console, sweep: Sweep, folder: Path) -> None:
     """Write a report for each table of the sweep, over its finished cells, and print one for all.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Codecs: one file each, and the registry by which a section finds its own."""
+"""Codecs: one file each, and the registry from a section's codec number to its class."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -15,7 +15,7 @@ from fedmrn.numerics import kernels
 
 
 class Plane(Enum):
-    """Something about an update that adds up over clients; what a server rule asks the fold for."""
+    """A quantity of an update that the fold can sum over clients, for server rules that need more than the values."""
 
     VALUE = "value"
     """The decoded values: every codec has this plane."""
@@ -29,7 +29,7 @@ class Plane(Enum):
 
 @dataclass(frozen=True, slots=True)
 class EncodeKeys:
-    """The two kinds of randomness, kept apart, and where the tensors lie.
+    """What an encoder gets beside the vector: the shared key, the client's own key, and the sizes of the tensors.
 
     Attributes:
         noise: the key that the server sent; the server makes the same randomness from it.
@@ -95,7 +95,7 @@ class Opened(ABC):
         raise ConfigError(f"an update of this codec has no plane {plane.value}")
 
     def observed(self, tensors: Sequence[slice]) -> Observed:
-        """Return what can be said of each tensor: for each observable a whole number a tensor; most have none.
+        """Return, for each `Observable` that the codec has, one whole number a tensor; most codecs have none.
 
         Args:
             tensors: where they lie in the section, none empty.
@@ -129,12 +129,12 @@ class Codec(ABC):
 
     @classmethod
     def of(cls, codec: "Codec | None") -> Self | None:
-        """Return the codec if it is one of this class, else None: how local rules ask for theirs."""
+        """Return the codec if it is one of this class, else None; local rules look for the kind that they train."""
         return codec if isinstance(codec, cls) else None
 
     @property
     def any_vector(self) -> bool:
-        """Whether it is made for updates of any values, so that its error on a vector means something."""
+        """Whether the codec is made for vectors of any values, so that its error on one can be measured."""
         return True
 
     @property
@@ -144,7 +144,7 @@ class Codec(ABC):
 
     @property
     def typical_std(self) -> float | None:
-        """Standard deviation of the vectors that it is made for; None where any will do."""
+        """The standard deviation of the vectors that the codec is made for; None where any will do."""
         return None
 
     def bind(self, state: NDArray[np.float32]) -> "Codec":
@@ -153,7 +153,7 @@ class Codec(ABC):
 
     @property
     def uncoded(self) -> "Codec":
-        """The codec that says the same in plain, a mask as its bits; most are it themselves."""
+        """The codec of the same values without entropy coding, such as a mask as its bits; by default this codec."""
         return self
 
     def uncode(self, body: bytes | memoryview, count: int, noise_key: int) -> bytes | memoryview:

@@ -41,7 +41,7 @@ CENTROIDS = {
 }
 """The positive half of the Lloyd-Max codebook of N(0, 1) at each number of bits, found with 40 digits."""
 
-SMALLEST_KEEP = 2.0**-8
+_SMALLEST_KEEP = 2.0**-8
 _PARAMS = struct.Struct("<BBf")
 _HIGHEST_LEVEL = 2.0**119  # so that no sum in the transform of 2^16 elements leaves float32
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
@@ -128,7 +128,7 @@ class OpenedBlocks(Opened):
 
 @dataclass(frozen=True)
 class Rotated(Codec):
-    """Rotate, quantise, scale.
+    """Randomly rotated blocks of 1 to 4 bits an element and a scale a block (DRIVE with 1 bit, EDEN).
 
     Attributes:
         bits: of a kept element, 1 to 4.
@@ -143,9 +143,9 @@ class Rotated(Codec):
     keep: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.bits not in CENTROIDS or not SMALLEST_KEEP <= self.keep <= 1:
+        if self.bits not in CENTROIDS or not _SMALLEST_KEEP <= self.keep <= 1:
             raise ConfigError(
-                f"rotated codes {', '.join(map(str, CENTROIDS))} bits and keeps {SMALLEST_KEEP:g} to 1 of all; "
+                f"rotated codes {', '.join(map(str, CENTROIDS))} bits and keeps {_SMALLEST_KEEP:g} to 1 of all; "
                 f"got {self.bits} bits and {self.keep:g}"
             )
         object.__setattr__(self, "keep", float(np.float32(self.keep)))

@@ -25,7 +25,7 @@ _SIGNS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder
 
 
 class SignRule(IntEnum):
-    """How the bits are made. The numbers are part of the wire format."""
+    """How an encoder makes bits and scales; the numbers are part of the wire format."""
 
     DETERMINISTIC = 0
     STOCHASTIC = 1

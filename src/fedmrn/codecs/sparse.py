@@ -72,7 +72,7 @@ def _read_gaps(data, b, count, places):  # type: ignore[no-untyped-def]  # pragm
 
 
 @dataclass(frozen=True, slots=True)
-class KeptPlane(Opened):
+class _KeptPlane(Opened):
     """1 at increasing places, 0 at the others."""
 
     places: NDArray[np.int64]
@@ -99,11 +99,11 @@ class OpenedPlaces(Opened):
 
 
 class OpenedSparse(OpenedPlaces):
-    """The elements that a client kept; which those are says something too."""
+    """The elements that a client kept; their places can be folded too, as a plane."""
 
     def plane(self, plane: Plane) -> Opened:
         """Return the values, or what was kept."""
-        return KeptPlane(self.places) if plane is Plane.KEPT else super().plane(plane)
+        return _KeptPlane(self.places) if plane is Plane.KEPT else super().plane(plane)
 
 
 @dataclass(frozen=True)

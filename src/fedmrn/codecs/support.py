@@ -60,7 +60,7 @@ class Support(Codec):
         return max_value
 
     def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
-        """Return the values of the support.
+        """Return the values where the state is not zero.
 
         Raises:
             EncodeError: a value outside the support is not zero.

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fedmrn.numerics.rng import Stream
 
-PADDING = 4
+_PAD = 4
 
 
 def offsets(
-    words: NDArray[np.uint32], padding: int = PADDING
+    words: NDArray[np.uint32], padding: int = _PAD
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Return the crop and flip that each random word stands for: top and left (0 to 2 * padding), flip or not.
 
@@ -27,7 +27,7 @@ def offsets(
     return pick // 2 // places, pick // 2 % places, pick % 2 == 1
 
 
-def augment(batch: Tensor, stream: Stream, start: int, *, fill: Tensor | float = 0.0, padding: int = PADDING) -> Tensor:
+def augment(batch: Tensor, stream: Stream, start: int, *, fill: Tensor | float = 0.0, padding: int = _PAD) -> Tensor:
     """Pad each image on all sides, cut a window of the old size at a random place, and flip half of them.
 
     Source: the setting of the published CIFAR experiments (padding 4, flip with probability 1/2).

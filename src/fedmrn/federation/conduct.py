@@ -27,7 +27,7 @@ Form = tuple[object, ...]
 
 
 class Conduct:
-    """Conducts one round.
+    """One round's conversation, on the server's side: asks clients, folds or refuses replies, counts bytes.
 
     Args:
         round: just begun, with all clients that may be asked to train.

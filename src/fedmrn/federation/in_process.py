@@ -9,7 +9,7 @@ from fedmrn.federation.transport import Message, Reply, Transport
 from fedmrn.federation.workers import worker_processes
 
 
-class InProcess:
+class _InProcess:
     """Lets one client after another train in this process.
 
     Args:
@@ -43,7 +43,7 @@ def in_process(make: Callable[[], Client], samples: Callable[[int], Samples], wo
     if workers < 1:
         raise ConfigError(f"workers is the number of processes that train clients, at least 1; got {workers}")
     if workers == 1:
-        yield InProcess(make(), samples)
+        yield _InProcess(make(), samples)
         return
     with worker_processes(make, samples, workers) as transport:
         yield transport

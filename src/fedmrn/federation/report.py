@@ -8,7 +8,7 @@ from fedmrn.federation.transport import MessageKind
 
 @dataclass(slots=True, kw_only=True)
 class Stage:
-    """One kind of message in a round.
+    """Who was asked by messages of one kind in a round, who answered, and the bytes both ways.
 
     Attributes:
         asked: client -> how often it was asked, in the order of asking.
@@ -39,7 +39,7 @@ def _training() -> dict[MessageKind, Stage]:
 
 @dataclass(slots=True, kw_only=True)
 class RoundReport:
-    """One round.
+    """What came of one round: folded, refused, failed and silent clients, and bytes both ways.
 
     Attributes:
         round: its number, from 1.

@@ -98,7 +98,7 @@ class Federation:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundResult:
-    """What came of a round.
+    """A simulated round's result: accuracy and losses of the new model, and every byte both ways.
 
     Attributes:
         round: its number, from 1.

@@ -7,23 +7,23 @@ from flwr.app import MetricRecord, RecordDict
 
 from fedmrn.flower.records import records_of
 
-MOST = 10_000
+_MOST = 10_000
 """Values that one client's metrics have at most."""
 Shape = tuple[tuple[str, int], ...]
 """Name and length (-1: a single value) of each metric, in order of names."""
 
 
-def shape_of(content: RecordDict, weighted_by: str, heaviest: float) -> Shape | None:
+def _shape_of(content: RecordDict, weighted_by: str, heaviest: float) -> Shape | None:
     """Return what a reply's metrics look like; None if they cannot take part in a mean weighted by one of them.
 
-    They can if they are one record of finite numbers, of at most `MOST` values, whose weight is in (0, heaviest].
+    They can if they are one record of finite numbers, of at most `_MOST` values, whose weight is in (0, heaviest].
     """
     records = list(records_of(content, MetricRecord).values())
     if len(records) != 1:
         return None
     lists = [v if isinstance(v, list) else [v] for v in records[0].values()]
     weight = records[0].get(weighted_by)
-    if sum(map(len, lists)) > MOST or not all(isfinite(v) for values in lists for v in values):
+    if sum(map(len, lists)) > _MOST or not all(isfinite(v) for values in lists for v in values):
         return None
     if not isinstance(weight, int | float) or not 0 < weight <= heaviest:
         return None
@@ -44,7 +44,7 @@ class Metrics:
 
     def add(self, node: int, content: RecordDict) -> None:
         """Keep what a reply says, without its arrays."""
-        shape = shape_of(content, self._weighted_by, self._heaviest)
+        shape = _shape_of(content, self._weighted_by, self._heaviest)
         self._found.append((node, RecordDict() if shape is None else _only_metrics(content), shape))
 
     def agreeing(self) -> tuple[list[RecordDict], list[int]]:

@@ -33,7 +33,7 @@ from fedmrn.flower.records import FRAME, STATE, Cutter, broadcast_bytes, records
 
 
 class Built(Protocol):
-    """A setting and the architecture."""
+    """What a process of Ray's builds once: the federation, and a model for its clients to train."""
 
     @property
     def federation(self) -> Federation:
@@ -81,7 +81,7 @@ def check_ray() -> None:
 
 
 class Engine(NamedTuple):
-    """Flower's grid, and whether the engine is still there."""
+    """A running simulation engine of Flower: its grid, and whether it still runs."""
 
     grid: Grid
     alive: Callable[[], bool]

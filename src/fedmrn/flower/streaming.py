@@ -14,14 +14,14 @@ from google.protobuf.message import DecodeError
 
 log = getLogger("flwr").log
 
-UNREADABLE = (TypeError, ValueError, LookupError, AttributeError, DecodeError)
+_UNREADABLE = (TypeError, ValueError, LookupError, AttributeError, DecodeError)
 """What Flower raises over a reply that is well signed and not well formed; what the network raises passes on."""
 POLL = 2.0
 """Seconds between two looks."""
 
 
 class Streaming(Grid):
-    """Another grid, but `send_and_receive` sends at once and returns an iterator of the replies."""
+    """A wrapper of a grid whose `send_and_receive` sends at once and returns an iterator of the replies."""
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
@@ -38,7 +38,7 @@ class Streaming(Grid):
             for name in waiting:
                 try:  # one at a time: Flower forgets what it has handed over, and so what came with a bad one
                     found = list(self._grid.pull_messages([name]))
-                except UNREADABLE as error:
+                except _UNREADABLE as error:
                     log(WARNING, "a reply could not be read (%s): its node counts as silent", type(error).__name__)
                     answered.add(name)
                     continue
@@ -51,32 +51,32 @@ class Streaming(Grid):
                 time.sleep(POLL)
 
     def set_run(self, run: Any) -> None:
-        """As the other grid."""
+        """Hand on to the wrapped grid."""
         self._grid.set_run(run)
 
     @property
     def run(self) -> Any:
-        """As the other grid."""
+        """Hand on to the wrapped grid."""
         return self._grid.run
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """As the other grid."""
+        """Hand on to the wrapped grid."""
         return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """As the other grid."""
+        """Hand on to the wrapped grid."""
         return self._grid.get_node_ids()
 
     def get_nodes(self) -> Any:
-        """As the other grid."""
+        """Hand on to the wrapped grid."""
         return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """As the other grid."""
+        """Hand on to the wrapped grid."""
         return self._grid.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """As the other grid."""
+        """Hand on to the wrapped grid."""
         return self._grid.pull_messages(message_ids)

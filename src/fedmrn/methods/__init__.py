@@ -1,4 +1,4 @@
-"""The methods that can be compared: a table with a row each."""
+"""The table of methods, and their options."""
 
 from fedmrn.methods.method import DOWN, SIDE, Method, Options
 from fedmrn.methods.option import AUTO, Option, ReadBy, Value

@@ -32,7 +32,7 @@ Options = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """A row of the comparison.
+    """A method of the table: what clients train, what they send, and how the server's state moves.
 
     Attributes:
         id: its code on the wire, 0..65535.
@@ -87,7 +87,7 @@ class Method:
         down: str = "float32",
         optimizer: ServerOptimizer | None = None,
     ) -> Scheme:
-        """Return the scheme.
+        """Return what server and clients agree on for these options.
 
         Args:
             options: values by name; the others have their defaults.
@@ -128,5 +128,5 @@ class Method:
 
     def local_options(self, told: Mapping[str, float]) -> dict[str, Any]:
         """Return the settings of the local rule, given the terms of a broadcast."""
-        own = {o.name: o.default for o in self.options.values() if o.read_by is ReadBy.CLIENT}
-        return {**own, **self.fixed, **told}
+        defaults = {o.name: o.default for o in self.options.values() if o.read_by is ReadBy.CLIENT}
+        return {**defaults, **self.fixed, **told}

@@ -9,14 +9,14 @@ from fedmrn.numerics.noise import Law
 from fedmrn.server.rules import Merge
 
 LAW = WordOption(name="noise", default="uniform", words="law of the noise", choices=words_of(Law), what="noise law")
-CODING = WordOption(
+_CODING = WordOption(
     name="coding",
     default="raw",
     words="how the bits of masks travel: as they are, or entropy-coded without loss",
     choices=MappingProxyType({"raw": lambda mask: mask, "entropy": CodedMask}),
     what="coding",
 )
-NOISE_KEY = WordOption(
+_NOISE_KEY = WordOption(
     name="noise_key",
     default="client",
     words="whose a noise key is: one client's in one round, or that of all clients of a round",
@@ -27,8 +27,8 @@ NOISE_KEY = WordOption(
 _SCALE_WORDS = 'scale of the noise; "auto": each client fits one to its own update, per tensor'
 BINARY_SCALE = ScaleOption(name="scale", default=0.01, words=_SCALE_WORDS)
 SIGNED_SCALE = ScaleOption(name="scale", default=0.005, words=_SCALE_WORDS)
-BINARY = by_name(LAW, BINARY_SCALE, CODING, NOISE_KEY)
-SIGNED = by_name(LAW, SIGNED_SCALE, CODING, NOISE_KEY)
+BINARY = by_name(LAW, BINARY_SCALE, _CODING, _NOISE_KEY)
+SIGNED = by_name(LAW, SIGNED_SCALE, _CODING, _NOISE_KEY)
 RANDOM_CODE = (
     WholeOption(name="buckets", default=16, words="buckets of |noise| with a prior each, 1 to 64"),
     WholeOption(name="log2_states", default=8, words="size of the trellis, 1 to 10: each more doubles the search"),

@@ -1,1 +1,3 @@
 """The models of the experiments."""
+
+__all__: list[str] = []

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-EMBEDDING = 8
+_EMBEDDING = 8
 
 
 class CharacterLSTM(nn.Module):
@@ -22,8 +22,8 @@ class CharacterLSTM(nn.Module):
 
     def __init__(self, characters: int, hidden: int, layers: int, dropout: float) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(characters, EMBEDDING)
-        self.lstm = nn.LSTM(EMBEDDING, hidden, layers, bias=False, batch_first=True)
+        self.embedding = nn.Embedding(characters, _EMBEDDING)
+        self.lstm = nn.LSTM(_EMBEDDING, hidden, layers, bias=False, batch_first=True)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(hidden, characters, bias=False)
 

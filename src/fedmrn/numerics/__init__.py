@@ -1,1 +1,3 @@
 """Exact arithmetic that client and server share: random words, noise, masks, rotations, packed bits."""
+
+__all__: list[str] = []

@@ -43,7 +43,7 @@ def _bits_of(context, x):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _choose_at(context, bits, values, signed, out):  # type: ignore[no-untyped-def]
+def _apply_at(context, bits, values, signed, out):  # type: ignore[no-untyped-def]
     """Choose 32 values at an address by the 32 bits at another, and store them at a third."""
 
     def generate(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -61,7 +61,7 @@ def _choose_at(context, bits, values, signed, out):  # type: ignore[no-untyped-d
 
 
 @nb.njit(cache=True, nogil=True)
-def choose(noise, bits, signed, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def apply_mask(noise, bits, signed, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Decode a mask: write noise[i] where bit i is set, and -noise[i] (signed) or 0 where it is not.
 
     Args:
@@ -75,7 +75,7 @@ def choose(noise, bits, signed, out):  # type: ignore[no-untyped-def]  # pragma:
     b, n, o = np.uint64(bits.ctypes.data), np.uint64(noise.ctypes.data), np.uint64(out.ctypes.data)
     for i in range(0, whole, _LANES):
         at = np.uint64(4 * i)
-        _choose_at(b + np.uint64(i >> 3), n + at, signed, o + at)  # type: ignore[call-arg]
+        _apply_at(b + np.uint64(i >> 3), n + at, signed, o + at)  # type: ignore[call-arg]
     for i in range(whole, noise.size):
         lower = -noise[i] if signed else np.float32(0.0)
         out[i] = noise[i] if bits[i >> 3] >> np.uint8(i & 7) & np.uint8(1) else lower

@@ -3,10 +3,10 @@
 A compiler that vectorises the plain loop puts each word into a 64-bit lane, and half of every register idles. Here a
 register is full. The 64-bit products of its even and odd lanes are two multiplications; one shuffle takes the high
 halves of both, and the low halves are a third multiplication, of 32 bits. The shuffle leaves the four lanes of each
-128-bit part in the order 0 2 1 3, while the low halves keep theirs: two rounds later, where they meet, both orders
+128-bit part in the order 0 2 1 3, while the low halves keep their own: two rounds later, where they meet, both orders
 agree, because doing the shuffle twice does nothing. Fourteen instructions a round for 8 counters, against sixteen.
 
-Ten rounds are a chain: latency, not work. So `LANES` counters go through side by side. The words of the domain are
+Ten rounds are a chain: latency, not work. So `_LANES` counters go through side by side. The words of the domain are
 constant and the high half of a counter is constant within a block: the first two rounds cost less than one.
 """
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 PLANE = 256
 BLOCK = 4 * PLANE
-LANES = 32
+_LANES = 32
 """How many counters go side by side: four AVX2 registers a word, or two of AVX-512. It divides PLANE."""
 
 M0, M1 = 0xD2511F53, 0xCD9E8D57
@@ -30,7 +30,7 @@ W0, W1 = 0x9E3779B9, 0xBB67AE85
 _LOW = 0xFFFFFFFF
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
-_WORDS, _PAIRS = ir.VectorType(_I32, LANES), ir.VectorType(_I64, LANES // 2)
+_WORDS, _PAIRS = ir.VectorType(_I32, _LANES), ir.VectorType(_I64, _LANES // 2)
 _ODD, _EVEN = 1, 0
 
 
@@ -40,7 +40,7 @@ def _all(value: int, kind: ir.VectorType = _WORDS) -> ir.Constant:
 
 def _splat(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """Return a vector with x in every lane."""
-    first = b.insert_element(ir.Constant(ir.VectorType(x.type, LANES), ir.Undefined), x, _I32(0))
+    first = b.insert_element(ir.Constant(ir.VectorType(x.type, _LANES), ir.Undefined), x, _I32(0))
     return b.shuffle_vector(first, first, _all(0))
 
 
@@ -58,7 +58,7 @@ def _products(b: ir.IRBuilder, c: ir.Value, m: int) -> tuple[ir.Value, ir.Value]
 
 def _take(b: ir.IRBuilder, products: tuple[ir.Value, ir.Value], half: int) -> ir.Value:
     """The high (odd) or low (even) halves of all products; the order of lanes changes as the module says."""
-    lanes = [i for q in range(0, LANES, 4) for i in (q, q + 2, LANES + q, LANES + q + 2)]
+    lanes = [i for q in range(0, _LANES, 4) for i in (q, q + 2, _LANES + q, _LANES + q + 2)]
     even, odd = (b.bitcast(p, _WORDS) for p in products)
     return b.shuffle_vector(even, odd, ir.Constant(_WORDS, [_I32(i + half) for i in lanes]))
 
@@ -107,9 +107,9 @@ def _block_kernel(module: ir.Module) -> ir.Function:
     b = ir.IRBuilder(fn.append_basic_block("entry"))
     block, key, dom, address = fn.args
     first = b.mul(block, _I64(PLANE))
-    lanes = ir.Constant(_WORDS, [_I32(i) for i in range(LANES)])
-    with cgutils.for_range(b, _I64(PLANE // LANES)) as loop:
-        j = b.mul(loop.index, _I64(LANES))
+    lanes = ir.Constant(_WORDS, [_I32(i) for i in range(_LANES)])
+    with cgutils.for_range(b, _I64(PLANE // _LANES)) as loop:
+        j = b.mul(loop.index, _I64(_LANES))
         low = b.add(_splat(b, b.trunc(b.add(first, j), _I32)), lanes)
         for plane, words in enumerate(_rounds(b, low, first, key, dom)):
             at = b.add(address, b.mul(b.add(j, _I64(PLANE * plane)), _I64(4)))

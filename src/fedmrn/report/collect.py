@@ -10,7 +10,7 @@ from fedmrn.report.naming import Key, differences, folder_names, labels_of, opti
 from fedmrn.report.reading import read_holdings, read_rounds, read_setting
 from fedmrn.report.runs import Comparison, Run, Variant
 
-TUNING = "tune"
+_TUNING = "tune"
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
@@ -26,7 +26,7 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
             if "config.toml" in files:
                 inner.append(Path(place))
                 inside.clear()
-            inside[:] = sorted(name for name in inside if name != TUNING)
+            inside[:] = sorted(name for name in inside if name != _TUNING)
         if not inner:
             raise RunError(f"{folder} holds no run: neither it nor a folder in it has a config.toml")
         found |= {path.resolve(): path for path in inner}

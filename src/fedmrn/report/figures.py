@@ -18,7 +18,7 @@ from fedmrn.report.codec_error import draw_codec_error, measure_codecs
 from fedmrn.report.curves import BAND, draw_bytes, draw_rounds
 from fedmrn.report.masks import ENTROPY, SCALE, density, draw_masks, draw_scales, scales
 from fedmrn.report.naming import options, score, setting, title, words
-from fedmrn.report.plots import Origin, literal, save
+from fedmrn.report.plots import Origin, literal, save_figure
 from fedmrn.report.runs import Comparison, Variant
 from fedmrn.report.times import TIMES, draw_times
 from fedmrn.wire.layout import Group
@@ -59,7 +59,7 @@ class Studio:
 
     def save(self, stem: str, figure: Figure, caption: str, alt: str, origin: Origin) -> Picture:
         """Write a figure in every format."""
-        png = save(figure, self._folder / stem, origin, self._formats)
+        png = save_figure(figure, self._folder / stem, origin, self._formats)
         return Picture(stem, png, alt, caption, origin)
 
 
@@ -163,7 +163,7 @@ def codec_picture(comparisons: Sequence[Comparison], studio: Studio) -> Picture 
     if not any(row.nmse for row in rows):
         return None
     distinct = list({variant.label: variant for variant in variants}.values())
-    origin = Origin("Error of the codecs against their bits", run_line(variants), options_line(distinct))
+    origin = Origin("Error of the codecs against their bits", run_line(variants), _options_line(distinct))
     names = ", ".join(dict.fromkeys(row.name for row in rows if row.nmse))
     alt = f"Normalised error against measured bits an element, for {names}."
     return studio.save("codec-error", draw_codec_error(rows), CODECS, alt, origin)
@@ -177,10 +177,10 @@ def run_line(variants: Sequence[Variant]) -> str:
 def configuration(variants: Sequence[Variant]) -> str:
     """Return the setting and the options of variants of one setting."""
     experiment = variants[0].experiment
-    return f"{title(experiment, dict(setting(experiment)))}; {options_line(variants)}"
+    return f"{title(experiment, dict(setting(experiment)))}; {_options_line(variants)}"
 
 
-def options_line(variants: Sequence[Variant]) -> str:
+def _options_line(variants: Sequence[Variant]) -> str:
     """Return the options of methods: those that all have, or nearly all of many, then each method's own."""
     every = [dict(options(variant.experiment)) for variant in variants]
     common: dict[str, object] = {}

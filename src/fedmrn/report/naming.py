@@ -16,12 +16,12 @@ Key = tuple[tuple[str, Any], ...]
 _SHOWN = {"data.name", "data.partition", "data.clients", "train.clients_per_round", "train.rounds"}  # in every title
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested tables as one, with names such as data.alpha; the options of a method have no prefix."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         name = "" if key in ("options", "specific") else f"{prefix}{key}."
-        found |= flat(value, name) if isinstance(value, dict) else {f"{prefix}{key}": value}
+        found |= _flat(value, name) if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
 
 
@@ -31,13 +31,13 @@ def setting(experiment: Experiment) -> Key:
     used = PARTITIONS[experiment.data.partition]
     ignored = {f"data.{name}" for names in PARTITIONS.values() for name in names if name not in used}
     ignored.add("train.workers")  # without effect on the results, as those
-    parts = flat({part: values[part] for part in ("data", "model", "train")})
+    parts = _flat({part: values[part] for part in ("data", "model", "train")})
     return tuple((k, v) for k, v in parts.items() if k not in ignored)
 
 
 def options(experiment: Experiment) -> Key:
     """Return the method and its options; an option that follows the run's seed does not tell runs apart."""
-    options = flat(experiment.as_dict()["options"])
+    options = _flat(experiment.as_dict()["options"])
     every = {name for kind in SERVER for name in server_options(kind)}
     for name in every.difference(server_options(experiment.options.server)):
         options.pop(name)  # without effect
@@ -87,7 +87,7 @@ def title(experiment: Experiment, differing: Iterable[str] = ()) -> str:
     """Return what a setting is called; `differing` names settings to add if they are not in every title."""
     data, train = experiment.data, experiment.train
     clients = f"{train.clients_per_round} of {data.clients} clients a round"
-    values = flat(experiment.as_dict())
+    values = _flat(experiment.as_dict())
     first = [f"data.{name}" for name in PARTITIONS[data.partition][:1]]
     split = ", ".join([data.partition, *(word(name, values[name]) for name in first)])
     more = [word(name, values[name]) for name in differing if name not in {*_SHOWN, *first}]

@@ -14,7 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from fedmrn.files import write_atomic
 
 COLOURS = ("#4c566a", "#d1495b", "#2a7fba", "#e09f3e", "#4f9d69", "#8e5ea2", "#7a5c45", "#17a2a2")
-STYLES = ("-", "--", ":", "-.")
+_STYLES = ("-", "--", ":", "-.")
 INK = "#2e3440"
 SOFT = "#6b7484"
 FORMATS = ("png", "pdf")
@@ -39,7 +39,7 @@ class Origin:
 
 def style(place: int) -> tuple[str, str]:
     """Return the colour and the line style of the place-th curve."""
-    return COLOURS[place % len(COLOURS)], STYLES[place // len(COLOURS) % len(STYLES)]
+    return COLOURS[place % len(COLOURS)], _STYLES[place // len(COLOURS) % len(_STYLES)]
 
 
 def literal(text: str) -> str:
@@ -56,7 +56,7 @@ def bare(axes: Axes, grid: str = "both") -> None:
     axes.tick_params(which="both", labelcolor=INK, labelsize=9, length=3, color="#b5bcc9")
 
 
-def save(figure: Figure, stem: Path, origin: Origin, formats: Sequence[str]) -> bytes:
+def save_figure(figure: Figure, stem: Path, origin: Origin, formats: Sequence[str]) -> bytes:
     """Write a figure as STEM.png and so on, with its origin at the foot and in the files; return it as PNG.
 
     The same figure gives the same bytes: no file holds a date.

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from fedmrn.experiments.run.record import WAYS, Record, sizes_on
 from fedmrn.report.account import Line, account
 
-LAST = 10
+_LAST = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def summarise(method: str, lr: float, runs: Sequence[Sequence[Record]], label: s
         final=fmean(finals),
         final_std=stdev(finals) if len(finals) > 1 else 0.0,
         best=fmean(max(r.accuracy for r in records) for records in runs),
-        last_ten=fmean(fmean(r.accuracy for r in records[-LAST:]) for records in runs),
+        last_ten=fmean(fmean(r.accuracy for r in records[-_LAST:]) for records in runs),
         up_bytes=up,
         down_bytes=down,
         total_bytes=up + down,

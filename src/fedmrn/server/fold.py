@@ -107,7 +107,7 @@ class ExactSum:
             self._fold_waiting()
 
     def settle(self) -> None:
-        """Fold what waits.
+        """Fold the frames that wait for others.
 
         Raises:
             FedmrnError: as `check_whole`.

@@ -20,7 +20,7 @@ F32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ServerOptimizer(ABC):
-    """What steps along the pseudo-gradients of the rounds.
+    """A server optimizer: turns a round's mean update (the pseudo-gradient) into the step that the model takes.
 
     Attributes:
         lr: the server's learning rate.

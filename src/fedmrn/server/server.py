@@ -25,7 +25,7 @@ class Carried:
 
     @classmethod
     def at_start(cls, layout: Layout, scheme: Scheme) -> "Carried":
-        """Return what a run starts with."""
+        """Return what a server has before round 1."""
         return cls(scheme.optimizer.start(layout.trainable))
 
 

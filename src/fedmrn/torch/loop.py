@@ -18,7 +18,7 @@ from fedmrn.wire.frame import Frame
 
 Augment = Callable[[Tensor, Stream, int], Tensor]
 """(batch, randomness, index of its first element in the epoch) -> batch."""
-OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = MappingProxyType(
+_OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = MappingProxyType(
     {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 )
 """The optimizers of local training, by name."""
@@ -31,7 +31,7 @@ class Training:
     Attributes:
         local_epochs: E, how often a client goes through its samples.
         batch_size: B; the last batch of an epoch may be smaller.
-        optimizer: a key of `OPTIMIZERS`.
+        optimizer: its name, sgd or adam.
         lr: the optimizer's learning rate.
         loss: of a batch's outputs and targets; a mean over the batch.
         by_batches: weight clients by batches an epoch instead of samples (the published code).
@@ -63,8 +63,8 @@ class Training:
                 f"a client needs at least one local epoch and one sample a batch, got local_epochs = "
                 f"{self.local_epochs} and batch_size = {self.batch_size}"
             )
-        if self.optimizer not in OPTIMIZERS:
-            raise ConfigError(f"optimizer {self.optimizer!r} does not exist{nearest(self.optimizer, OPTIMIZERS)}")
+        if self.optimizer not in _OPTIMIZERS:
+            raise ConfigError(f"optimizer {self.optimizer!r} does not exist{nearest(self.optimizer, _OPTIMIZERS)}")
 
     def batches(self, samples: int) -> int:
         """Return the batches an epoch of a client with so many samples."""
@@ -80,7 +80,7 @@ class Training:
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return a fresh optimizer over a model's parameters."""
-        return OPTIMIZERS[self.optimizer](model.parameters(), lr=self.lr)
+        return _OPTIMIZERS[self.optimizer](model.parameters(), lr=self.lr)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from fedmrn.errors import UnsupportedModelError, WrongLayoutError
 from fedmrn.torch.internals import ANY_BATCH_NORM, is_persistent
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 
-NORMALISATION = (
+_NORMALISATION = (
     ANY_BATCH_NORM,
     nn.LayerNorm,
     nn.GroupNorm,
@@ -33,7 +33,7 @@ Choose = Callable[[str, nn.Module, nn.Parameter], Group]
 
 def default_choice(name: str, owner: nn.Module, parameter: nn.Parameter) -> Group:
     """Return DENSE for the parameters of normalisation layers, CODED for all others (biases, embeddings, ...)."""
-    return Group.DENSE if isinstance(owner, NORMALISATION) else Group.CODED
+    return Group.DENSE if isinstance(owner, _NORMALISATION) else Group.CODED
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,10 @@ class ModelLayout:
         """Return a few lines that say how many values are coded, dense, averaged and left out, by name."""
         lines = []
         for group in Group:
-            mine = [t for t in self.layout.tensors if t.group is group]
-            names = "" if group is Group.CODED else ": " + (", ".join(t.name for t in mine) or "none")
-            lines.append(f"{group.name.lower()}: {sum(t.size for t in mine):,} values in {len(mine)} tensors{names}")
+            tensors = [t for t in self.layout.tensors if t.group is group]
+            names = "" if group is Group.CODED else ": " + (", ".join(t.name for t in tensors) or "none")
+            size = sum(t.size for t in tensors)
+            lines.append(f"{group.name.lower()}: {size:,} values in {len(tensors)} tensors{names}")
         lines.append(f"frozen, not sent: {', '.join(self.frozen) or 'none'}")
         lines.append(f"counters, not sent: {', '.join(self.counters) or 'none'}")
         return "\n".join(lines)

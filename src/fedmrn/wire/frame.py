@@ -25,8 +25,8 @@ from fedmrn.errors import (
 )
 from fedmrn.wire.layout import Group
 
-MAGIC = b"FMRN"
-VERSION = 1
+_MAGIC = b"FMRN"
+_VERSION = 1
 _HEADER = struct.Struct("<4sBBHQIIQ16sQ")
 _SECTION = struct.Struct("<BBBBQQ")
 _CRC = struct.Struct("<I")
@@ -140,8 +140,8 @@ class Frame:
         total = HEADER_SIZE + sum(s.size for s in self.sections) + CHECKSUM_SIZE
         parts: list[bytes | memoryview] = [
             _HEADER.pack(
-                MAGIC,
-                VERSION,
+                _MAGIC,
+                _VERSION,
                 self.kind,
                 self.method,
                 total,
@@ -214,15 +214,15 @@ class Frame:
 
 def _check_envelope(view: memoryview, limits: Limits) -> None:
     """Check magic, version, length and checksum: what can be checked without knowing what a frame says."""
-    if len(view) < len(MAGIC) or view[:4] != MAGIC:
-        if MAGIC.startswith(bytes(view[:4])):
+    if len(view) < len(_MAGIC) or view[:4] != _MAGIC:
+        if _MAGIC.startswith(bytes(view[:4])):
             raise TruncatedFrameError(f"{len(view)} bytes are too few for a frame")
         raise BadMagicError("these bytes are not a fedmrn frame: they do not start with FMRN")
     if len(view) < HEADER_SIZE:
         raise TruncatedFrameError(f"{len(view)} bytes are too few for a frame's header")
     _, version, _, _, total, *_ = _HEADER.unpack_from(view)
-    if version != VERSION:
-        raise UnsupportedVersionError(f"frame version {version}; this library reads version {VERSION}")
+    if version != _VERSION:
+        raise UnsupportedVersionError(f"frame version {version}; this library reads version {_VERSION}")
     if total > limits.max_bytes:
         raise LimitError(f"the frame declares {total} bytes; at most {limits.max_bytes} are accepted")
     if len(view) < total:

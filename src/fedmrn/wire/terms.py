@@ -22,7 +22,7 @@ from fedmrn.errors import (
 from fedmrn.wire.frame import Frame, Role, Section
 from fedmrn.wire.layout import Group
 
-VERSION = 1
+_VERSION = 1
 _RECORD = struct.Struct("<HI")
 _DOUBLE, _SWITCH = struct.Struct("<d"), struct.Struct("<B")
 
@@ -83,7 +83,7 @@ def terms_section(terms: Mapping[str, float]) -> tuple[Section, ...]:
         value = term.kind(terms[term.name])
         data = term.form.pack(value)
         body += _RECORD.pack(term.tag, len(data)) + data
-    return (Section(0, Role.TERMS, Group.CODED, len(terms), bytes([VERSION]), body),)
+    return (Section(0, Role.TERMS, Group.CODED, len(terms), bytes([_VERSION]), body),)
 
 
 def read_terms(broadcast: Frame) -> dict[str, float]:
@@ -102,8 +102,8 @@ def read_terms(broadcast: Frame) -> dict[str, float]:
     section = sections[0]
     if len(sections) > 1 or section.codec or section.group is not Group.CODED or len(section.params) != 1:
         raise MalformedFrameError("a broadcast has one section of terms: codec 0, group coded, a version of one byte")
-    if section.params[0] != VERSION:
-        raise UnsupportedVersionError(f"terms of version {section.params[0]}; this library reads version {VERSION}")
+    if section.params[0] != _VERSION:
+        raise UnsupportedVersionError(f"terms of version {section.params[0]}; this library reads version {_VERSION}")
     found: dict[str, float] = {}
     last = 0
     for tag, data in _records(memoryview(section.body)):

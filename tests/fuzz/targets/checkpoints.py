@@ -11,7 +11,7 @@ import numpy as np
 
 from fedmrn.errors import RunError
 from fedmrn.experiments.run import checkpoint, vectors
-from fedmrn.experiments.run.checkpoint import restore, save, saved_round
+from fedmrn.experiments.run.checkpoint import restore, save_checkpoint, saved_round
 from fedmrn.federation.simulation import RoundResult
 from fedmrn.methods import METHODS
 from fedmrn.wire import frame, messages
@@ -38,7 +38,7 @@ def _folder() -> Path:
         sample=b"",
         memory={_CLIENT: values[:_CODED]},
     )
-    save(folder, LAYOUT, METHODS["topk-ef"].id, result)
+    save_checkpoint(folder, LAYOUT, METHODS["topk-ef"].id, result)
     return folder
 
 

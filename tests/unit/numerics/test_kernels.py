@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from fedmrn.numerics.kernels import NEAR, choose, fold
+from fedmrn.numerics.kernels import NEAR, apply_mask, fold
 
 
 def exact(values: np.ndarray, factor: float) -> list[int]:
@@ -52,7 +52,7 @@ def test_choose(size: int, signed: bool) -> None:
     for skip in (0, 1, 3):  # bytes anywhere: a section starts where it starts
         bits = np.concatenate([np.full(skip, 255, np.uint8), np.packbits(mask, bitorder="little")])
         out = np.full(size + 2, 7, np.float32)
-        choose(noise, bits[skip:], signed, out[1:-1])
+        apply_mask(noise, bits[skip:], signed, out[1:-1])
         lower = -noise if signed else np.zeros_like(noise)
         assert out[1:-1].tobytes() == np.where(mask, noise, lower).tobytes()
         assert out[0] == out[-1] == 7

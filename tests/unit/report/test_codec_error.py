@@ -28,7 +28,7 @@ from fedmrn.errors import ConfigError
 from fedmrn.numerics.masking import MaskType
 from fedmrn.numerics.noise import Law, NoiseSpec
 from fedmrn.report.codec_error import VECTORS, CodecError, draw_codec_error, measure_codecs
-from fedmrn.report.plots import Origin, save
+from fedmrn.report.plots import Origin, save_figure
 
 SIZE = 1 << 14
 UNIFORM = NoiseSpec(Law.UNIFORM, 0.01)
@@ -224,7 +224,7 @@ def test_too_small_to_measure(size: int, keys: int) -> None:
 def saved(rows: list[CodecError], stem: Path) -> Figure:
     """The figure, written as the report does."""
     figure = draw_codec_error(rows)
-    save(figure, stem, Origin("codecs", "runs/a", "lr 0.1"), ["png"])
+    save_figure(figure, stem, Origin("codecs", "runs/a", "lr 0.1"), ["png"])
     return figure
 
 

@@ -16,7 +16,7 @@ from fedmrn.errors import ConfigError
 from fedmrn.report import check_formats, find_runs, write_report
 from fedmrn.report.collect import collect
 from fedmrn.report.figures import Studio, _split
-from fedmrn.report.plots import Origin, save
+from fedmrn.report.plots import Origin, save_figure
 from run_folders import write_run
 
 pytestmark = pytest.mark.xdist_group("report-page")  # its reports are written once
@@ -145,7 +145,7 @@ def test_the_foot_is_cut_where_the_metadata_goes_on(tmp_path: Path) -> None:
     heights = {}
     for words in (1, 100, 10_000):
         origin = Origin("title", "run " * words, "configuration")
-        png = save(Figure(figsize=(8, 3), layout="constrained"), tmp_path / "f", origin, [])
+        png = save_figure(Figure(figsize=(8, 3), layout="constrained"), tmp_path / "f", origin, [])
         with Image.open(BytesIO(png)) as picture:
             heights[words] = picture.height
             assert picture.info["Description"].count("run ") == words

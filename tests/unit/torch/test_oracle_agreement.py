@@ -22,7 +22,7 @@ from written_out_net import FLOATS, MASKED, STATISTICS, SmallNet, WrittenOut
 
 from fedmrn.numerics.noise import Law, NoiseSpec
 from fedmrn.numerics.rng import Purpose
-from fedmrn.reference import LocalTraining, MaskUpdate, Variant, next_model
+from fedmrn.reference import LocalTraining, Masking, MaskUpdate, next_model
 from fedmrn.torch import MaskedTraining, ModelLayout, attach
 from fedmrn.wire.frame import Frame
 from fedmrn.wire.layout import Group
@@ -57,7 +57,7 @@ class Lockstep:
         told = {"progressive": progressive, "stochastic": stochastic}
         broadcast = broadcast_of(self.model, name, scale=SCALE, told=told)
         state = values({k: v for k, v in self.model.state_dict().items() if v.is_floating_point()})
-        variant = Variant(NoiseSpec(Law.UNIFORM, SCALE), name == "fedmrn-s", progressive, stochastic)
+        masking = Masking(NoiseSpec(Law.UNIFORM, SCALE), name == "fedmrn-s", progressive, stochastic)
         self.nets, self.sides = [], []
         for dtype in (torch.float64, torch.float32):
             net = WrittenOut({k: torch.tensor(state[k], dtype=dtype) for k in STATISTICS})
@@ -67,7 +67,7 @@ class Lockstep:
                     {k: torch.tensor(state[k], dtype=dtype) for k in MASKED + FLOATS},
                     MASKED,
                     net.loss,
-                    variant,
+                    masking,
                     seed=Frame.from_bytes(broadcast).noise_key,
                     key=KEY,
                     steps=STEPS,
@@ -227,7 +227,7 @@ def test_what_is_sent_is_the_same_to_the_bit_where_no_step_is_rounded(
         {k: v.detach().clone() for k, v in model.named_parameters()},
         ["masked"],
         model.loss,
-        Variant(NoiseSpec(Law.BERNOULLI, scale), name == "fedmrn-s", progressive, stochastic),
+        Masking(NoiseSpec(Law.BERNOULLI, scale), name == "fedmrn-s", progressive, stochastic),
         seed=Frame.from_bytes(broadcast).noise_key,
         key=KEY,
         steps=steps,

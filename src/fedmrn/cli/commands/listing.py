@@ -4,7 +4,7 @@ from fedmrn.cli.commands.arguments import DATA, DataDir
 from fedmrn.cli.say import OUT
 
 
-def methods() -> None:
+def methods_command() -> None:
     """List the methods that can be compared."""
     from fedmrn.cli.show import show_table
     from fedmrn.experiments.config import COMMON
@@ -21,7 +21,7 @@ def methods() -> None:
     show_table(OUT, ("method", "what it sends", "options", "id"), rows, caption=caption)
 
 
-def datasets(data_dir: DataDir = DATA) -> None:
+def datasets_command(data_dir: DataDir = DATA) -> None:
     """List the data sets, and which are here already."""
     from fedmrn.cli.show import show_table
     from fedmrn.data import DATASETS, FolderSource
@@ -39,9 +39,9 @@ def datasets(data_dir: DataDir = DATA) -> None:
     show_table(OUT, ("data set", "what it is", "train + test", "licence", "download", "state"), rows)
 
 
-def presets() -> None:
+def presets_command() -> None:
     """List the presets."""
     from fedmrn.cli.show import show_table
-    from fedmrn.experiments.settings import presets as all_presets
+    from fedmrn.experiments.settings import presets
 
-    show_table(OUT, ("preset", "what it is"), list(all_presets().items()))
+    show_table(OUT, ("preset", "what it is"), list(presets().items()))

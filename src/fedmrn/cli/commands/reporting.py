@@ -10,7 +10,7 @@ from fedmrn.cli.say import OUT, say
 from fedmrn.errors import ConfigError, LimitError, RunError
 
 
-def report(
+def report_command(
     folders: Annotated[
         list[Path], typer.Argument(metavar="FOLDER...", help="Run folders, or folders with run folders in them.")
     ],
@@ -37,7 +37,7 @@ def report(
 
     Examples: `fedmrn report runs/digits --target 0.9 --target 0.95`
 
-    `fedmrn report runs/mine runs/other --out both`
+    `fedmrn report runs/tuned runs/untuned --out both`
     """
     from fedmrn.report import check_formats, check_targets, find_runs
 
@@ -47,7 +47,7 @@ def report(
     print_report(out_dir or folders[0], find_runs(folders), levels, kinds)
 
 
-def inspect(
+def inspect_command(
     file: Annotated[Path, typer.Argument(help="A frame, such as runs/digits/fedmrn-seed1/last-update.bin.")],
 ) -> None:
     """Print a frame for a person: header, sections, bytes."""

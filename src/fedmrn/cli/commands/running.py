@@ -21,7 +21,7 @@ def _one_of_the_engines(name: str) -> str:
     return name
 
 
-def run(
+def run_command(
     preset: Preset,
     method: Annotated[str, typer.Option(help="Which method; see `fedmrn methods`.")] = "fedmrn",
     seed: Annotated[int, typer.Option(min=0, max=(1 << 63) - 1, help="Of everything random.")] = 1,
@@ -51,12 +51,12 @@ def run(
     setting = load_setting(preset, set_ or [])
     experiment = setting.experiment(method, seed)
     folder = out_dir or Path("runs") / setting.name / run_name(experiment)
-    if run_all(f"{setting.name}: {setting.description}", [(experiment, folder)], data_dir, resume, engine):
+    if _run_plan(f"{setting.name}: {setting.description}", [(experiment, folder)], data_dir, resume, engine):
         raise typer.Exit(1)
     print_report(folder, [folder])
 
 
-def compare(
+def compare_command(
     preset: Preset = "digits",
     methods: Annotated[str, typer.Option(help="Names with commas between, or `all`.")] = "fedavg,fedmrn,fedmrn-s",
     seeds: Annotated[str, typer.Option(help="Seeds, such as 1 or 1,2,5 or 1-3.")] = "1",
@@ -118,7 +118,7 @@ def compare(
         if not resume:  # told now, not after hours of tuning
             for experiment in plan:
                 refuse_any(folder / run_name(experiment))  # its configuration depends on what the tuning chooses
-        run_all(f"tuning {tune}", [cell for values in cells.values() for cell in values.values()], data_dir, resume)
+        _run_plan(f"tuning {tune}", [cell for values in cells.values() for cell in values.values()], data_dir, resume)
         tuning = choose(grid, cells, tune_set or [])
         write_tuning(folder, tuning)
         plan, dropped = tuned(setting, plan, tuning)
@@ -126,13 +126,13 @@ def compare(
             say(ERR, f"{name}: training diverged with every value of {grid.option}; left out", style="red")
             lost.append(folder / name)
     runs = [(e, folder / run_name(e)) for e in plan]
-    lost += run_all(f"{setting.name}: {setting.description}", runs, data_dir, resume)
+    lost += _run_plan(f"{setting.name}: {setting.description}", runs, data_dir, resume)
     print_report(folder, [path for _, path in runs if path not in lost])
     if lost:
         raise typer.Exit(1)
 
 
-def sweep(
+def sweep_command(
     source: Annotated[
         str | None, typer.Argument(metavar="[SWEEP]", help="One of those listed without it, or a TOML file.")
     ] = None,
@@ -169,7 +169,7 @@ def sweep(
         raise typer.Exit(code)
 
 
-def run_all(
+def _run_plan(
     title: str,
     plan: "list[tuple[Experiment, Path]]",
     data_dir: Path,
@@ -178,14 +178,14 @@ def run_all(
 ) -> list[Path]:
     """Run a plan and return the folders of runs that diverged; those are told, and the others go on."""
     from fedmrn.cli.progress import Bars
-    from fedmrn.experiments.run.runner import run as run_experiment
+    from fedmrn.experiments.run.runner import run
 
     say(OUT, title, style="dim")
     lost = []
     with Bars(OUT, len(plan)) as bars:
         for experiment, folder in plan:
             try:
-                run_experiment(experiment, folder, data_dir=data_dir, resume=resume, progress=bars, engine=engine)
+                run(experiment, folder, data_dir=data_dir, resume=resume, progress=bars, engine=engine)
             except KeyboardInterrupt:
                 kept = f"every whole round is in {folder}" if (folder / "config.toml").exists() else "before round 1"
                 say(ERR, f"stopped, {kept}; the same command with --resume goes on from there")

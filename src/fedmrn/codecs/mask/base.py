@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 class MaskCodec(Codec):
-    """A codec that sends a mask over noise, in whatever form."""
+    """A codec whose values are a mask times seeded noise, in whatever form the mask is sent."""
 
     @property
     @abstractmethod
     def masked(self) -> "MaskedNoise":
-        """The codec of the mask in plain."""
+        """The codec that sends the same mask as plain bits."""
 
     @abstractmethod
     def over(self, masked: "MaskedNoise") -> "MaskCodec":

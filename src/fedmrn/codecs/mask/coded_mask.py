@@ -23,7 +23,7 @@ from fedmrn.codecs.mask.shorter_mask import ShorterMask
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import packed_size, unpack_bits
 
-AnsCoder, Bernoulli = stream.stack.AnsCoder, stream.model.Bernoulli
+_AnsCoder, _BitModel = stream.stack.AnsCoder, stream.model.Bernoulli
 SEGMENT = 64 * CHUNK
 """Elements that are sorted by context at a time: what bounds the memory of both sides."""
 _ONE = 256
@@ -81,21 +81,21 @@ class CodedMask(ShorterMask):
     def _code(self, mask: bytes, vector: NDArray[np.float32], contexts: Contexts) -> bytes:
         bits = unpack_bits(mask, vector.size)
         totals, ones = np.zeros(contexts.count, np.int64), np.zeros(contexts.count, np.int64)
-        at, mine = -1, np.zeros(0, np.uint32)
+        at, context = -1, np.zeros(0, np.uint32)
         for at in range(0, contexts.size, SEGMENT):
-            mine = _segment(contexts, at)
-            _count(mine, bits[at : at + mine.size], totals, ones)
+            context = _segment(contexts, at)
+            _count(context, bits[at : at + context.size], totals, ones)
         # A frequency is k / 256, never 0 or 1; a context that does not occur has 0.
         share = np.rint(ones / np.maximum(totals, 1) * _ONE).clip(1, _ONE - 1)
         table = np.where(totals > 0, share, 0).astype(np.uint8)
-        coder = AnsCoder()
+        coder = _AnsCoder()
         for start in reversed(range(0, contexts.size, SEGMENT)):  # a stack: what is coded last is decoded first
-            mine = mine if start == at else _segment(contexts, start)  # the last one is still at hand
-            sizes = np.bincount(mine, minlength=totals.size)
-            grouped = np.empty(mine.size, np.int32)
-            _group(bits[start : start + mine.size], mine, np.cumsum(sizes) - sizes, grouped)
+            context = context if start == at else _segment(contexts, start)  # the last one is still at hand
+            sizes = np.bincount(context, minlength=totals.size)
+            grouped = np.empty(context.size, np.int32)
+            _group(bits[start : start + context.size], context, np.cumsum(sizes) - sizes, grouped)
             for k, where in reversed(list(_runs(sizes))):
-                coder.encode_reverse(grouped[where], Bernoulli(table[k] / _ONE, perfect=True))
+                coder.encode_reverse(grouped[where], _BitModel(table[k] / _ONE, perfect=True))
         return table.tobytes() + np.asarray(coder.get_compressed(), "<u4").tobytes()
 
     def _decode(self, rest: memoryview, contexts: Contexts) -> bytes:
@@ -106,20 +106,20 @@ class CodedMask(ShorterMask):
         words = np.frombuffer(rest, "<u4", length // 4, contexts.count).astype(np.uint32)
         if words.size and not words[-1]:
             raise MalformedFrameError("the last word of a coded mask is zero")
-        coder, packed = AnsCoder(words), np.zeros(packed_size(count), np.uint8)
+        coder, packed = _AnsCoder(words), np.zeros(packed_size(count), np.uint8)
         used = np.zeros(contexts.count, np.bool_)
         for start in range(0, count, SEGMENT):
-            mine = _segment(contexts, start)
-            sizes = np.bincount(mine, minlength=table.size)
+            context = _segment(contexts, start)
+            sizes = np.bincount(context, minlength=table.size)
             used |= sizes > 0
             if (table[sizes > 0] == 0).any():
                 raise MalformedFrameError("a context of a coded mask that occurs has no frequency")
-            grouped = np.empty(mine.size, np.int32)
+            grouped = np.empty(context.size, np.int32)
             for k, where in _runs(sizes):
-                grouped[where] = coder.decode(Bernoulli(table[k] / _ONE, perfect=True), where.stop - where.start)
-            bits = np.empty(mine.size, np.bool_)
-            _ungroup(grouped, mine, np.cumsum(sizes) - sizes, bits)
-            packed[start >> 3 : (start + mine.size + 7) >> 3] = np.packbits(bits, bitorder="little")
+                grouped[where] = coder.decode(_BitModel(table[k] / _ONE, perfect=True), where.stop - where.start)
+            bits = np.empty(context.size, np.bool_)
+            _ungroup(grouped, context, np.cumsum(sizes) - sizes, bits)
+            packed[start >> 3 : (start + context.size + 7) >> 3] = np.packbits(bits, bitorder="little")
         if not coder.is_empty() or table[~used].any():
             raise MalformedFrameError("something is left over after the last bit of a coded mask")
         return packed.tobytes()

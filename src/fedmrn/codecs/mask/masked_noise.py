@@ -18,7 +18,7 @@ from fedmrn.codecs.mask.base import MaskCodec
 from fedmrn.codecs.observation import DENSITY, Observed
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import check_mask, count_ones, pack_bits
-from fedmrn.numerics.kernels import choose, fold
+from fedmrn.numerics.kernels import apply_mask, fold
 from fedmrn.numerics.masking import MaskType, draw_mask
 from fedmrn.numerics.noise import Law, NoiseSpec, fill_noise, gaussian_table
 from fedmrn.numerics.philox import check_vector
@@ -34,7 +34,7 @@ def _read_masks(law, scale, table, key, start, bits, signed, out):  # type: igno
     for at in range(0, out.size, _PIECE):
         part = out[at : min(at + _PIECE, out.size)]
         fill_noise(law, scale, table, key, start + at, noise[: part.size])
-        choose(noise[: part.size], bits[(start + at) >> 3 :], signed, part)
+        apply_mask(noise[: part.size], bits[(start + at) >> 3 :], signed, part)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -45,7 +45,7 @@ def _fold_masks(law, scale, table, key, start, bits, signed, factor, near, total
         sums = total[at : min(at + _PIECE, total.size)]
         n, v = noise[: sums.size], values[: sums.size]
         fill_noise(law, scale, table, key, start + at, n)
-        choose(n, bits[(start + at) >> 3 :], signed, v)
+        apply_mask(n, bits[(start + at) >> 3 :], signed, v)
         fold(v, factor, near, sums)
 
 
@@ -87,7 +87,7 @@ class OpenedMask(Opened):
         return self.describe_with([self.codec.noise.scale], count)
 
     def describe_with(self, scales: Sequence[float], count: int) -> str:
-        """Return what `describe` does for noise of these scales, of which the least and the largest are named."""
+        """Describe a mask over noise of these scales, of which the least and the largest are named."""
         found = " to ".join(f"{scale:.6g}" for scale in sorted({min(scales), max(scales)})) if scales else "no scale"
         mask, law = self.codec.mask.name.lower(), self.codec.noise.law.name.lower()
         return f"{mask}, {law} {found}; {count_ones(self.bits, 0, count) / max(1, count):.1%} ones"
@@ -95,7 +95,7 @@ class OpenedMask(Opened):
 
 @dataclass(frozen=True)
 class MaskedNoise(MaskCodec):
-    """One bit an element.
+    """Masked noise: noise that both sides make from a key, times a mask of one bit an element.
 
     Attributes:
         noise: law and scale.
@@ -130,7 +130,7 @@ class MaskedNoise(MaskCodec):
 
     @property
     def masked(self) -> "MaskedNoise":
-        """The codec itself."""
+        """This codec: its mask is sent as plain bits."""
         return self
 
     def over(self, masked: "MaskedNoise") -> "MaskedNoise":

@@ -74,7 +74,7 @@ class OwnScale(MaskCodec):
 
     @property
     def masked(self) -> MaskedNoise:
-        """The codec of the mask in plain."""
+        """The codec that sends the same mask as plain bits."""
         return self.inner.masked
 
     def over(self, masked: MaskedNoise) -> Self:
@@ -147,7 +147,7 @@ class OwnScale(MaskCodec):
 
     @property
     def uncoded(self) -> Codec:
-        """The codec with the mask in plain."""
+        """This codec around the mask as plain bits."""
         return self if self.inner.uncoded is self.inner else OwnScale(self.masked)
 
     def uncode(self, body: bytes | memoryview, count: int, noise_key: int) -> bytes | memoryview:

@@ -1,6 +1,6 @@
 """RandomCode: masks by minimal random coding; the client sends which of many shared random masks it takes.
 
-Entropy coding pays for a mask's bits, and most of what these say is the client's own dice. Here the dice are shared:
+Entropy coding pays for a mask's bits, and most of what these say is the client's own randomness. Here it is shared:
 client and server make the same candidates from the noise key, drawn from a prior that the server is told (the mean
 mask of each context), and the client names a candidate that looks drawn with its own probabilities. That costs the
 *information* of a mask about the update, I(u; m | n), and not its entropy. With a trellis of candidates (`trellis`) the
@@ -51,7 +51,7 @@ def _entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class RandomCode(ShorterMask):
-    """A mask for little more than the information in it; nothing is drawn, unless the code is not shorter.
+    """Masks by minimal random coding: a client names one of many shared random masks; a plain mask if that is shorter.
 
     Attributes:
         inner: the codec of the mask; it also draws a mask that does not shrink.
@@ -90,39 +90,39 @@ class RandomCode(ShorterMask):
             raise MalformedFrameError(f"codec random-code cannot have parameters {params.hex()}") from error
 
     def _code(self, mask: bytes, vector: NDArray[np.float32], contexts: Contexts) -> bytes:
-        p, mine = np.empty(vector.size, np.float32), contexts.part(0, vector.size)
+        p, context = np.empty(vector.size, np.float32), contexts.part(0, vector.size)
         for start in range(0, vector.size, CHUNK):
             u = vector[start : start + CHUNK]
             noise = self.inner.noise.chunk(contexts.key, start, start + u.size)
             p[start : start + u.size] = probability(u, noise, self.inner.mask)
         if not self.inner.stochastic:
             p = (p >= np.float32(0.5)).astype(np.float32)
-        prior, information = self._tables(p, mine, contexts.count)
+        prior, information = self._tables(p, context, contexts.count)
         path, used = np.empty(vector.size, np.bool_), 0
         draws = Stream(contexts.key, domain(Purpose.CODEBOOK))
         for start in range(0, vector.size, CHUNK):
             here = slice(start, min(vector.size, start + CHUNK))
-            k, i = prior[mine[here]].astype(np.int32), information[mine[here]].astype(np.int32)
+            k, i = prior[context[here]].astype(np.int32), information[context[here]].astype(np.int32)
             scores = _LOGITS[np.rint(p[here] * np.float32(_LEVELS)).astype(np.int32)] - _LOGITS[k * (_LEVELS // ONE)]
             words = draws.words(here.start, here.stop)
             used += search(scores, k, i, words, self.log2_states, path[used:])
         return prior.tobytes() + information.tobytes() + pack_bits(path[:used])
 
     def _tables(
-        self, p: NDArray[np.float32], mine: NDArray[np.uint32], count: int
+        self, p: NDArray[np.float32], context: NDArray[np.uint32], count: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The prior of each context in 1/256, and its information in 1/256 bits times the rate; 0 where it is empty."""
-        totals, ones, own = np.zeros(count, np.int64), np.zeros(count), np.zeros(count)
+        totals, ones, entropy = np.zeros(count, np.int64), np.zeros(count), np.zeros(count)
         for start in range(0, p.size, CHUNK):
-            k, x = mine[start : start + CHUNK], p[start : start + CHUNK].astype(np.float64)
+            k, x = context[start : start + CHUNK], p[start : start + CHUNK].astype(np.float64)
             totals += np.bincount(k, minlength=count)
             ones += np.bincount(k, x, count)
-            own += np.bincount(k, _entropy(x), count)
+            entropy += np.bincount(k, _entropy(x), count)
         some = np.maximum(totals, 1)
-        mean, own = ones / some, own / some
+        mean, entropy = ones / some, entropy / some
         prior = np.rint(mean * ONE).clip(1, ONE - 1)
         cross = -(mean * np.log2(prior / ONE) + (1 - mean) * np.log2(1 - prior / ONE))
-        information = np.rint((cross - own) * self.rate * ONE).clip(1, ONE - 1)
+        information = np.rint((cross - entropy) * self.rate * ONE).clip(1, ONE - 1)
         there = totals > 0
         return np.where(there, prior, 0).astype(np.uint8), np.where(there, information, 0).astype(np.uint8)
 
@@ -137,9 +137,9 @@ class RandomCode(ShorterMask):
         mask = np.zeros(packed_size(contexts.size), np.uint8)
         for start in range(0, contexts.size, CHUNK):
             here = np.empty(min(CHUNK, contexts.size - start), np.bool_)
-            mine = contexts.part(start, start + here.size)
-            occurs[mine] = True
-            k, i = prior[mine].astype(np.int32), information[mine].astype(np.int32)
+            context = contexts.part(start, start + here.size)
+            occurs[context] = True
+            k, i = prior[context].astype(np.int32), information[context].astype(np.int32)
             if not (k.all() and i.all()):
                 raise MalformedFrameError("a context of a random-code mask that occurs has no prior or no information")
             bits = follow(path[used:], k, i, draws.words(start, start + here.size), self.log2_states, here)

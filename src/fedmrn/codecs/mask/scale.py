@@ -1,7 +1,7 @@
 """The scale of masked noise: a number that the server sets, or one that each client fits to its own update.
 
 One scale for all tensors and rounds is too small for some, whose masks then say no more than a sign, and too large for
-others, whose update drowns in the dice of its mask; which it is changes as training converges. A client knows how large
+others, whose update drowns in the randomness of its mask; which it is changes as training converges. A client knows how large
 its update u is: the noise of each tensor gets the power of two nearest to a fixed multiple of the mean of |u| there.
 (Not of the root mean square: where a few elements move far, that gives signed masks so much noise for all others that
 training can run away.) No product with a power of two is rounded: training, mask and server see the same noise.
@@ -18,7 +18,7 @@ from fedmrn.numerics.masking import MaskType
 from fedmrn.numerics.noise import LARGEST_SCALE, SMALLEST_SCALE, Law
 
 _OVER = {MaskType.BINARY: 4.0, MaskType.SIGNED: 1.0}
-"""Scale of uniform noise over the mean of |u|. The dice of signed masks cost more: theirs stays smaller."""
+"""Scale of uniform noise over the mean of |u|. Smaller for signed masks, whose sampling adds more variance."""
 _SAME_POWER = {Law.UNIFORM: 1.0, Law.GAUSSIAN: 3.0**-0.5, Law.BERNOULLI: 3.0**-0.5}
 _LEAST, _MOST = frexp(SMALLEST_SCALE)[1] - 1, frexp(LARGEST_SCALE)[1] - 1
 

@@ -18,7 +18,7 @@ from fedmrn.codecs.mask.contexts import Contexts
 from fedmrn.codecs.mask.masked_noise import MaskedNoise, OpenedMask
 from fedmrn.errors import ConfigError, MalformedFrameError
 
-LARGEST_BUCKETS = 64
+_LARGEST_BUCKETS = 64
 _PLAIN, _CODED = 0, 1
 _HEAD = struct.Struct("<BI")
 
@@ -41,8 +41,8 @@ class ShorterMask(MaskCodec):
     """The most that a byte of a coded body may stand for: what bounds a reader's memory."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.buckets <= LARGEST_BUCKETS:
-            raise ConfigError(f"buckets are 1 to {LARGEST_BUCKETS}, got {self.buckets}")
+        if not 1 <= self.buckets <= _LARGEST_BUCKETS:
+            raise ConfigError(f"buckets are 1 to {_LARGEST_BUCKETS}, got {self.buckets}")
 
     @abstractmethod
     def _code(self, mask: bytes, vector: NDArray[np.float32], contexts: Contexts) -> bytes:
@@ -86,12 +86,12 @@ class ShorterMask(MaskCodec):
 
     @property
     def typical_std(self) -> float:
-        """That of the mask in plain."""
+        """The standard deviation that the mask as plain bits is made for."""
         return self.inner.typical_std
 
     @property
     def masked(self) -> MaskedNoise:
-        """The codec of the mask in plain."""
+        """The codec that sends the same mask as plain bits."""
         return self.inner
 
     def over(self, masked: MaskedNoise) -> Self:
@@ -100,7 +100,7 @@ class ShorterMask(MaskCodec):
 
     @property
     def uncoded(self) -> MaskedNoise:
-        """The codec of the mask."""
+        """The codec that sends the same mask as plain bits."""
         return self.inner
 
     def uncode(self, body: bytes | memoryview, count: int, noise_key: int) -> bytes | memoryview:

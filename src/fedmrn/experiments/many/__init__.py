@@ -1,1 +1,3 @@
 """Many runs: sweeps, runs side by side, tuning."""
+
+__all__: list[str] = []

@@ -81,7 +81,7 @@ class Grid:
         return cls(option.strip(), values, rounds, seed)
 
 
-def with_option(setting: Setting, name: str, seed: int, option: str, value: str) -> Experiment:
+def _with_option(setting: Setting, name: str, seed: int, option: str, value: str) -> Experiment:
     """Return the experiment of one method with one of its options changed; defaults that depend on it follow.
 
     Raises:
@@ -107,7 +107,7 @@ def trials(setting: Setting, names: Sequence[str], grid: Grid, folder: Path) -> 
     for name in having:
         found[name] = {}
         for value in grid.values:
-            whole = with_option(setting, name, grid.seed, grid.option, value)
+            whole = _with_option(setting, name, grid.seed, grid.option, value)
             cut = replace(whole, train=replace(whole.train, rounds=grid.rounds))
             found[name][value] = cut, folder / f"{run_name(cut)}-{grid.option}{value}"
     return found
@@ -136,7 +136,9 @@ def tuned(setting: Setting, plan: Sequence[Experiment], tuning: Tuning) -> tuple
     option, taken = tuning["option"], {name: choice["chosen"] for name, choice in tuning["methods"].items()}
     dropped = [name for name, value in taken.items() if value is None]
     kept = [e for e in plan if e.method not in dropped]
-    chosen = [with_option(setting, e.method, e.seed, option, taken[e.method]) if e.method in taken else e for e in kept]
+    chosen = [
+        _with_option(setting, e.method, e.seed, option, taken[e.method]) if e.method in taken else e for e in kept
+    ]
     return chosen, dropped
 
 

@@ -1,1 +1,3 @@
 """One run: an experiment, and the folder that it fills."""
+
+__all__: list[str] = []

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"(\d+)-(\d+)\.bin")
 
 
-def save(folder: Path, layout: Layout, method: int, result: "RoundResult") -> None:
+def save_checkpoint(folder: Path, layout: Layout, method: int, result: "RoundResult") -> None:
     """Write a round's checkpoint."""
     memory = folder / "memory"
     if result.memory:

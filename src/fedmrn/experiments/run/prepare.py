@@ -62,7 +62,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         training=training,
         train_x=dataset.normalised_train(),
         train_y=dataset.train_y,
-        parts=share_out(dataset, data, experiment.seed),
+        parts=_share_out(dataset, data, experiment.seed),
         test_x=dataset.normalised_test(),
         test_y=dataset.test_y,
         rounds=train.rounds,
@@ -73,7 +73,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
     return Prepared(dataset, federation, model)
 
 
-def share_out(dataset: Dataset, data: DataConfig, seed: int) -> list[NDArray[np.int64]]:
+def _share_out(dataset: Dataset, data: DataConfig, seed: int) -> list[NDArray[np.int64]]:
     """Return the indices of each client's training samples.
 
     Raises:

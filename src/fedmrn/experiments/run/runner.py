@@ -29,7 +29,7 @@ from fedmrn.data import holdings, plot_partition
 from fedmrn.errors import RunError
 from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.run.carried import restore_carried, save_carried
-from fedmrn.experiments.run.checkpoint import restore, save, saved_round, tidy
+from fedmrn.experiments.run.checkpoint import restore, save_checkpoint, saved_round, tidy
 from fedmrn.experiments.run.folder import check_folder, finished
 from fedmrn.experiments.run.layout_file import write_layout
 from fedmrn.experiments.run.prepare import Prepared, prepare
@@ -164,7 +164,7 @@ def _go_on(
                 append(folder / "rounds.jsonl", record.as_line().encode())
                 write_atomic(folder / "last-update.bin", result.sample)
                 save_carried(folder, layout, method(experiment.method).id, result.round, result.carried)
-                save(folder, layout, method(experiment.method).id, result)
+                save_checkpoint(folder, layout, method(experiment.method).id, result)
             except OSError as error:
                 raise RunError(
                     f"{error.filename}: {error.strerror}; the {len(records)} rounds before are kept; put that right, "

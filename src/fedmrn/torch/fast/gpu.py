@@ -118,7 +118,7 @@ def _weights(
     _weights_plane(w3, at + 3 * _PLANE, u, g, rate, n, base, q, out, size, MOVE, SIGNED, SM)
 
 
-def draws(streams: Sequence[Stream], q: Sequence[float]) -> Tensor:
+def pack_draws(streams: Sequence[Stream], q: Sequence[float]) -> Tensor:
     """Return what the kernels read of some draws, on the CPU: int32, shape (draws, WORDS)."""
     halves = [(s.key & 0xFFFFFFFF, s.key >> 32, s.domain & 0xFFFFFFFF, s.domain >> 32, 0) for s in streams]
     words = np.array(halves, np.uint32).reshape(-1, WORDS)
@@ -146,14 +146,14 @@ def fill(noise: NoiseSpec, key: int, start: int, out: Tensor) -> None:
     """
     if not out.numel():
         return
-    draw = draws([Stream(key, domain(Purpose.NOISE))], [0.0])[0].to(out.device)
+    draw = pack_draws([Stream(key, domain(Purpose.NOISE))], [0.0])[0].to(out.device)
     with torch.cuda.device_of(out):
         _noise[_blocks(start, out.numel())](
             out, draw, _table(out.device), noise.scale, start, out.numel(), int(noise.law), **_EXACT
         )
 
 
-def progressive_weights(
+def write_weights(
     u: Tensor,
     noise: Tensor,
     base: Tensor,
@@ -170,7 +170,7 @@ def progressive_weights(
 
     Args:
         u, noise, base, out: float32, shape (k,), contiguous, on one device.
-        draw: q and the stream: a row of `draws`, on that device.
+        draw: q and the stream: a row of `pack_draws`, on that device.
         mask: the codebook.
         start: the index of the first element, below 2^62.
         stochastic: sample with probability p; otherwise threshold p at 1/2.

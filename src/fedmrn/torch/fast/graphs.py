@@ -1,4 +1,4 @@
-"""Steps without their launches: a step is captured once as a CUDA graph and replayed for every batch and client alike.
+"""CUDA graphs of training steps: a step is captured once and replayed for every batch and every client.
 
 A small model's step is some hundred kernels of a few microseconds each, and launching them takes the host longer than
 the device needs to run them. A graph is launched once.
@@ -26,7 +26,7 @@ Step = Callable[[Tensor, Tensor], None]
 
 
 class Recorder(Protocol):
-    """What captures and replays."""
+    """Captures the work of a call on a device, and replays it."""
 
     def aside(self, call: Callable[[], None]) -> None:
         """Call on the stream of captures, in order with what is before and after."""
@@ -68,7 +68,7 @@ class _Captured:
 
 
 class StepGraphs:
-    """Captured steps, for one client after another on one model.
+    """The captured training steps of a model, replayed for one client after another.
 
     Args:
         recorder: what captures; `CudaGraphs` of the model's device.
@@ -100,25 +100,25 @@ class StepGraphs:
             UnsupportedModelError: the step does something that cannot be captured, such as to wait for the device.
         """
         key = (key, *((t.shape, t.stride(), t.dtype) for t in (x, y)))
-        mine = self._captured[key] = self._captured.pop(key, _Captured())
+        captured = self._captured[key] = self._captured.pop(key, _Captured())
         while len(self._captured) > self.most:
             del self._captured[next(iter(self._captured))]
-        if mine.taken < self.before:
-            mine.taken += 1
+        if captured.taken < self.before:
+            captured.taken += 1
             self._recorder.aside(lambda: step(x, y))
             return
-        if mine.replay is None or mine.x is None or mine.y is None:
-            held = mine.x, mine.y = _like(x), _like(y)
+        if captured.replay is None or captured.x is None or captured.y is None:
+            held = captured.x, captured.y = _like(x), _like(y)
             try:
-                mine.replay = self._recorder.capture(lambda: step(*held))
+                captured.replay = self._recorder.capture(lambda: step(*held))
             except RuntimeError as error:
                 raise UnsupportedModelError(
                     f"a step of this model cannot be captured as a CUDA graph ({error}): train without graphs "
                     "(train.graphs = false)"
                 ) from error
-        mine.x.copy_(x)
-        mine.y.copy_(y)
-        mine.replay()
+        captured.x.copy_(x)
+        captured.y.copy_(y)
+        captured.replay()
 
 
 def _like(t: Tensor) -> Tensor:

@@ -1,1 +1,3 @@
 """Local rules: what local training optimises, and what a client hands over."""
+
+__all__: list[str] = []

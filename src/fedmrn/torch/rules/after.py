@@ -50,7 +50,7 @@ class KeepSupport(LocalRule):
 
 
 class HandOverWeights(KeepSupport):
-    """The same, but hand over the weights, not the difference, for the codec to prune (FedSparsify-Local)."""
+    """Train the weights that are not zero, and hand over the weights for the codec to prune (FedSparsify-Local)."""
 
     def update(self) -> F32:
         """Return the weights in the coded part, and the difference elsewhere."""

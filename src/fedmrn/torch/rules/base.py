@@ -101,7 +101,7 @@ class LocalRule(torch.optim.Optimizer):
         self.begin()
 
     def begin(self) -> None:
-        """Prepare; the model holds the broadcast's state."""
+        """Prepare local training, once the model holds the broadcast's state."""
 
     def codecs(self) -> dict[Group, Codec]:
         """The codecs to use in place of the templates'."""
@@ -186,7 +186,7 @@ class LocalRule(torch.optim.Optimizer):
         """Give the model back."""
 
     def decoded(self, frame: Frame) -> F32:
-        """Return the coded part of an own frame as the server will read it."""
+        """Return the coded part of this client's frame as the server will read it."""
         section = frame.select(Role.UPDATE, Group.CODED)
         if section is None:
             raise UnsupportedModelError("the broadcast asked for no coded section")
@@ -216,7 +216,7 @@ class LocalRule(torch.optim.Optimizer):
         self.inner.zero_grad(set_to_none)
 
     def state_dict(self) -> Never:
-        """A client's local training is not saved half-way.
+        """Refuse to save a client's local training half-way.
 
         Raises:
             UnsupportedModelError: always; so do `load_state_dict`, copying and pickling.

@@ -106,7 +106,7 @@ class MaskedTraining(Through):
             self._draw_on_cpu(moves)
             return
         for where, move in moves:
-            self._kernels.progressive_weights(
+            self._kernels.write_weights(
                 self.u[where],
                 self.noise[where],
                 self.base[where],
@@ -153,7 +153,7 @@ class MaskedTraining(Through):
         at = self.taken % self._ahead
         if at == 0:
             steps = range(self.taken + 1, self.taken + 1 + self._ahead)
-            rows = self._kernels.draws([self.stream(s) for s in steps], [self._q(s) for s in steps])
+            rows = self._kernels.pack_draws([self.stream(s) for s in steps], [self._q(s) for s in steps])
             self._draws = rows.to(self.view.device)
         self._aimed.copy_(self._draws[at])
 
@@ -174,10 +174,10 @@ class MaskedTraining(Through):
     def place(self, kept: dict[str, Tensor]) -> None:
         """See `LocalRule`."""
         for name in _VECTORS:
-            mine = getattr(self, name)
-            if name not in kept or kept[name].shape != mine.shape:
-                kept[name] = torch.empty_like(mine)
-            setattr(self, name, kept[name].copy_(mine))
+            vector = getattr(self, name)
+            if name not in kept or kept[name].shape != vector.shape:
+                kept[name] = torch.empty_like(vector)
+            setattr(self, name, kept[name].copy_(vector))
         self.show(self.weights)
 
     def codecs(self) -> dict[Group, Codec]:

@@ -89,19 +89,19 @@ class Through(LocalRule):
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, coded: Iterable[Tensor]) -> None:
-    mine = {id(t) for t in coded}
+    coded_ids = {id(t) for t in coded}
     if isinstance(optimizer, torch.optim.ASGD):
         raise UnsupportedModelError(
             "ASGD decays what it moves, which is the update and not the weights; use SGD or Adam"
         )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise UnsupportedModelError("LBFGS needs a closure and cannot train through a mask; use SGD or Adam")
-    if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
+    if not any(id(p) in coded_ids for group in optimizer.param_groups for p in group["params"]):
         raise UnsupportedModelError(
             "the optimiser holds none of this model's coded parameters; make it from this model"
         )
     for group in optimizer.param_groups:
-        if group.get("weight_decay") and any(id(p) in mine for p in group["params"]):
+        if group.get("weight_decay") and any(id(p) in coded_ids for p in group["params"]):
             raise UnsupportedModelError(
                 "weight decay would shrink the update, not the weights: set it to 0 and put an L2 term in the loss"
             )

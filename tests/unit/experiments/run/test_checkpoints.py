@@ -12,7 +12,7 @@ from small_federation import federation, records, remembered, run, small_model
 from fedmrn.codecs import EncodeKeys, Raw
 from fedmrn.errors import RunError
 from fedmrn.experiments.run import checkpoint, vectors
-from fedmrn.experiments.run.checkpoint import restore, save, saved_round, tidy
+from fedmrn.experiments.run.checkpoint import restore, save_checkpoint, saved_round, tidy
 from fedmrn.federation.simulation import Memory, RoundResult
 from fedmrn.methods import METHODS
 from fedmrn.torch import ModelLayout
@@ -52,7 +52,7 @@ def result(number: int, *clients: int) -> RoundResult:
 
 def store(folder: Path, *results: RoundResult) -> None:
     for each in results:
-        save(folder, LAYOUT, METHOD, each)
+        save_checkpoint(folder, LAYOUT, METHOD, each)
 
 
 def names(folder: Path) -> list[str]:
@@ -166,7 +166,7 @@ class StoppedError(Exception):
 
 
 class TestStops:
-    """A run that stops at any moment of `save` goes on from the last checkpoint."""
+    """A run that stops at any moment of `save_checkpoint` goes on from the last checkpoint."""
 
     @staticmethod
     def stop_before(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -226,7 +226,7 @@ class TestStops:
         setting = federation("topk-ef")
         whole = run(setting)
         for each in whole[:done]:
-            save(tmp_path, layout, METHODS["topk-ef"].id, each)
+            save_checkpoint(tmp_path, layout, METHODS["topk-ef"].id, each)
         number, state, memory = restore(tmp_path, done, layout)
         assert number == done
         assert memory.keys() == remembered(whole[:done]).keys()
@@ -316,7 +316,7 @@ class TestDamage:
         there.mkdir()
         store(here, result(1, 1))
         reshaped = Layout.of([replace(t, shape=t.shape[::-1]) for t in LAYOUT.tensors])
-        save(there, reshaped, METHOD, result(1, 1))
+        save_checkpoint(there, reshaped, METHOD, result(1, 1))
         shutil.copy(there / "memory" / "1-1.bin", here / "memory" / "1-1.bin")
         with pytest.raises(RunError, match=r"1-1\.bin does not fit: it is for a model with other tensors"):
             restore(here, 1, LAYOUT)

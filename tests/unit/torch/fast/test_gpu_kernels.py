@@ -60,7 +60,7 @@ def test_known_answers(device: str, counter: tuple[int, ...], key: tuple[int, in
     block, j = divmod(counter[0] | counter[1] << 32, 256)
     stream = Stream(key[0] | key[1] << 32, counter[2] | counter[3] << 32)
     out = torch.empty(1024, dtype=torch.int32, device=device)
-    write_words(device).write[(1,)](out, kernels(device).draws([stream], [0.0])[0].to(device), block)
+    write_words(device).write[(1,)](out, kernels(device).pack_draws([stream], [0.0])[0].to(device), block)
     found = out.cpu().numpy().view(np.uint32)
     assert " ".join(f"{w:08x}" for w in found[j::256]) == words
     whole = np.empty(1024, np.uint32)
@@ -92,7 +92,7 @@ def test_noise(device: str, law: Law, start: int, size: int, scale: float) -> No
 def test_no_noise_at_all(device: str) -> None:
     kernels(device).fill(NoiseSpec(Law.UNIFORM, 1.0), KEY, 5, torch.empty(0, device=device))
     none = torch.empty(0, device=device)
-    kernels(device).progressive_weights(none, none, none, none, MaskType.BINARY, none)
+    kernels(device).write_weights(none, none, none, none, MaskType.BINARY, none)
 
 
 def hostile(noise: F32) -> F32:
@@ -124,8 +124,8 @@ def test_weights(device: str, mask: MaskType, stochastic: bool, q: float, start:
     u, base, expected = hostile(noise), base_of(size), np.empty(size, np.float32)
     progressive_weights(u, noise, base, q, STREAM, mask, expected, start=start, stochastic=stochastic)
     out, moved = torch.full((size + 6,), 7.0, device=device), on(device, u)
-    draw = kernels(device).draws([STREAM], [q])[0].to(device)
-    kernels(device).progressive_weights(
+    draw = kernels(device).pack_draws([STREAM], [q])[0].to(device)
+    kernels(device).write_weights(
         moved, on(device, noise), on(device, base), draw, mask, out[3:-3], start=start, stochastic=stochastic
     )
     found = out.cpu().numpy()
@@ -143,8 +143,8 @@ def test_with_all_masked_the_mask_is_the_one_that_is_sent(device: str, law: Law,
     taken = draw_mask(u, noise, stream, 0, mask)
     lower = -noise if mask is MaskType.SIGNED else np.zeros_like(noise)
     out = torch.empty(noise.size, device=device)
-    draw = kernels(device).draws([stream], [1.0])[0].to(device)
-    kernels(device).progressive_weights(on(device, u), on(device, noise), torch.zeros_like(out), draw, mask, out)
+    draw = kernels(device).pack_draws([stream], [1.0])[0].to(device)
+    kernels(device).write_weights(on(device, u), on(device, noise), torch.zeros_like(out), draw, mask, out)
     assert bits(out.cpu().numpy()) == bits(np.where(taken, noise, lower))
     assert 0 < taken.sum() < taken.size
 
@@ -159,11 +159,11 @@ def test_a_step_of_sgd_comes_first_and_rounds_once(device: str, mask: MaskType) 
     # Products that a second rounding would lose: -1 + (1 + 2^-12)^2, and neighbours.
     u[::5], g[::5] = -1.0, (1 / rate * (1 + rng.integers(1, 1 << 20, g[::5].size) * 2.0**-23)).astype(np.float32)
     there, out = on(device, u), torch.empty(size, device=device)
-    kernels(device).progressive_weights(
+    kernels(device).write_weights(
         there,
         on(device, noise),
         on(device, base),
-        kernels(device).draws([STREAM], [0.3])[0].to(device),
+        kernels(device).pack_draws([STREAM], [0.3])[0].to(device),
         mask,
         out,
         start=start,
@@ -188,12 +188,12 @@ def test_a_row_in_memory_decides_what_is_drawn(device: str) -> None:
     noise = NoiseSpec(Law.UNIFORM, 0.01).chunk(KEY, 0, 1500)
     u, base, out = noise / 3, base_of(1500), torch.empty(1500, device=device)
     streams = [Stream(KEY, domain(Purpose.TRAIN_MASK, step)) for step in (1, 2, 3)]
-    rows, aimed = kernels(device).draws(streams, [0.1, 0.5, 1.0]).to(device), torch.empty(5, dtype=torch.int32)
+    rows, aimed = kernels(device).pack_draws(streams, [0.1, 0.5, 1.0]).to(device), torch.empty(5, dtype=torch.int32)
     aimed = aimed.to(device)
     there = [on(device, a) for a in (u, noise, base)]
     for stream, q, row in zip(streams, [0.1, 0.5, 1.0], rows, strict=True):
         aimed.copy_(row)
-        kernels(device).progressive_weights(*there, aimed, MaskType.BINARY, out)
+        kernels(device).write_weights(*there, aimed, MaskType.BINARY, out)
         expected = np.empty_like(u)
         progressive_weights(u, noise, base, q, stream, MaskType.BINARY, expected)
         assert bits(out.cpu().numpy()) == bits(expected)
