@@ -105,7 +105,6 @@ PUBLIC = {
     "fedmrn.report": ["Report", "check_formats", "check_targets", "find_runs", "write_report"],
     "fedmrn.server": ["Carried", "Round", "Server"],
     "fedmrn.torch": [
-        "RULES",
         "LocalData",
         "LocalRule",
         "MaskedTraining",
@@ -114,6 +113,7 @@ PUBLIC = {
         "attach",
         "default_choice",
         "evaluate",
+        "local_rule",
         "train",
         "train_client",
     ],

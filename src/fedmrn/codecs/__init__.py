@@ -24,7 +24,7 @@ from fedmrn.codecs.ternary import Ternary
 from fedmrn.errors import UnknownCodecError
 
 CODECS: Mapping[int, type[Codec]] = MappingProxyType(
-    {kind.id: kind for kind in list(vars().values()) if isinstance(kind, type) and hasattr(kind, "id")}
+    {k.id: k for k in list(vars().values()) if isinstance(k, type) and issubclass(k, Codec) and "id" in vars(k)}
 )
 """The registry: every codec that is imported above, by its id on the wire."""
 

@@ -1,8 +1,8 @@
 """The scale of masked noise: a number that the server sets, or one that each client fits to its own update.
 
 One scale for all tensors and rounds is too small for some, whose masks then say no more than a sign, and too large for
-others, whose update drowns in the randomness of its mask; which it is changes as training converges. A client knows how large
-its update u is: the noise of each tensor gets the power of two nearest to a fixed multiple of the mean of |u| there.
+others, whose update drowns in the randomness of its mask; which it is changes as training converges. A client knows how
+large its update u is: the noise of each tensor gets the power of two nearest to a fixed multiple of the mean of |u|.
 (Not of the root mean square: where a few elements move far, that gives signed masks so much noise for all others that
 training can run away.) No product with a power of two is rounded: training, mask and server see the same noise.
 """
