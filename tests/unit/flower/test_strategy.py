@@ -15,6 +15,7 @@ from torch import nn
 
 import oracle
 from fedmrn.errors import ConfigError
+from fedmrn.federation.transport import MessageKind
 from fedmrn.flower import FedMRN, records
 from fedmrn.methods import METHODS
 from fedmrn.server import Server
@@ -374,6 +375,24 @@ def test_odd_metrics_of_an_evaluation_do_not_stop_the_run() -> None:
 
     result = strategy().start(grid(node13=odd), initial(), num_rounds=1)
     assert 0 <= result.evaluate_metrics_clientapp[1]["accuracy"] <= 1  # type: ignore[operator]
+
+
+def test_an_evaluation_is_counted_by_its_kind_and_beside_the_updates() -> None:
+    def failing(message: Message) -> Message:
+        if message.metadata.message_type == "evaluate":
+            return reply_from(message, Error(2, "no test data"))
+        return honest(BAD)(message)
+
+    plan = strategy()
+    plan.start(grid(node13=failing), initial(), num_rounds=1)
+    (report,) = plan.reports
+    stage, dense = report.stages[MessageKind.EVALUATE], sum(len(array.data) for array in initial().values())
+    assert stage.sent == {"arrays": 3 * dense}
+    assert stage.asked == dict.fromkeys(NODES, 1)
+    assert stage.answered == set(NODES)
+    assert (report.failed, report.failed_otherwise) == ([], ["node 13: evaluate: code 2: no test data"])
+    assert report.metrics()["updates-failed"] == report.silent == 0
+    assert report.down == 3 * len(records.broadcast_bytes(strategy_messages(strategy())[0].content, "arrays"))
 
 
 class Tied(nn.Module):
