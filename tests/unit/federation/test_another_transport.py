@@ -20,8 +20,7 @@ class Pipe:
     """Carries messages over a connection; replies come in the order of asking, to whoever asked."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection, self._asked = connection, 0
-        self._arrived: dict[int, Reply] = {}
+        self._connection, self._asked, self._arrived = connection, 0, dict[int, Reply]()
 
     def ask(self, messages: Iterable[Message]) -> Iterator[Reply]:
         numbers = []
