@@ -23,9 +23,8 @@ from fedmrn.codecs.support import Support
 from fedmrn.codecs.ternary import Ternary
 from fedmrn.errors import UnknownCodecError
 
-CODECS: Mapping[int, type[Codec]] = MappingProxyType(
-    {k.id: k for k in list(vars().values()) if isinstance(k, type) and issubclass(k, Codec) and "id" in vars(k)}
-)
+_registered = [k for k in list(vars().values()) if isinstance(k, type) and issubclass(k, Codec) and "id" in vars(k)]
+CODECS: Mapping[int, type[Codec]] = MappingProxyType({k.id: k for k in sorted(_registered, key=lambda k: k.id)})
 """The registry: every codec that is imported above, by its id on the wire."""
 
 

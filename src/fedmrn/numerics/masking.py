@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.numerics.kernels import fma
-from fedmrn.numerics.philox import BLOCK, philox_block
+from fedmrn.numerics.philox import BLOCK, words_from
 from fedmrn.numerics.rng import Stream
 
 _UNIT = np.float32(2.0**-24)
@@ -51,12 +51,9 @@ def _draw(u, n, key, dom, start, signed, stochastic, out):  # type: ignore[no-un
     words = np.empty(BLOCK, np.uint32)
     done = 0
     while done < out.size:
-        block = (start + done) // BLOCK
-        skip = start + done - block * BLOCK
-        end = done + min(BLOCK - skip, out.size - done)
-        philox_block(key, dom, block, words)
+        w, end = words_from(key, dom, start, done, out.size, words)
         # Slices: an index that may be negative would keep the loop from being vectorised.
-        v, m, w, o = u[done:end], n[done:end], words[skip:], out[done:end]
+        v, m, o = u[done:end], n[done:end], out[done:end]
         for i in range(o.size):
             p = _probability(v[i], m[i], signed)
             r = np.float32(np.int32(w[i] >> np.uint32(8))) * _UNIT
@@ -81,11 +78,8 @@ def _progress(u, g, rate, n, base, q, key, dom, start, signed, stochastic, out):
     words = np.empty(BLOCK, np.uint32)
     done = 0
     while done < out.size:
-        block = (start + done) // BLOCK
-        skip = start + done - block * BLOCK
-        end = done + min(BLOCK - skip, out.size - done)
-        philox_block(key, dom, block, words)
-        v, m, b, w, o = u[done:end], n[done:end], base[done:end], words[skip:], out[done:end]
+        w, end = words_from(key, dom, start, done, out.size, words)
+        v, m, b, o = u[done:end], n[done:end], base[done:end], out[done:end]
         if g.size:
             step = g[done:end]
             for i in range(v.size):

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.errors import ConfigError, FedmrnError
-from fedmrn.numerics.philox import BLOCK, check_vector, philox_block
+from fedmrn.numerics.philox import BLOCK, check_vector, words_from
 from fedmrn.numerics.rng import Purpose, domain
 
 GAUSSIAN_SHA256 = "e8eb444f05726695700203a75ec7530b3f40d467ad7dfe220ba549b4e3000556"
@@ -59,24 +59,20 @@ def fill_noise(law, scale, table, key, start, out):  # type: ignore[no-untyped-d
     unit = scale * np.float32(2.0**-24)
     done = 0
     while done < out.size:
-        block = (start + done) // BLOCK
-        skip = start + done - block * BLOCK
-        take = min(BLOCK - skip, out.size - done)
-        philox_block(key, _DOMAIN, block, words)
-        w = words[skip : skip + take]
-        o = out[done : done + take]
+        w, end = words_from(key, _DOMAIN, start, done, out.size, words)
+        o = out[done:end]
         if law == 0:
-            for i in range(take):
+            for i in range(o.size):
                 # (w >> 7) | 1 is 2 * (w >> 8) + 1; the narrow types keep the conversion at full vector width.
                 o[i] = np.float32(np.int32(np.int32((w[i] >> np.uint32(7)) | np.uint32(1)) - _2P24)) * unit
         elif law == 1:
-            for i in range(take):
+            for i in range(o.size):
                 sign = np.float32(1 - 2 * np.int32((w[i] >> np.uint32(19)) & np.uint32(1)))  # no branch on chance
                 o[i] = table[w[i] >> np.uint32(20)] * scale * sign
         else:
-            for i in range(take):
+            for i in range(o.size):
                 o[i] = scale * np.float32(1 - 2 * np.int32(w[i] >> np.uint32(31)))
-        done += take
+        done = end
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,3 +164,21 @@ def _words_compiled(key, dom, block, out):  # type: ignore[no-untyped-def]
 def philox_block(key, dom, block, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Fill out[0:1024] (uint32, contiguous) with one block of words; key and dom are uint64."""
     _words(key, dom, block, out)  # type: ignore[no-untyped-call]
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def words_from(key, dom, start, done, size, buffer):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Make the next words of a walk over elements start, start + 1, ..., start + size - 1, of which `done` are done.
+
+    Args:
+        key, dom: uint64.
+        start, done, size: int; done < size.
+        buffer: uint32, shape (BLOCK,), contiguous; overwritten.
+
+    Returns:
+        words, of which word i is that of element start + done + i, and how many elements are done after them.
+    """
+    block = (start + done) // BLOCK
+    skip = start + done - block * BLOCK
+    philox_block(key, dom, block, buffer)
+    return buffer[skip:], done + min(BLOCK - skip, size - done)

@@ -11,7 +11,7 @@ Source: DRIVE (Vargaftik et al., NeurIPS 2021, section 4); blocks in place of pa
 import numba as nb
 import numpy as np
 
-from fedmrn.numerics.philox import BLOCK, philox_block
+from fedmrn.numerics.philox import BLOCK, words_from
 from fedmrn.numerics.rng import Purpose, domain
 
 LARGEST = 1 << 16
@@ -78,14 +78,12 @@ def random_signs(x, key, start):  # type: ignore[no-untyped-def]  # pragma: no c
     words = np.empty(BLOCK, np.uint32)
     done = 0
     while done < x.size:
-        block = (start + done) // BLOCK
-        skip = start + done - block * BLOCK
-        take = min(BLOCK - skip, x.size - done)
-        philox_block(key, _DOMAIN, block, words)
-        for i in range(take):
-            v = x[done + i]
-            x[done + i] = -v if words[skip + i] >> np.uint32(31) else v
-        done += take
+        w, end = words_from(key, _DOMAIN, start, done, x.size, words)
+        part = x[done:end]
+        for i in range(part.size):
+            v = part[i]
+            part[i] = -v if w[i] >> np.uint32(31) else v
+        done = end
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
