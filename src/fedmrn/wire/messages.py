@@ -12,6 +12,7 @@ from fedmrn.errors import EncodeError, LimitError, MalformedFrameError, WrongKin
 from fedmrn.numerics.bits import packed_size
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Role, Section
 from fedmrn.wire.layout import Group, Layout
+from fedmrn.wire.terms import read_terms
 
 _RAW = Raw()
 _NO_KEYS = EncodeKeys(0, 0)
@@ -60,6 +61,7 @@ def _check_broadcast(frame: Frame, layout: Layout) -> None:
         raise WrongKindError("a broadcast was expected, got an update")
     if frame.layout_digest != layout.digest:
         raise WrongLayoutError("the broadcast is for a model with other tensors than this one")
+    read_terms(frame)
 
 
 def read_state(frame: Frame, layout: Layout) -> NDArray[np.float32]:
@@ -68,7 +70,7 @@ def read_state(frame: Frame, layout: Layout) -> NDArray[np.float32]:
     Raises:
         WrongKindError: the frame is an update.
         WrongLayoutError: it is for a model with other tensors.
-        FrameError: a section is missing, of another length, or does not decode.
+        FrameError: a section is missing, of another length, or does not decode; or terms that cannot be.
     """
     _check_broadcast(frame, layout)
     state = np.empty(layout.size, np.float32)
@@ -109,7 +111,7 @@ def encode_update(
             has other parameters than its template.
         WrongKindError: the frame is an update.
         WrongLayoutError: it is for a model with other tensors.
-        FrameError: a template cannot be met.
+        FrameError: a template cannot be met, or terms that cannot be.
     """
     _check_broadcast(broadcast, layout)
     if vector.shape != (layout.size,):

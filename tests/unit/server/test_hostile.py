@@ -400,7 +400,8 @@ TEMPLATE, STATE = HEADER_SIZE, HEADER_SIZE + 3 * SECTION_SIZE + 6
             ("huge weight", _put(WEIGHT, "Q", HUGE[1], BROADCAST), LimitError),
             ("layout", _put(DIGEST, "B", BROADCAST[DIGEST] ^ 1, BROADCAST), WrongLayoutError),
             ("role update", _put(TEMPLATE + ROLE, "B", 0, BROADCAST), MalformedFrameError),
-            ("role unknown", _put(TEMPLATE + ROLE, "B", 3, BROADCAST), MalformedFrameError),
+            ("role terms", _put(TEMPLATE + ROLE, "B", 3, BROADCAST), MalformedFrameError),
+            ("role unknown", _put(TEMPLATE + ROLE, "B", 4, BROADCAST), MalformedFrameError),
             ("two states of a group", _put(STATE + GROUP, "B", 1, BROADCAST), MalformedFrameError),
             ("template with a body", _put(TEMPLATE + N_BODY, "Q", 1, BROADCAST), MalformedFrameError),
             (

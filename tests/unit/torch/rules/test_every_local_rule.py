@@ -210,13 +210,13 @@ def test_the_model_ends_at_what_the_server_reads_or_at_the_trained_weights(name:
     read = codec.decode(section.body, section.count, frame.noise_key)
     held = ModelLayout.of(model).read()[coded]
     local = METHODS[name].local
-    if local == "probability-mask":
+    if local == "learned:ProbabilityMask":
         assert np.array_equal(held != 0, read == 1)
     elif isinstance(rule, Through):
         np.testing.assert_array_equal(held, state + read)
-    elif local == "weights":
+    elif local == "after:HandOverWeights":
         np.testing.assert_array_equal(held[read != 0], read[read != 0])
-    elif local == "support" or name == "fedavg":
+    elif local == "after:KeepSupport" or name == "fedavg":
         np.testing.assert_array_equal(held - state, read)
     else:
         assert not np.array_equal(held - state, read)
