@@ -79,6 +79,7 @@ def measure(benchmark: Benchmark, repetitions: int, console: Console) -> dict[st
     Raises:
         DisagreementError: the results differ by more than rounding explains.
     """
+    _settle_allocator()
     console.print(f"{benchmark.name}: do the results agree?", style="dim", soft_wrap=True)
     agreement = benchmark.check()
     for case, found in agreement.items():
@@ -102,6 +103,16 @@ def measure(benchmark: Benchmark, repetitions: int, console: Console) -> dict[st
             case = names[(i + k) % len(names)]
             times[case][i] = _time(benchmark, case) / divide
     return _summary(benchmark, times, agreement)
+
+
+def _settle_allocator() -> None:
+    """Free a large block once, as a process does that has worked for a while.
+
+    glibc gives memory of some megabytes back to the system at each release until a block as large was released before;
+    then it keeps it. Without this a figure depends on what the process happened to release while it was started: the
+    faults of new pages doubled the time of a small fold.
+    """
+    np.empty((32 << 20) - (1 << 16), np.uint8)
 
 
 def _time(benchmark: Benchmark, case: str) -> int:

@@ -44,13 +44,18 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def fedmrn_of(copy: Path, *arguments: str) -> str:
-    """What the command line of the copy prints."""
+def python_of(copy: Path, *arguments: str) -> str:
+    """What Python prints with the copy in place of the library."""
     env = {**os.environ, "PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "fedmrn", *arguments]
+    command = [sys.executable, *arguments]
     done = subprocess.run(command, env=env, cwd=copy, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def fedmrn_of(copy: Path, *arguments: str) -> str:
+    """What the command line of the copy prints."""
+    return python_of(copy, "-m", "fedmrn", *arguments)
 
 
 def test_the_changes_are_few() -> None:
@@ -73,6 +78,14 @@ def test_the_changed_library_trains_and_tells_its_clients(copy: Path) -> None:
     a, b = (json.loads((copy / out / "rounds.jsonl").read_text("utf-8")) for out in (usual, told))
     assert a["accuracy"] > 0.5
     assert a["loss"] != b["loss"]
+    # What the codec observes stands in the record, for whoever draws it, and what draws nothing of it goes on.
+    shares = a["zeros"]
+    assert set(shares) == {"0.weight", "4.weight", "8.weight", "13.weight"}
+    assert all(0 <= share < 0.5 for share in shares.values())
+    code = "import sys, pathlib; from fedmrn.report.collect import collect; "
+    code += "print(collect([pathlib.Path(sys.argv[1])])[0][0].variants[0].observed('zeros')[0])"
+    assert "13.weight" in python_of(copy, "-c", code, usual)
+    fedmrn_of(copy, "report", usual)
     # Ten clients are told: 20 bytes of a section's header, its version, and a tag, a length and a double.
     assert b["down"]["header"] - a["down"]["header"] == 10 * (20 + 1 + 6 + 8)
     assert "half" in fedmrn_of(copy, "inspect", f"{told}/last-update.bin")

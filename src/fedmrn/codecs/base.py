@@ -97,6 +97,8 @@ class Opened(ABC):
     def observed(self, tensors: Sequence[slice]) -> Observed:
         """Return, for each `Observable` that the codec has, one whole number a tensor; most codecs have none.
 
+        Every section of a codec returns the same observables: means are over all clients of a round.
+
         Args:
             tensors: where they lie in the section, none empty.
         """
@@ -126,6 +128,9 @@ class Codec(ABC):
     """What can be read of it; `Opened.plane` gives each."""
     needs_state: ClassVar[bool] = False
     """Whether it reads and writes only after `bind`."""
+
+    own_scales: ClassVar[bool] = False
+    """Whether each client chooses the scale of its noise."""
 
     @classmethod
     def of(cls, codec: "Codec | None") -> Self | None:

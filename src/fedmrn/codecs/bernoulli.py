@@ -57,7 +57,7 @@ class Bernoulli(Codec):
 
     @property
     def any_vector(self) -> bool:
-        """No: probabilities."""
+        """False: it is made for probabilities."""
         return False
 
     def params(self) -> bytes:

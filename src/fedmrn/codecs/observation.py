@@ -11,7 +11,7 @@ class Observable:
     Sums of whole numbers do not depend on the order of the clients. Each observable is one object, equal to no other.
 
     Attributes:
-        name: what the record of a round calls it.
+        name: what the record of a round calls it; not that of another observable or of another key of the record.
         mean: (sum over clients, elements of the tensor, clients) -> the mean that is recorded.
     """
 

@@ -41,7 +41,7 @@ class Support(Codec):
 
     @property
     def any_vector(self) -> bool:
-        """No: what is zero in the state."""
+        """False: it is made for updates that are zero where the state is."""
         return False
 
     def params(self) -> bytes:

@@ -1,8 +1,11 @@
 """One round as a conversation, on the server's side: who was asked what, what came of it, and every byte both ways.
 
-    conduct = Conduct(server.begin(number, clients))
+    conduct = Conduct(server.begin(number, clients), layout.trainable)
     for reply in transport.ask(conduct.train(client) for client in clients):
-        conduct.take(reply)
+        try:
+            conduct.take(reply)
+        except FrameError:
+            continue  # refused: it is in the report, and nothing else has changed
     conduct.finish()
 
 What is folded is `fedmrn.server`'s business, how messages travel a transport's. Both simulations and the Flower
@@ -15,7 +18,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.errors import FrameError, UnknownClientError, WrongRoundError
+from fedmrn.errors import ConfigError, DuplicateFrameError, FrameError, UnknownClientError, WrongRoundError
 from fedmrn.federation.account import Account, Exchange, total
 from fedmrn.federation.report import RoundReport, Stage
 from fedmrn.federation.transport import Message, MessageKind, Reply
@@ -76,7 +79,13 @@ class Conduct:
         return Message(client=client, kind=MessageKind.TRAIN, content=frame, kept=kept)
 
     def ask(self, client: int, kind: MessageKind, data: bytes, *, kept: NDArray[np.float32] | None = None) -> Message:
-        """Return a message of another kind than training, and count it."""
+        """Return a message of another kind than training, and count it.
+
+        Raises:
+            ConfigError: the kind is training, whose message `train` makes.
+        """
+        if kind is MessageKind.TRAIN:
+            raise ConfigError("the message that asks a client to train is made by Conduct.train")
         self.note_sent(client, kind, {"body": len(data)})
         return Message(client=client, kind=kind, content=data, kept=kept)
 
@@ -84,14 +93,18 @@ class Conduct:
         """Note a reply, and fold it if it is an update; return the update's frame.
 
         Raises:
-            FrameError: as `fold`; of other kinds of message, the client was not asked.
+            FrameError: as `fold`; of other kinds of message, the client was not asked, or answered as often already.
         """
         if reply.error is not None:
             self.fail(reply.client, reply.error, reply.kind)
         elif reply.kind is MessageKind.TRAIN:
             return self.fold(reply.client, reply.data)
         else:
-            self.note_received(reply.client, reply.kind, {"body": len(reply.data)})
+            try:
+                self.note_received(reply.client, reply.kind, {"body": len(reply.data)})
+            except FrameError as error:
+                self.refuse(reply.client, error, size=len(reply.data), kind=reply.kind)
+                raise
         return None
 
     def fold(self, client: int, data: bytes) -> Frame:
@@ -115,26 +128,39 @@ class Conduct:
             self._exchange(client, Exchange(up=account, raw_up=plain(frame).account()))
         return frame
 
-    def refuse(self, client: int, error: FrameError, *, size: int = 0, answers: bool = True) -> None:
-        """Note a reply that is not folded.
+    def refuse(
+        self,
+        client: int,
+        error: FrameError,
+        *,
+        size: int = 0,
+        answers: bool = True,
+        kind: MessageKind = MessageKind.TRAIN,
+    ) -> None:
+        """Note a reply that is not taken.
 
         Args:
             client: who sent it.
             error: what is wrong with it.
             size: its bytes, as far as they are known.
             answers: False if it answers no message of this round: its sender may still answer.
+            kind: of the message that it claims to answer.
         """
-        stage = self._stage(MessageKind.TRAIN)
+        stage = self._stage(kind)
         if size:
             stage.received = total((stage.received, {"refused": size}))
         if answers and client in stage.asked:
             stage.answered.add(client)
-        self.report.refused.append(f"{self._noun} {client}: {type(error).__name__}: {error}")
+        text = f"{type(error).__name__}: {error}"
+        if kind is MessageKind.TRAIN:
+            self.report.refused.append(f"{self._noun} {client}: {text}")
+        else:
+            self.report.failed_otherwise.append(f"{self._noun} {client}: {kind}: {text}")
 
     def fail(self, client: int, reason: str, kind: MessageKind = MessageKind.TRAIN, *, answers: bool = True) -> None:
         """Note that there is an error in place of a reply; `answers` as for `refuse`."""
-        stage = self._stage(kind)
-        if answers and client in stage.asked:
+        stage = self.report.stages.get(kind)
+        if answers and stage is not None and client in stage.asked:
             stage.answered.add(client)
         if kind is MessageKind.TRAIN:
             self.report.failed.append(f"{self._noun} {client}: {reason}")
@@ -152,11 +178,16 @@ class Conduct:
 
         Raises:
             UnknownClientError: it was sent no message of this kind.
+            DuplicateFrameError: it answered as often as it was asked.
         """
-        stage = self._stage(kind)
-        if client not in stage.asked:
+        stage = self.report.stages.get(kind)
+        if stage is None or client not in stage.asked:
             raise UnknownClientError(f"client {client} was not asked to {kind} in round {self.report.round}")
+        replies = stage.replies.get(client, 0) + 1
+        if replies > stage.asked[client]:
+            raise DuplicateFrameError(f"client {client} answered {kind} already in round {self.report.round}")
         stage.answered.add(client)
+        stage.replies[client] = replies
         stage.received = total((stage.received, account))
 
     def finish(self) -> NDArray[np.float32]:

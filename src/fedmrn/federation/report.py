@@ -13,12 +13,14 @@ class Stage:
     Attributes:
         asked: client -> how often it was asked, in the order of asking.
         answered: clients that sent a reply or an error.
+        replies: client -> how many replies it sent that were taken.
         sent: bytes to clients by part, once for each time that one was asked.
         received: bytes from clients by part; those of refused replies are the part "refused".
     """
 
     asked: dict[int, int] = field(default_factory=dict)
     answered: set[int] = field(default_factory=set)
+    replies: dict[int, int] = field(default_factory=dict)
     sent: Account = field(default_factory=dict)
     received: Account = field(default_factory=dict)
 

@@ -205,6 +205,8 @@ def _train_all(
         conduct.take(reply)
         if reply.error is not None:
             raise WorkerError(f"round {number}: {conduct.report.failed[-1]}")
+        if "train_loss" not in reply.metrics:
+            raise WorkerError(f"round {number}: the reply of client {reply.client} lacks the metric train_loss")
         replies[reply.client] = reply if reply.client == chosen[-1] else replace(reply, data=b"")
         on_client(len(replies))
     missing = [client for client in chosen if client not in replies]

@@ -77,5 +77,6 @@ class Transport(Protocol):
 
         Raises:
             EncodeError: a client's training diverged.
-            WorkerError: the transport itself failed. What one client failed of is a reply with an error.
+            WorkerError: the transport itself failed. What a real client failed of is a reply with an error; errors of
+                simulated clients are faults of the run, and may be raised.
         """

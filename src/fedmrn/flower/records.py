@@ -52,6 +52,11 @@ class Cutter:
         return Cut(to_array(b"".join([*parts[:at], parts[-1]])), self._state)
 
 
+def size_of(content: RecordDict) -> int:
+    """Return the bytes of all arrays of a message's content."""
+    return sum(len(array.data) for record in records_of(content, ArrayRecord).values() for array in record.values())
+
+
 def broadcast_bytes(content: RecordDict, key: str) -> bytes:
     """Return the broadcast's bytes from a message's content; `key` names the record of arrays.
 

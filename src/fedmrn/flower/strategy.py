@@ -26,7 +26,7 @@ from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.report import RoundReport
 from fedmrn.federation.transport import MessageKind
 from fedmrn.flower.metrics import Metrics
-from fedmrn.flower.records import FRAME, STATE, Cutter, records_of, update_bytes
+from fedmrn.flower.records import FRAME, STATE, Cutter, size_of, update_bytes
 from fedmrn.flower.streaming import Streaming
 from fedmrn.methods import method as find_method
 from fedmrn.server import Server
@@ -177,7 +177,7 @@ class FedMRN(FedAvg):
                     raise UnknownClientError("this reply answers no message of this round")
                 data = update_bytes(message.content, self.arrayrecord_key)
             except FrameError as error:
-                conduct.refuse(sender, error, answers=answers)
+                conduct.refuse(sender, error, size=size_of(message.content), answers=answers)
                 continue
             try:
                 conduct.fold(node, data)
@@ -204,9 +204,8 @@ class FedMRN(FedAvg):
         messages = list(super().configure_evaluate(server_round, arrays, config, grid))
         if self._conduct is not None:
             for message in messages:
-                found = records_of(message.content, ArrayRecord).values()
-                size = sum(len(array.data) for record in found for array in record.values())
-                self._conduct.note_sent(message.metadata.dst_node_id, MessageKind.EVALUATE, {"arrays": size})
+                account = {"arrays": size_of(message.content)}
+                self._conduct.note_sent(message.metadata.dst_node_id, MessageKind.EVALUATE, account)
         return messages
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -220,7 +219,7 @@ class FedMRN(FedAvg):
                     self._conduct.fail(node, _reason(message), MessageKind.EVALUATE)
                 continue
             if self._conduct is not None:
-                with suppress(UnknownClientError):  # metrics are counted by the mean below, not by who was asked
+                with suppress(FrameError):  # metrics are counted by the mean below, not by who was asked
                     self._conduct.note_received(node, MessageKind.EVALUATE, {})
             metrics.add(node, message.content)
         good, others = metrics.agreeing()

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fedmrn.codecs import Codec, Float16, Levels, Raw, Rotated
-from fedmrn.errors import ConfigError
+from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.methods.option import Option, ReadBy, Value
 from fedmrn.server.optimizer import Scaled, ServerOptimizer
 from fedmrn.server.rules import ServerRule
@@ -127,6 +127,13 @@ class Method:
         return {o.name: float(values[o.name]) for o in options if values[o.name] != o.default}
 
     def local_options(self, told: Mapping[str, float]) -> dict[str, Any]:
-        """Return the settings of the local rule, given the terms of a broadcast."""
+        """Return the settings of the local rule, given the terms of a broadcast.
+
+        Raises:
+            MalformedFrameError: a term is what the row fixes.
+        """
+        for name in self.fixed:
+            if name in told:
+                raise MalformedFrameError(f"the broadcast sets {name}, which method {self.name} fixes")
         defaults = {o.name: o.default for o in self.options.values() if o.read_by is ReadBy.CLIENT}
         return {**defaults, **self.fixed, **told}

@@ -33,7 +33,7 @@ class ReadBy(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Option(ABC):
-    """One thing that can be set of a method.
+    """A setting of a method.
 
     Attributes:
         name: what a person types, as in `method.NAME=value`.

@@ -134,7 +134,7 @@ def _bits(axes: Axes, variant: Variant, names: Sequence[str], shares: NDArray[np
     sizes = {tensor.name: tensor.size for tensor in variant.layout.tensors} if variant.layout else {}
     x = np.arange(1, shares.shape[1] + 1)
     mark = {"marker": "o", "markersize": 3} if len(x) <= 30 else {}
-    if all(name in sizes for name in names):
+    if all(name in sizes for name in names) and any(sizes[name] for name in names):
         weights = np.array([sizes[name] for name in names], np.float64)
         axes.plot(x, weights @ entropy(shares) / weights.sum(), color=COLOURS[2], label="entropy, all layers", **mark)  # type: ignore[arg-type]
     coded = coded_bits(variant)

@@ -82,5 +82,7 @@ def read_holdings(folder: Path, experiment: Experiment) -> NDArray[np.int64] | N
 
 
 def _limit(path: Path, most: int) -> None:
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path} is not a regular file, so no run of fedmrn wrote it")
     if path.exists() and path.stat().st_size > most:
         raise RunError(f"{path} is larger than {most:,} bytes, so no run of fedmrn wrote it")

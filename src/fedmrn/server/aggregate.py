@@ -136,7 +136,7 @@ class Aggregator:
         return self.sums.plane_mean(plane, self._folded_weight())
 
     def close(self) -> NDArray[np.float32]:
-        """Return what `finish` does, written over the sum: no memory is needed beside it, and nothing can follow."""
+        """Return the mean in the sum's own memory; nothing can be added or read afterwards."""
         return self.sums.close(self._folded_weight())
 
     def _folded_weight(self) -> int:

@@ -30,7 +30,7 @@ Contribution = tuple[Opened, float, bool]
 
 
 class ExactSum:
-    """The weighted sum of one round's updates, as integers. What changes it stands in a `with` of it.
+    """The weighted sum of one round's updates, as integers. Change it only inside `with sums:`.
 
     Args:
         plan: of the round.
@@ -145,7 +145,7 @@ class ExactSum:
         return mean
 
     def close(self, weight: int) -> NDArray[np.float32]:
-        """Return what `mean` does, written over the sum: no memory is needed beside it, and nothing can follow.
+        """Return the mean in the sum's own memory; nothing can be added or read afterwards.
 
         Raises:
             FedmrnError: as `check_whole`.

@@ -18,6 +18,16 @@ from fedmrn.errors import ConfigError
 F32 = NDArray[np.float32]
 
 
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ConfigError(f"server_{name} is a positive number, got {value}")
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ConfigError(f"server_{name} is at least 0 and below 1, got {value}")
+
+
 @dataclass(frozen=True)
 class ServerOptimizer(ABC):
     """A server optimizer: turns a round's mean update (the pseudo-gradient) into the step that the model takes.
@@ -34,12 +44,7 @@ class ServerOptimizer(ABC):
     lr: float
 
     def __post_init__(self) -> None:
-        for name in ("lr", "tau"):
-            if not getattr(self, name, 1.0) > 0:
-                raise ConfigError(f"server_{name} is a positive number, got {getattr(self, name)}")
-        for name in ("beta", "beta2"):
-            if not 0 <= getattr(self, name, 0.0) < 1:
-                raise ConfigError(f"server_{name} is at least 0 and below 1, got {getattr(self, name)}")
+        _check_positive("lr", self.lr)
 
     def start(self, size: int) -> F32:
         """Return the moments before round 1, float32, shape (slots, size)."""
@@ -73,6 +78,10 @@ class Momentum(ServerOptimizer):
     slots: ClassVar[int] = 1
     beta: float
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_share("beta", self.beta)
+
     def step(self, delta: F32, moments: F32) -> tuple[F32, F32]:
         """Return lr * m, and m."""
         m = np.float32(self.beta) * moments[0] + delta
@@ -91,6 +100,12 @@ class Adam(ServerOptimizer):
     beta: float
     beta2: float
     tau: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive("tau", self.tau)
+        _check_share("beta", self.beta)
+        _check_share("beta2", self.beta2)
 
     def start(self, size: int) -> F32:
         """Return the moments before round 1: m = 0, v = tau^2."""

@@ -42,7 +42,8 @@ class Round:
             raise ConfigError(f"rounds are numbered from 1 to 2^32 - 1, got {number}")
         self._closed = False
         self.answered: set[int | str] = set()
-        self._exact = state_sections(server.layout, server.shown) if server.scheme.exact_broadcast else None
+        self._shown = server.shown  # all of a round's clients are shown the same
+        self._exact = state_sections(server.layout, self._shown) if server.scheme.exact_broadcast else None
         self._templates = templates(server.layout, server.scheme.codecs_at(number))
         self._terms = terms_section(server.scheme.terms)
         self.aggregator = Aggregator(
@@ -55,7 +56,7 @@ class Round:
             limits=server.limits,
             threads=server.threads,
             planes=server.scheme.rule.planes,
-            state=server.shown,
+            state=self._shown,
         )
 
     def broadcast(self, client: int | str) -> bytes:
@@ -67,7 +68,7 @@ class Round:
         return self.broadcast_frame(client).to_bytes()
 
     def broadcast_frame(self, client: int | str) -> Frame:
-        """Return the same as a frame: templates first; where the broadcast is exact, all share the bytes of the state.
+        """Return this client's broadcast as a frame: templates, terms, state; an exact state's bytes are shared by all.
 
         Raises:
             UnknownClientError: if the client is not in this round.
@@ -77,7 +78,7 @@ class Round:
         state = self._exact
         if state is None:  # under keys of each client's own, unless it is shared: what coding loses averages out then
             keys = EncodeKeys(key, derive_key(server.secret, "broadcast", self.number, client))
-            state = state_sections(server.layout, server.shown, server.scheme.down, keys)
+            state = state_sections(server.layout, self._shown, server.scheme.down, keys)
         sections = self._templates + self._terms + state
         return Frame(Kind.BROADCAST, server.scheme.method, self.number, key, server.layout.digest, 0, sections)
 
@@ -117,7 +118,7 @@ class Round:
         rule, coded = server.scheme.rule, server.layout.span(Group.CODED)
         more = [self.aggregator.finish_plane(plane) for plane in rule.planes[1:]]
         observed = self.aggregator.observed()
-        seen = server.shown if rule.sees is Sees.SHOWN else server.state
+        seen = self._shown if rule.sees is Sees.SHOWN else server.state
         state = self.aggregator.close()  # the mean, and then in its place the state: three dense models at most
         stepped = rule.step(self.number, seen[coded], state[coded], *more)
         if np.may_share_memory(stepped, state):  # a rule may return the mean itself

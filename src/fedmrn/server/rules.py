@@ -41,8 +41,7 @@ class ServerRule:
     sees: ClassVar[Sees] = Sees.EXACT
     """What `step` is given as the state. An update is a difference to what clients were shown, and it is added to the
     exact state: were it added to what was shown, every round would lose again what its broadcast leaves out. The same
-    holds for votes, and for pruning, whose `needs_zeros` makes the zeros of both the same; rules that make the state
-    from the means alone do not look at it."""
+    holds for votes and for pruning; rules that make the state from the means alone do not look at it."""
     needs_zeros: ClassVar[bool] = False
     """Whether clients must see exactly which weights are zero."""
 
@@ -112,13 +111,13 @@ class MajorityVote(ServerRule):
 
 
 def _unpruned(weights: F32) -> F32:
-    """A zero stands for a pruned weight, and a fresh bias is not one."""
+    """Replace zeros by 2^-60: a zero stands for a pruned weight, and a fresh bias is not one."""
     return np.where(weights == 0, np.float32(2.0**-60), weights)
 
 
 @dataclass(frozen=True)
 class _Pruned(ServerRule):
-    """What the rules share whose state has weights that are exactly zero."""
+    """Rules whose state has weights that are exactly zero, the pruned ones."""
 
     needs_zeros: ClassVar[bool] = True
 
@@ -215,7 +214,7 @@ class MeanMask(ServerRule):
             raise ConfigError(f"at least 1 sampled model is evaluated, got {self.samples}")
 
     def check(self, state: F32) -> None:
-        """Refuse what are no probabilities: weights, most likely."""
+        """Refuse a state that is not of probabilities, in [0, 1]: weights, most likely."""
         if ((state < 0) | (state > 1)).any():
             raise ConfigError("the state of FedPM is a probability a weight, not weights; see Server.initial")
 

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fedmrn.codecs import Codec, MaskCodec, Raw
+from fedmrn.codecs import Codec, Raw
 from fedmrn.errors import ConfigError
 from fedmrn.server.optimizer import Scaled, ServerOptimizer
 from fedmrn.server.rules import ServerRule
 from fedmrn.wire.layout import Group
+from fedmrn.wire.terms import check_terms
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Scheme:
         terms: what clients are told beside the codecs, by name (`fedmrn.wire.terms`); what is not told has its default.
 
     Raises:
-        ConfigError: the method needs an exact broadcast and is not given one, or clients are to choose scales of a
-            noise that they share.
+        ConfigError: the method needs an exact broadcast and is not given one, a term cannot be told, or clients
+            are to choose scales of a noise that they share.
     """
 
     method: int
@@ -41,8 +42,9 @@ class Scheme:
     def __post_init__(self) -> None:
         if self.rule.needs_zeros and not self.exact_broadcast:
             raise ConfigError("clients must see which weights are zero: set down to float32")
-        masks = MaskCodec.of(self.codecs.get(Group.CODED))
-        if self.shared_key and masks is not None and masks.noise_scale.follows_update:
+        check_terms(self.terms)
+        coded = self.codecs.get(Group.CODED)
+        if self.shared_key and coded is not None and coded.own_scales:
             raise ConfigError(
                 'scale = "auto" gives each client noise of its own scale, and noise_key = "round" one noise to all: '
                 'set scale to a number, or noise_key to "client"'

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from fedmrn.codecs import Observable, Opened
+from fedmrn.errors import ConfigError
 from fedmrn.wire.layout import Group, Layout
 
 
@@ -35,9 +36,15 @@ class Tally:
         self.sums[observable] = [a + b for a, b in zip(before, numbers, strict=True)]
 
     def means(self, clients: int) -> dict[str, dict[str, float]]:
-        """Return the mean over so many clients: name of the observable -> name of the tensor -> value."""
-        found = {}
+        """Return the mean over so many clients: name of the observable -> name of the tensor -> value.
+
+        Raises:
+            ConfigError: two observables have one name.
+        """
+        found: dict[str, dict[str, float]] = {}
         for observable, numbers in self.sums.items():
+            if observable.name in found:
+                raise ConfigError(f"two observables are called {observable.name!r}: give one another name")
             each = zip(self._tensors, numbers, strict=True)
-            found[observable.name] = {t.name: observable.mean(n, t.size, clients) for t, n in each}
+            found[observable.name] = {t.name: float(observable.mean(n, t.size, clients)) for t, n in each}
         return {name: means for name, means in found.items() if means}

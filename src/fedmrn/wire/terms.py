@@ -19,6 +19,7 @@ from fedmrn.errors import (
     UnknownTermError,
     UnsupportedVersionError,
 )
+from fedmrn.text import nearest
 from fedmrn.wire.frame import Frame, Role, Section
 from fedmrn.wire.layout import Group
 
@@ -29,7 +30,7 @@ _DOUBLE, _SWITCH = struct.Struct("<d"), struct.Struct("<B")
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One thing that can be told.
+    """A setting that a broadcast may carry.
 
     Attributes:
         tag: its code on the wire; tags never change their meaning.
@@ -47,6 +48,15 @@ class Term:
     def form(self) -> struct.Struct:
         """How the value is written."""
         return _DOUBLE if self.kind is float else _SWITCH
+
+    @property
+    def words(self) -> str:
+        """What a value is, in words."""
+        return (
+            "true or false"
+            if self.kind is bool
+            else f"a number from 0{'' if self.most == inf else f' to {self.most:g}'}"
+        )
 
     def allows(self, value: float) -> bool:
         """Whether the value is one that the term can have."""
@@ -67,15 +77,26 @@ TERMS: Mapping[str, Term] = MappingProxyType(
 _BY_TAG = {term.tag: term for term in TERMS.values()}
 
 
-def terms_section(terms: Mapping[str, float]) -> tuple[Section, ...]:
-    """Return the section that tells these terms: none where there are none.
+def check_terms(terms: Mapping[str, float]) -> None:
+    """Refuse what cannot be told to clients.
 
     Raises:
         ConfigError: a name that is not of `TERMS`, or a value out of its range.
     """
     for name, value in terms.items():
-        if name not in TERMS or not TERMS[name].allows(value):
-            raise ConfigError(f"{name} = {value} cannot be told to clients: it is out of its range, or no term")
+        if name not in TERMS:
+            raise ConfigError(f"{name} cannot be told to clients: it is no term{nearest(name, TERMS)}")
+        if not isinstance(value, int | float) or not TERMS[name].allows(value):
+            raise ConfigError(f"{name} = {value!r} cannot be told to clients: it is {TERMS[name].words}")
+
+
+def terms_section(terms: Mapping[str, float]) -> tuple[Section, ...]:
+    """Return the section that tells these terms: none where there are none.
+
+    Raises:
+        ConfigError: as `check_terms`.
+    """
+    check_terms(terms)
     if not terms:
         return ()
     body = b""

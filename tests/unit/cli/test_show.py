@@ -1,5 +1,6 @@
 """What `fedmrn inspect` says of the content of a section."""
 
+from dataclasses import replace
 from io import StringIO
 
 import numpy as np
@@ -8,10 +9,13 @@ from rich.console import Console
 
 from fedmrn.cli.show import show_frame
 from fedmrn.codecs import Bernoulli, Codec, CodedMask, EncodeKeys, MaskedNoise, Raw, Sparse, Support
+from fedmrn.errors import UnknownTermError
+from fedmrn.methods import method
 from fedmrn.numerics.masking import MaskType
 from fedmrn.numerics.noise import Law, NoiseSpec
+from fedmrn.server import Server
 from fedmrn.wire.frame import Frame, Kind, Role, Section
-from fedmrn.wire.layout import Group
+from fedmrn.wire.layout import Group, Layout, TensorSpec
 
 KEYS = EncodeKeys(0xFEED, 42)
 MASKED = MaskedNoise(NoiseSpec(Law.GAUSSIAN, 0.005), MaskType.SIGNED)
@@ -54,3 +58,18 @@ def test_a_section_as_long_as_its_elements_is_looked_at() -> None:
     """However many there are: the work is that of reading the file. 0x55 is half of the bits."""
     count = (1 << 27) + 8
     assert "signed, gaussian 0.005; 50.0% ones" in said(MASKED, count, b"\x55" * (count // 8))
+
+
+def test_terms() -> None:
+    """The broadcast of docs/wire-format.md, section 9.12; and one whose terms are of tomorrow."""
+    layout = Layout.of([TensorSpec("fc.weight", (2, 2), Group.CODED)])
+    server = Server(layout, method("fedbat").scheme({"warmup": 0.25, "rho": 1.5}), np.ones(4, np.float32), bytes(16))
+    frame = Frame.from_bytes(server.begin(1, ["a"]).broadcast("a"))
+    text = StringIO()
+    show_frame(Console(file=text, width=200), frame, len(frame.to_bytes()))
+    assert "coded terms" in text.getvalue()
+    assert "warmup = 0.25, rho = 1.5" in text.getvalue()
+    terms = next(s for s in frame.sections if s.role is Role.TERMS)
+    later = replace(frame, sections=(replace(terms, body=b"\x63\0\0\0\0\0", count=1),))
+    with pytest.raises(UnknownTermError):
+        show_frame(Console(file=text, width=200), later, len(later.to_bytes()))

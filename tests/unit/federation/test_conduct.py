@@ -9,6 +9,7 @@ import pytest
 
 from fedmrn.errors import (
     ChecksumError,
+    ConfigError,
     DuplicateFrameError,
     EmptyRoundError,
     TruncatedFrameError,
@@ -163,6 +164,31 @@ def test_bytes_are_counted_by_kind_and_part_in_both_directions() -> None:
     with pytest.raises(UnknownClientError, match="not asked to evaluate"):
         conduct.take(Reply(client=3, kind=EVALUATE, data=b"0.9"))
     assert json.loads(json.dumps(asdict(report) | {"stages": 0}, default=list))["up"] == report.up
+
+
+def test_answers_that_nobody_asked_for_are_refused_and_their_bytes_counted() -> None:
+    conduct, late = begun(1, 2), Reply(client=1, kind=EVALUATE, data=b"0.9")
+    with pytest.raises(UnknownClientError, match="client 1 was not asked to evaluate"):
+        conduct.take(late)
+    conduct.take(Reply(client=2, kind=EVALUATE, error="no data"))
+    assert not conduct.report.stages[EVALUATE].asked
+    conduct.ask(1, EVALUATE, QUESTION)
+    conduct.take(late)
+    with pytest.raises(DuplicateFrameError, match="client 1 answered evaluate already"):
+        conduct.take(late)
+    stage, report = conduct.report.stages[EVALUATE], conduct.report
+    assert stage.received == {"body": 3, "refused": 6}
+    assert (report.refused, report.up, len(report.failed_otherwise)) == ([], 0, 3)
+    conduct.ask(1, EVALUATE, QUESTION)
+    conduct.take(late)
+    assert stage.received == {"body": 6, "refused": 6}
+
+
+def test_training_is_asked_for_by_its_own_message() -> None:
+    conduct = begun(1)
+    with pytest.raises(ConfigError, match=r"Conduct\.train"):
+        conduct.ask(1, TRAIN, b"train!")
+    assert conduct.report.down == 0
 
 
 def test_a_broadcast_holds_views_of_the_state() -> None:

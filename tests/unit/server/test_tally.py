@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import fedmrn.codecs
 from fedmrn.codecs import DENSITY, NOISE_SCALE, Observable, Observed, Opened, Raw
+from fedmrn.errors import ConfigError
 from fedmrn.methods.method import Method
 from fedmrn.server import Server
 from fedmrn.server.tally import Tally
@@ -78,6 +79,18 @@ def test_a_model_without_coded_elements_says_nothing() -> None:
 def test_a_codec_must_speak_of_every_tensor() -> None:
     with pytest.raises(ValueError, match="zip"):
         tally({DENSITY: [1, 2]}, {DENSITY: [1]})
+
+
+def test_two_observables_of_one_name_are_refused() -> None:
+    other = Observable("density", DENSITY.mean)
+    with pytest.raises(ConfigError, match="two observables are called 'density'"):
+        tally({DENSITY: [1, 2], other: [1, 2]}).means(1)
+
+
+def test_means_are_plain_numbers_whatever_an_observable_makes() -> None:
+    narrow = Observable("narrow", lambda total, *_: np.float32(total))  # type: ignore[arg-type,return-value]
+    (means,) = tally({narrow: [1, 2]}).means(1).values()
+    assert {type(value) for value in means.values()} == {float}
 
 
 class OpenedLargest(Opened):

@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,6 +136,21 @@ def _as_update(role: Role) -> bytes:
     frame = broadcast(rho=1.0)
     section = next(s for s in frame.sections if s.role is role)
     return replace(frame, kind=type(frame.kind)(1), weight=1, sections=(section,)).to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"rho": -1.0}, r"rho = -1.0 cannot be told to clients: it is a number from 0$"),
+        ({"warmup": 7.0}, r"it is a number from 0 to 1$"),
+        ({"progressive": 2}, r"it is true or false$"),
+        ({"progresive": 1}, r"it is no term; did you mean 'progressive'"),
+        ({"rho": "6"}, r"rho = '6' cannot be told"),
+    ],
+)
+def test_a_scheme_whose_terms_cannot_be_is_not_made(told: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        replace(method("fedbat").scheme(), terms=told)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ class FitsUpdate(NoiseScale):
 
     @property
     def of_parameters(self) -> float:
-        """1: each tensor's own scale travels in the body."""
+        """Return 1: each tensor's scale travels in the body."""
         return 1.0
 
     @staticmethod

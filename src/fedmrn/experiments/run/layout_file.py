@@ -45,6 +45,8 @@ def read_layout(folder: Path) -> Layout | None:
     path = folder / FILE
     if not path.exists():
         return None
+    if not path.is_file():
+        raise RunError(f"{path} is not a regular file, so no run of fedmrn wrote it; delete it")
     if path.stat().st_size > _MOST_BYTES:
         raise RunError(f"{path} is larger than {_MOST_BYTES:,} bytes, so no run of fedmrn wrote it; delete it")
     try:

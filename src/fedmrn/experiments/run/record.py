@@ -89,6 +89,11 @@ class Record:
     clients: Annotated[list[Whole], Field(min_length=1)]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 
+    def __post_init__(self) -> None:
+        for name in self.further:
+            if name in _KEYS:
+                raise ValueError(f"{name!r} is a key of every record: an observable needs another name")
+
     @classmethod
     def of_line(cls, text: str | bytes) -> "Record":
         """Return the record that a line holds.
@@ -106,17 +111,20 @@ class Record:
         further = {key: value for key, value in values.items() if key not in _KEYS}
         try:
             return _RECORD.validate_python({**known, "further": further})
-        except ValidationError as error:
-            raise RunError(explain(error)) from error
+        except (ValidationError, RecursionError) as error:
+            raise RunError(
+                explain(error) if isinstance(error, ValidationError) else "it is nested too deeply"
+            ) from error
 
     def as_line(self) -> str:
         """Return the line, with its end."""
         values: dict[str, Any] = {}
-        for name, value in asdict(self).items():
-            if name == "further":
-                values |= value
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "further":
+                values |= value  # as it stood there, however deep
             elif value is not None:
-                values[name] = value
+                values[field.name] = asdict(value) if isinstance(value, Sizes | Ways) else value
         return json.dumps(values) + "\n"
 
     @property

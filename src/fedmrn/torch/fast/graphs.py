@@ -42,7 +42,7 @@ class CudaGraphs:  # pragma: no cover - needs CUDA
         self._stream = torch.cuda.Stream(device)
 
     def aside(self, call: Callable[[], None]) -> None:
-        """See `Recorder`."""
+        """Call on the stream of captures."""
         now = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(now)
         with torch.cuda.stream(self._stream):
@@ -50,7 +50,7 @@ class CudaGraphs:  # pragma: no cover - needs CUDA
         now.wait_stream(self._stream)
 
     def capture(self, call: Callable[[], None]) -> Callable[[], None]:
-        """See `Recorder`."""
+        """Capture the work of a call as a CUDA graph, and return its replay."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):
             call()

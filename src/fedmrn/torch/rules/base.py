@@ -224,7 +224,7 @@ class LocalRule(torch.optim.Optimizer):
         raise UnsupportedModelError("local training is repeated from its broadcast, never saved half-way or copied")
 
     def load_state_dict(self, state_dict: object) -> Never:
-        """See `state_dict`."""
+        """Refuse, as `state_dict` does."""
         self.state_dict()
 
     def __reduce_ex__(self, protocol: object) -> Never:

@@ -172,7 +172,7 @@ class MaskedTraining(Through):
         return sgd, self._codec.mask, self.stochastic, self._follows_update, self._multiple, places
 
     def place(self, kept: dict[str, Tensor]) -> None:
-        """See `LocalRule`."""
+        """Move the vectors of a captured step to where those of earlier clients were."""
         for name in _VECTORS:
             vector = getattr(self, name)
             if name not in kept or kept[name].shape != vector.shape:

@@ -81,3 +81,9 @@ def test_no_more_is_read_than_a_layout_can_be(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(layout_file, "_MOST_BYTES", 10)
     with pytest.raises(RunError, match=r"layout\.json is larger than 10 bytes"):
         read_layout(tmp_path)
+
+
+def test_a_link_to_something_endless_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "layout.json").symlink_to("/dev/zero")
+    with pytest.raises(RunError, match=r"layout\.json is not a regular file"):
+        read_layout(tmp_path)

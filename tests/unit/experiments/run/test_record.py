@@ -1,6 +1,7 @@
 """A round's record: one schema for writing, resuming and reports."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,16 @@ def test_a_run_goes_on_after_the_last_line_that_is_whole(tmp_path: Path, third: 
 def test_a_record_without_a_round_s_bytes_is_not_made() -> None:
     with pytest.raises(RunError, match=r"up: .*total is not the sum"):
         Record.of_line(json.dumps(record(1, 0.5) | {"up": record(1, 0.5)["up"] | {"total": 1}}))
+
+
+@pytest.mark.parametrize("name", ["loss", "clients", "up", "round"])
+def test_an_observation_cannot_take_the_place_of_a_key(name: str) -> None:
+    (result, *_) = run(federation(rounds=1))
+    with pytest.raises(ValueError, match=f"'{name}' is a key of every record"):
+        to_record(replace(result, observed={name: {"w": 1.0}}))
+
+
+def test_a_further_key_may_be_as_deep_as_json_goes() -> None:
+    text = json.dumps(record(1, 0.5))[:-1] + ', "deep": ' + "[" * 600 + "]" * 600 + "}"
+    found = Record.of_line(text)
+    assert json.loads(found.as_line())["round"] == 1
