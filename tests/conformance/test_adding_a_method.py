@@ -46,7 +46,10 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def python_of(copy: Path, *arguments: str) -> str:
     """What Python prints with the copy in place of the library."""
-    env = {**os.environ, "PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"}
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith("COV")
+    }  # the copy is not the library
+    env = {**own, "PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *arguments]
     done = subprocess.run(command, env=env, cwd=copy, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
