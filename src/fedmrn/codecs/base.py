@@ -129,9 +129,6 @@ class Codec(ABC):
     needs_state: ClassVar[bool] = False
     """Whether it reads and writes only after `bind`."""
 
-    own_scales: ClassVar[bool] = False
-    """Whether each client chooses the scale of its noise."""
-
     @classmethod
     def of(cls, codec: "Codec | None") -> Self | None:
         """Return the codec if it is one of this class, else None; local rules look for the kind that they train."""
@@ -141,6 +138,11 @@ class Codec(ABC):
     def any_vector(self) -> bool:
         """Whether the codec is made for vectors of any values, so that its error on one can be measured."""
         return True
+
+    @property
+    def own_scales(self) -> bool:
+        """Whether each client chooses the scale of its noise."""
+        return False
 
     @property
     def unbiased(self) -> bool:

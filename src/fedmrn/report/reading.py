@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from fedmrn.errors import RunError
 from fedmrn.experiments.config import Experiment
-from fedmrn.experiments.run.folder import read_experiment
+from fedmrn.experiments.run.folder import check_file, read_experiment
 from fedmrn.experiments.run.record import FILE, Record, Whole, explain
 from fedmrn.report.observed import check_observed
 
@@ -24,7 +24,7 @@ def read_setting(folder: Path) -> Experiment:
         RunError: the folder holds no run, or its configuration cannot be read.
     """
     path = folder / "config.toml"
-    _limit(path, _CONFIG)
+    check_file(path, _CONFIG)
     try:
         return read_experiment(folder)
     except RecursionError as error:
@@ -40,7 +40,7 @@ def read_rounds(folder: Path, experiment: Experiment) -> list[Record]:
     path = folder / FILE
     if not path.exists():
         return []
-    _limit(path, _FILE)
+    check_file(path, _FILE)
     records: list[Record] = []
     with path.open("rb") as file:
         while len(records) < experiment.train.rounds and (text := file.readline(_LINE + 1)):
@@ -71,7 +71,7 @@ def read_holdings(folder: Path, experiment: Experiment) -> NDArray[np.int64] | N
     path = folder / "partition.json"
     if not path.exists():
         return None
-    _limit(path, _FILE >> 4)
+    check_file(path, _FILE >> 4)
     try:
         held = _HELD.validate_json(path.read_bytes())
     except ValidationError as error:
@@ -79,10 +79,3 @@ def read_holdings(folder: Path, experiment: Experiment) -> NDArray[np.int64] | N
     if len(held) != experiment.data.clients or len({len(row) for row in held}) != 1 or not any(map(any, held)):
         raise RunError(f"{path} is not a table of samples by client and label, a row for each client; delete it")
     return np.array(held, np.int64)
-
-
-def _limit(path: Path, most: int) -> None:
-    if path.exists() and not path.is_file():
-        raise RunError(f"{path} is not a regular file, so no run of fedmrn wrote it")
-    if path.exists() and path.stat().st_size > most:
-        raise RunError(f"{path} is larger than {most:,} bytes, so no run of fedmrn wrote it")

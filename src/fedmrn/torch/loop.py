@@ -1,14 +1,14 @@
 """How a client trains: one record of settings, the training loop that every method's clients run, and evaluation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedmrn.errors import ConfigError
+from fedmrn.methods.optimizers import LOCAL_OPTIMIZERS
 from fedmrn.numerics.rng import Purpose, Stream, domain
 from fedmrn.text import nearest
 from fedmrn.torch.fast.graphs import StepGraphs
@@ -18,10 +18,6 @@ from fedmrn.wire.frame import Frame
 
 Augment = Callable[[Tensor, Stream, int], Tensor]
 """(batch, randomness, index of its first element in the epoch) -> batch."""
-_OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = MappingProxyType(
-    {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
-)
-"""The optimizers of local training, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +59,9 @@ class Training:
                 f"a client needs at least one local epoch and one sample a batch, got local_epochs = "
                 f"{self.local_epochs} and batch_size = {self.batch_size}"
             )
-        if self.optimizer not in _OPTIMIZERS:
-            raise ConfigError(f"optimizer {self.optimizer!r} does not exist{nearest(self.optimizer, _OPTIMIZERS)}")
+        if self.optimizer not in LOCAL_OPTIMIZERS:
+            hint = nearest(self.optimizer, LOCAL_OPTIMIZERS)
+            raise ConfigError(f"optimizer {self.optimizer!r} does not exist{hint}")
 
     def batches(self, samples: int) -> int:
         """Return the batches an epoch of a client with so many samples."""
@@ -80,7 +77,10 @@ class Training:
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return a fresh optimizer over a model's parameters."""
-        return _OPTIMIZERS[self.optimizer](model.parameters(), lr=self.lr)
+        made: torch.optim.Optimizer = getattr(torch.optim, LOCAL_OPTIMIZERS[self.optimizer])(
+            model.parameters(), lr=self.lr
+        )
+        return made
 
 
 @dataclass(frozen=True)

@@ -26,3 +26,8 @@ class MaskCodec(Codec):
     def noise_scale(self) -> NoiseScale:
         """Where the scale of the noise comes from."""
         return Fixed(self.masked.noise.scale)
+
+    @property
+    def own_scales(self) -> bool:
+        """Whether each client chooses the scale of its noise."""
+        return self.noise_scale.follows_update

@@ -66,7 +66,6 @@ class OwnScale(MaskCodec):
 
     id: ClassVar[int] = 12
     name: ClassVar[str] = "own-scale"
-    own_scales: ClassVar[bool] = True
     inner: MaskedNoise | ShorterMask
 
     def __post_init__(self) -> None:

@@ -22,6 +22,23 @@ def read_experiment(folder: Path) -> Experiment:
         raise RunError(f"{path} cannot be read ({error}); mend it, or --out FOLDER for a new run") from error
 
 
+def check_file(path: Path, most: int, cure: str = "") -> None:
+    """Refuse a file of a run folder that cannot be one, before it is read; one that is missing passes.
+
+    Args:
+        path: of the file.
+        most: bytes that it has at most.
+        cure: what to do about it, for the message.
+
+    Raises:
+        RunError: it is no regular file, or too large.
+    """
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path} is not a regular file, so no run of fedmrn wrote it{cure}")
+    if path.exists() and path.stat().st_size > most:
+        raise RunError(f"{path} is larger than {most:,} bytes, so no run of fedmrn wrote it{cure}")
+
+
 def check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
     """Refuse a folder that this run cannot use.
 

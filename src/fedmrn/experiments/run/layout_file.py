@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmrn.errors import ConfigError, RunError
+from fedmrn.experiments.run.folder import check_file
 from fedmrn.experiments.run.record import explain
 from fedmrn.files import write_atomic
 from fedmrn.wire.layout import Group, Layout, TensorSpec
@@ -45,10 +46,7 @@ def read_layout(folder: Path) -> Layout | None:
     path = folder / FILE
     if not path.exists():
         return None
-    if not path.is_file():
-        raise RunError(f"{path} is not a regular file, so no run of fedmrn wrote it; delete it")
-    if path.stat().st_size > _MOST_BYTES:
-        raise RunError(f"{path} is larger than {_MOST_BYTES:,} bytes, so no run of fedmrn wrote it; delete it")
+    check_file(path, _MOST_BYTES, "; delete it")
     try:
         found = _FILE.validate_json(path.read_bytes())
         layout = Layout(tuple(TensorSpec(t.name, tuple(t.shape), Group[t.group.upper()]) for t in found))
