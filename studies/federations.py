@@ -30,7 +30,7 @@ CLIENTS, TAKE_PART, SAMPLES, BATCH, STEPS = 20, 4, 64, 8, 3
 FEATURES = 16
 L2 = 0.1
 # Every client counts alike, and values stay small: the sum's resolution is far below what is measured.
-LIMITS = Limits(max_weight=1, max_total_weight=64, max_value=256.0)
+LIMITS = Limits(max_weight=1, max_value=256.0)
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,9 @@ def run(problem: Problem, plan: Plan, rounds: int, seed: int) -> Iterator[F32]:
     terms = {} if plan.progressive else {"progressive": False}
     scheme = replace(scheme, rule=Scaled(plan.scale), terms=terms)
     secret = derive_key(b"secret of a bench", "run", seed).to_bytes(16, "little")  # as written, for the same figures
-    server = Server(ModelLayout.of(model).layout, scheme, problem.start.copy(), secret, limits=LIMITS)
+    server = Server(
+        ModelLayout.of(model).layout, scheme, problem.start, secret, run=bytes(16), clipping=None, limits=LIMITS
+    )
     generator = np.random.default_rng([4, seed])
     yield server.state
     for r in range(1, rounds + 1):

@@ -17,7 +17,8 @@ from fedmrn.experiments.run.folder import read_experiment
 from fedmrn.experiments.run.prepare import Prepared, prepare
 from fedmrn.experiments.run.record import read_records
 from fedmrn.federation.client import Client
-from fedmrn.federation.simulation import Federation, secret_of
+from fedmrn.federation.secrets import run_of, secret_of
+from fedmrn.federation.simulation import Federation
 from fedmrn.federation.transport import Message, MessageKind
 from fedmrn.server import Server
 from fedmrn.server.optimizer import Scaled
@@ -65,15 +66,16 @@ def take_up(folder: Path, data_dir: Path) -> Run:
     if prepared.federation.scheme.optimizer != Scaled(1.0):
         raise ConfigError(f"{folder}: its server carries more than the model from round to round, which is not read")
     layout = ModelLayout.of(prepared.model).layout
-    number, state, _ = restore(folder, len(read_records(folder)), layout)
-    if state is None:
+    saved, _ = restore(folder, len(read_records(folder)), layout, prepared.federation.scheme)
+    if saved is None:
         raise ConfigError(f"{folder} has no finished round: run it first")
-    return Run(method=experiment.method, prepared=prepared, layout=layout, round=number, state=state)
+    return Run(method=experiment.method, prepared=prepared, layout=layout, round=saved.round, state=saved.state)
 
 
 def server_of(federation: Federation, layout: Layout, state: F32) -> Server:
     """Return the server of a simulated federation at a state, which it does not change."""
-    return Server(layout, federation.scheme, state.copy(), secret_of(federation.seed))
+    seed = federation.seed
+    return Server(layout, federation.scheme, state, secret_of(seed), run=run_of(seed), clipping=federation.clipping)
 
 
 class WatchedClients:

@@ -30,6 +30,10 @@ class UnsupportedModelError(UsageError):
     """A model or an optimiser cannot be trained as asked; the message names the tensor or the option."""
 
 
+class RoundOrderError(UsageError):
+    """A round is begun that is over, or ended when the server has gone on: its updates belong to an older state."""
+
+
 class WorkerError(FedmrnError):
     """A process that trains clients ended without an answer."""
 

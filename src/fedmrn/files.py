@@ -15,8 +15,13 @@ _PATIENCE = 5.0  # seconds: a process that was killed a moment ago may not be go
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, private: bool = False) -> None:
     """Replace a file's content as a whole or not at all; when this returns, it is on disk.
+
+    Args:
+        path: of the file.
+        data: its new content.
+        private: only its owner may read it.
 
     Raises:
         OSError: the file cannot be written; it is then as it was.
@@ -24,7 +29,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     temporary = path.with_name(path.name + ".part")
     try:
         with _named(path):
-            with temporary.open("wb") as file:
+            mode = 0o600 if private else 0o666
+            with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

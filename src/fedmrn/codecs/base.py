@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from fedmrn.codecs.observation import Observed
 from fedmrn.errors import ConfigError, EncodeError
 from fedmrn.numerics import kernels
+
+if TYPE_CHECKING:
+    from fedmrn.codecs.scales import TensorScales
 
 
 class Plane(Enum):
@@ -35,11 +38,13 @@ class EncodeKeys:
         noise: the key that the server sent; the server makes the same randomness from it.
         sampling: the client's own key; it never leaves the client.
         sizes: elements of each tensor in the vector, in order, for codecs with a scale a tensor; empty for one tensor.
+        caps: exponents of the largest scale 2^e that each tensor that is not empty may have; empty where none is told.
     """
 
     noise: int
     sampling: int
     sizes: tuple[int, ...] = ()
+    caps: tuple[int, ...] = ()
 
     def segments(self, count: int) -> tuple[int, ...]:
         """Return `sizes` for a vector of `count` elements; one segment where none are given.
@@ -83,6 +88,10 @@ class Opened(ABC):
             part = values[: min(CHUNK, total.size - at)]
             self.read(start + at, part)
             kernels.fold(part, factor, near, total[at : at + part.size])
+
+    def tensor_scales(self) -> "TensorScales | None":
+        """Return the scale that the sender gave each tensor; None where the codec sends none."""
+        return None
 
     def plane(self, plane: Plane) -> "Opened":
         """Return one plane of the section; that of values is the section itself.
@@ -145,6 +154,16 @@ class Codec(ABC):
         return False
 
     @property
+    def sends_scales(self) -> bool:
+        """Whether an update carries a scale for each tensor, which clients can be told to keep under a cap."""
+        return False
+
+    @property
+    def known_magnitude(self) -> bool:
+        """Whether how large values are is known before any is sent: they are codewords of the codec's parameters."""
+        return False
+
+    @property
     def unbiased(self) -> bool:
         """Whether the mean of what is decoded, over keys, is the vector, whatever it is."""
         return False
@@ -187,6 +206,10 @@ class Codec(ABC):
     @abstractmethod
     def bound(self, max_value: float) -> float:
         """Return the largest magnitude that a decoded value can have, given the receiver's limit on floats."""
+
+    def bound_of_scale(self, scale: float) -> float:
+        """Return the largest magnitude of a value of a tensor whose scale is at most this, for codecs that send one."""
+        return scale
 
     @abstractmethod
     def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:

@@ -60,6 +60,11 @@ class Bernoulli(Codec):
         """False: it is made for probabilities."""
         return False
 
+    @property
+    def known_magnitude(self) -> bool:
+        """Yes: 0 or 1."""
+        return True
+
     def params(self) -> bytes:
         """Return 8 bytes: the seed."""
         return _PARAMS.pack(self.seed)

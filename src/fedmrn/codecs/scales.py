@@ -17,6 +17,8 @@ F64 = NDArray[np.float64]
 
 _COUNT = struct.Struct("<I")
 _ROW = np.dtype([("size", "<u8"), ("scale", "<f4")])
+UNMOVED = -(1 << 15)
+"""The exponent of a scale of zero: what has not moved."""
 
 
 def draws(keys: EncodeKeys, start: int, stop: int) -> F64:
@@ -52,25 +54,29 @@ class TensorScales:
 
     @classmethod
     def measure(cls, vector: F32, keys: EncodeKeys, scale: Callable[[F32], float]) -> Self:
-        """Return one scale for each tensor that is not empty, rounded to float32."""
+        """Return one scale for each tensor that is not empty, rounded to float32, and no more than its cap.
+
+        Raises:
+            EncodeError: there are caps for another number of tensors.
+        """
         sizes = [size for size in keys.segments(vector.size) if size]
         ends = np.cumsum(sizes, dtype=np.int64)
         runs = zip(ends, sizes, strict=True)
-        return cls(ends, np.array([scale(vector[end - size : end]) for end, size in runs], np.float32))
+        return cls(ends, _capped(np.array([scale(vector[end - size : end]) for end, size in runs], np.float32), keys))
 
     @classmethod
     def given(cls, scales: Sequence[float], vector: F32, keys: EncodeKeys) -> Self:
-        """Return these scales, one for each tensor that is not empty.
+        """Return these scales, one for each tensor that is not empty, and no more than its cap.
 
         Raises:
-            EncodeError: their number is wrong, or one is not a finite number of at least 0.
+            EncodeError: their number or that of the caps is wrong, or one is not a finite number of at least 0.
         """
         sizes = [size for size in keys.segments(vector.size) if size]
         with np.errstate(over="ignore"):
             values = np.array(scales, np.float32)
         if values.size != len(sizes) or not np.isfinite(values).all() or (values < 0).any():
             raise EncodeError(f"{len(sizes)} tensors need as many finite scales of at least 0, got {list(scales)}")
-        return cls(np.cumsum(sizes, dtype=np.int64), np.abs(values))
+        return cls(np.cumsum(sizes, dtype=np.int64), _capped(np.abs(values), keys))
 
     def to_bytes(self) -> bytes:
         """Return u32 number of runs, then for each u64 size and f32 scale."""
@@ -108,6 +114,12 @@ class TensorScales:
         check_scales(values, max_value)
         return cls(np.cumsum(rows["size"], dtype=np.int64), values), view[start:]
 
+    @property
+    def exponents(self) -> NDArray[np.int16]:
+        """For each scale the least e with scale <= 2^e; `UNMOVED` for zero."""
+        fraction, exponent = np.frexp(self.values)
+        return np.where(self.values > 0, exponent - (fraction == 0.5), UNMOVED).astype(np.int16)
+
     def at(self, index: int) -> float:
         """Return the scale of an element."""
         return float(self.values[np.searchsorted(self.ends, index, "right")])
@@ -119,6 +131,14 @@ class TensorScales:
         last = int(np.searchsorted(self.ends, stop, "left")) + 1
         lengths = np.diff(np.minimum(self.ends[first:last], stop), prepend=start)
         out[:] = np.repeat(self.values[first:last], lengths)
+
+
+def _capped(scales: F32, keys: EncodeKeys) -> F32:
+    if not keys.caps:
+        return scales
+    if len(keys.caps) != scales.size:
+        raise EncodeError(f"{len(keys.caps)} caps for the scales of {scales.size} tensors")
+    return np.minimum(scales, np.ldexp(np.float32(1), np.array(keys.caps, np.int32)))
 
 
 def largest_magnitude(x: F32) -> float:

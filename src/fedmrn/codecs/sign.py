@@ -69,6 +69,10 @@ class OpenedSigns(Opened):
         self.scales.read(start, scales)
         out *= scales
 
+    def tensor_scales(self) -> TensorScales:
+        """Return the scales of the tensors."""
+        return self.scales.scales
+
     def plane(self, plane: Plane) -> Opened:
         """Return the values, the signs or the scales."""
         match plane:
@@ -104,6 +108,11 @@ class Sign(Codec):
     def any_vector(self) -> bool:
         """A learned scale needs training."""
         return self.rule is not SignRule.LEARNED
+
+    @property
+    def sends_scales(self) -> bool:
+        """Yes."""
+        return True
 
     @property
     def unbiased(self) -> bool:

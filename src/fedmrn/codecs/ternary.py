@@ -36,6 +36,10 @@ class OpenedTrits(Opened):
         self.scales.spread(start, out)
         out *= np.take(_FACTOR, unpack_trits(self.trits, start, start + out.size))
 
+    def tensor_scales(self) -> TensorScales:
+        """Return the scales of the tensors."""
+        return self.scales
+
 
 @dataclass(frozen=True)
 class Ternary(Codec):
@@ -53,6 +57,11 @@ class Ternary(Codec):
         if not 0 <= self.clip <= float(np.finfo(np.float32).max) or math.copysign(1.0, self.clip) < 0:
             raise ConfigError(f"clip is a finite float32, 0 or more, got {self.clip}")
         object.__setattr__(self, "clip", float(np.float32(self.clip)))
+
+    @property
+    def sends_scales(self) -> bool:
+        """Yes."""
+        return True
 
     @property
     def unbiased(self) -> bool:

@@ -21,9 +21,10 @@ from fedmrn.federation.account import Account, Exchange, total
 from fedmrn.federation.client import Client, RuleFactory, Samples
 from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.in_process import in_process
+from fedmrn.federation.secrets import run_of, secret_of
 from fedmrn.federation.transport import Reply, Transport
 from fedmrn.numerics.rng import Purpose, Stream, derive_key, domain
-from fedmrn.server import Carried, Server
+from fedmrn.server import Carried, Clipping, Server
 from fedmrn.server.scheme import Scheme
 from fedmrn.torch import ModelLayout, Training, attach, evaluate
 from fedmrn.torch.loop import channels_last
@@ -72,6 +73,13 @@ class Federation:
                 f"clients_per_round is {self.clients_per_round}, but there are {len(self.parts)} clients: "
                 f"choose 1 to {len(self.parts)}"
             )
+
+    @property
+    def clipping(self) -> Clipping:
+        """How one client's influence is bounded; in a simulation what clients have is known before the first round."""
+        weights = sorted(self.training.weight(len(part)) for part in self.parts)
+        times = Clipping().weights
+        return Clipping(first_weight=times * max(1, weights[(len(weights) - 1) // 2]))
 
     def sampled(self, round: int) -> list[int]:
         """Return the clients of a round, in increasing order."""
@@ -140,11 +148,6 @@ class RoundResult:
         return total(exchange.down for exchange in self.exchanges)
 
 
-def secret_of(seed: int) -> bytes:
-    """Return the server's secret in a simulation: 16 bytes made from the seed."""
-    return b"".join(derive_key(seed, "secret", half).to_bytes(8, "little") for half in range(2))
-
-
 def simulate(
     federation: Federation,
     model: nn.Module,
@@ -178,7 +181,16 @@ def simulate(
         WorkerError: a client failed or did not answer, or a worker process was lost.
     """
     view = ModelLayout.of(model)
-    server = Server(view.layout, federation.scheme, state, secret_of(federation.seed), carried=carried)
+    server = Server(
+        view.layout,
+        federation.scheme,
+        state,
+        secret_of(federation.seed),
+        run=run_of(federation.seed),
+        round=first - 1,
+        clipping=federation.clipping,
+        carried=carried,
+    )
     memory = dict(memory or {})
     federation = federation.tested_on(view.device)
     with federation.in_process(model, workers) if transport is None else nullcontext(transport) as carrier:

@@ -101,3 +101,24 @@ def fold(values, factor, near, total):  # type: ignore[no-untyped-def]  # pragma
         low = (x - (high - _MAGIC) * _UP) + _MAGIC
         whole = _bits_of(high) - _MAGIC_BITS  # type: ignore[call-arg]
         total[i] += (whole << _26) + (_bits_of(low) - _MAGIC_BITS)
+
+
+@nb.njit(cache=True, nogil=True)
+def fold_finely(values, factor, finer, total, rest):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Add each value times `factor` to its sum of two integers: the nearest integer, and what it leaves, times `finer`.
+
+    Args:
+        values: float32.
+        factor: float64; every |value| * factor is below 2^62.
+        finer: float64, a power of two up to 2^51.
+        total: int64, a sum for each value; changed in place.
+        rest: int64, as many; in units of `total`'s over `finer`; changed in place.
+    """
+    for i in range(values.size):
+        x = np.float64(values[i]) * factor
+        high = x * _DOWN + _MAGIC
+        low = x - (high - _MAGIC) * _UP
+        near = low + _MAGIC
+        whole = _bits_of(high) - _MAGIC_BITS  # type: ignore[call-arg]
+        total[i] += (whole << _26) + (_bits_of(near) - _MAGIC_BITS)
+        rest[i] += _bits_of((low - (near - _MAGIC)) * finer + _MAGIC) - _MAGIC_BITS

@@ -1,6 +1,8 @@
 """The server's side: which updates it takes, their exact mean, and how a mean becomes the next state."""
 
+from fedmrn.server.caps import Clipping
+from fedmrn.server.carried import Carried
 from fedmrn.server.round import Round
-from fedmrn.server.server import Carried, Server
+from fedmrn.server.server import Server
 
-__all__ = ["Carried", "Round", "Server"]
+__all__ = ["Carried", "Clipping", "Round", "Server"]

@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs import Codec, Opened, codec_from
+from fedmrn.codecs.scales import TensorScales
 from fedmrn.errors import (
+    BoundError,
     ConfigError,
     DuplicateFrameError,
     EmptyRoundError,
@@ -49,6 +51,7 @@ class Admission:
             self.codecs[t.group] = codec if shown is None else codec.bind(shown[plan.layout.span(t.group)])
         bound = any(codec.needs_state for codec in self.codecs.values())
         self.bound_to = blake2b(shown.tobytes()).digest() if bound and shown is not None else b""
+        self._coded = [t.name for t in plan.layout.tensors if t.group is Group.CODED and t.size]
         self.senders: set[int | str] = set()
         self.total_weight = 0
 
@@ -58,8 +61,8 @@ class Admission:
         return len(self.senders)
 
     def weight(self, frame: Frame) -> int:
-        """Return what a frame counts in the mean."""
-        return frame.weight if self.plan.weighted else 1
+        """Return what a frame counts in the mean: what it claims, up to the cap."""
+        return min(frame.weight, self.plan.max_weight)
 
     def open(self, frame: Frame, noise_key: int, sender: int | str) -> list[tuple[Group, Opened]]:
         """Check a frame completely, and return its sections opened; nothing is noted yet.
@@ -83,15 +86,42 @@ class Admission:
             raise WrongLayoutError("the frame was made for a model with other tensors")
         if frame.noise_key != noise_key:
             raise WrongKeyError("the frame repeats another noise key than the one this client was sent")
-        if sender in self.senders:
-            raise DuplicateFrameError("a frame of this client was folded already")
+        self.check_sender(sender)
         if not 1 <= frame.weight <= plan.limits.max_weight:
             raise LimitError(f"weight {frame.weight} is not in 1..{plan.limits.max_weight}")
-        self._check_room(1, self.weight(frame))
         if tuple(s.template for s in frame.sections) != plan.templates:
             raise WrongParametersError("the sections are not those that the broadcast asked for")
         limit = plan.limits.max_value
-        return [(s.group, self.codecs[s.group].open(s.body, s.count, noise_key, limit)) for s in frame.sections]
+        found = [(s.group, self.codecs[s.group].open(s.body, s.count, noise_key, limit)) for s in frame.sections]
+        for group, opened in found:
+            self._check_scales(group, opened.tensor_scales())
+        return found
+
+    def check_sender(self, sender: int | str) -> None:
+        """Refuse a frame of a client that sent one already, or of one too many.
+
+        Raises:
+            DuplicateFrameError: a frame of this client was folded.
+            LimitError: as many frames were folded as the round was planned for.
+        """
+        if sender in self.senders:
+            raise DuplicateFrameError("a frame of this client was folded already")
+        self._check_room(1)
+
+    def _check_scales(self, group: Group, scales: TensorScales | None) -> None:
+        """Refuse scales that are of other tensors than the model's, or above the caps that clients were told."""
+        if scales is None:
+            return
+        if not np.array_equal(scales.ends, np.cumsum(self.plan.layout.sizes(group), dtype=np.int64)):
+            raise WrongParametersError("the scales are of other tensors than the model's")
+        if group is not Group.CODED or self.plan.caps is None:
+            return
+        above = np.flatnonzero(scales.exponents > np.array(self.plan.caps.scales))
+        if above.size:
+            tensor, cap = self._coded[above[0]], 2.0 ** self.plan.caps.scales[above[0]]
+            raise BoundError(
+                f"the scale of {tensor} is {scales.values[above[0]]:g}; clients were told to send {cap:g} at most"
+            )
 
     def note(self, sender: int | str, weight: int) -> None:
         """Note a frame that was folded."""
@@ -113,21 +143,19 @@ class Admission:
         Raises:
             ConfigError: if it was set up for another round, model, method or limit.
             DuplicateFrameError: if both folded the same client.
-            LimitError: if together they hold more than max_clients frames, or too much weight.
+            LimitError: if together they hold more than max_clients frames.
         """
         if (self.plan, self.bound_to) != (other.plan, other.bound_to):
             raise ConfigError("only aggregators of the same round, model, method and limits can be merged")
         if self.senders & other.senders:
             raise DuplicateFrameError("both aggregators folded a frame of the same client")
-        self._check_room(other.count, other.total_weight)
+        self._check_room(other.count)
 
     def merge(self, other: "Admission") -> None:
         """Note the frames of another part of the round."""
         self.senders |= other.senders
         self.total_weight += other.total_weight
 
-    def _check_room(self, clients: int, weight: int) -> None:
+    def _check_room(self, clients: int) -> None:
         if self.count + clients > self.plan.max_clients:
             raise LimitError(f"the round was planned for {self.plan.max_clients} clients, and as many were folded")
-        if self.total_weight + weight > self.plan.capacity:
-            raise LimitError(f"weight {weight} more would take the round above its total of {self.plan.capacity}")

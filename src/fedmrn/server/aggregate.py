@@ -1,22 +1,27 @@
 """The aggregator: checks one round's updates and folds them, in O(d) memory, into their exact weighted mean."""
 
 from collections.abc import Sequence
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs import Plane
+from fedmrn.codecs import Opened, Plane
+from fedmrn.errors import ConfigError
 from fedmrn.numerics.threads import cores
 from fedmrn.server.admission import Admission
+from fedmrn.server.caps import Census, RoundCaps
 from fedmrn.server.fold import ExactSum
 from fedmrn.server.plan import RoundPlan
+from fedmrn.server.side import SideData
+from fedmrn.server.sum import Contribution
 from fedmrn.server.tally import Tally
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Limits, Section
 from fedmrn.wire.layout import Group, Layout
 
 
 class Aggregator:
-    """The partial sum of one round's updates.
+    """The partial sum of one round's updates. Several threads may add to it at the same time.
 
     Args:
         layout: of the model.
@@ -25,12 +30,16 @@ class Aggregator:
         threads: worker threads for models above a million elements, by default as many as there are cores; the result
             does not depend on it.
         state: what clients were shown, float32, shape (layout.size,); only codecs that are bound to it need it.
+        caps: how much one client moves at most; by default as much as the limits allow.
 
     Attributes:
         plan: what partial sums agree on.
         admission: which frames are taken, and whose were.
         sums: the exact sum.
+        side: dense tensors and statistics.
         tally: what codecs say of the tensors.
+        census: how large updates and weights were, for the caps of the next round.
+        lock: held while the sum changes, and by whoever must not be disturbed by that.
 
     Raises:
         ConfigError: if a template names no group of the layout, a codec lacks a plane or its state, or max_clients or
@@ -50,6 +59,7 @@ class Aggregator:
         threads: int | None = None,
         planes: Sequence[Plane] = (Plane.VALUE,),
         state: NDArray[np.float32] | None = None,
+        caps: RoundCaps | None = None,
     ) -> None:
         self.plan = RoundPlan(
             layout=layout,
@@ -60,10 +70,13 @@ class Aggregator:
             weighted=weighted,
             limits=limits,
             planes=tuple(planes),
+            caps=caps,
         )
         self.admission = Admission(self.plan, state)
         self.sums = ExactSum(self.plan, self.admission.codecs, cores() if threads is None else threads)
-        self.tally = Tally(layout)
+        self.side = SideData(layout, caps)
+        self.tally, self.census = Tally(layout), Census()
+        self.lock = Lock()
 
     @property
     def count(self) -> int:
@@ -76,10 +89,10 @@ class Aggregator:
         return self.admission.total_weight
 
     def add(self, frame: Frame, noise_key: int, client: int | str | None = None) -> None:
-        """Fold one update; all or nothing. One thread at a time: give each thread an aggregator, and merge them.
+        """Fold one update; all or nothing. Frames are checked at the same time, and folded one after the other.
 
         Args:
-            frame: as parsed.
+            frame: as parsed; its bytes must not change until the round is closed.
             noise_key: the key that this client was sent.
             client: who sent it, where clients share a noise key; else the key tells them apart.
 
@@ -90,12 +103,24 @@ class Aggregator:
         sender = noise_key if client is None else client
         self.sums.check_whole()
         sections, weight = self.admission.open(frame, noise_key, sender), self.admission.weight(frame)
-        with self.sums:
-            self.sums.add(sections, weight)
-            for group, opened in sections:
-                if group is Group.CODED:
-                    self.tally.add(opened)
-            self.admission.note(sender, weight)
+        magnitudes = self.side.measure(sections)
+        with self.lock:
+            self.admission.check_sender(sender)  # another thread may have been first
+            with self.sums:
+                self._fold(sections, weight, magnitudes)
+                self.census.weights.append(frame.weight)
+                self.admission.note(sender, weight)
+
+    def _fold(self, sections: Sequence[tuple[Group, Opened]], weight: int, magnitudes: NDArray[np.int16]) -> None:
+        for group, opened in sections:
+            if group is Group.CODED:
+                self.sums.add(group, Contribution(opened, weight))
+                self.tally.add(opened)
+                scales = opened.tensor_scales()
+                if scales is not None:
+                    self.census.scales.append(scales.exponents)
+        self.side.add(self.sums, sections, weight, magnitudes)
+        self.census.values.append(magnitudes)
 
     def observed(self) -> dict[str, dict[str, float]]:
         """Return what the codec says of each coded tensor, by name of the observable and of the tensor: a mean."""
@@ -105,18 +130,25 @@ class Aggregator:
         """Add another partial sum of the same round; all or nothing.
 
         Raises:
-            ConfigError, DuplicateFrameError, LimitError: as `Admission.check_merge`.
+            ConfigError: both are one, or as `Admission.check_merge`.
+            DuplicateFrameError, LimitError: as `Admission.check_merge`.
             FedmrnError: if a fold of either was interrupted half-way, or it is closed.
         """
-        self.sums.check_whole()
-        other.sums.check_whole()
-        self.admission.check_merge(other.admission)
-        self.sums.settle()
-        other.sums.settle()
-        with self.sums:
-            self.sums.merge(other.sums)
-            self.tally.merge(other.tally)
-            self.admission.merge(other.admission)
+        if other is self:
+            raise ConfigError("an aggregator cannot be merged with itself")
+        first, second = sorted((self, other), key=id)  # two that merge each other must not wait for each other
+        with first.lock, second.lock:
+            self.sums.check_whole()
+            other.sums.check_whole()
+            self.admission.check_merge(other.admission)
+            self.sums.settle()
+            other.sums.settle()
+            with self.sums:
+                self.sums.merge(other.sums)
+                self.side.merge(other.side)
+                self.tally.merge(other.tally)
+                self.census.merge(other.census)
+                self.admission.merge(other.admission)
 
     def finish(self) -> NDArray[np.float32]:
         """Return the weighted mean of the updates, float32, shape (layout.size,); of the coded group, the first plane.
@@ -125,7 +157,8 @@ class Aggregator:
             EmptyRoundError: if no frame was folded.
             FedmrnError: if a fold was interrupted half-way, or the aggregator is closed.
         """
-        return self.sums.mean(self._folded_weight())
+        with self.lock:
+            return self.sums.mean(self._settled_weight())
 
     def finish_plane(self, plane: Plane) -> NDArray[np.float32]:
         """Return the weighted mean of one plane of the coded group, float32, shape (elements of it,).
@@ -133,13 +166,20 @@ class Aggregator:
         Raises:
             EmptyRoundError, FedmrnError: as `finish`; ValueError: the plane was not asked for.
         """
-        return self.sums.plane_mean(plane, self._folded_weight())
+        with self.lock:
+            return self.sums.plane_mean(plane, self._settled_weight())
 
     def close(self) -> NDArray[np.float32]:
         """Return the mean in the sum's own memory; nothing can be added or read afterwards."""
-        return self.sums.close(self._folded_weight())
+        with self.lock:
+            mean = self.sums.close(self._settled_weight())
+            self.side = SideData(self.plan.layout, self.plan.caps)
+            return mean
 
-    def _folded_weight(self) -> int:
+    def _settled_weight(self) -> int:
+        """Fold what is kept until the close, and return the total weight."""
         self.sums.check_whole()
         self.admission.check_any()
+        with self.sums:
+            self.side.settle(self.sums)
         return self.total_weight

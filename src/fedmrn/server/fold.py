@@ -1,32 +1,24 @@
-"""The exact sum: contributions times integer weights, the same to the bit in any order and any tree, in O(d) memory.
+"""The fold: one round's updates summed exactly, group by group and plane by plane, in O(d) memory.
 
-Each contribution times its weight is rounded once to fixed point (a 64-bit integer in units of 2^-e), and integers add
-associatively. The exponent e of a group is fixed at the start of the round from the largest value, the largest weight
-and the number of clients, so that the sum cannot overflow.
+`fedmrn.server.sum` says how a sum is exact.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from math import frexp, ldexp
+from collections.abc import Mapping, Sequence
+from math import ldexp
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs import CHUNK, Codec, Opened, Plane
+from fedmrn.codecs import Codec, Plane
 from fedmrn.errors import ConfigError, FedmrnError
-from fedmrn.numerics.kernels import NEAR
-from fedmrn.numerics.threads import in_parallel
 from fedmrn.server.plan import RoundPlan
+from fedmrn.server.sum import Contribution, Sum
 from fedmrn.wire.layout import Group
 
 WAIT_FROM = 1 << 22
 """Elements from which the sum does not fit into a cache, and frames wait for others to be folded in one pass."""
 TOGETHER = 8
 """Frames that are folded in one pass where they wait."""
-PART = 1 << 18
-"""Elements of the sum that stay in a cache while all waiting frames are folded into them."""
-
-Contribution = tuple[Opened, float, bool]
-"""What is read, the factor, and whether every product is below `NEAR`."""
 
 
 class ExactSum:
@@ -39,7 +31,7 @@ class ExactSum:
 
     Attributes:
         integers: the sum, int64: the flat vector, then the further planes of the coded group.
-        exponents: e of each group; an integer k stands for k * 2^-e.
+        sums: of each group, the first plane.
         threads: as given.
         waiting: checked frames that are not in `integers` yet.
 
@@ -55,14 +47,43 @@ class ExactSum:
         if coded is not None and not coded.planes.issuperset(plan.planes):
             missing = " or ".join(p.value for p in plan.planes if p not in coded.planes)
             raise ConfigError(f"codec {coded.name} has no plane {missing}")
-        least = 1.0 if {Plane.SIGN, Plane.KEPT} & {*plan.planes} else 0.0  # signs and counts go up to 1
-        self._bounds = {group: max(least, codec.bound(plan.limits.max_value)) for group, codec in codecs.items()}
-        bits = plan.capacity.bit_length()
-        self.exponents = {group: 62 - frexp(bound)[1] - bits for group, bound in self._bounds.items()}
         self._coded = plan.layout.span(Group.CODED).stop
         self.integers = np.zeros(plan.layout.size + (len(plan.planes) - 1) * self._coded, np.int64)
+        self.sums: dict[Group, Sum] = {}
+        self._further: list[Sum] = []
+        for group, codec in codecs.items():
+            made = [self._made(plan, group, codec, span) for span in self._spans(group)]
+            self.sums[group] = made[0]
+            self._further += made[1:]
         self.waiting: list[Contribution] = []
         self._torn = False
+
+    def _spans(self, group: Group) -> list[slice]:
+        """Where the planes of a group lie."""
+        spans = [self._layout.span(group)]
+        if group is Group.CODED:
+            starts = (self._layout.size + i * self._coded for i in range(len(self._planes) - 1))
+            spans += [slice(start, start + self._coded) for start in starts]
+        return spans
+
+    def _made(self, plan: RoundPlan, group: Group, codec: Codec, span: slice) -> Sum:
+        caps, coded = plan.caps, group is Group.CODED
+        capped = caps is not None and coded and codec.sends_scales
+        fine = not (codec.known_magnitude or (capped and caps is not None and caps.learned))
+        made = Sum(self.integers[span], plan.capacity, plan.max_clients, fine=fine)
+        least = 1.0 if coded and {Plane.SIGN, Plane.KEPT} & {*plan.planes} else 0.0  # signs and counts go up to 1
+        if capped and caps is not None:
+            stops = np.cumsum(plan.layout.sizes(group), dtype=np.int64).tolist()
+            bounds = (codec.bound_of_scale(ldexp(1.0, cap)) for cap in caps.scales)
+            made.set_units(stops, (max(least, bound) for bound in bounds))
+        else:
+            made.set_units([span.stop - span.start], [max(least, codec.bound(plan.limits.max_value))])
+        return made
+
+    @property
+    def parts(self) -> list[Sum]:
+        """Each group's sum, and those of the further planes of the coded group."""
+        return [*self.sums.values(), *self._further]
 
     def check_whole(self) -> None:
         """Refuse a sum that is closed or was left half-way.
@@ -87,24 +108,29 @@ class ExactSum:
     def __exit__(self, error: object, *_: object) -> None:
         self._torn = error is not None
 
-    def add(self, sections: Iterable[tuple[Group, Opened]], weight: int) -> None:
-        """Add a frame's sections times a weight, or let it wait for others. Call it inside `with sums:`.
+    def add(self, group: Group, contribution: Contribution) -> None:
+        """Add a section times a weight, or let it wait for others. Call it inside `with sums:`.
 
         Where the sum is larger than the caches, up to 7 frames of a codec that folds directly are kept and folded
         together with the next: an eighth of the sum's memory at most.
         """
-        for group, opened in sections:
-            factor = ldexp(weight, self.exponents[group])
-            near = self._bounds[group] * factor < NEAR
-            if group is not Group.CODED:
-                self._fold([(opened, factor, near)], self._layout.span(group))
-            elif opened.direct_fold and self._coded >= WAIT_FROM and self._planes == (Plane.VALUE,):
-                self.waiting.append((opened, factor, near))
-            else:
-                for i, plane in enumerate(self._planes):
-                    self._fold([(opened.plane(plane), factor, near)], self._span(i))
+        first, opened = self.sums[group], contribution.opened
+        if group is not Group.CODED:
+            first.fold([contribution], self.threads)
+        elif opened.direct_fold and self._coded >= WAIT_FROM and self._planes == (Plane.VALUE,):
+            self.waiting.append(contribution)
+        else:
+            for plane, total in zip(self._planes, (first, *self._further), strict=True):
+                total.fold([Contribution(opened.plane(plane), contribution.weight)], self.threads)
         if len(self.waiting) == TOGETHER:
             self._fold_waiting()
+
+    def replace(self, group: Group, contributions: Sequence[Contribution], bound: float) -> None:
+        """Make a group's sum that of these contributions, none larger than `bound`. Call it inside `with sums:`."""
+        total = self.sums[group]
+        total.clear()
+        total.set_units([total.integers.size], [bound])
+        total.fold(contributions, self.threads)
 
     def settle(self) -> None:
         """Fold the frames that wait for others.
@@ -117,7 +143,8 @@ class ExactSum:
 
     def merge(self, other: "ExactSum") -> None:
         """Add another sum; both are settled. Call it inside `with sums:`."""
-        self.integers += other.integers
+        for mine, its in zip(self.parts, other.parts, strict=True):
+            mine.merge(its)
 
     def mean(self, weight: int) -> NDArray[np.float32]:
         """Return the sum over a total weight, float32, shape (layout.size,); of the coded group, the first plane.
@@ -127,9 +154,8 @@ class ExactSum:
         """
         self.settle()
         mean = np.zeros(self._layout.size, np.float32)
-        for group in self.exponents:
-            span = self._layout.span(group)
-            self._write_mean(group, span, weight, mean[span])
+        for group, total in self.sums.items():
+            total.write_mean(weight, mean[self._layout.span(group)])
         return mean
 
     def plane_mean(self, plane: Plane, weight: int) -> NDArray[np.float32]:
@@ -140,8 +166,10 @@ class ExactSum:
             ValueError: the plane was not asked for.
         """
         self.settle()
-        mean = np.empty(self._coded, np.float32)
-        self._write_mean(Group.CODED, self._span(self._planes.index(plane)), weight, mean)
+        mean = np.zeros(self._coded, np.float32)
+        at = self._planes.index(plane)
+        if Group.CODED in self.sums:  # a model may have no coded group
+            (self.sums[Group.CODED], *self._further)[at].write_mean(weight, mean)
         return mean
 
     def close(self, weight: int) -> NDArray[np.float32]:
@@ -155,38 +183,17 @@ class ExactSum:
         mean = self.integers.view(np.float32)  # half as wide: what is written was read before
         for group in Group:
             span = self._layout.span(group)
-            if group in self.exponents:
-                self._write_mean(group, span, weight, mean[span])
+            if group in self.sums:
+                self.sums[group].write_mean(weight, mean[span])
             else:
                 mean[span] = 0
         total, self.integers = self.integers, np.empty(0, np.int64)
+        self.sums, self._further = {}, []  # they hold views of it
         del mean
         total.resize(-(-self._layout.size // 2), refcheck=False)  # gives the rest back, without a copy
         return total.view(np.float32)[: self._layout.size]
 
-    def _span(self, i: int) -> slice:
-        """Where the i-th plane of the coded group lies."""
-        start = 0 if i == 0 else self._layout.size + (i - 1) * self._coded
-        return slice(start, start + self._coded)
-
     def _fold_waiting(self) -> None:
-        self._fold(self.waiting, self._span(0))
+        if self.waiting:
+            self.sums[Group.CODED].fold(self.waiting, self.threads)
         self.waiting = []
-
-    def _fold(self, contributions: Sequence[Contribution], span: slice) -> None:
-        """Add contributions, all of a part of the sum at a time."""
-        total = self.integers[span]
-
-        def work(first: int, last: int) -> None:
-            for start in range(first, last, PART):
-                for opened, factor, near in contributions:
-                    opened.fold(start, factor, near, total[start : min(start + PART, last)])
-
-        in_parallel(work, total.size, self.threads, CHUNK)
-
-    def _write_mean(self, group: Group, span: slice, weight: int, out: NDArray[np.float32]) -> None:
-        """Write the mean of a part of the sum that has the unit of a group; a model may have no coded group."""
-        factor = ldexp(1.0, -self.exponents.get(group, 0)) / weight
-        for start in range(0, out.size, PART):
-            part = self.integers[span.start + start : min(span.start + start + PART, span.stop)]
-            out[start : start + part.size] = part * factor

@@ -1,10 +1,10 @@
 """The plan of a round's aggregation: what its partial sums must agree on to be added."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from fedmrn.codecs import Plane
 from fedmrn.errors import ConfigError
+from fedmrn.server.caps import RoundCaps
 from fedmrn.wire.frame import Limits, Section
 from fedmrn.wire.layout import Layout
 
@@ -20,8 +20,9 @@ class RoundPlan:
         round: number of the round.
         max_clients: how many frames can be folded at most, all merged aggregators together.
         weighted: whether a frame counts by its weight, or each frame alike.
-        limits: what is accepted; max_weight and max_value also fix the resolution of the sum.
+        limits: what is accepted; max_value also fixes the resolution of sums that have no caps.
         planes: what is summed of the coded group; of the other groups it is always the values.
+        caps: how much one client moves at most; without them, as much as the limits allow.
 
     Raises:
         ConfigError: if a template names no group of the layout, or max_clients is below 1.
@@ -35,6 +36,7 @@ class RoundPlan:
     weighted: bool
     limits: Limits
     planes: tuple[Plane, ...]
+    caps: RoundCaps | None = None
 
     def __post_init__(self) -> None:
         if self.max_clients < 1:
@@ -45,9 +47,14 @@ class RoundPlan:
                 group = t.group.name.lower()
                 raise ConfigError(f"a template has {t.count} elements of group {group}, not the layout's")
 
-    @cached_property
+    @property
+    def max_weight(self) -> int:
+        """What a client counts at most, whatever it claims."""
+        if not self.weighted:
+            return 1
+        return self.limits.max_weight if self.caps is None else min(self.caps.weight, self.limits.max_weight)
+
+    @property
     def capacity(self) -> int:
         """The largest total weight that the round can reach."""
-        if not self.weighted:
-            return self.max_clients
-        return min(self.max_clients * self.limits.max_weight, self.limits.max_total_weight)
+        return self.max_clients * self.max_weight

@@ -1,16 +1,26 @@
 """One round of the server: broadcasts, updates one at a time, and the step that the mean leads to."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs import EncodeKeys
-from fedmrn.errors import ConfigError, DuplicateFrameError, UnknownClientError, WrongRoundError
+from fedmrn.errors import (
+    ConfigError,
+    DuplicateFrameError,
+    FedmrnError,
+    FrameError,
+    RoundOrderError,
+    UnknownClientError,
+    WrongRoundError,
+)
 from fedmrn.numerics.rng import derive_key
 from fedmrn.server.aggregate import Aggregator
+from fedmrn.server.caps import Caps, RoundCaps
+from fedmrn.server.carried import Carried
 from fedmrn.server.optimizer import Scaled
 from fedmrn.server.rules import Sees
 from fedmrn.wire.frame import Frame, Kind
@@ -29,23 +39,31 @@ class Round:
         number: of the round.
         aggregator: the sum of its updates.
         answered: the clients whose updates were folded.
+        caps: how much one client moves at most; None where only the limits bound it.
     """
 
     def __init__(self, server: "Server", number: int, clients: Iterable[int | str]) -> None:
         self.number = number
         self._server = server
         shared = server.scheme.shared_key
-        self._keys = {c: derive_key(server.secret, "noise", number, *(() if shared else (c,))) for c in clients}
+        labels = ("noise", server.run.hex(), number)
+        self._keys = {c: derive_key(server.secret, *labels, *(() if shared else (c,))) for c in clients}
         if not self._keys:
             raise ConfigError("a round needs at least one client")
         if not 1 <= number < 1 << 32:
             raise ConfigError(f"rounds are numbered from 1 to 2^32 - 1, got {number}")
-        self._closed = False
+        self._closed, self._finishing = False, Lock()
         self.answered: set[int | str] = set()
         self._shown = server.shown  # all of a round's clients are shown the same
         self._exact = state_sections(server.layout, self._shown) if server.scheme.exact_broadcast else None
-        self._templates = templates(server.layout, server.scheme.codecs_at(number))
-        self._terms = terms_section(server.scheme.terms)
+        codecs, layout = server.scheme.codecs_at(number), server.layout
+        self._templates = templates(layout, codecs)
+        self.caps: RoundCaps | None = None
+        if server.clipping is not None:
+            learned = server.carried.caps or Caps.at_start(layout)
+            self.caps = RoundCaps.of(learned, server.clipping, layout, self._shown, len(self._keys))
+        tells = self.caps is not None and layout.sizes(Group.CODED) and codecs[Group.CODED].sends_scales
+        self._terms = terms_section(server.scheme.terms, self.caps.scales if self.caps and tells else ())
         self.aggregator = Aggregator(
             server.layout,
             self._templates,
@@ -57,7 +75,13 @@ class Round:
             threads=server.threads,
             planes=server.scheme.rule.planes,
             state=self._shown,
+            caps=self.caps,
         )
+
+    @property
+    def clients(self) -> tuple[int | str, ...]:
+        """Who is asked."""
+        return tuple(self._keys)
 
     def broadcast(self, client: int | str) -> bytes:
         """Return the bytes of this client's broadcast.
@@ -83,7 +107,7 @@ class Round:
         return Frame(Kind.BROADCAST, server.scheme.method, self.number, key, server.layout.digest, 0, sections)
 
     def add(self, client: int | str, data: bytes | memoryview) -> Frame:
-        """Check and fold a client's update; return the frame as parsed.
+        """Check and fold a client's update; return the frame as parsed. Several threads may do so at the same time.
 
         Raises:
             UnknownClientError, DuplicateFrameError: this client was not asked, or answered already.
@@ -91,14 +115,26 @@ class Round:
             FrameError: one subclass for each cause; nothing has changed then.
         """
         key = self._key(client)
-        if self._closed:
-            raise WrongRoundError(f"round {self.number} is finished")
+        self._check_open()
         if client in self.answered:
             raise DuplicateFrameError(f"client {client} answered already in round {self.number}")
+        data = data if isinstance(data, bytes) else bytes(data)  # frames may wait, and must not change meanwhile
         frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=self._server.limits)
-        self.aggregator.add(frame, key, client if self._server.scheme.shared_key else None)
+        try:
+            self.aggregator.add(frame, key, client)
+        except FrameError:
+            raise
+        except FedmrnError:
+            self._check_open()  # another thread has finished the round meanwhile
+            raise
         self.answered.add(client)
         return frame
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise WrongRoundError(f"round {self.number} is finished")
+        if not self._server.is_current(self):
+            raise WrongRoundError(f"round {self.number} is over: another one was begun after it")
 
     def _key(self, client: int | str) -> int:
         if client not in self._keys:
@@ -110,28 +146,41 @@ class Round:
 
         Raises:
             EmptyRoundError: if nothing was folded; the state stays.
+            RoundOrderError: if another round was begun since; the state stays.
             WrongRoundError: if called twice.
         """
-        if self._closed:
-            raise WrongRoundError(f"round {self.number} is finished")
-        server = self._server
+        with self._finishing:
+            if self._closed:
+                raise WrongRoundError(f"round {self.number} is finished")
+            if not self._server.is_current(self):
+                raise RoundOrderError(
+                    f"round {self.number} cannot be finished: another one was begun after it, and its updates are "
+                    "differences to what its own clients were shown"
+                )
+            return self._step()
+
+    def _step(self) -> NDArray[np.float32]:
+        server, aggregator = self._server, self.aggregator
         rule, coded = server.scheme.rule, server.layout.span(Group.CODED)
-        more = [self.aggregator.finish_plane(plane) for plane in rule.planes[1:]]
-        observed = self.aggregator.observed()
+        aggregator.admission.check_any()
+        more = [aggregator.finish_plane(plane) for plane in rule.planes[1:]]
+        observed = aggregator.observed()
         seen = self._shown if rule.sees is Sees.SHOWN else server.state
-        state = self.aggregator.close()  # the mean, and then in its place the state: three dense models at most
+        self._closed = True
+        state = aggregator.close()  # the mean, and then in its place the state: three dense models at most
         stepped = rule.step(self.number, seen[coded], state[coded], *more)
         if np.may_share_memory(stepped, state):  # a rule may return the mean itself
             stepped = stepped.copy()
         state += server.state  # what clients did not see of it is not lost
         state[coded] = stepped
         optimizer, trained = server.scheme.optimizer, slice(0, server.layout.trainable)
-        moments = server.carried.moments
+        moments, caps = server.carried.moments, server.carried.caps
         if optimizer != Scaled(1.0):
             moves, moments = optimizer.step(state[trained] - server.state[trained], moments)
             np.add(server.state[trained], moves, out=state[trained])
             state[coded] = rule.settle(state[coded], stepped)
-        server.state, server.carried = state, replace(server.carried, moments=moments)
-        server.observed = observed
-        self._closed = True
+        if self.caps is not None and server.clipping is not None:
+            known = caps or Caps.at_start(server.layout)
+            caps = aggregator.census.next(known, self.caps, server.clipping)
+        server.advance(self, state, Carried(moments, caps), observed)
         return state

@@ -1,32 +1,21 @@
 """The server: what it keeps from round to round, and the rounds that it begins."""
 
+import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.errors import ConfigError
+from fedmrn.errors import ConfigError, RoundOrderError
+from fedmrn.server.caps import Clipping
+from fedmrn.server.carried import Carried
 from fedmrn.server.round import Round
+from fedmrn.server.saved import RUN_SIZE, Saved, read_saved, write_saved
 from fedmrn.server.scheme import Scheme
 from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
 from fedmrn.wire.layout import Group, Layout
-
-
-@dataclass(frozen=True)
-class Carried:
-    """What a server keeps from round to round beside its state.
-
-    Attributes:
-        moments: of the scheme's optimizer, float32, shape (slots, trained parameters).
-    """
-
-    moments: NDArray[np.float32]
-
-    @classmethod
-    def at_start(cls, layout: Layout, scheme: Scheme) -> "Carried":
-        """Return what a server has before round 1."""
-        return cls(scheme.optimizer.start(layout.trainable))
 
 
 class Server:
@@ -36,20 +25,24 @@ class Server:
         layout: of the model.
         scheme: codecs and server rule.
         state: what the server starts from, float32, shape (layout.size,): `initial` of a model, or the state of an
-            earlier round.
+            earlier round. It is copied.
         secret: 16 to 64 bytes that only the server knows; noise keys are derived from it.
+        run: 16 bytes that name this run, and no other with the same secret: noise keys are derived from it too, so that
+            frames of another run are refused. By default random.
+        round: the last finished round; rounds after it can be begun.
+        clipping: how one client's influence is bounded; None bounds it by the limits alone.
         limits: what is accepted from clients.
         threads: for the fold of models above a million elements; by default all cores.
-        carried: what the server kept beside the state after that earlier round; by default what a run starts with.
+        carried: what the server kept beside the state after that round; by default what a run starts with.
 
     Attributes:
-        state: the exact state, which no client needs to have seen.
+        asked: the clients of the round that was begun last, while it is not finished.
         observed: what the codec says of each coded tensor in the last finished round, such as the density of masks:
             name of the observable -> name of the tensor -> mean over clients.
 
     Raises:
         ConfigError: if the state or the moments are not of the layout's shape or the state not one of the scheme's
-            rule, or the secret has another length.
+            rule, or the secret, the run's id or the round's number cannot be.
     """
 
     def __init__(
@@ -59,6 +52,9 @@ class Server:
         state: NDArray[np.float32],
         secret: bytes,
         *,
+        run: bytes | None = None,
+        round: int = 0,
+        clipping: Clipping | None = Clipping(),  # noqa: B008 - immutable
         limits: Limits = DEFAULT_LIMITS,
         threads: int | None = None,
         carried: Carried | None = None,
@@ -67,14 +63,38 @@ class Server:
             raise ConfigError(f"the state must be float32 of shape ({layout.size},), got {state.dtype} {state.shape}")
         if not 16 <= len(secret) <= 64:
             raise ConfigError(f"the server's secret must have 16 to 64 bytes, got {len(secret)}")
+        run = os.urandom(RUN_SIZE) if run is None else run
+        if len(run) != RUN_SIZE:
+            raise ConfigError(f"a run's id has {RUN_SIZE} bytes, got {len(run)}")
+        if not 0 <= round < 1 << 32:
+            raise ConfigError(f"the last finished round is 0 to 2^32 - 1, got {round}")
         scheme.rule.check(state[layout.span(Group.CODED)])
-        self.layout, self.scheme, self.state = layout, scheme, state
-        self.secret, self.limits, self.threads = secret, limits, threads
+        self.layout, self.scheme = layout, scheme
+        self.secret, self.run, self.limits, self.threads = secret, run, limits, threads
+        self.clipping = clipping
         self.carried = carried = Carried.at_start(layout, scheme) if carried is None else carried
         shape, moments = (scheme.optimizer.slots, layout.trainable), carried.moments
         if moments.shape != shape or moments.dtype != np.float32:
             raise ConfigError(f"the moments must be float32 of shape {shape}, got {moments.dtype} {moments.shape}")
         self.observed: dict[str, dict[str, float]] = {}
+        self.asked: tuple[int | str, ...] = ()
+        self._round = round
+        self._begun: Round | None = None
+        self._keep(state.copy())
+
+    def _keep(self, state: NDArray[np.float32]) -> None:
+        state.flags.writeable = False  # a round adds updates to the state that its clients were shown
+        self._state = state
+
+    @property
+    def state(self) -> NDArray[np.float32]:
+        """The exact state, which no client needs to have seen; read-only. For another one, make another server."""
+        return self._state
+
+    @property
+    def round(self) -> int:
+        """The number of the last finished round, 0 before the first."""
+        return self._round
 
     @property
     def shown(self) -> NDArray[np.float32]:
@@ -93,5 +113,82 @@ class Server:
         return self.scheme.rule.models(self.layout, self.state, round)
 
     def begin(self, round: int, clients: Iterable[int | str]) -> Round:
-        """Start a round (its number from 1) with these clients."""
-        return Round(self, round, clients)
+        """Start a round with these clients; one that was begun before, and not finished, cannot be finished any more.
+
+        Args:
+            round: its number, above that of the last finished round.
+            clients: who is asked.
+
+        Raises:
+            RoundOrderError: this round, or a later one, is finished already.
+            ConfigError: no client is named, or the number is not from 1 to 2^32 - 1.
+        """
+        if round <= self._round:
+            raise RoundOrderError(
+                f"round {round} cannot be begun: round {self._round} is finished already; "
+                f"go on with round {self._round + 1}, or make a new Server for a new run"
+            )
+        begun = Round(self, round, clients)
+        self._begun, self.asked = begun, begun.clients
+        return begun
+
+    def is_current(self, round: Round) -> bool:
+        """Whether this is the round begun last, and not finished: the state is what its clients were shown."""
+        return round is self._begun
+
+    def advance(
+        self, round: Round, state: NDArray[np.float32], carried: Carried, observed: dict[str, dict[str, float]]
+    ) -> None:
+        """Take over what the current round made of the state; called by `Round.finish`."""
+        self._keep(state)
+        self.carried, self.observed = carried, observed
+        self._round, self._begun, self.asked = round.number, None, ()
+
+    def save(self, folder: Path) -> None:
+        """Write all that the server keeps to `checkpoint.bin` in a folder: as a whole, or not at all.
+
+        The file holds the secret: only its owner can read it. Saved after a round has begun, it tells whom that round
+        asked, so that it can be begun again with the same clients; answers that came already are not in it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_saved(
+            folder,
+            Saved(
+                layout=self.layout,
+                method=self.scheme.method,
+                round=self.round,
+                run=self.run,
+                secret=self.secret,
+                state=self.state,
+                carried=self.carried,
+                asked=self.asked,
+            ),
+        )
+
+    @classmethod
+    def load(cls, folder: Path, layout: Layout, scheme: Scheme, **options: Any) -> Self:
+        """Return the server that `save` wrote to a folder.
+
+        Args:
+            folder: where `checkpoint.bin` lies.
+            layout, scheme: as they were; both are checked as far as the file tells.
+            **options: clipping, limits, threads, as for a new server.
+
+        Raises:
+            RunError: the file is missing, damaged, or of another model or method.
+        """
+        found = read_saved(folder, layout, scheme)
+        server = cls(
+            layout,
+            scheme,
+            found.state,
+            found.secret,
+            run=found.run,
+            round=found.round,
+            carried=found.carried,
+            **options,
+        )
+        server.asked = found.asked
+        return server

@@ -36,22 +36,33 @@ CHECKSUM_SIZE = _CRC.size
 
 
 class Kind(IntEnum):
-    """Which way a frame travels."""
+    """Which way a frame travels; what a server saves for itself does not travel."""
 
     UPDATE = 1
     BROADCAST = 2
+    SAVED = 3
 
 
 class Role(IntEnum):
-    """What a section is: an update, the server's state, the template of a section to send, or terms of training."""
+    """What a section is.
+
+    An update, the server's state, the template of a section to send, or terms of training. In what a server saves, also
+    the moments of its optimizer, and all else that it keeps.
+    """
 
     UPDATE = 0
     STATE = 1
     TEMPLATE = 2
     TERMS = 3
+    MOMENTS = 4
+    SERVER = 5
 
 
-_ROLES = {Kind.UPDATE: {Role.UPDATE}, Kind.BROADCAST: {Role.STATE, Role.TEMPLATE, Role.TERMS}}
+_ROLES = {
+    Kind.UPDATE: {Role.UPDATE},
+    Kind.BROADCAST: {Role.STATE, Role.TEMPLATE, Role.TERMS},
+    Kind.SAVED: {Role.STATE, Role.MOMENTS, Role.SERVER},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +72,9 @@ class Limits:
     Attributes:
         max_bytes: length of a whole frame.
         max_sections: sections in a frame.
-        max_weight: weight of one client (samples or batches).
-        max_total_weight: weight of all clients of a round together.
+        max_weight: weight that one client may claim (samples or batches). A server counts less of it where it is far
+            above what most clients have (`fedmrn.server.caps`).
         max_value: magnitude of a dense value.
-
-    The last three fix the resolution of the sum: with 10 clients the defaults round a dense value times its weight to
-    multiples of 2^-21. Set max_weight to what your largest client can have.
 
     Raises:
         ConfigError: unless all are positive and max_value is finite.
@@ -75,11 +83,10 @@ class Limits:
     max_bytes: int = 1 << 32
     max_sections: int = 64
     max_weight: int = 1 << 20
-    max_total_weight: int = 1 << 24
     max_value: float = float(1 << 16)
 
     def __post_init__(self) -> None:
-        whole = (self.max_bytes, self.max_sections, self.max_weight, self.max_total_weight)
+        whole = (self.max_bytes, self.max_sections, self.max_weight)
         if min(whole) < 1 or not 0 < self.max_value < inf:
             raise ConfigError(f"limits are positive and finite, got {self}")
 
@@ -114,12 +121,12 @@ class Frame:
     """A parsed frame, or one to be written.
 
     Attributes:
-        kind: update or broadcast.
+        kind: update, broadcast, or saved.
         method: id of the method (`fedmrn.methods.METHODS`).
         round: 32-bit number of the round, from 1.
         noise_key: 64-bit key of this client's noise in this round.
         layout_digest: 16 bytes, see `fedmrn.wire.layout.Layout.digest`.
-        weight: the client's weight in the mean, a positive integer; 0 in a broadcast.
+        weight: the client's weight in the mean, a positive integer; 0 in other frames.
         sections: in the order of the wire.
     """
 

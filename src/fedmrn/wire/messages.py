@@ -12,7 +12,7 @@ from fedmrn.errors import EncodeError, LimitError, MalformedFrameError, WrongKin
 from fedmrn.numerics.bits import packed_size
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Role, Section
 from fedmrn.wire.layout import Group, Layout
-from fedmrn.wire.terms import read_terms
+from fedmrn.wire.terms import read_caps, read_terms
 
 _RAW = Raw()
 _NO_KEYS = EncodeKeys(0, 0)
@@ -62,6 +62,7 @@ def _check_broadcast(frame: Frame, layout: Layout) -> None:
     if frame.layout_digest != layout.digest:
         raise WrongLayoutError("the broadcast is for a model with other tensors than this one")
     read_terms(frame)
+    told_caps(frame, layout)
 
 
 def read_state(frame: Frame, layout: Layout) -> NDArray[np.float32]:
@@ -73,6 +74,24 @@ def read_state(frame: Frame, layout: Layout) -> NDArray[np.float32]:
         FrameError: a section is missing, of another length, or does not decode; or terms that cannot be.
     """
     _check_broadcast(frame, layout)
+    return _read_sections(frame, layout)
+
+
+def read_exact_state(saved: Frame, layout: Layout) -> NDArray[np.float32]:
+    """Return the state in what a server saved, float32, shape (layout.size,).
+
+    Raises:
+        WrongLayoutError: it is of a model with other tensors.
+        FrameError: a section is missing, of another length or codec, or does not decode.
+    """
+    if saved.layout_digest != layout.digest:
+        raise WrongLayoutError("it is of a model with other tensors than this one")
+    if any(s.role is Role.STATE and s.codec != Raw.id for s in saved.sections):
+        raise MalformedFrameError("a saved state is not exact")
+    return _read_sections(saved, layout)
+
+
+def _read_sections(frame: Frame, layout: Layout) -> NDArray[np.float32]:
     state = np.empty(layout.size, np.float32)
     for group, span in _parts(layout):
         section = frame.select(Role.STATE, group)
@@ -83,6 +102,19 @@ def read_state(frame: Frame, layout: Layout) -> NDArray[np.float32]:
             raise MalformedFrameError(f"codec {codec.name} is for updates of a state, not for a state")
         state[span] = codec.decode(section.body, section.count, frame.noise_key)
     return state
+
+
+def told_caps(broadcast: Frame, layout: Layout) -> tuple[int, ...]:
+    """Return the exponents of the largest scale of each coded tensor that is not empty; none where none is told.
+
+    Raises:
+        MalformedFrameError: they are not as many as the model has tensors.
+        FrameError: as `fedmrn.wire.terms.read_caps`.
+    """
+    caps, tensors = read_caps(broadcast), len(layout.sizes(Group.CODED))
+    if caps and len(caps) != tensors:
+        raise MalformedFrameError(f"the broadcast tells {len(caps)} caps, and the model has {tensors} coded tensors")
+    return caps
 
 
 def encode_update(
@@ -131,6 +163,8 @@ def encode_update(
             state = read_state(broadcast, layout) if state is None else state
             codec = codec.bind(state[span])
         keys = EncodeKeys(broadcast.noise_key, sampling_key, layout.sizes(t.group))
+        if t.group is Group.CODED and codec.sends_scales:
+            keys = replace(keys, caps=told_caps(broadcast, layout))
         body = codec.encode(vector[span], keys)
         sections.append(Section(t.codec, Role.UPDATE, t.group, t.count, t.params, body))
     return Frame(

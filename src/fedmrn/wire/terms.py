@@ -3,13 +3,18 @@
 The section has role TERMS, codec 0, group CODED and one byte of parameters, the version. Its body is a record for each
 term, in increasing order of tags: u16 tag, u32 length of the value, the value. Terms at their default are not written,
 and where none is left there is no section. A reader refuses a tag that it does not know: terms are not advice.
+
+One term is not a setting, but changes from round to round: the *caps*, for each coded tensor that is not empty the
+exponent of the largest scale 2^e that its update may have, one signed byte each. Its tag is 32.
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from types import MappingProxyType
+
+import numpy as np
 
 from fedmrn.errors import (
     BoundError,
@@ -26,6 +31,9 @@ from fedmrn.wire.layout import Group
 _VERSION = 1
 _RECORD = struct.Struct("<HI")
 _DOUBLE, _SWITCH = struct.Struct("<d"), struct.Struct("<B")
+_CAPS = 32
+LEAST_CAP, LARGEST_CAP = -126, 127
+"""The exponents that a cap can have: 2^e is a normal float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,25 +98,32 @@ def check_terms(terms: Mapping[str, float]) -> None:
             raise ConfigError(f"{name} = {value!r} cannot be told to clients: it is {TERMS[name].words}")
 
 
-def terms_section(terms: Mapping[str, float]) -> tuple[Section, ...]:
+def terms_section(terms: Mapping[str, float], caps: Sequence[int] = ()) -> tuple[Section, ...]:
     """Return the section that tells these terms: none where there are none.
 
+    Args:
+        terms: settings by name.
+        caps: exponents of the largest scale of each coded tensor that is not empty; none where they are not told.
+
     Raises:
-        ConfigError: as `check_terms`.
+        ConfigError: as `check_terms`, or a cap is out of its range.
     """
     check_terms(terms)
-    if not terms:
-        return ()
-    body = b""
+    records = []
     for term in sorted((TERMS[name] for name in terms), key=lambda term: term.tag):
-        value = term.kind(terms[term.name])
-        data = term.form.pack(value)
-        body += _RECORD.pack(term.tag, len(data)) + data
-    return (Section(0, Role.TERMS, Group.CODED, len(terms), bytes([_VERSION]), body),)
+        records.append((term.tag, term.form.pack(term.kind(terms[term.name]))))
+    if caps:
+        if not all(LEAST_CAP <= cap <= LARGEST_CAP for cap in caps):
+            raise ConfigError(f"a cap is 2^{LEAST_CAP} to 2^{LARGEST_CAP}, got exponents {min(caps)} to {max(caps)}")
+        records.append((_CAPS, np.array(caps, np.int8).tobytes()))
+    if not records:
+        return ()
+    body = b"".join(_RECORD.pack(tag, len(data)) + data for tag, data in records)
+    return (Section(0, Role.TERMS, Group.CODED, len(records), bytes([_VERSION]), body),)
 
 
 def read_terms(broadcast: Frame) -> dict[str, float]:
-    """Return the terms of a broadcast by name; what is not there has its default.
+    """Return the settings among a broadcast's terms by name; what is not there has its default.
 
     Raises:
         UnsupportedVersionError: the section is of another version.
@@ -117,24 +132,46 @@ def read_terms(broadcast: Frame) -> dict[str, float]:
         MalformedFrameError: records are out of order, repeated, cut, of another length than their term's, or not
             as many as the section says; or the section's header is not that of terms.
     """
+    return {_BY_TAG[tag].name: _value(_BY_TAG[tag], data) for tag, data in _checked(broadcast) if tag != _CAPS}
+
+
+def read_caps(broadcast: Frame) -> tuple[int, ...]:
+    """Return the exponents of the caps that a broadcast tells, one for each coded tensor that is not empty; or none.
+
+    Raises:
+        BoundError: a cap is not a normal float32.
+        FrameError: as `read_terms`.
+    """
+    found = next((data for tag, data in _checked(broadcast) if tag == _CAPS), None)
+    if found is None:
+        return ()
+    caps: list[int] = np.frombuffer(found, np.int8).tolist()
+    if not caps:
+        raise MalformedFrameError("the term of caps is empty")
+    if min(caps) < LEAST_CAP:
+        raise BoundError(f"a cap of 2^{min(caps)} is told; 2^{LEAST_CAP} to 2^{LARGEST_CAP} is accepted")
+    return tuple(caps)
+
+
+def _checked(broadcast: Frame) -> list[tuple[int, memoryview]]:
+    """Return (tag, value) of each term, once header, order and number of the records are checked."""
     sections = [s for s in broadcast.sections if s.role is Role.TERMS]
     if not sections:
-        return {}
+        return []
     section = sections[0]
     if len(sections) > 1 or section.codec or section.group is not Group.CODED or len(section.params) != 1:
         raise MalformedFrameError("a broadcast has one section of terms: codec 0, group coded, a version of one byte")
     if section.params[0] != _VERSION:
         raise UnsupportedVersionError(f"terms of version {section.params[0]}; this library reads version {_VERSION}")
-    found: dict[str, float] = {}
+    found: list[tuple[int, memoryview]] = []
     last = 0
     for tag, data in _records(memoryview(section.body)):
         if tag <= last:
             raise MalformedFrameError(f"term {tag} follows term {last}: tags must increase")
         last = tag
-        if tag not in _BY_TAG:
+        if tag != _CAPS and tag not in _BY_TAG:
             raise UnknownTermError(f"the broadcast sets term {tag}, which this version does not know: update fedmrn")
-        term = _BY_TAG[tag]
-        found[term.name] = _value(term, data)
+        found.append((tag, data))
     if not found or len(found) != section.count:
         raise MalformedFrameError(f"the section of terms says that it holds {section.count}, and holds {len(found)}")
     return found

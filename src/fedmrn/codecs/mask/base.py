@@ -31,3 +31,8 @@ class MaskCodec(Codec):
     def own_scales(self) -> bool:
         """Whether each client chooses the scale of its noise."""
         return self.noise_scale.follows_update
+
+    @property
+    def known_magnitude(self) -> bool:
+        """Unless clients choose the scale."""
+        return not self.own_scales

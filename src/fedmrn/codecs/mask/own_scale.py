@@ -43,6 +43,10 @@ class OpenedScaledMask(Opened):
         self.inner.read(start, out)
         out *= scales
 
+    def tensor_scales(self) -> TensorScales:
+        """Return the scales of the tensors."""
+        return self.scales
+
     def observed(self, tensors: Sequence[slice]) -> Observed:
         """Return the number of ones of each tensor, and the exponent of the scale of its first element."""
         exponents = [frexp(self.scales.at(where.start))[1] - 1 for where in tensors]
@@ -87,6 +91,11 @@ class OwnScale(MaskCodec):
         return FitsUpdate()
 
     @property
+    def sends_scales(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
     def multiple(self) -> float:
         """What a tensor's scale is over its mean |u|, but for rounding to a power of two."""
         return FitsUpdate.multiple(self.masked.mask, self.masked.noise.law)
@@ -112,6 +121,10 @@ class OwnScale(MaskCodec):
     def bound(self, max_value: float) -> float:
         """Return `max_value`: scales that go beyond it are refused."""
         return max_value
+
+    def bound_of_scale(self, scale: float) -> float:
+        """Return the largest magnitude of noise of this scale."""
+        return scale * self.inner.bound(float("inf"))
 
     def encode(self, vector: F32, keys: EncodeKeys) -> bytes:
         """Measure the scales, and encode the update u in units of them."""

@@ -66,7 +66,7 @@ class FitsUpdate(NoiseScale):
         return multiple
 
     @staticmethod
-    def exponents(means: Any, multiple: float, xp: Any = np) -> Any:
+    def exponents(means: Any, multiple: float, caps: Any = None, xp: Any = np) -> Any:
         """Return the exponent of each tensor's scale: the power of two nearest to a multiple of the mean of |u|.
 
         Nearest in ratio, and within what noise can have. A tensor that has not moved gets the smallest scale, 2^-80;
@@ -75,6 +75,7 @@ class FitsUpdate(NoiseScale):
         Args:
             means: of |u|, float64, shape (tensors,): an array of `xp`.
             multiple: as `multiple` says.
+            caps: exponents of the largest scales that are allowed, int32, shape (tensors,), an array of `xp`.
             xp: the namespace of the array, numpy or torch.
 
         Returns:
@@ -83,4 +84,5 @@ class FitsUpdate(NoiseScale):
         wanted = means * multiple
         nearest = xp.frexp(wanted * wanted)[1] // 2  # 2^e with |log2(wanted) - e| <= 1/2
         nearest = xp.where(wanted > 0, nearest, _LEAST)
-        return xp.clip(xp.where(xp.isfinite(wanted), nearest, 0), _LEAST, _MOST)
+        found = xp.clip(xp.where(xp.isfinite(wanted), nearest, 0), _LEAST, _MOST)
+        return found if caps is None else xp.minimum(found, xp.clip(caps, _LEAST, _MOST))

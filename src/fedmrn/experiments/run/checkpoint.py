@@ -1,6 +1,6 @@
 """Checkpoints: the server's state after a round, and what clients keep.
 
-checkpoint.bin                the state as a broadcast frame: checksum, layout digest and bounds checks come with it
+checkpoint.bin                what the server keeps (`fedmrn.server.saved`)
 memory/CLIENT-ROUND.bin       what a client keeps since that round, as a frame with one raw section
 
 The files of a round's clients are written before its checkpoint, and older ones of the same clients are deleted after
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from fedmrn.errors import FrameError, RunError
 from fedmrn.experiments.run.vectors import read_vector, write_vector
-from fedmrn.files import write_atomic
-from fedmrn.wire.frame import Frame, Kind
+from fedmrn.federation.secrets import run_of, secret_of
+from fedmrn.server.saved import FILE, Saved, read_saved, write_saved
+from fedmrn.server.scheme import Scheme
 from fedmrn.wire.layout import Group, Layout
-from fedmrn.wire.messages import read_state, state_sections
 
 if TYPE_CHECKING:
     from fedmrn.federation.simulation import Memory, RoundResult
@@ -29,53 +29,54 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"(\d+)-(\d+)\.bin")
 
 
-def save_checkpoint(folder: Path, layout: Layout, method: int, result: "RoundResult") -> None:
-    """Write a round's checkpoint."""
+def save_checkpoint(folder: Path, layout: Layout, method: int, seed: int, result: "RoundResult") -> None:
+    """Write a round's checkpoint; the seed is the run's."""
     memory = folder / "memory"
     if result.memory:
         memory.mkdir(exist_ok=True)
     for client, vector in result.memory.items():
         write_vector(memory / f"{client}-{result.round}.bin", layout, method, result.round, client, vector)
-    state = state_sections(layout, result.state)
-    frame = Frame(Kind.BROADCAST, method, result.round, 0, layout.digest, 0, state)
-    write_atomic(folder / "checkpoint.bin", frame.to_bytes())
+    write_saved(
+        folder,
+        Saved(
+            layout=layout,
+            method=method,
+            round=result.round,
+            run=run_of(seed),
+            secret=secret_of(seed),
+            state=result.state,
+            carried=result.carried,
+            asked=(),
+        ),
+    )
     for path, client, round_ in _memory_files(folder):
         if client in result.memory and round_ < result.round:
             path.unlink()
 
 
-def saved_round(folder: Path) -> int:
-    """Return the round of a folder's checkpoint, 0 if there is none.
-
-    Raises:
-        RunError: the checkpoint is damaged.
-    """
-    frame = _frame(folder / "checkpoint.bin")
-    return 0 if frame is None else frame.round
-
-
 def restore(
-    folder: Path, recorded: int, layout: Layout, taken_part: Callable[[int], Mapping[int, int]] = lambda _: {}
-) -> tuple[int, NDArray[np.float32] | None, "Memory"]:
-    """Return (the last whole round, the server's state after it, what clients keep); state None before round 1.
+    folder: Path,
+    recorded: int,
+    layout: Layout,
+    scheme: Scheme,
+    taken_part: Callable[[int], Mapping[int, int]] = lambda _: {},
+) -> tuple[Saved | None, "Memory"]:
+    """Return what the server kept after the last whole round, None before round 1, and what clients keep.
 
     Args:
         folder: of the run.
         recorded: rounds in rounds.jsonl.
         layout: of the model.
+        scheme: of the run.
         taken_part: for methods whose clients keep something: which clients must have kept it since which round, at the
             end of a round.
 
     Raises:
         RunError: a file is damaged, missing or does not fit, or rounds.jsonl lost rounds.
     """
-    saved = _frame(folder / "checkpoint.bin")
-    if saved is None:
-        return 0, None, {}
-    try:
-        state = read_state(saved, layout)
-    except FrameError as error:
-        raise RunError(f"{folder / 'checkpoint.bin'} does not fit: {error}; delete it to start anew") from error
+    if not (folder / FILE).exists():
+        return None, {}
+    saved = read_saved(folder, layout, scheme)
     if recorded < saved.round:
         raise RunError(
             f"{folder / 'rounds.jsonl'} lost rounds before {saved.round}; delete checkpoint.bin beside it to start anew"
@@ -87,7 +88,7 @@ def restore(
                 f"{folder / 'memory'} lost what client {client} keeps since round {round_}; delete checkpoint.bin to "
                 "start this run from round 1"
             )
-    return saved.round, state, {c: _read_memory(path, c, round_, layout) for c, (round_, path) in newest.items()}
+    return saved, {c: _read_memory(path, c, round_, layout) for c, (round_, path) in newest.items()}
 
 
 def tidy(folder: Path, saved: int) -> None:
@@ -119,10 +120,3 @@ def _read_memory(path: Path, client: int, round_: int, layout: Layout) -> NDArra
         return read_vector(path, layout, round_, client, layout.span(Group.CODED).stop)
     except (OSError, FrameError) as error:
         raise RunError(f"{path} does not fit: {error}; delete checkpoint.bin to start this run from round 1") from error
-
-
-def _frame(path: Path) -> Frame | None:
-    try:
-        return Frame.from_bytes(path.read_bytes(), kind=Kind.BROADCAST) if path.exists() else None
-    except FrameError as error:
-        raise RunError(f"{path} is damaged ({error}); delete checkpoint.bin to start this run from round 1") from error

@@ -5,8 +5,8 @@ from pathlib import Path
 from fedmrn.errors import ConfigError, RunError
 from fedmrn.experiments.config import Experiment, difference
 from fedmrn.experiments.parsing import parse_toml
-from fedmrn.experiments.run.checkpoint import saved_round
 from fedmrn.experiments.run.record import read_records
+from fedmrn.server.saved import saved_round
 
 
 def read_experiment(folder: Path) -> Experiment:

@@ -3,8 +3,7 @@
 config.toml        the resolved experiment
 rounds.jsonl       one JSON line a round (see `record`)
 layout.json        the model's tensors: names, shapes and groups in flat order
-checkpoint.bin     the server's state after the last whole round (see `checkpoint`)
-carried-N.bin      what the server keeps beside the state after round N, where it keeps something (see `carried`)
+checkpoint.bin     what the server keeps after the last whole round (see `checkpoint`)
 memory/            what clients keep from their last round, for methods whose clients do
 last-update.bin    one client's frame of the last round, for `fedmrn inspect`
 partition.json     who holds what: images by client and label
@@ -28,8 +27,7 @@ import torch
 from fedmrn.data import holdings, plot_partition
 from fedmrn.errors import RunError
 from fedmrn.experiments.config import Experiment
-from fedmrn.experiments.run.carried import restore_carried, save_carried
-from fedmrn.experiments.run.checkpoint import restore, save_checkpoint, saved_round, tidy
+from fedmrn.experiments.run.checkpoint import restore, save_checkpoint, tidy
 from fedmrn.experiments.run.folder import check_folder, finished
 from fedmrn.experiments.run.layout_file import write_layout
 from fedmrn.experiments.run.prepare import Prepared, prepare
@@ -40,6 +38,7 @@ from fedmrn.federation.warmup import warm_up
 from fedmrn.files import append, locked, write_atomic
 from fedmrn.methods import method
 from fedmrn.server import Server
+from fedmrn.server.saved import saved_round
 from fedmrn.torch import ModelLayout, local_rule
 
 
@@ -121,16 +120,18 @@ def _go_on(
         return {client: record.round for record in records[:round_] for client in record.clients}
 
     remembers = local_rule(method(experiment.method).local).remembers
-    done, state, memory = restore(folder, len(records), layout, taken_part if remembers else lambda _: {})
+    scheme = prepared.federation.scheme
+    saved, memory = restore(folder, len(records), layout, scheme, taken_part if remembers else lambda _: {})
+    done = 0 if saved is None else saved.round
+    state = None if saved is None else saved.state
     if state is None:
-        state = Server.initial(layout, prepared.federation.scheme, view.read())
+        state = Server.initial(layout, scheme, view.read())
         plot_partition(
             prepared.dataset.labels(),
             prepared.federation.parts,
             folder / "partition.png",
             f"{experiment.data.name}, {experiment.data.partition}, {experiment.data.clients} clients: who holds what",
         )
-    carried = restore_carried(folder, layout, done, prepared.federation.scheme)
     tidy(folder, done)
     records = records[:done]
     write_atomic(folder / "rounds.jsonl", "".join(r.as_line() for r in records).encode())
@@ -153,7 +154,7 @@ def _go_on(
                 transport=transport,
                 first=done + 1,
                 memory=memory,
-                carried=carried,
+                carried=None if saved is None else saved.carried,
                 on_client=progress.client,
             )
         ) as results,
@@ -163,8 +164,7 @@ def _go_on(
             try:
                 append(folder / "rounds.jsonl", record.as_line().encode())
                 write_atomic(folder / "last-update.bin", result.sample)
-                save_carried(folder, layout, method(experiment.method).id, result.round, result.carried)
-                save_checkpoint(folder, layout, method(experiment.method).id, result)
+                save_checkpoint(folder, layout, method(experiment.method).id, experiment.seed, result)
             except OSError as error:
                 raise RunError(
                     f"{error.filename}: {error.strerror}; the {len(records)} rounds before are kept; put that right, "

@@ -197,7 +197,7 @@ def write_weights(
         )
 
 
-def rescale(u: Tensor, parts: Sequence[slice], multiple: float, noise: Tensor, exponents: Tensor) -> None:
+def rescale(u: Tensor, parts: Sequence[slice], multiple: float, noise: Tensor, exponents: Tensor, caps: Tensor) -> None:
     """Give the noise of each part the scale that fits u there, as `fedmrn.codecs.mask.scale.FitsUpdate` says.
 
     Nothing waits for the device, so that a step with it can be captured.
@@ -207,11 +207,12 @@ def rescale(u: Tensor, parts: Sequence[slice], multiple: float, noise: Tensor, e
         parts: where each tensor is; none is empty.
         multiple: of the mean of |u|; the scale is the power of two nearest to it.
         exponents: int32, shape (len(parts),), on that device: of the scales that the noise has, and then will have.
+        caps: of the largest scales that are allowed, as `exponents`.
     """
     means = torch.stack(
         [torch.linalg.vector_norm(u[where], 1, dtype=torch.float64) / (where.stop - where.start) for where in parts]
     )
-    wanted = FitsUpdate.exponents(means, multiple, torch)
+    wanted = FitsUpdate.exponents(means, multiple, caps, torch)
     more = wanted - exponents
     half = more // 2  # the whole factor may be beyond float32
     factors = ((torch.stack([half, more - half]) + 127) << 23).view(torch.float32)  # powers of two, by their bits

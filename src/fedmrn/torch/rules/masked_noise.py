@@ -17,10 +17,12 @@ from fedmrn.numerics.threads import in_parallel
 from fedmrn.torch.fast.fused import STAY, Move, plain_sgd, sgd_moves, without_gradients
 from fedmrn.torch.rules.through import Through
 from fedmrn.wire.layout import Group
+from fedmrn.wire.messages import told_caps
+from fedmrn.wire.terms import LARGEST_CAP
 
 _AHEAD = 1024
 """Steps whose random streams are put on a device at a time."""
-_VECTORS = ("u", "weights", "base", "noise", "_aimed", "_exponents")
+_VECTORS = ("u", "weights", "base", "noise", "_aimed", "_exponents", "_caps")
 """What a captured step of `MaskedTraining` uses beside the model's tensors."""
 
 
@@ -57,6 +59,7 @@ class MaskedTraining(Through):
         self._multiple = FitsUpdate.multiple(masked.mask, masked.noise.law)
         self._parts = [where for _, where in self.coded if where.start < where.stop]
         self._exponents = torch.zeros(len(self._parts), dtype=torch.int32, device=self.view.device)
+        self._caps = self._told_caps()
         self._kernels = _kernels_of(self.view.device)
         self.noise = torch.empty_like(self.base)
         self._aimed = torch.empty(0, dtype=torch.int32, device=self.view.device)
@@ -67,6 +70,11 @@ class MaskedTraining(Through):
         self._aimed = torch.empty(self._kernels.WORDS, dtype=torch.int32, device=self.view.device)
         self._ahead = min(_AHEAD, self.steps + 1)
         self._aim()
+
+    def _told_caps(self) -> Tensor:
+        """The exponents of the largest scales that the server takes, int32, one a tensor."""
+        caps = told_caps(self.broadcast, self.view.layout) or (LARGEST_CAP,) * len(self._parts)
+        return torch.tensor(caps, dtype=torch.int32, device=self.view.device)
 
     def device_step(self) -> None:
         """Move u and draw the next weights: in one pass where the optimiser is plain SGD."""
@@ -89,11 +97,11 @@ class MaskedTraining(Through):
         if not self._follows_update:
             return
         if self._kernels is not None:
-            self._kernels.rescale(self.u, self._parts, self._multiple, self.noise, self._exponents)
+            self._kernels.rescale(self.u, self._parts, self._multiple, self.noise, self._exponents, self._caps)
             return
         u, noise, exponents = (v.numpy() for v in (self.u, self.noise, self._exponents))
         means = np.array([mean_magnitude(u[where]) for where in self._parts], np.float64)
-        wanted = FitsUpdate.exponents(means, self._multiple)
+        wanted = FitsUpdate.exponents(means, self._multiple, self._caps.numpy())
         for where, more in zip(self._parts, (wanted - exponents).tolist(), strict=True):
             if more:  # in two halves: the whole factor may be beyond float32
                 noise[where] *= 2.0 ** (more // 2)

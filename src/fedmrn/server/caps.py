@@ -1,0 +1,198 @@
+"""Caps: how much one client may move a tensor and how much it counts, learned from what most clients sent before.
+
+A sum that does not depend on the order of its terms cannot clip by what it has not seen. So caps are fixed when a round
+begins: a small multiple of the median over the clients of the round before. The median of a round is that of its honest
+clients as long as they are the majority. A cap at most doubles and at most halves from round to round, so that rounds
+in which they are not move it by little, and do not stop training either.
+
+All caps but those of weights are powers of two, written as exponents: 2^e.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import frexp
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.codecs.scales import UNMOVED
+from fedmrn.errors import ConfigError
+from fedmrn.wire.layout import Group, Layout, TensorSpec
+from fedmrn.wire.terms import LARGEST_CAP, LEAST_CAP
+
+Exponents = tuple[int | None, ...]
+"""For each tensor the exponent of its cap; None where none is known yet."""
+STILL = -80
+"""Exponents up to this say that a tensor was not moved: it is the least scale that noise can have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clipping:
+    """How caps follow from what clients sent, and what holds before anything is known (clipping of single clients).
+
+    Attributes:
+        weights: a client counts at most so many times the median weight.
+        scales: the cap of a coded tensor's scale lies so many powers of two above the median.
+        values: the same of the magnitude of dense values and statistics.
+        first_weight: what a client counts at most in the first round. With 1 all count alike in it; set it to what a
+            large client of yours has, and the first round is weighted too.
+        first: the first cap of a tensor over its own largest magnitude, and of one that is zero over that of the
+            model's middle tensor; also of tensors that most clients have not moved yet.
+        hold: values of side data, of all clients together, that are kept until a round closes, to clip them by that
+            round's own median. Where there would be more, they are clipped by caps of the round before.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    weights: int = 4
+    scales: int = 1
+    values: int = 2
+    first_weight: int = 1
+    first: float = 1.0
+    hold: int = 1 << 26
+
+    def __post_init__(self) -> None:
+        if min(self.weights, self.first_weight) < 1 or min(self.scales, self.values, self.hold) < 0:
+            raise ConfigError(f"multiples and weights of clipping are at least 1, and its exponents at least 0: {self}")
+        if not 2.0**-60 <= self.first <= 2.0**60:
+            raise ConfigError(f"the first cap is 2^-60 to 2^60 times a tensor's magnitude, got {self.first}")
+
+
+@dataclass(frozen=True)
+class Caps:
+    """What is known at the end of a round of the caps of the next one.
+
+    Attributes:
+        weight: what a client counts at most; None before the first round.
+        scales: of each coded tensor that is not empty: of its scale.
+        values: of each tensor of the other groups that is not empty: of its values' magnitude.
+    """
+
+    weight: int | None
+    scales: Exponents
+    values: Exponents
+
+    @classmethod
+    def at_start(cls, layout: Layout) -> "Caps":
+        """Return the caps of a run's first round: none is known."""
+        return cls(None, (None,) * len(_tensors(layout, coded=True)), (None,) * len(_tensors(layout, coded=False)))
+
+
+@dataclass(frozen=True)
+class RoundCaps:
+    """The caps of one round; every partial sum of it has the same.
+
+    Attributes:
+        weight: what a client counts at most.
+        scales: exponents, for each coded tensor that is not empty.
+        values: the same for the other groups.
+        learned: whether all caps of scales come from earlier rounds: then the sums need no more digits than they have.
+        hold: whether side data is kept until the round closes, and clipped by its own median.
+        above: powers of two between that median and the cap.
+    """
+
+    weight: int
+    scales: tuple[int, ...]
+    values: tuple[int, ...]
+    learned: bool
+    hold: bool
+    above: int
+
+    @classmethod
+    def of(
+        cls, caps: Caps, clipping: Clipping, layout: Layout, shown: NDArray[np.float32], clients: int
+    ) -> "RoundCaps":
+        """Return the caps of a round with so many clients, who are shown this state."""
+        first = _first(layout, shown, clipping.first)
+        coded = len(caps.scales)
+        found = [a if a is not None else b for a, b in zip((*caps.scales, *caps.values), first, strict=True)]
+        side = sum(t.size for t in layout.tensors if t.group is not Group.CODED)
+        return cls(
+            weight=clipping.first_weight if caps.weight is None else caps.weight,
+            scales=tuple(found[:coded]),
+            values=tuple(found[coded:]),
+            learned=None not in caps.scales,
+            hold=side * clients <= clipping.hold,
+            above=clipping.values,
+        )
+
+
+@dataclass
+class Census:
+    """What each update of a round claims: its weight, and how large its tensors are. The order does not matter.
+
+    Attributes:
+        weights: as the clients claim them.
+        scales: of each update the exponents of its scales, int16, shape (coded tensors,); none if its codec has none.
+        values: the same of the magnitudes of side data.
+    """
+
+    weights: list[int] = field(default_factory=list)
+    scales: list[NDArray[np.int16]] = field(default_factory=list)
+    values: list[NDArray[np.int16]] = field(default_factory=list)
+
+    def merge(self, other: "Census") -> None:
+        """Add what another part of the round counted."""
+        self.weights += other.weights
+        self.scales += other.scales
+        self.values += other.values
+
+    def next(self, before: Caps, used: RoundCaps, clipping: Clipping) -> Caps:
+        """Return the caps of the next round, given what was known before this one and what it used."""
+        weight = clipping.weights * sorted(self.weights)[(len(self.weights) - 1) // 2]
+        if before.weight is not None:
+            weight = min(max(weight, (before.weight + 1) // 2), 2 * before.weight)
+        return Caps(
+            weight,
+            _moved(before.scales, used.scales, medians(self.scales), clipping.scales),
+            _moved(before.values, used.values, medians(self.values), clipping.values),
+        )
+
+
+def medians(rows: Sequence[NDArray[np.int16]]) -> NDArray[np.int16]:
+    """Return the lower median of each column, int16, shape (columns,); no columns where there are no rows."""
+    if not rows:
+        return np.zeros(0, np.int16)
+    return np.asarray(np.sort(np.stack(rows), axis=0)[(len(rows) - 1) // 2], np.int16)
+
+
+def _moved(before: Exponents, used: Sequence[int], found: NDArray[np.int16], above: int) -> Exponents:
+    """Return caps so far above the medians found, at most one power of two from those that were used."""
+    if not found.size:
+        return before
+    caps: list[int | None] = []
+    for old, cap, median in zip(before, used, found.tolist(), strict=True):
+        if median <= STILL:
+            caps.append(old)
+        else:
+            wanted = median + above
+            moved = wanted if old is None else min(max(wanted, cap - 1), cap + 1)
+            caps.append(min(max(moved, LEAST_CAP), LARGEST_CAP))
+    return tuple(caps)
+
+
+def exponents_of(magnitudes: Iterable[float]) -> NDArray[np.int16]:
+    """Return the least e with |x| <= 2^e for each finite magnitude; `UNMOVED` for zero."""
+    found = []
+    for x in magnitudes:
+        fraction, exponent = frexp(x)
+        found.append(exponent - (fraction == 0.5) if x > 0 else UNMOVED)
+    return np.array(found, np.int16)
+
+
+def _tensors(layout: Layout, *, coded: bool) -> list[TensorSpec]:
+    return [t for t in layout.tensors if t.size and (t.group is Group.CODED) is coded]
+
+
+def _first(layout: Layout, shown: NDArray[np.float32], times: float) -> list[int]:
+    """Return caps for tensors of which nothing is known but what clients are shown."""
+    tensors = [*_tensors(layout, coded=True), *_tensors(layout, coded=False)]
+    largest = [float(np.abs(shown[layout.slices[t.name]]).max()) for t in tensors]
+    others = sorted(x for x in largest if x > 0)
+    middle = others[(len(others) - 1) // 2] if others else _NOTHING
+    return [min(max(int(e), LEAST_CAP), LARGEST_CAP) for e in exponents_of((x or middle) * times for x in largest)]
+
+
+_NOTHING = 0.125
+"""The magnitude that stands for a model of zeros."""

@@ -1,0 +1,104 @@
+"""Side data: the dense tensors and statistics of a round's updates, clipped so that no client moves them far.
+
+They are few. So they are kept until the round closes, and clipped then by the round's own median. Where clients are so
+many that this would take too much memory, they are clipped as they come, by caps of the round before.
+"""
+
+from collections.abc import Iterable, Sequence
+from math import ldexp
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.codecs import CHUNK, Opened
+from fedmrn.server.caps import STILL, RoundCaps, exponents_of, medians
+from fedmrn.server.fold import ExactSum
+from fedmrn.server.sum import Bounds, Contribution
+from fedmrn.wire.layout import Group, Layout
+
+Sections = Iterable[tuple[Group, Opened]]
+
+
+class SideData:
+    """What a round's updates hold beside the coded group.
+
+    Args:
+        layout: of the model.
+        caps: of the round; without them nothing is clipped or kept.
+
+    Attributes:
+        kept: sections that wait for the close, and the weights of their clients.
+        magnitudes: of each update the exponents that `measure` returns.
+    """
+
+    def __init__(self, layout: Layout, caps: RoundCaps | None) -> None:
+        self._caps = caps
+        self._groups = [g for g in Group if g is not Group.CODED and layout.sizes(g)]
+        self._sizes = {group: layout.sizes(group) for group in self._groups}
+        self.kept: dict[Group, list[Contribution]] = {group: [] for group in self._groups}
+        self.magnitudes: list[NDArray[np.int16]] = []
+        self._settled = 0
+        bounds = {} if caps is None or caps.hold else self._bounds(caps.values)
+        self._bounds_of: dict[Group, Bounds | None] = {group: bounds.get(group) for group in self._groups}
+
+    @property
+    def _hold(self) -> bool:
+        return self._caps is not None and self._caps.hold
+
+    def measure(self, sections: Sections) -> NDArray[np.int16]:
+        """Return the exponent of the largest magnitude of each tensor, int16, shape (tensors that are not empty,)."""
+        found = {group: self._largest(opened, self._sizes[group]) for group, opened in sections if group in self._sizes}
+        rows = [found.get(group, [0.0] * len(self._sizes[group])) for group in self._groups]
+        return exponents_of(x for row in rows for x in row)
+
+    @staticmethod
+    def _largest(opened: Opened, sizes: Sequence[int]) -> list[float]:
+        count = sum(sizes)
+        values = np.empty(count, np.float32)
+        for start in range(0, count, CHUNK):
+            opened.read(start, values[start : start + CHUNK])
+        np.abs(values, out=values)
+        starts = np.cumsum((0, *sizes[:-1]))
+        largest: list[float] = np.maximum.reduceat(values, starts).tolist()
+        return largest
+
+    def add(self, sums: ExactSum, sections: Sections, weight: int, magnitudes: NDArray[np.int16]) -> None:
+        """Keep a frame's sections, or fold them clipped. Call it inside `with sums:`."""
+        for group, opened in sections:
+            if group is Group.CODED:
+                continue
+            if self._hold:
+                self.kept[group].append(Contribution(opened, weight))
+            else:
+                sums.add(group, Contribution(opened, weight, self._bounds_of[group]))
+        self.magnitudes.append(magnitudes)
+
+    def merge(self, other: "SideData") -> None:
+        """Add what another part of the round keeps."""
+        for group, contributions in other.kept.items():
+            self.kept[group] += contributions
+        self.magnitudes += other.magnitudes
+
+    def settle(self, sums: ExactSum) -> None:
+        """Fold what is kept, clipped by the median of what came so far, in place of what was folded of it before."""
+        if not self._hold or self._caps is None or self._settled == len(self.magnitudes):
+            return
+        self._settled = len(self.magnitudes)
+        found = zip(medians(self.magnitudes).tolist(), self._caps.values, strict=True)
+        bounds = self._bounds([cap if median <= STILL else median + self._caps.above for median, cap in found])
+        for group, contributions in self.kept.items():
+            if contributions:
+                clipped = [Contribution(c.opened, c.weight, bounds[group]) for c in contributions]
+                sums.replace(group, clipped, float(bounds[group][1].max()))
+
+    def _bounds(self, exponents: Sequence[int]) -> dict[Group, Bounds]:
+        """Return the least and largest value of each element, given the exponent of each tensor's cap."""
+        found: dict[Group, Bounds] = {}
+        at = 0
+        for group in self._groups:
+            sizes = self._sizes[group]
+            caps = [np.float32(ldexp(1.0, min(max(e, -126), 127))) for e in exponents[at : at + len(sizes)]]
+            most = np.repeat(np.array(caps, np.float32), sizes)
+            found[group] = (-most, most)
+            at += len(sizes)
+        return found

@@ -1,0 +1,139 @@
+"""One exact sum: contributions times integer weights as fixed-point integers, the same to the bit in any order.
+
+Each contribution times its weight is rounded once to a 64-bit integer in units of 2^-e, and integers add associatively.
+The exponent e of a tensor is fixed before its first contribution, from the largest value, the largest weight and the
+number of clients, so that the sum cannot overflow.
+
+Where values may be far smaller than the largest that are allowed, what rounding leaves of each is added too, to a
+second integer in units of 2^-e-k. Masks need no second one: their codewords, or the caps of their scales, are known.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import frexp, ldexp
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.codecs import CHUNK, Opened
+from fedmrn.numerics.kernels import NEAR, fold_finely
+from fedmrn.numerics.kernels import fold as fold_values
+from fedmrn.numerics.threads import in_parallel
+
+PART = 1 << 18
+"""Elements of the sum that stay in a cache while all waiting frames are folded into them."""
+_FINEST = 51
+
+Bounds = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""The least and the largest value of each element, float32; what is outside counts as the nearer one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Elements up to `stop` whose sums have one unit, 2^-exponent; no contribution is larger than `bound`."""
+
+    stop: int
+    bound: float
+    exponent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """A section times a weight, clipped to bounds where there are any."""
+
+    opened: Opened
+    weight: int
+    bounds: Bounds | None = None
+
+
+class Sum:
+    """The sum of one plane of one group.
+
+    Args:
+        integers: where it lies, int64, zeros.
+        capacity: the largest total weight.
+        clients: the largest number of contributions.
+        fine: whether it has a second integer an element.
+    """
+
+    def __init__(self, integers: NDArray[np.int64], capacity: int, clients: int, *, fine: bool) -> None:
+        self.integers = integers
+        self.rest = np.zeros(integers.size, np.int64) if fine else None
+        self._bits = capacity.bit_length()
+        self._finer = min(_FINEST, 63 - clients.bit_length())
+        self.units: list[Unit] = []
+
+    def set_units(self, stops: Iterable[int], bounds: Iterable[float]) -> None:
+        """Fix the units, before the first contribution."""
+        pairs = zip(stops, bounds, strict=True)
+        self.units = [Unit(stop, bound, 62 - frexp(bound)[1] - self._bits) for stop, bound in pairs]
+
+    def clear(self) -> None:
+        """Forget all contributions."""
+        self.integers[:] = 0
+        if self.rest is not None:
+            self.rest[:] = 0
+
+    def fold(self, contributions: Sequence[Contribution], threads: int) -> None:
+        """Add contributions, all of a part of the sum at a time."""
+        plain = len(self.units) == 1 and self.rest is None
+
+        def work(first: int, last: int) -> None:
+            for start in range(first, last, PART):
+                stop = min(start + PART, last)
+                for c in contributions:
+                    if plain and c.bounds is None:
+                        factor, near = self._factor(self.units[0], c.weight)
+                        c.opened.fold(start, factor, near, self.integers[start:stop])
+                    else:
+                        self._fold_slowly(c, start, stop)
+
+        in_parallel(work, self.integers.size, threads, CHUNK)
+
+    def _fold_slowly(self, c: Contribution, start: int, stop: int) -> None:
+        """Add the elements start..stop-1 of a contribution, each in its own unit."""
+        values = np.empty(min(CHUNK, stop - start), np.float32)
+        for at in range(start, stop, CHUNK):
+            part = values[: min(CHUNK, stop - at)]
+            c.opened.read(at, part)
+            if c.bounds is not None:
+                np.clip(part, c.bounds[0][at : at + part.size], c.bounds[1][at : at + part.size], out=part)
+            done = at
+            for unit in self.units:
+                if unit.stop > done:
+                    end = min(unit.stop, at + part.size)
+                    self._add(part[done - at : end - at], self._factor(unit, c.weight), slice(done, end))
+                    done = end
+                if done == at + part.size:
+                    break
+
+    def _add(self, values: NDArray[np.float32], factor: tuple[float, bool], where: slice) -> None:
+        if self.rest is None:
+            fold_values(values, *factor, self.integers[where])
+        else:
+            fold_finely(values, factor[0], ldexp(1.0, self._finer), self.integers[where], self.rest[where])
+
+    @staticmethod
+    def _factor(unit: Unit, weight: int) -> tuple[float, bool]:
+        """Return what a value is multiplied by, and whether every product is below `NEAR`."""
+        factor = ldexp(weight, unit.exponent)
+        return factor, unit.bound * factor < NEAR
+
+    def merge(self, other: "Sum") -> None:
+        """Add another sum with the same units."""
+        self.integers += other.integers
+        if self.rest is not None and other.rest is not None:
+            self.rest += other.rest
+
+    def write_mean(self, weight: int, out: NDArray[np.float32]) -> None:
+        """Write the sum over a total weight to `out`, which may lie in the sum's own memory, at its start or before."""
+        start = 0
+        for unit in self.units:
+            factor = ldexp(1.0, -unit.exponent) / weight
+            for at in range(start, unit.stop, PART):
+                end = min(at + PART, unit.stop)
+                part = self.integers[at:end].astype(np.float64)
+                if self.rest is not None:
+                    part += self.rest[at:end] * ldexp(1.0, -self._finer)
+                out[at:end] = part * factor
+            start = unit.stop
