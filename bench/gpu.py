@@ -44,7 +44,11 @@ class Trainer:
         y = torch.randint(0, 10, (count * batch,), generator=generator).to(device)
         self.data, self.training = LocalData(x, y, key=1), Training(batch_size=batch)
         view = ModelLayout.of(self.model)
-        broadcast = Server(view.layout, METHODS[method].scheme(), view.read(), steps.SECRET).begin(1, [0]).broadcast(0)
+        broadcast = (
+            Server(view.layout, METHODS[method].scheme(), view.read(), steps.SECRET, run=bytes(16))
+            .begin(1, [0])
+            .broadcast(0)
+        )
         optimizer = torch.optim.SGD(self.model.parameters(), lr=steps.LR)
         planned = count * (setting.repetitions + 2)
         self.rule = attach(self.model, optimizer, broadcast, steps=planned, sampling_key=1)

@@ -118,7 +118,7 @@ class Stepper:
         self.optimizer: torch.optim.Optimizer = torch.optim.SGD(parameters, lr=LR)
         if way in METHODS:
             view = ModelLayout.of(self.model)
-            server = Server(view.layout, METHODS[way].scheme(), view.read(), SECRET)
+            server = Server(view.layout, METHODS[way].scheme(), view.read(), SECRET, run=bytes(16))
             broadcast = server.begin(1, [0]).broadcast(0)
             self.optimizer = attach(self.model, self.optimizer, broadcast, steps=self.planned, sampling_key=1)
         self.move: Callable[[], object] = self.optimizer.step

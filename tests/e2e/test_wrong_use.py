@@ -208,6 +208,6 @@ def test_inspect_shows_a_frame_with_a_codec_of_another_version(cli: Cli, tmp_pat
 def _frame() -> bytes:
     """A small update: four masked elements, and one float just before the checksum."""
     layout = Layout.of([TensorSpec("w", (4,), Group.CODED), TensorSpec("b", (1,), Group.DENSE)])
-    server = Server(layout, method("fedmrn").scheme(), np.zeros(5, np.float32), bytes(16))
+    server = Server(layout, method("fedmrn").scheme(), np.zeros(5, np.float32), bytes(16), run=bytes(16))
     broadcast = Frame.from_bytes(server.begin(1, [0]).broadcast(0))
     return encode_update(broadcast, layout, np.zeros(5, np.float32), weight=1, sampling_key=0).to_bytes()

@@ -276,7 +276,6 @@ def test_constants_of_the_document() -> None:
     assert "by codec 5 with\nblock 64 and s = 127, or by codec 10" in DOCUMENT
     limits = Limits()
     assert "total weight of a round 2^24" in DOCUMENT
-    assert limits.max_total_weight == 2**24
     assert (limits.max_bytes, limits.max_sections, limits.max_weight, limits.max_value) == (2**32, 64, 2**20, 2**16)
     assert "total 2^32 bytes, 64 sections, weight 2^20, magnitude of a raw value 2^16" in DOCUMENT
 

@@ -39,14 +39,16 @@ def begin(
 ) -> Round:
     """A fresh server's round."""
     state = noisy(layout.size, 1, 1.0)
-    return Server(layout, method(name).scheme(), state, SECRET, limits=limits, threads=threads).begin(number, clients)
+    return Server(layout, method(name).scheme(), state, SECRET, limits=limits, threads=threads, run=bytes(16)).begin(
+        number, clients
+    )
 
 
 def start(name: str, layout: Layout = LAYOUT, **options: object) -> Server:
     """A server at the start of a run, from a model with a zero or two."""
     scheme, model = method(name).scheme(options), noisy(layout.size, 1, 1.0)
     model[[1, layout.size - 1]] = 0
-    return Server(layout, scheme, Server.initial(layout, scheme, model), SECRET)
+    return Server(layout, scheme, Server.initial(layout, scheme, model), SECRET, run=bytes(16))
 
 
 def fitting(server: Server, vector: NDArray[np.float32]) -> NDArray[np.float32]:

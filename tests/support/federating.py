@@ -33,7 +33,7 @@ def server_of(
     """A server whose state is the model's; `told` are terms of its broadcast."""
     view = ModelLayout.of(model, choose)
     scheme = method(name).scheme({"noise": law, "scale": scale} if "noise" in method(name).options else {})
-    return Server(view.layout, replace(scheme, terms=told or {}), view.read(), SECRET)
+    return Server(view.layout, replace(scheme, terms=told or {}), view.read(), SECRET, run=bytes(16))
 
 
 def starting_server(
@@ -42,7 +42,7 @@ def starting_server(
     """A server of any method, at the start of a run from this model; `told` are terms of its broadcasts."""
     view, scheme = ModelLayout.of(model), method(name).scheme(options)
     scheme = replace(scheme, terms={**scheme.terms, **(told or {})})
-    return Server(view.layout, scheme, Server.initial(view.layout, scheme, view.read()), SECRET)
+    return Server(view.layout, scheme, Server.initial(view.layout, scheme, view.read()), SECRET, run=bytes(16))
 
 
 def broadcast_of(model: nn.Module, name: str = "fedmrn", **options: object) -> bytes:

@@ -93,6 +93,10 @@ class Opened(ABC):
         """Return the scale that the sender gave each tensor; None where the codec sends none."""
         return None
 
+    def capped(self, caps: Sequence[int]) -> "Opened":
+        """Return the section with no scale above 2^cap of its tensor; itself where the codec sends none."""
+        return self
+
     def plane(self, plane: Plane) -> "Opened":
         """Return one plane of the section; that of values is the section itself.
 

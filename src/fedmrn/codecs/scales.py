@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -120,6 +120,10 @@ class TensorScales:
         fraction, exponent = np.frexp(self.values)
         return np.where(self.values > 0, exponent - (fraction == 0.5), UNMOVED).astype(np.int16)
 
+    def capped(self, caps: Sequence[int]) -> Self:
+        """Return the same with no scale above 2^cap."""
+        return replace(self, values=np.minimum(self.values, np.ldexp(np.float32(1), np.array(caps, np.int32))))
+
     def at(self, index: int) -> float:
         """Return the scale of an element."""
         return float(self.values[np.searchsorted(self.ends, index, "right")])
@@ -138,7 +142,8 @@ def _capped(scales: F32, keys: EncodeKeys) -> F32:
         return scales
     if len(keys.caps) != scales.size:
         raise EncodeError(f"{len(keys.caps)} caps for the scales of {scales.size} tensors")
-    return np.minimum(scales, np.ldexp(np.float32(1), np.array(keys.caps, np.int32)))
+    capped: F32 = np.minimum(scales, np.ldexp(np.float32(1), np.array(keys.caps, np.int32)))
+    return capped
 
 
 def largest_magnitude(x: F32) -> float:

@@ -7,7 +7,8 @@ arXiv 2002.10940). Learned: the same draw with a scale a that training chose, +a
 clip((a + x) / 2a, 0, 1) (FedBAT; Li et al., ICML 2024).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import ClassVar, Self
 
@@ -72,6 +73,10 @@ class OpenedSigns(Opened):
     def tensor_scales(self) -> TensorScales:
         """Return the scales of the tensors."""
         return self.scales.scales
+
+    def capped(self, caps: Sequence[int]) -> Self:
+        """Return the section with no scale above 2^cap of its tensor."""
+        return replace(self, scales=ScalePlane(self.scales.scales.capped(caps)))
 
     def plane(self, plane: Plane) -> Opened:
         """Return the values, the signs or the scales."""

@@ -8,7 +8,8 @@ they agree where the mean is near zero, and a tensor of one element, or of equal
 
 import math
 import struct
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import numpy as np
@@ -39,6 +40,10 @@ class OpenedTrits(Opened):
     def tensor_scales(self) -> TensorScales:
         """Return the scales of the tensors."""
         return self.scales
+
+    def capped(self, caps: Sequence[int]) -> Self:
+        """Return the section with no scale above 2^cap of its tensor."""
+        return replace(self, scales=self.scales.capped(caps))
 
 
 @dataclass(frozen=True)

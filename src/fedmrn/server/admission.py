@@ -114,11 +114,12 @@ class Admission:
             return
         if not np.array_equal(scales.ends, np.cumsum(self.plan.layout.sizes(group), dtype=np.int64)):
             raise WrongParametersError("the scales are of other tensors than the model's")
-        if group is not Group.CODED or self.plan.caps is None:
+        told = () if self.plan.caps is None else self.plan.caps.told
+        if group is not Group.CODED or not told:
             return
-        above = np.flatnonzero(scales.exponents > np.array(self.plan.caps.scales))
+        above = np.flatnonzero(scales.exponents > np.array(told))
         if above.size:
-            tensor, cap = self._coded[above[0]], 2.0 ** self.plan.caps.scales[above[0]]
+            tensor, cap = self._coded[above[0]], 2.0 ** told[above[0]]
             raise BoundError(
                 f"the scale of {tensor} is {scales.values[above[0]]:g}; clients were told to send {cap:g} at most"
             )

@@ -1,13 +1,14 @@
 """The aggregator: checks one round's updates and folds them, in O(d) memory, into their exact weighted mean."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs import Opened, Plane
-from fedmrn.errors import ConfigError
+from fedmrn.errors import ConfigError, DuplicateFrameError
 from fedmrn.numerics.threads import cores
 from fedmrn.server.admission import Admission
 from fedmrn.server.caps import Census, RoundCaps
@@ -18,6 +19,20 @@ from fedmrn.server.sum import Contribution
 from fedmrn.server.tally import Tally
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Limits, Section
 from fedmrn.wire.layout import Group, Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A checked update: its sections, the weight that it claims, and how large its side data is."""
+
+    sections: list[tuple[Group, Opened]]
+    weight: int
+    magnitudes: NDArray[np.int16]
+
+    def capped(self, caps: Sequence[int]) -> "Update":
+        """Return the update with no scale of a coded tensor above 2^cap."""
+        sections = [(g, opened.capped(caps) if g is Group.CODED else opened) for g, opened in self.sections]
+        return replace(self, sections=sections)
 
 
 class Aggregator:
@@ -39,6 +54,7 @@ class Aggregator:
         side: dense tensors and statistics.
         tally: what codecs say of the tensors.
         census: how large updates and weights were, for the caps of the next round.
+        kept: whole updates that wait for the close, in a round that clips by its own median.
         lock: held while the sum changes, and by whoever must not be disturbed by that.
 
     Raises:
@@ -77,6 +93,8 @@ class Aggregator:
         self.side = SideData(layout, caps)
         self.tally, self.census = Tally(layout), Census()
         self.lock = Lock()
+        self.kept: list[Update] = []
+        self._folded = 0
 
     @property
     def count(self) -> int:
@@ -86,7 +104,10 @@ class Aggregator:
     @property
     def total_weight(self) -> int:
         """The weight of the frames folded so far."""
-        return self.admission.total_weight
+        if not self.kept:
+            return self.admission.total_weight
+        closed = replace(self.plan, caps=self._first().closed(self.census))
+        return sum(min(update.weight, closed.max_weight) for update in self.kept)
 
     def add(self, frame: Frame, noise_key: int, client: int | str | None = None) -> None:
         """Fold one update; all or nothing. Frames are checked at the same time, and folded one after the other.
@@ -102,25 +123,53 @@ class Aggregator:
         """
         sender = noise_key if client is None else client
         self.sums.check_whole()
-        sections, weight = self.admission.open(frame, noise_key, sender), self.admission.weight(frame)
-        magnitudes = self.side.measure(sections)
+        sections = self.admission.open(frame, noise_key, sender)
+        update = Update(sections, frame.weight, self.side.measure(sections))
         with self.lock:
             self.admission.check_sender(sender)  # another thread may have been first
             with self.sums:
-                self._fold(sections, weight, magnitudes)
-                self.census.weights.append(frame.weight)
-                self.admission.note(sender, weight)
+                if self.plan.caps is not None and self.plan.caps.first:
+                    self.kept.append(update)
+                else:
+                    self._fold(update)
+                self._note(update)
+                self.admission.note(sender, self.admission.weight(frame))
 
-    def _fold(self, sections: Sequence[tuple[Group, Opened]], weight: int, magnitudes: NDArray[np.int16]) -> None:
-        for group, opened in sections:
+    def _note(self, update: Update) -> None:
+        """Note what an update says of its tensors, and claims."""
+        self.census.weights.append(update.weight)
+        self.census.values.append(update.magnitudes)
+        for group, opened in update.sections:
             if group is Group.CODED:
-                self.sums.add(group, Contribution(opened, weight))
                 self.tally.add(opened)
                 scales = opened.tensor_scales()
                 if scales is not None:
                     self.census.scales.append(scales.exponents)
-        self.side.add(self.sums, sections, weight, magnitudes)
-        self.census.values.append(magnitudes)
+
+    def _fold(self, update: Update) -> None:
+        weight = min(update.weight, self.sums.plan.max_weight)
+        for group, opened in update.sections:
+            if group is Group.CODED:
+                self.sums.add(group, Contribution(opened, weight))
+        self.side.add(self.sums, update.sections, weight, update.magnitudes)
+
+    def _fold_kept(self) -> None:
+        """Make the sum that of the updates that were kept, clipped now that all are known."""
+        if self._folded == len(self.kept):
+            return
+        caps = self._first().closed(self.census)
+        plan = replace(self.plan, caps=caps)
+        self.sums = ExactSum(plan, self.admission.codecs, self.sums.threads)
+        self.side = SideData(plan.layout, caps)
+        with self.sums:
+            for update in self.kept:
+                self._fold(update.capped(caps.scales))
+        self._folded = len(self.kept)
+
+    def _first(self) -> RoundCaps:
+        if self.plan.caps is None:
+            raise ConfigError("only a round with caps keeps updates")
+        return self.plan.caps
 
     def observed(self) -> dict[str, dict[str, float]]:
         """Return what the codec says of each coded tensor, by name of the observable and of the tensor: a mean."""
@@ -130,12 +179,11 @@ class Aggregator:
         """Add another partial sum of the same round; all or nothing.
 
         Raises:
-            ConfigError: both are one, or as `Admission.check_merge`.
-            DuplicateFrameError, LimitError: as `Admission.check_merge`.
+            ConfigError, DuplicateFrameError, LimitError: as `Admission.check_merge`.
             FedmrnError: if a fold of either was interrupted half-way, or it is closed.
         """
         if other is self:
-            raise ConfigError("an aggregator cannot be merged with itself")
+            raise DuplicateFrameError("both hold the frames of the same clients: they are one aggregator")
         first, second = sorted((self, other), key=id)  # two that merge each other must not wait for each other
         with first.lock, second.lock:
             self.sums.check_whole()
@@ -146,6 +194,7 @@ class Aggregator:
             with self.sums:
                 self.sums.merge(other.sums)
                 self.side.merge(other.side)
+                self.kept += other.kept
                 self.tally.merge(other.tally)
                 self.census.merge(other.census)
                 self.admission.merge(other.admission)
@@ -158,7 +207,8 @@ class Aggregator:
             FedmrnError: if a fold was interrupted half-way, or the aggregator is closed.
         """
         with self.lock:
-            return self.sums.mean(self._settled_weight())
+            weight = self._settled_weight()  # first: it may make the sum
+            return self.sums.mean(weight)
 
     def finish_plane(self, plane: Plane) -> NDArray[np.float32]:
         """Return the weighted mean of one plane of the coded group, float32, shape (elements of it,).
@@ -167,19 +217,23 @@ class Aggregator:
             EmptyRoundError, FedmrnError: as `finish`; ValueError: the plane was not asked for.
         """
         with self.lock:
-            return self.sums.plane_mean(plane, self._settled_weight())
+            weight = self._settled_weight()
+            return self.sums.plane_mean(plane, weight)
 
     def close(self) -> NDArray[np.float32]:
         """Return the mean in the sum's own memory; nothing can be added or read afterwards."""
         with self.lock:
-            mean = self.sums.close(self._settled_weight())
-            self.side = SideData(self.plan.layout, self.plan.caps)
+            weight = self._settled_weight()
+            mean = self.sums.close(weight)
+            self.admission.total_weight = weight
+            self.side, self.kept = SideData(self.plan.layout, self.plan.caps), []
             return mean
 
     def _settled_weight(self) -> int:
         """Fold what is kept until the close, and return the total weight."""
         self.sums.check_whole()
         self.admission.check_any()
+        self._fold_kept()
         with self.sums:
             self.side.settle(self.sums)
         return self.total_weight

@@ -9,7 +9,7 @@ All caps but those of weights are powers of two, written as exponents: 2^e.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import frexp
 
 import numpy as np
@@ -34,12 +34,14 @@ class Clipping:
         weights: a client counts at most so many times the median weight.
         scales: the cap of a coded tensor's scale lies so many powers of two above the median.
         values: the same of the magnitude of dense values and statistics.
-        first_weight: what a client counts at most in the first round. With 1 all count alike in it; set it to what a
-            large client of yours has, and the first round is weighted too.
+        hold: elements, of all clients together, that are kept until a round closes, to clip them by that round's own
+            median: of whole updates in a run's first round, later of side data. Where there would be more, updates are
+            clipped as they come, by caps that are known when the round begins.
+        first_weight: what a client counts at most in a first round that is not kept. With 1 all count alike in it; set
+            it to what a large client of yours has, and that round is weighted too.
         first: the first cap of a tensor over its own largest magnitude, and of one that is zero over that of the
-            model's middle tensor; also of tensors that most clients have not moved yet.
-        hold: values of side data, of all clients together, that are kept until a round closes, to clip them by that
-            round's own median. Where there would be more, they are clipped by caps of the round before.
+            model's middle tensor. It holds for tensors that most clients have not moved yet, and in a first round that
+            is not kept.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -48,9 +50,9 @@ class Clipping:
     weights: int = 4
     scales: int = 1
     values: int = 2
+    hold: int = 1 << 26
     first_weight: int = 1
     first: float = 1.0
-    hold: int = 1 << 26
 
     def __post_init__(self) -> None:
         if min(self.weights, self.first_weight) < 1 or min(self.scales, self.values, self.hold) < 0:
@@ -89,7 +91,8 @@ class RoundCaps:
         values: the same for the other groups.
         learned: whether all caps of scales come from earlier rounds: then the sums need no more digits than they have.
         hold: whether side data is kept until the round closes, and clipped by its own median.
-        above: powers of two between that median and the cap.
+        first: whether whole updates are: then the other caps do not hold, and nobody is told of them.
+        clipping: what caps are made by.
     """
 
     weight: int
@@ -97,7 +100,8 @@ class RoundCaps:
     values: tuple[int, ...]
     learned: bool
     hold: bool
-    above: int
+    first: bool
+    clipping: Clipping
 
     @classmethod
     def of(
@@ -114,8 +118,21 @@ class RoundCaps:
             values=tuple(found[coded:]),
             learned=None not in caps.scales,
             hold=side * clients <= clipping.hold,
-            above=clipping.values,
+            first=caps.weight is None and layout.size * clients <= clipping.hold,
+            clipping=clipping,
         )
+
+    @property
+    def told(self) -> tuple[int, ...]:
+        """What clients are told of the scales that they may send."""
+        return () if self.first else self.scales
+
+    def closed(self, census: "Census") -> "RoundCaps":
+        """Return the caps of a round whose updates were kept, now that all are known."""
+        found = zip(self.scales, medians(census.scales).tolist(), strict=bool(census.scales))
+        scales = tuple(cap if median <= STILL else median + self.clipping.scales for cap, median in found)
+        weight = census.weight(self.clipping)
+        return replace(self, weight=weight, scales=scales or self.scales, learned=True, first=False)
 
 
 @dataclass
@@ -138,9 +155,13 @@ class Census:
         self.scales += other.scales
         self.values += other.values
 
-    def next(self, before: Caps, used: RoundCaps, clipping: Clipping) -> Caps:
+    def weight(self, clipping: Clipping) -> int:
+        """Return the cap of weights that the lower median leads to."""
+        return clipping.weights * sorted(self.weights)[(len(self.weights) - 1) // 2]
+
+    def next(self, before: Caps, used: RoundCaps) -> Caps:
         """Return the caps of the next round, given what was known before this one and what it used."""
-        weight = clipping.weights * sorted(self.weights)[(len(self.weights) - 1) // 2]
+        clipping, weight = used.clipping, self.weight(used.clipping)
         if before.weight is not None:
             weight = min(max(weight, (before.weight + 1) // 2), 2 * before.weight)
         return Caps(

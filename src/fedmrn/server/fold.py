@@ -32,7 +32,7 @@ class ExactSum:
     Attributes:
         integers: the sum, int64: the flat vector, then the further planes of the coded group.
         sums: of each group, the first plane.
-        threads: as given.
+        plan, threads: as given.
         waiting: checked frames that are not in `integers` yet.
 
     Raises:
@@ -42,7 +42,8 @@ class ExactSum:
     def __init__(self, plan: RoundPlan, codecs: Mapping[Group, Codec], threads: int) -> None:
         if threads < 1:
             raise ConfigError(f"a fold needs at least 1 thread, got {threads}")
-        self._planes, self._layout, self._round, self.threads = plan.planes, plan.layout, plan.round, threads
+        self.plan, self.threads = plan, threads
+        self._planes, self._layout, self._round = plan.planes, plan.layout, plan.round
         coded = codecs.get(Group.CODED)
         if coded is not None and not coded.planes.issuperset(plan.planes):
             missing = " or ".join(p.value for p in plan.planes if p not in coded.planes)
@@ -68,7 +69,7 @@ class ExactSum:
 
     def _made(self, plan: RoundPlan, group: Group, codec: Codec, span: slice) -> Sum:
         caps, coded = plan.caps, group is Group.CODED
-        capped = caps is not None and coded and codec.sends_scales
+        capped = caps is not None and not caps.first and coded and codec.sends_scales
         fine = not (codec.known_magnitude or (capped and caps is not None and caps.learned))
         made = Sum(self.integers[span], plan.capacity, plan.max_clients, fine=fine)
         least = 1.0 if coded and {Plane.SIGN, Plane.KEPT} & {*plan.planes} else 0.0  # signs and counts go up to 1
@@ -79,6 +80,11 @@ class ExactSum:
         else:
             made.set_units([span.stop - span.start], [max(least, codec.bound(plan.limits.max_value))])
         return made
+
+    @property
+    def exponents(self) -> dict[Group, int]:
+        """For each group the e of its coarsest unit, 2^-e."""
+        return {group: min(unit.exponent for unit in total.units) for group, total in self.sums.items()}
 
     @property
     def parts(self) -> list[Sum]:

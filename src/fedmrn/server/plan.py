@@ -52,7 +52,8 @@ class RoundPlan:
         """What a client counts at most, whatever it claims."""
         if not self.weighted:
             return 1
-        return self.limits.max_weight if self.caps is None else min(self.caps.weight, self.limits.max_weight)
+        known = self.caps is not None and not self.caps.first
+        return min(self.caps.weight, self.limits.max_weight) if self.caps and known else self.limits.max_weight
 
     @property
     def capacity(self) -> int:

@@ -63,7 +63,7 @@ class Round:
             learned = server.carried.caps or Caps.at_start(layout)
             self.caps = RoundCaps.of(learned, server.clipping, layout, self._shown, len(self._keys))
         tells = self.caps is not None and layout.sizes(Group.CODED) and codecs[Group.CODED].sends_scales
-        self._terms = terms_section(server.scheme.terms, self.caps.scales if self.caps and tells else ())
+        self._terms = terms_section(server.scheme.terms, self.caps.told if self.caps and tells else ())
         self.aggregator = Aggregator(
             server.layout,
             self._templates,
@@ -121,7 +121,7 @@ class Round:
         data = data if isinstance(data, bytes) else bytes(data)  # frames may wait, and must not change meanwhile
         frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=self._server.limits)
         try:
-            self.aggregator.add(frame, key, client)
+            self.aggregator.add(frame, key, client if self._server.scheme.shared_key else None)
         except FrameError:
             raise
         except FedmrnError:
@@ -133,8 +133,6 @@ class Round:
     def _check_open(self) -> None:
         if self._closed:
             raise WrongRoundError(f"round {self.number} is finished")
-        if not self._server.is_current(self):
-            raise WrongRoundError(f"round {self.number} is over: another one was begun after it")
 
     def _key(self, client: int | str) -> int:
         if client not in self._keys:
@@ -179,8 +177,8 @@ class Round:
             moves, moments = optimizer.step(state[trained] - server.state[trained], moments)
             np.add(server.state[trained], moves, out=state[trained])
             state[coded] = rule.settle(state[coded], stepped)
-        if self.caps is not None and server.clipping is not None:
+        if self.caps is not None:
             known = caps or Caps.at_start(server.layout)
-            caps = aggregator.census.next(known, self.caps, server.clipping)
+            caps = aggregator.census.next(known, self.caps)
         server.advance(self, state, Carried(moments, caps), observed)
         return state

@@ -123,7 +123,7 @@ class Server:
             RoundOrderError: this round, or a later one, is finished already.
             ConfigError: no client is named, or the number is not from 1 to 2^32 - 1.
         """
-        if round <= self._round:
+        if 1 <= round <= self._round:
             raise RoundOrderError(
                 f"round {round} cannot be begun: round {self._round} is finished already; "
                 f"go on with round {self._round + 1}, or make a new Server for a new run"

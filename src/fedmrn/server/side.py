@@ -85,7 +85,9 @@ class SideData:
             return
         self._settled = len(self.magnitudes)
         found = zip(medians(self.magnitudes).tolist(), self._caps.values, strict=True)
-        bounds = self._bounds([cap if median <= STILL else median + self._caps.above for median, cap in found])
+        bounds = self._bounds(
+            [cap if median <= STILL else median + self._caps.clipping.values for median, cap in found]
+        )
         for group, contributions in self.kept.items():
             if contributions:
                 clipped = [Contribution(c.opened, c.weight, bounds[group]) for c in contributions]

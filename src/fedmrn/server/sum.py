@@ -68,6 +68,12 @@ class Sum:
         pairs = zip(stops, bounds, strict=True)
         self.units = [Unit(stop, bound, 62 - frexp(bound)[1] - self._bits) for stop, bound in pairs]
 
+    @property
+    def step(self) -> float:
+        """The largest unit that contributions are rounded to."""
+        exponent = min(unit.exponent for unit in self.units)
+        return ldexp(1.0, -exponent - (0 if self.rest is None else self._finer))
+
     def clear(self) -> None:
         """Forget all contributions."""
         self.integers[:] = 0

@@ -32,7 +32,7 @@ def start(row: Method, layout: Layout = LAYOUT) -> Server:
     """A server at the start of a run, from a model with a few zeros; two of the methods code their masks."""
     scheme, model = row.scheme(_OPTIONS.get(row.name)), np.linspace(-0.01, 0.01, layout.size).astype(np.float32)
     model[::5] = 0
-    return Server(layout, scheme, Server.initial(layout, scheme, model), b"a secret of tests")
+    return Server(layout, scheme, Server.initial(layout, scheme, model), b"a secret of tests", run=bytes(16))
 
 
 def exchange(row: Method, layout: Layout = LAYOUT) -> tuple[bytes, bytes]:

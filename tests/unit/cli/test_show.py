@@ -63,7 +63,9 @@ def test_a_section_as_long_as_its_elements_is_looked_at() -> None:
 def test_terms() -> None:
     """The broadcast of docs/wire-format.md, section 9.12; and one whose terms are of tomorrow."""
     layout = Layout.of([TensorSpec("fc.weight", (2, 2), Group.CODED)])
-    server = Server(layout, method("fedbat").scheme({"warmup": 0.25, "rho": 1.5}), np.ones(4, np.float32), bytes(16))
+    server = Server(
+        layout, method("fedbat").scheme({"warmup": 0.25, "rho": 1.5}), np.ones(4, np.float32), bytes(16), run=bytes(16)
+    )
     frame = Frame.from_bytes(server.begin(1, ["a"]).broadcast("a"))
     text = StringIO()
     show_frame(Console(file=text, width=200), frame, len(frame.to_bytes()))

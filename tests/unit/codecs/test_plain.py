@@ -38,7 +38,7 @@ def frames(
 ) -> tuple[Frame, Frame]:
     """A broadcast, and an update that answers it; the same randomness whatever is coded."""
     scheme, model = method(name).scheme(options, side, down), noisy(LAYOUT.size, 1, 1.0)
-    server = Server(LAYOUT, scheme, Server.initial(LAYOUT, scheme, model), b"sixteen letters!")
+    server = Server(LAYOUT, scheme, Server.initial(LAYOUT, scheme, model), b"sixteen letters!", run=bytes(16))
     broadcast = Frame.from_bytes(server.begin(1, [1]).broadcast(1))
     sent = fitting(server, vector)
     return broadcast, encode_update(broadcast, LAYOUT, sent, weight=3, sampling_key=5, state=server.state)
@@ -47,7 +47,7 @@ def frames(
 def values(frame: Frame, state: NDArray[np.float32]) -> list[bytes]:
     found = []
     for s in frame.sections:
-        if s.role is not Role.TEMPLATE:
+        if s.role not in {Role.TEMPLATE, Role.TERMS}:
             codec = codec_from(s.codec, s.params).bind(state[LAYOUT.span(s.group)])
             found.append(codec.decode(s.body, s.count, frame.noise_key).tobytes())
     return found

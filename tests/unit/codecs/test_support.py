@@ -141,7 +141,7 @@ def test_values_that_are_not_finite_are_not_encoded(value: float) -> None:
 def _server() -> Server:
     state = noisy(LAYOUT.size, 1, 1.0)
     state[[0, 4, 20, 22]] = 0  # the last one is dense: it is sent all the same
-    return Server(LAYOUT, method("fedsparsify-global").scheme(), state, SECRET)
+    return Server(LAYOUT, method("fedsparsify-global").scheme(), state, SECRET, run=bytes(16))
 
 
 def _update() -> F32:

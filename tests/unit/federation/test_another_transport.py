@@ -69,7 +69,7 @@ def test_the_results_are_those_of_this_process(name: str) -> None:
 
 def test_a_second_ask_while_replies_are_pending() -> None:
     setting, view = federation(rounds=1), ModelLayout.of(small_model())
-    server = Server(view.layout, setting.scheme, view.read(), secret_of(setting.seed))
+    server = Server(view.layout, setting.scheme, view.read(), secret_of(setting.seed), run=bytes(16))
     one, *others = setting.sampled(1)
     conduct = Conduct(server.begin(1, [one, *others]), view.layout.trainable)
     with piped("fedmrn") as transport:

@@ -33,7 +33,7 @@ QUESTION = b"how good is it?"
 
 def server(**options: str) -> Server:
     state = np.linspace(-1, 1, LAYOUT.size).astype(np.float32)
-    return Server(LAYOUT, method("fedmrn").scheme({}, **options), state, bytes(16))
+    return Server(LAYOUT, method("fedmrn").scheme({}, **options), state, bytes(16), run=bytes(16))
 
 
 def begun(*clients: int, noun: str = "client", by_client: bool = False) -> Conduct:

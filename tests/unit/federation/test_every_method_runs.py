@@ -200,7 +200,7 @@ class TestModelsOfAState:
     def test_a_server_of_another_method_has_one_model_which_is_its_state(self) -> None:
         for name in ("fedavg", "topk-ef", "fedsparsify-global"):
             view, setting = ModelLayout.of(small_model()), federation(name)
-            server = Server(view.layout, setting.scheme, start(name), secret_of(1))
+            server = Server(view.layout, setting.scheme, start(name), secret_of(1), run=bytes(16))
             (only,) = server.models(1)
             np.testing.assert_array_equal(only, server.state)
 

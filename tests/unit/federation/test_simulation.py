@@ -242,7 +242,7 @@ class TestBytes:
         results = list(simulate(setting, model, state))
         monkeypatch.undo()
         for threads in (1, 2):
-            server = Server(view.layout, setting.scheme, state, secret_of(setting.seed), threads=threads)
+            server = Server(view.layout, setting.scheme, state, secret_of(setting.seed), threads=threads, run=bytes(16))
             for result in results:
                 round_ = server.begin(result.round, result.clients)
                 mine = [(client, data) for number, client, data in tape.up if number == result.round]

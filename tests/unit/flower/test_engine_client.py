@@ -142,7 +142,7 @@ def test_more_can_be_asked_while_replies_are_pending() -> None:
     federation, layout = prepared.federation, ModelLayout.of(prepared.model).layout
     state = ModelLayout.of(prepared.model).read()
     expected = next(simulate(federation, prepared.model, state)).state
-    round_ = Server(layout, federation.scheme, state, secret_of(1)).begin(1, federation.sampled(1))
+    round_ = Server(layout, federation.scheme, state, secret_of(1), run=bytes(16)).begin(1, federation.sampled(1))
     conduct, (one, *others) = Conduct(round_, layout.trainable), federation.sampled(1)
     with on_flower(build, CLIENTS) as transport:
         first = transport.ask([conduct.train(one)])

@@ -126,7 +126,9 @@ def test_an_exact_state_is_shared_and_a_coded_one_is_not() -> None:
 
 def test_frame_and_state_joined_are_the_broadcast() -> None:
     view, scheme = ModelLayout.of(small_model()), METHODS["fedmrn"].scheme()
-    round_ = Server(view.layout, scheme, Server.initial(view.layout, scheme, view.read()), SECRET).begin(1, NODES)
+    round_ = Server(view.layout, scheme, Server.initial(view.layout, scheme, view.read()), SECRET, run=bytes(16)).begin(
+        1, NODES
+    )
     for message in strategy_messages(strategy()):
         node = message.metadata.dst_node_id
         assert records.broadcast_bytes(message.content, "arrays") == round_.broadcast(node)

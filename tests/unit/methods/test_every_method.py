@@ -80,7 +80,7 @@ def test_side_data_in_fewer_bits_moves_the_state_nearly_alike(name: str, side: s
     states = []
     for how in ("float32", side):
         scheme = method(name).scheme(None, how)
-        server = Server(LAYOUT, scheme, noisy(LAYOUT.size, 1, 1.0), SECRET)
+        server = Server(LAYOUT, scheme, noisy(LAYOUT.size, 1, 1.0), SECRET, run=bytes(16))
         vectors = {c: noisy(LAYOUT.size, 10 + CLIENTS.index(c)) for c in CLIENTS}
         states.append(play(server, 1, vectors, WEIGHTS).finish())
     exact, rough = states

@@ -42,7 +42,7 @@ def _decoded(law: Law, mask: MaskType) -> tuple[F32, F32, F32]:
     scheme = method("fedmrn" if mask is MaskType.BINARY else "fedmrn-s").scheme(
         {"noise": law.name.lower(), "scale": SCALE}
     )
-    server = Server(LAYOUT, scheme, np.zeros(LAYOUT.size, np.float32), b"a secret of tests")
+    server = Server(LAYOUT, scheme, np.zeros(LAYOUT.size, np.float32), b"a secret of tests", run=bytes(16))
     broadcast = Frame.from_bytes(server.begin(1, ["a"]).broadcast("a"))
     n = NoiseSpec(law, SCALE).chunk(broadcast.noise_key, 0, LAYOUT.size)
     u = (RATIOS * n).astype(np.float32)

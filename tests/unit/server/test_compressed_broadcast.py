@@ -33,7 +33,11 @@ def model() -> NDArray[np.float32]:
 def server(down: str, name: str = "fedmrn", state: NDArray[np.float32] | None = None) -> Server:
     scheme = method(name).scheme(down=down)
     return Server(
-        LAYOUT, scheme, Server.initial(LAYOUT, scheme, model() if state is None else state), b"sixteen letters!"
+        LAYOUT,
+        scheme,
+        Server.initial(LAYOUT, scheme, model() if state is None else state),
+        b"sixteen letters!",
+        run=bytes(16),
     )
 
 

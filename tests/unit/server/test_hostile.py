@@ -119,9 +119,10 @@ def _cases_of_the_envelope() -> Iterator[Case]:
 
 
 def _cases_of_the_header() -> Iterator[Case]:
-    for kind in (0, 3, 255):
+    for kind in (0, 4, 255):
         yield f"kind {kind}", _put(KIND, "B", kind), MalformedFrameError
     yield "kind broadcast", _put(KIND, "B", 2), WrongKindError
+    yield "kind saved", _put(KIND, "B", 3), WrongKindError
     yield "a broadcast", BROADCAST, WrongKindError
     for method in (0, 1, 3, 65535):
         yield f"method {method}", _put(METHOD, "H", method), WrongMethodError
@@ -206,12 +207,13 @@ def round_() -> Round:
 
 
 def _content(aggregator: Aggregator) -> tuple[object, ...]:
+    mean = aggregator.finish().tobytes()  # first: a round's first updates are summed when it is asked for
     return (
+        mean,
         aggregator.sums.integers.tobytes(),
         frozenset(aggregator.admission.senders),
         aggregator.count,
         aggregator.total_weight,
-        aggregator.finish().tobytes(),
     )
 
 

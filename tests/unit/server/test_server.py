@@ -27,14 +27,14 @@ from fedmrn.wire.messages import encode_update, read_state
 
 
 def _server(name: str = "fedavg", **options: object) -> Server:
-    return Server(LAYOUT, method(name).scheme(), noisy(LAYOUT.size, 1, 1.0), SECRET, **options)  # type: ignore[arg-type]
+    return Server(LAYOUT, method(name).scheme(), noisy(LAYOUT.size, 1, 1.0), SECRET, **options, run=bytes(16))  # type: ignore[arg-type]
 
 
 def test_broadcasts_differ_in_the_key_alone() -> None:
     round_ = begin(number=7)
     frames = {c: Frame.from_bytes(round_.broadcast(c), kind=Kind.BROADCAST) for c in CLIENTS}
     for client, frame in frames.items():
-        assert frame.noise_key == derive_key(SECRET, "noise", 7, client)
+        assert frame.noise_key == derive_key(SECRET, "noise", "00" * 16, 7, client)
         assert (frame.round, frame.method, frame.weight) == (7, 2, 0)
         assert frame.sections == frames["ann"].sections
         assert np.array_equal(read_state(frame, LAYOUT), noisy(LAYOUT.size, 1, 1.0))
@@ -51,14 +51,14 @@ def test_a_round_of_fedavg_is_the_weighted_mean() -> None:
     server = _server()
     before = server.state.copy()
     round_ = server.begin(1, CLIENTS)
-    weights = {"ann": 3, "bob": 50, "cyd": 7}
+    weights = {"ann": 3, "bob": 20, "cyd": 7}
     vectors = {c: noisy(LAYOUT.size, 10 + i) for i, c in enumerate(CLIENTS)}
     for c in CLIENTS:
         frame = encode_update(
             Frame.from_bytes(round_.broadcast(c)), LAYOUT, vectors[c], weight=weights[c], sampling_key=0
         )
         assert round_.add(c, frame.to_bytes()) == frame
-    mean = [float(sum(weights[c] * Fraction(float(vectors[c][i])) for c in CLIENTS) / 60) for i in range(LAYOUT.size)]
+    mean = [float(sum(weights[c] * Fraction(float(vectors[c][i])) for c in CLIENTS) / 30) for i in range(LAYOUT.size)]
     after = round_.finish()
     assert after is server.state
     # The mean is rounded to float32, and then the sum with the state: half a unit of each in the last place.
@@ -125,13 +125,13 @@ def test_a_round_needs_a_client() -> None:
 @pytest.mark.parametrize("state", [np.zeros(28, np.float32), np.zeros((29, 1), np.float32), np.zeros(29)])
 def test_a_state_of_another_shape_or_type(state: np.ndarray) -> None:
     with pytest.raises(ConfigError, match="the state must be float32 of shape"):
-        Server(LAYOUT, method("fedavg").scheme(), state, SECRET)
+        Server(LAYOUT, method("fedavg").scheme(), state, SECRET, run=bytes(16))
 
 
 @pytest.mark.parametrize("size", [0, 15, 65])
 def test_a_secret_has_16_to_64_bytes(size: int) -> None:
     with pytest.raises(ConfigError, match=f"16 to 64 bytes, got {size}"):
-        Server(LAYOUT, method("fedavg").scheme(), np.zeros(29, np.float32), bytes(size))
+        Server(LAYOUT, method("fedavg").scheme(), np.zeros(29, np.float32), bytes(size), run=bytes(16))
 
 
 def test_limits_reach_the_aggregator() -> None:
@@ -165,7 +165,7 @@ def test_rounds_are_numbered_from_one_in_32_bits(number: int) -> None:
 # --- rules that do not add the mean ----------------------------------------------------------------------------------
 
 CODED, REST = LAYOUT.span(Group.CODED), slice(LAYOUT.span(Group.CODED).stop, LAYOUT.size)
-WEIGHTS = {"ann": 3, "bob": 50, "cyd": 7}
+WEIGHTS = {"ann": 3, "bob": 20, "cyd": 7}
 
 
 def _vectors(server: Server) -> dict[str, np.ndarray]:
@@ -196,13 +196,13 @@ def test_a_majority_of_weight_decides() -> None:
     after = play(server, 1, vectors, WEIGHTS).finish()
     sizes = (12, 9)
     for at, size in zip((0, 12), sizes, strict=True):
-        scale = sum(WEIGHTS[c] * np.abs(vectors[c][at : at + size]).mean(dtype=np.float64) for c in CLIENTS) / 60
+        scale = sum(WEIGHTS[c] * np.abs(vectors[c][at : at + size]).mean(dtype=np.float64) for c in CLIENTS) / 30
         for i in range(at, at + size):
             votes = sum(WEIGHTS[c] * (1 if vectors[c][i] >= 0 else -1) for c in CLIENTS)
             assert votes != 0
             assert after[i] == pytest.approx(before[i] + np.sign(votes) * scale, abs=2.0**-24)
     bob = np.where(vectors["bob"][CODED] >= 0, 1, -1)
-    assert np.array_equal(np.sign(after[CODED] - before[CODED]), bob), "with 50 of 60 bob has his way"
+    assert np.array_equal(np.sign(after[CODED] - before[CODED]), bob), "with 20 of 30 bob has his way"
 
 
 def test_a_draw_between_two_clients_moves_nothing() -> None:
@@ -264,10 +264,10 @@ def test_a_round_asks_for_the_planes_of_its_rule() -> None:
     assert start("signsgd").begin(1, CLIENTS).aggregator.plan.planes == (Plane.VALUE,)
     scheme = replace(method("fedsparsify-local").scheme(), codecs={g: Sign() for g in Group})
     scheme = replace(scheme, rule=method("signsgd-vote").scheme().rule)
-    Server(LAYOUT, scheme, noisy(LAYOUT.size, 1), SECRET).begin(1, CLIENTS)
+    Server(LAYOUT, scheme, noisy(LAYOUT.size, 1), SECRET, run=bytes(16)).begin(1, CLIENTS)
     scheme = replace(scheme, codecs=method("fedavg").scheme().codecs)
     with pytest.raises(ConfigError, match="codec raw has no plane sign or scale"):
-        Server(LAYOUT, scheme, noisy(LAYOUT.size, 1), SECRET).begin(1, CLIENTS)
+        Server(LAYOUT, scheme, noisy(LAYOUT.size, 1), SECRET, run=bytes(16)).begin(1, CLIENTS)
 
 
 def test_the_initial_state_is_the_models_but_for_the_coded_part_of_some() -> None:
@@ -315,7 +315,7 @@ class NoMove(ServerRule):
 def test_a_rule_may_return_the_mean_or_the_state_itself(rule: ServerRule) -> None:
     codecs = {Group.CODED: Raw(), Group.DENSE: Raw(), Group.STATS: Raw()}
     state = noisy(LAYOUT.size, 1)
-    server = Server(LAYOUT, Scheme(0, codecs, rule), state.copy(), bytes(16))
+    server = Server(LAYOUT, Scheme(0, codecs, rule), state.copy(), bytes(16), run=bytes(16))
     round_ = play(server, 1, {"ann": noisy(LAYOUT.size, 2), "bob": noisy(LAYOUT.size, 3)}, {"ann": 1, "bob": 3})
     mean = round_.aggregator.finish()
     coded, rest = LAYOUT.span(Group.CODED), slice(LAYOUT.span(Group.CODED).stop, None)
@@ -328,5 +328,5 @@ def test_a_rule_may_return_the_mean_or_the_state_itself(rule: ServerRule) -> Non
 def test_a_state_may_be_strided() -> None:
     state = noisy(2 * LAYOUT.size, 4)[::2]
     codecs = {Group.CODED: Raw(), Group.DENSE: Raw(), Group.STATS: Raw()}
-    server, whole = (Server(LAYOUT, Scheme(0, codecs), s, bytes(16)) for s in (state, state.copy()))
+    server, whole = (Server(LAYOUT, Scheme(0, codecs), s, bytes(16), run=bytes(16)) for s in (state, state.copy()))
     assert server.begin(1, ["ann"]).broadcast("ann") == whole.begin(1, ["ann"]).broadcast("ann")

@@ -83,7 +83,7 @@ def two_rounds(name: str, optimizer: ServerOptimizer, **options: object) -> list
     """States of a server of this method at the start and after each of two rounds of the same updates."""
     server = start(name)
     scheme = method(name).scheme(options, optimizer=optimizer)
-    server = Server(LAYOUT, scheme, server.state, SECRET)
+    server = Server(LAYOUT, scheme, server.state, SECRET, run=bytes(16))
     states = [server.state.copy()]
     for number in (1, 2):
         vectors = {c: fitting(server, noisy(LAYOUT.size, 10 * number + k)) for k, c in enumerate(("ann", "bob", "cyd"))}
@@ -146,7 +146,7 @@ def test_moments_of_another_shape_are_refused() -> None:
     state = noisy(LAYOUT.size, 1)
     for wrong in (np.zeros((2, LAYOUT.trainable), np.float32), np.zeros((1, LAYOUT.trainable))):
         with pytest.raises(ConfigError, match="moments"):
-            Server(LAYOUT, scheme, state, SECRET, carried=Carried(wrong))
+            Server(LAYOUT, scheme, state, SECRET, carried=Carried(wrong), run=bytes(16))
 
 
 @pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedpm"])

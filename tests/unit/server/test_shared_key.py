@@ -18,13 +18,14 @@ from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import encode_update
 
 CODED = LAYOUT.span(Group.CODED).stop
-WEIGHTS = {"ann": 3, "bob": 50, "cyd": 7}
+WEIGHTS = {"ann": 3, "bob": 20, "cyd": 7}
+RUN = "00" * 16
 ROWS = [name for name, row in METHODS.items() if "noise_key" in row.options]
 
 
 def _server(name: str = "fedmrn", secret: bytes = SECRET, **options: object) -> Server:
     scheme = method(name).scheme({"noise_key": "round", **options})
-    return Server(LAYOUT, scheme, noisy(LAYOUT.size, 1, 1.0), secret)
+    return Server(LAYOUT, scheme, noisy(LAYOUT.size, 1, 1.0), secret, run=bytes(16))
 
 
 def _answer(
@@ -56,10 +57,10 @@ def test_the_rows_that_have_the_option() -> None:
 def test_all_clients_of_a_round_have_one_key_and_rounds_have_different_ones(name: str) -> None:
     server = _server(name)
     found = [_keys(server, number) for number in (1, 2, 3)]
-    assert found == [{oracle.derived_key(SECRET, "noise", number)} for number in (1, 2, 3)]
+    assert found == [{oracle.derived_key(SECRET, "noise", RUN, number)} for number in (1, 2, 3)]
     assert len(set.union(*found)) == 3
     assert found[0] != _keys(_server(name, secret=bytes(16)), 1)
-    own = {derive_key(SECRET, "noise", number, c) for number in (1, 2, 3) for c in CLIENTS}
+    own = {derive_key(SECRET, "noise", RUN, number, c) for number in (1, 2, 3) for c in CLIENTS}
     assert not own & set.union(*found), "no key of a single client"
 
 
@@ -86,17 +87,17 @@ def test_the_sum_is_the_noise_times_the_sum_of_masks(name: str, law: str) -> Non
         data = _answer(round_, c, noisy(LAYOUT.size, 10 + i))
         round_.add(c, data)
         masks.append(oracle.unpacked(bytes(Frame.from_bytes(data).sections[0].body), CODED))
-    key, scale = oracle.derived_key(SECRET, "noise", 4), server.scheme.codecs[Group.CODED].noise.scale  # type: ignore[attr-defined]
+    key, scale = oracle.derived_key(SECRET, "noise", RUN, 4), server.scheme.codecs[Group.CODED].noise.scale  # type: ignore[attr-defined]
     number = {"uniform": 0, "gaussian": 1, "bernoulli": 2}[law]
     noise = [oracle.noise(number, scale, key, i) for i in range(CODED)]
     summed = [sum(mask[i] for mask in masks) for i in range(CODED)]
     assert set(summed) > {1, 2}, "clients that disagree"
     multiples = [2 * s - 3 for s in summed] if name == "fedmrn-s" else summed
+    mean = round_.aggregator.finish()[:CODED]
     exponent = round_.aggregator.sums.exponents[Group.CODED]
     units = [round(Fraction(n) * 2**exponent) for n in noise]
     expected = [u * m for u, m in zip(units, multiples, strict=True)]
     assert round_.aggregator.sums.integers[:CODED].tolist() == expected
-    mean = round_.aggregator.finish()[:CODED]
     # The exact third of the sum, rounded to double (its factor too) and then to float32.
     for found, total in zip(mean.tolist(), expected, strict=True):
         exact = Fraction(total, 3) / 2**exponent
@@ -114,11 +115,12 @@ def test_weights_are_small_integers_too(name: str) -> None:
         round_.add(c, data)
         for at, bit in enumerate(oracle.unpacked(bytes(Frame.from_bytes(data).sections[0].body), CODED)):
             summed[at] += WEIGHTS[c] * bit
-    assert all(0 <= s <= 60 for s in summed)
-    key = oracle.derived_key(SECRET, "noise", 1)
+    assert all(0 <= s <= 30 for s in summed)
+    key = oracle.derived_key(SECRET, "noise", RUN, 1)
+    round_.aggregator.finish()
     for at, total in enumerate(round_.aggregator.sums.integers[:CODED].tolist()):
         noise = Fraction(oracle.noise(0, 2.0**-7, key, at))
-        multiple = 2 * summed[at] - 60 if name == "fedmrn-s" else summed[at]
+        multiple = 2 * summed[at] - 30 if name == "fedmrn-s" else summed[at]
         assert Fraction(total) == noise * multiple * 2 ** round_.aggregator.sums.exponents[Group.CODED]
 
 
@@ -146,7 +148,7 @@ def test_a_frame_of_another_round_or_key_is_refused() -> None:
     data = bytearray(_answer(first, "ann", noisy(LAYOUT.size, 1)))
     with pytest.raises(WrongRoundError):
         second.add("ann", bytes(data))
-    own = Server(LAYOUT, method("fedmrn").scheme(), noisy(LAYOUT.size, 1, 1.0), SECRET).begin(1, CLIENTS)
+    own = Server(LAYOUT, method("fedmrn").scheme(), noisy(LAYOUT.size, 1, 1.0), SECRET, run=bytes(16)).begin(1, CLIENTS)
     for round_, other in ((first, own), (own, first)):
         with pytest.raises(WrongKeyError):
             round_.add("ann", _answer(other, "ann", noisy(LAYOUT.size, 1)))

@@ -122,7 +122,7 @@ class Talkative(Raw):
 def test_an_observation_of_ones_own_comes_out_at_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fedmrn.codecs, "CODECS", {**fedmrn.codecs.CODECS, Talkative.id: Talkative})
     scheme = Method(id=201, name="talkative", summary="", local="base:LocalRule", codec=lambda _: Talkative()).scheme()
-    server = Server(LAYOUT, scheme, noisy(LAYOUT.size, 1, 1.0), bytes(16))
+    server = Server(LAYOUT, scheme, noisy(LAYOUT.size, 1, 1.0), bytes(16), run=bytes(16))
     assert server.observed == {}
     vectors = {c: np.full(LAYOUT.size, i, np.float32) for i, c in enumerate(("ann", "bob"), 1)}
     play(server, 1, vectors, {"ann": 1, "bob": 50}).finish()

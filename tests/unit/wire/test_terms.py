@@ -40,7 +40,7 @@ TOLD = st.fixed_dictionaries(
 def broadcast(name: str = "fedbat", **options: float) -> Frame:
     """What a client is sent."""
     scheme = method(name).scheme(options)
-    server = Server(LAYOUT, scheme, Server.initial(LAYOUT, scheme, noisy(LAYOUT.size, 1)), SECRET)
+    server = Server(LAYOUT, scheme, Server.initial(LAYOUT, scheme, noisy(LAYOUT.size, 1)), SECRET, run=bytes(16))
     return Frame.from_bytes(server.begin(1, ["a"]).broadcast("a"))
 
 

@@ -47,6 +47,10 @@ class OpenedScaledMask(Opened):
         """Return the scales of the tensors."""
         return self.scales
 
+    def capped(self, caps: Sequence[int]) -> Self:
+        """Return the section with no scale above 2^cap of its tensor."""
+        return replace(self, scales=self.scales.capped(caps))
+
     def observed(self, tensors: Sequence[slice]) -> Observed:
         """Return the number of ones of each tensor, and the exponent of the scale of its first element."""
         exponents = [frexp(self.scales.at(where.start))[1] - 1 for where in tensors]

@@ -251,11 +251,11 @@ def test_a_round(coding: str) -> None:
     """The state moves by the weighted mean of what is decoded; the server tells density and scales."""
     scheme = method("fedmrn").scheme({"scale": "auto", "coding": coding})
     state = normal(LAYOUT.size, 5)
-    server = Server(LAYOUT, scheme, state, bytes(16))
+    server = Server(LAYOUT, scheme, state, bytes(16), run=bytes(16))
     assert server.carried.moments.size == 0
     round_ = server.begin(1, range(3))
     total, weights, scales, ones = np.zeros(LAYOUT.size), 0, [], np.zeros(2)
-    for client, spread in enumerate((0.01, 0.02, 0.3)):
+    for client, spread in enumerate((0.01, 0.02, 0.03)):
         u = normal(LAYOUT.size, client, spread)
         asked = Frame.from_bytes(round_.broadcast(client))
         frame = encode_update(asked, LAYOUT, u, weight=client + 1, sampling_key=client)
@@ -279,7 +279,7 @@ def test_a_round(coding: str) -> None:
 
 
 def test_methods_without_it_tell_no_scales() -> None:
-    server = Server(LAYOUT, method("fedmrn").scheme(), normal(LAYOUT.size, 5), bytes(16))
+    server = Server(LAYOUT, method("fedmrn").scheme(), normal(LAYOUT.size, 5), bytes(16), run=bytes(16))
     round_ = server.begin(1, [0])
     frame = encode_update(
         Frame.from_bytes(round_.broadcast(0)), LAYOUT, normal(LAYOUT.size, 1), weight=1, sampling_key=1
@@ -291,7 +291,7 @@ def test_methods_without_it_tell_no_scales() -> None:
 
 def test_partial_sums_add_up() -> None:
     scheme = method("fedmrn").scheme({"scale": "auto"})
-    server = Server(LAYOUT, scheme, normal(LAYOUT.size, 5), bytes(16))
+    server = Server(LAYOUT, scheme, normal(LAYOUT.size, 5), bytes(16), run=bytes(16))
     together, halves = server.begin(1, range(2)), [server.begin(1, range(2)) for _ in range(2)]
     for client in range(2):
         asked = Frame.from_bytes(together.broadcast(client))
