@@ -122,7 +122,6 @@ class Aggregator:
             FedmrnError: if a fold was interrupted half-way, or the aggregator is closed.
         """
         sender = noise_key if client is None else client
-        self.sums.check_whole()
         sections = self.admission.open(frame, noise_key, sender)
         update = Update(sections, frame.weight, self.side.measure(sections))
         with self.lock:

@@ -199,8 +199,9 @@ def test_a_row_in_memory_decides_what_is_drawn(device: str) -> None:
         assert bits(out.cpu().numpy()) == bits(expected)
 
 
+@pytest.mark.parametrize("most", [127, 3, -126])
 @pytest.mark.parametrize("multiple", [1.0, 3.0, 3.0**-0.5])
-def test_scales_that_follow_u(device: str, multiple: float) -> None:
+def test_scales_that_follow_u(device: str, multiple: float, most: int) -> None:
     """Those of the codec, and noise that is never rounded, wherever it was before: one leaps from 2^-80 to 2^80."""
     sizes = [5, 3000, 1, 7, 1, 1, 1, 1]
     ends = np.cumsum(sizes)
@@ -209,13 +210,17 @@ def test_scales_that_follow_u(device: str, multiple: float) -> None:
     noise, exponents = on(device, unit), torch.zeros(len(sizes), dtype=torch.int32, device=device)
     rng = np.random.default_rng(2)
     seen = set()
+    caps = np.full(len(sizes), most, np.int32)
+    told = torch.from_numpy(caps).to(device)
     for last in ([0.0, 3.4e38, 1e-45, 0.0], [np.nan, np.inf, -1e-30, 3.4e38], [3.0, 1e25, 0.0, 0.0]):
         u = (rng.standard_normal(unit.size) * 10.0 ** rng.uniform(-6, 0)).astype(np.float32)
         u[-4:] = last
-        kernels(device).rescale(on(device, u), parts, multiple, noise, exponents)
-        scales = [2.0 ** int(FitsUpdate.exponents(np.float64(mean_magnitude(u[p])), multiple)) for p in parts]
+        kernels(device).rescale(on(device, u), parts, multiple, noise, exponents, told)
+        means = np.array([mean_magnitude(u[p]) for p in parts], np.float64)
+        scales = [2.0 ** int(e) for e in FitsUpdate.exponents(means, multiple, caps)]
         assert bits(noise.cpu().numpy()) == bits(unit * np.repeat(np.array(scales, np.float32), sizes))
         found = exponents.tolist()
         assert [2.0**e for e in found] == scales
         seen.update(scales)
-    assert {2.0**-80, 1.0, 2.0**80} < seen
+    assert ({2.0**-80, 1.0, 2.0**80} < seen) is (most == 127)
+    assert max(seen) <= 2.0 ** max(most, -80)
