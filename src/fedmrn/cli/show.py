@@ -16,7 +16,7 @@ from fedmrn.report.summary import HEADER, LEGEND, Summary, cells, reference_of
 from fedmrn.wire.frame import Frame, Role, Section
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import plain
-from fedmrn.wire.terms import read_terms
+from fedmrn.wire.terms import read_caps, read_terms
 
 _WIDEST = 1000
 _MOST = 1 << 27  # elements: a section can declare more than anyone would wait for
@@ -114,7 +114,13 @@ def _section_row(frame: Frame, s: Section) -> tuple[str, ...]:
 def _content(frame: Frame, s: Section) -> tuple[str, str]:
     """The codec's name, and what the section holds; the body is checked before it is summed up."""
     if s.role is Role.TERMS:
-        return "-", ", ".join(f"{name} = {value:g}" for name, value in read_terms(frame).items())
+        told = [f"{name} = {value:g}" for name, value in read_terms(frame).items()]
+        caps = read_caps(frame)
+        if caps:
+            told.append(f"scales at most 2^{min(caps)} to 2^{max(caps)}")
+        return "-", ", ".join(told)
+    if s.role is Role.SERVER:
+        return "-", "the server's secret, the run's id, caps, who was asked"
     if s.codec not in CODECS:
         return f"unknown codec {s.codec}", "-"
     codec = codec_from(s.codec, s.params)

@@ -53,7 +53,7 @@ class TrainConfig:
     clients_per_round: Count = 10
     local_epochs: Count = 1
     batch_size: Count = 32
-    weight_by: Literal["samples", "batches"] = "samples"
+    weight_by: Literal["samples", "batches", "equal"] = "samples"
     # Of the framework, in each process that trains; 0: its own default, shared out among the workers.
     threads: Annotated[int, Field(ge=0, le=1024, strict=True)] = 0
     workers: Annotated[int, Field(ge=1, le=1024, strict=True)] = 1  # processes that train clients
@@ -110,7 +110,13 @@ class Experiment:
     def scheme(self) -> Scheme:
         """Return what server and clients agree on."""
         options = self.options
-        return method(self.method).scheme(options.specific, options.side, options.down, options.server_optimizer)
+        return method(self.method).scheme(
+            options.specific,
+            options.side,
+            options.down,
+            options.server_optimizer,
+            equal=self.train.weight_by == "equal",
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, as written to `config.toml`."""

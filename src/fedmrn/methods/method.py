@@ -1,7 +1,7 @@
 """What a row of the table of methods is, and how its options become a scheme."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -86,6 +86,8 @@ class Method:
         side: str = "float32",
         down: str = "float32",
         optimizer: ServerOptimizer | None = None,
+        *,
+        equal: bool = False,
     ) -> Scheme:
         """Return what server and clients agree on for these options.
 
@@ -94,15 +96,17 @@ class Method:
             side: a key of `SIDE`: how the dense group and the statistics travel up.
             down: a key of `DOWN`: how the state travels down.
             optimizer: of the server; by default the state moves by the mean.
+            equal: count all clients alike, whatever weights they claim.
 
         Raises:
             ConfigError: an option does not exist or is unusable.
         """
         values = self.resolve(options)
         try:
-            return self._scheme(values, side, down, optimizer or Scaled(1.0))
+            scheme = self._scheme(values, side, down, optimizer or Scaled(1.0))
         except ConfigError as error:
             raise ConfigError(f"method {self.name}: {error}") from error
+        return replace(scheme, weighted=False) if equal else scheme
 
     def _scheme(self, values: Mapping[str, Value], side: str, down: str, optimizer: ServerOptimizer) -> Scheme:
         for what, word, choices in (("side data", side, SIDE), ("broadcast", down, DOWN)):

@@ -205,11 +205,11 @@ class Frame:
     def account(self) -> dict[str, int]:
         """Return the bytes of this frame by part: a body for each group, header, checksum; they add up to its length.
 
-        Section headers, codec parameters and terms count as header.
+        Section headers, codec parameters and terms count as header, and so does what a server keeps beside its state.
         """
         bodies = {g.name.lower(): 0 for g in Group}
         for s in self.sections:
-            if s.role is not Role.TERMS:
+            if s.role not in {Role.TERMS, Role.SERVER}:
                 bodies[s.group.name.lower()] += len(s.body)
         header = HEADER_SIZE + sum(s.size for s in self.sections) - sum(bodies.values())
         return {**bodies, "header": header, "checksum": CHECKSUM_SIZE}

@@ -196,7 +196,7 @@ def plain(frame: Frame, limits: Limits = DEFAULT_LIMITS) -> Frame:
 
 
 def _plain(section: Section, noise_key: int, most: int) -> Section:
-    if section.role is Role.TERMS:
+    if section.role in {Role.TERMS, Role.MOMENTS, Role.SERVER}:
         return section
     codec = codec_from(section.codec, section.params)
     body = section.body
