@@ -111,16 +111,16 @@ def _section_row(frame: Frame, s: Section) -> tuple[str, ...]:
     return label, name, f"{s.count:,}", f"{s.size:,}", bits, content
 
 
+def _terms(frame: Frame) -> str:
+    told, caps = [f"{name} = {value:g}" for name, value in read_terms(frame).items()], read_caps(frame)
+    return ", ".join([*told, f"scales at most 2^{min(caps)} to 2^{max(caps)}"] if caps else told)
+
+
 def _content(frame: Frame, s: Section) -> tuple[str, str]:
     """The codec's name, and what the section holds; the body is checked before it is summed up."""
-    if s.role is Role.TERMS:
-        told = [f"{name} = {value:g}" for name, value in read_terms(frame).items()]
-        caps = read_caps(frame)
-        if caps:
-            told.append(f"scales at most 2^{min(caps)} to 2^{max(caps)}")
-        return "-", ", ".join(told)
-    if s.role is Role.SERVER:
-        return "-", "the server's secret, the run's id, caps, who was asked"
+    if s.role in {Role.TERMS, Role.SERVER}:
+        secrets = "the server's secret, the run's id, caps, who was asked"
+        return "-", _terms(frame) if s.role is Role.TERMS else secrets
     if s.codec not in CODECS:
         return f"unknown codec {s.codec}", "-"
     codec = codec_from(s.codec, s.params)
