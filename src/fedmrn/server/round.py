@@ -13,6 +13,7 @@ from fedmrn.numerics.rng import derive_key
 from fedmrn.server.aggregate import Aggregator
 from fedmrn.server.optimizer import Scaled
 from fedmrn.server.rules import Sees
+from fedmrn.server.statistics import check_round, move_variances
 from fedmrn.wire.frame import Frame, Kind
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import state_sections, templates
@@ -105,11 +106,13 @@ class Round:
             raise UnknownClientError(f"client {client} was not asked in round {self.number}")
         return self._keys[client]
 
+    @np.errstate(over="ignore", invalid="ignore")  # what leaves float32 is found by `check_round`
     def finish(self) -> NDArray[np.float32]:
         """Move the server's state by the mean of what was folded, and return it.
 
         Raises:
             EmptyRoundError: if nothing was folded; the state stays.
+            UnusableModelError: if the new state or the moments are not finite; they stay as they were.
             WrongRoundError: if called twice.
         """
         if self._closed:
@@ -123,15 +126,18 @@ class Round:
         stepped = rule.step(self.number, seen[coded], state[coded], *more)
         if np.may_share_memory(stepped, state):  # a rule may return the mean itself
             stepped = stepped.copy()
+        self._closed = True
+        changes = state[server.layout.span(Group.VARIANCE)].copy()
         state += server.state  # what clients did not see of it is not lost
         state[coded] = stepped
+        move_variances(server.layout, server.state, changes, state)
         optimizer, trained = server.scheme.optimizer, slice(0, server.layout.trainable)
         moments = server.carried.moments
         if optimizer != Scaled(1.0):
             moves, moments = optimizer.step(state[trained] - server.state[trained], moments)
             np.add(server.state[trained], moves, out=state[trained])
             state[coded] = rule.settle(state[coded], stepped)
+        check_round(self.number, server.layout, state, moments)
         server.state, server.carried = state, replace(server.carried, moments=moments)
         server.observed = observed
-        self._closed = True
         return state

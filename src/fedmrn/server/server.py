@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fedmrn.errors import ConfigError
 from fedmrn.server.round import Round
 from fedmrn.server.scheme import Scheme
+from fedmrn.server.statistics import check_start
 from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
 from fedmrn.wire.layout import Group, Layout
 
@@ -48,8 +49,8 @@ class Server:
             name of the observable -> name of the tensor -> mean over clients.
 
     Raises:
-        ConfigError: if the state or the moments are not of the layout's shape or the state not one of the scheme's
-            rule, or the secret has another length.
+        ConfigError: if the state or the moments are not of the layout's shape, the state is not finite, has a negative
+            variance or is not one of the scheme's rule, or the secret has another length.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Server:
             raise ConfigError(f"the state must be float32 of shape ({layout.size},), got {state.dtype} {state.shape}")
         if not 16 <= len(secret) <= 64:
             raise ConfigError(f"the server's secret must have 16 to 64 bytes, got {len(secret)}")
+        check_start(layout, state)
         scheme.rule.check(state[layout.span(Group.CODED)])
         self.layout, self.scheme, self.state = layout, scheme, state
         self.secret, self.limits, self.threads = secret, limits, threads

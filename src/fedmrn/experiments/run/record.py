@@ -29,19 +29,24 @@ _SHAPE = ConfigDict(extra="ignore")
 FILE = "rounds.jsonl"
 
 
-@dataclass(frozen=True, config=_SHAPE)
+@dataclass(frozen=True, kw_only=True, config=_SHAPE)
 class Sizes:
-    """Bytes of all clients together, by part of their frames (`Frame.account`); `total` is the sum of the others."""
+    """Bytes of all clients together, by part of their frames (`Frame.account`); `total` is the sum of the others.
+
+    Records from before running variances were a part of their own have none: they count them as `stats`.
+    """
 
     coded: Whole
     dense: Whole
     stats: Whole
+    variance: Whole = 0
     header: Whole
     checksum: Whole
     total: Whole
 
     def __post_init__(self) -> None:
-        if not 0 < self.total == self.coded + self.dense + self.stats + self.header + self.checksum:
+        parts = self.coded + self.dense + self.stats + self.variance + self.header + self.checksum
+        if not 0 < self.total == parts:
             raise ValueError("total is not the sum of the other parts, or is 0")
 
     def of(self, parts: Iterable[str]) -> int:
