@@ -54,7 +54,7 @@ def _spread(norms: F32, block: int, start: int, stop: int) -> F64:
 def _with_norm(x: F32, norm: float) -> F32:
     """Return a block of a larger l2 norm with its largest magnitudes cut to one value, such that its norm is this."""
     sizes = np.sort(np.abs(x.astype(np.float64)))
-    left = norm**2 - np.cumsum(np.square(sizes)) + np.square(sizes)  # for an element and all above it
+    left = norm**2 - np.append(0.0, np.cumsum(np.square(sizes[:-1])))  # for an element and all above it
     cut = np.sqrt(np.maximum(left, 0) / np.arange(x.size, 0, -1))
     return clipped(x, float(cut[np.argmax(cut <= sizes)]))
 

@@ -68,7 +68,6 @@ class Server:
             raise ConfigError(f"the state must be float32 of shape ({layout.size},), got {state.dtype} {state.shape}")
         if not 16 <= len(secret) <= 64:
             raise ConfigError(f"the server's secret must have 16 to 64 bytes, got {len(secret)}")
-        check_start(layout, state)
         scheme.rule.check(state[layout.span(Group.CODED)])
         self.layout, self.scheme, self.state = layout, scheme, state
         self.secret, self.limits, self.threads = secret, limits, threads
@@ -76,6 +75,7 @@ class Server:
         shape, moments = (scheme.optimizer.slots, layout.trainable), carried.moments
         if moments.shape != shape or moments.dtype != np.float32:
             raise ConfigError(f"the moments must be float32 of shape {shape}, got {moments.dtype} {moments.shape}")
+        check_start(layout, state, moments)
         self.observed: dict[str, dict[str, float]] = {}
 
     @property

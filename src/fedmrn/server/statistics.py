@@ -29,9 +29,7 @@ def check_round(number: int, layout: Layout, state: F32, moments: F32) -> None:
     Raises:
         UnusableModelError: names the tensor and its value.
     """
-    fault = fault_of(layout, state)
-    with np.errstate(invalid="ignore"):
-        broken = moments.size and not (np.isfinite(moments.min()) and np.isfinite(moments.max()))
+    fault, broken = fault_of(layout, state), not _finite(moments)
     if fault is None and not broken:
         return
     what = "the moments of the server's optimizer would not be finite" if fault is None else f"in the new model {fault}"
@@ -41,8 +39,8 @@ def check_round(number: int, layout: Layout, state: F32, moments: F32) -> None:
     )
 
 
-def check_start(layout: Layout, state: F32) -> None:
-    """Refuse a state that no round may begin with.
+def check_start(layout: Layout, state: F32, moments: F32) -> None:
+    """Refuse a state or moments that no round may begin with.
 
     Raises:
         ConfigError: names the tensor and its value.
@@ -50,3 +48,10 @@ def check_start(layout: Layout, state: F32) -> None:
     fault = fault_of(layout, state)
     if fault is not None:
         raise ConfigError(f"the state is no usable model: {fault}")
+    if not _finite(moments):
+        raise ConfigError("the moments are not finite: start with those of an earlier round, or with none")
+
+
+def _finite(vector: F32) -> bool:
+    with np.errstate(invalid="ignore"):
+        return not vector.size or bool(np.isfinite(vector.min()) and np.isfinite(vector.max()))
