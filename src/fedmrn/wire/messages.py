@@ -56,11 +56,11 @@ def state_sections(
     sections = []
     for group, span in _parts(layout):
         codec, part = (codecs or {}).get(group, _RAW), state[span]
-        check_finite(part)
         if group is Group.VARIANCE or not codec.holds(part):
             codec = _RAW
         body: bytes | memoryview
         if codec == _RAW:
+            check_finite(part)
             body = np.ascontiguousarray(part, "<f4").data.cast("B")
         else:
             body = codec.encode(part, replace(keys, sizes=layout.sizes(group)))
