@@ -9,7 +9,7 @@ import zlib
 from functools import cache
 from hashlib import blake2b
 from itertools import product
-from math import e, prod, sqrt
+from math import e, exp, log, prod, sqrt
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -23,6 +23,7 @@ NOISE_DOMAIN = 1 << 32
 FINAL_MASK_DOMAIN = 3 << 32
 FROZEN_DOMAIN = 9 << 32
 CODEBOOK_DOMAIN = 11 << 32
+FLOOR = 2.0**-60
 TABLE_FILE = Path(__file__).parents[1] / "src" / "fedmrn" / "numerics" / "gaussian.bin"
 TERMS = {1: ("warmup", "<d"), 2: ("rho", "<d"), 3: ("progressive", "<B"), 4: ("stochastic", "<B")}
 
@@ -503,6 +504,16 @@ def write_frame(frame: dict[str, Any]) -> bytes:
         frame["weight"],
     )
     return data + parts + struct.pack("<I", crc32(data + parts))
+
+
+def log_change(before: float, after: float) -> float:
+    """What an update says of a variance that was `before` in the broadcast."""
+    return float32(log(max(after, FLOOR)) - log(max(before, FLOOR)))
+
+
+def next_variance(before: float, mean: float) -> float:
+    """What becomes of a variance by the mean of such changes."""
+    return before if mean == 0 else float32(min(max(exp(log(max(before, FLOOR)) + mean), FLOOR), 2.0**126))
 
 
 def reseal(data: bytes, *, total: bool = False) -> bytes:

@@ -6,7 +6,7 @@ What most users need is here; `import fedmrn` itself imports no library, and eac
     Server, method, METHODS            the server's side: rounds and methods, without a training framework
     Layout, TensorSpec, Group          a model's layout, for a server without torch
     Frame, Limits                      the bytes between them
-    FedmrnError and what it is root of   UsageError, FrameError, EncodeError, EmptyRoundError; all in `fedmrn.errors`
+    FedmrnError and what it is root of   UsageError, FrameError, EncodeError, ...; all in `fedmrn.errors`
 
 In a Flower app, `fedmrn.flower.FedMRN` is the strategy and `fedmrn.flower.client` the client's side. Data sets, models
 and experiments are `fedmrn.data`, `fedmrn.models` and `fedmrn.experiments`.
@@ -15,7 +15,7 @@ and experiments are `fedmrn.data`, `fedmrn.models` and `fedmrn.experiments`.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fedmrn.errors import EmptyRoundError, EncodeError, FedmrnError, FrameError, UsageError
+from fedmrn.errors import EmptyRoundError, EncodeError, FedmrnError, FrameError, UnusableModelError, UsageError
 
 if TYPE_CHECKING:
     from fedmrn.methods import METHODS, method
@@ -66,6 +66,7 @@ __all__ = [
     "ModelLayout",
     "Server",
     "TensorSpec",
+    "UnusableModelError",
     "UsageError",
     "__version__",
     "attach",

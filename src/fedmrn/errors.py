@@ -132,3 +132,7 @@ class WrongMessageError(FrameError):
 
 class EmptyRoundError(FedmrnError):
     """No frame was folded, so there is no mean."""
+
+
+class UnusableModelError(FedmrnError):
+    """A round would leave a model with a value that is not finite, or a negative variance; the old model stays."""

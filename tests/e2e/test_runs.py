@@ -370,6 +370,13 @@ def test_a_diverged_run_is_told_and_the_others_go_on(cli: Cli, tmp_path: Path) -
     assert alone.stderr.strip().endswith("error: there is no finished run to report")
 
 
+def test_a_round_that_leads_to_no_usable_model_is_told(cli: Cli) -> None:
+    done = cli("run", "digits", "--method", "fedavg", *changes("method.server_lr=1e45"))
+    assert done.returncode == 1
+    assert "round 1: in the new model tensor" in done.stderr
+    assert "not a finite number; the round is lost and the old model stays: lower the server's" in done.stderr
+
+
 def test_names_are_not_markup(cli: Cli, tmp_path: Path) -> None:
     done = cli("run", "digits", "--out", "x[/y] [red]", *changes("train.rounds=1"))
     assert done.returncode == 0, done.stderr

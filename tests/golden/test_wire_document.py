@@ -30,7 +30,7 @@ from fedmrn.codecs import (
 from fedmrn.codecs.mask import coded_mask
 from fedmrn.codecs.mask.trellis import LARGEST_LOG2_STATES
 from fedmrn.methods import METHODS, ReadBy
-from fedmrn.methods.method import SIDE
+from fedmrn.methods.method import SIDE, VARIANCE
 from fedmrn.numerics import noise
 from fedmrn.numerics.bits import pack_bits
 from fedmrn.numerics.masking import MaskType
@@ -42,6 +42,7 @@ from fedmrn.wire.frame import Frame, Kind, Limits, Role, Section
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 from fedmrn.wire.messages import read_state
 from fedmrn.wire.terms import TERMS, read_terms, terms_section
+from fedmrn.wire.variance import CEILING, FLOOR, log_change, moved
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
 
@@ -66,7 +67,7 @@ def bits_of(section: dict[str, Any]) -> list[int]:
 
 
 def test_the_document_has_its_examples() -> None:
-    assert list(EXAMPLES) == [f"9.{k}" for k in range(1, 13)]
+    assert list(EXAMPLES) == [f"9.{k}" for k in range(1, 15)]
     assert DOCUMENT.count("```hex") == DOCUMENT.count("```json") == len(EXAMPLES)
     seen = {(d["kind"], s["parameters"][:4]) for _, d in EXAMPLES.values() for s in d["sections"]}
     assert {(1, "0000"), (1, "0101"), (1, ""), (2, "0000"), (2, "")} <= seen
@@ -85,6 +86,8 @@ def test_the_document_has_its_examples() -> None:
         (8, 2),
         (9, 0),
         (10, 0),
+        (10, 1),
+        (10, 2),
         (11, 0),
         (12, 0),
     } == codecs
@@ -231,6 +234,25 @@ def test_the_state_of_the_support_example_is_its_broadcasts() -> None:
     assert (update["noise_key"], update["layout"]) == (expected["noise_key"], expected["layout"])
 
 
+def test_the_variances_of_the_examples() -> None:
+    """Made again by the library and by the reader, from what the broadcast and the client have."""
+    broadcast, update = EXAMPLES["9.13"], EXAMPLES["9.14"][1]
+    section = update["sections"][3]
+    before, after, sent, following = (section[field] for field in ("before", "after", "values", "next"))
+    assert broadcast[1]["sections"][7]["values"] == before
+    assert (update["noise_key"], update["layout"]) == (broadcast[1]["noise_key"], broadcast[1]["layout"])
+    change = log_change(np.array(before, np.float32), np.array(after, np.float32))
+    assert [struct.unpack("<e", struct.pack("<e", u))[0] for u in change.tolist()] == sent
+    assert moved(np.array(before, np.float32), np.array(sent, np.float32)).tolist() == following
+    for b, a, u, found, n in zip(before, after, change.tolist(), sent, following, strict=True):
+        assert oracle.log_change(b, oracle.float32(a)) == u
+        assert oracle.next_variance(b, found) == n
+    for b in (0.0, 1e-45, 2.0**-60, 0.1, 1.0, 3e38):
+        for m in (0.0, -0.0, 1e-3, -1.0, 41.5, -41.5, 600.0, -600.0):
+            found = float(moved(np.array([b], np.float32), np.array([m], np.float32))[0])
+            assert found == pytest.approx(oracle.next_variance(oracle.float32(b), oracle.float32(m)), rel=2.0**-23)
+
+
 def test_constants_of_the_document() -> None:
     assert f"header ({frame.HEADER_SIZE} bytes)" in DOCUMENT
     assert f"checksum ({frame.CHECKSUM_SIZE} bytes)" in DOCUMENT
@@ -247,7 +269,11 @@ def test_constants_of_the_document() -> None:
         for option in row.options.values():
             assert option.read_by is not ReadBy.CLIENT or f" | {option.default:g} |" in DOCUMENT
     assert "0 coded, 1 dense, 2 statistics" in DOCUMENT
-    assert [int(g) for g in (Group.CODED, Group.DENSE, Group.STATS)] == [0, 1, 2]
+    assert "0 coded, 1 dense, 2 statistics, 3 variances" in DOCUMENT
+    assert [int(g) for g in (Group.CODED, Group.DENSE, Group.STATS, Group.VARIANCE)] == [0, 1, 2, 3]
+    assert (FLOOR, CEILING) == (2.0**-60, 2.0**126)
+    assert "log(max(after, 2^-60)) - log(max(before, 2^-60))" in DOCUMENT
+    assert "min(max(exp(log(max(before, 2^-60)) + m), 2^-60), 2^126)" in DOCUMENT
     assert ", ".join(f"{int(law)} {law.name.lower()}" for law in Law) in DOCUMENT
     assert ", ".join(f"{int(mask)} {mask.name.lower()}" for mask in MaskType) in DOCUMENT
     assert ", ".join(f"{m.id} {m.name}" for m in METHODS.values()) + " |" in DOCUMENT
@@ -272,6 +298,7 @@ def test_constants_of_the_document() -> None:
     assert CHUNK == 16_384
     assert f"u8 log2_states, 1 to {LARGEST_LOG2_STATES};" in DOCUMENT
     assert [c.id for c in SIDE.values()] == [0, 10, 5]
+    assert {c.id for c in VARIANCE.values()} == {0, 10}
     assert SIDE["levels"] == Levels(levels=127, block=64)
     assert "by codec 5 with\nblock 64 and s = 127, or by codec 10" in DOCUMENT
     limits = Limits()

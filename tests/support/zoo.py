@@ -142,6 +142,7 @@ class Specimen:
     coded: int
     dense: int = 0
     stats: int = 0
+    variances: int = 0
     lr: float = 1.0
 
     def data(self, n: int = 24) -> tuple[Tensor, Tensor]:
@@ -200,8 +201,8 @@ ZOO: Mapping[str, Specimen] = MappingProxyType(
         "transformer": Specimen(Transformer, _tokens, _by_last, 2 + 4 + 4 + 2, dense=4),
         "tied": Specimen(Tied, _tokens, _by_first, 1 + 2),
         "shared": Specimen(Shared, _vectors(6), _by_mean, 4),
-        "norms": Specimen(_norms, _vectors(2, 4, 4), _by_mean, 6, dense=6, stats=2),
-        "nested": Specimen(Nested, _vectors(2, 4, 4), _by_mean, 2 * 5 + 2 + 2, dense=2 * 4 + 2, stats=4),
+        "norms": Specimen(_norms, _vectors(2, 4, 4), _by_mean, 6, dense=6, stats=1, variances=1),
+        "nested": Specimen(Nested, _vectors(2, 4, 4), _by_mean, 2 * 5 + 2 + 2, dense=2 * 4 + 2, stats=2, variances=2),
         "frozen": Specimen(PartlyFrozen, _vectors(6), _by_mean, 4),
         "weight norm": Specimen(_weight_norm, _vectors(6), _by_mean, 5),
     }

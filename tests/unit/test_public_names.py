@@ -29,6 +29,7 @@ FACE = [
     "ModelLayout",
     "Server",
     "TensorSpec",
+    "UnusableModelError",
     "UsageError",
     "__version__",
     "attach",

@@ -177,6 +177,24 @@ class Codec(ABC):
         """The standard deviation of the vectors that the codec is made for; None where any will do."""
         return None
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether every element is written by itself, to ten significant bits or more: none loses by its neighbours."""
+        return False
+
+    def holds(self, vector: NDArray[np.float32]) -> bool:
+        """Whether a finite vector is within what the codec can write; most codecs can write any."""
+        return True
+
+    def fitted(self, vector: NDArray[np.float32], max_value: float) -> NDArray[np.float32]:
+        """Return the vector with its values clipped to what the codec can write and a receiver's limit allows.
+
+        Args:
+            vector: finite, float32, shape (d,); it is returned itself where nothing is clipped.
+            max_value: the receiver's limit on floats.
+        """
+        return clipped(vector, self.bound(max_value))
+
     def bind(self, state: NDArray[np.float32]) -> "Codec":
         """Return the codec for updates of this state (float32, shape (d,)), which both sides know; most need none."""
         return self
@@ -244,6 +262,16 @@ class Codec(ABC):
         for start in range(0, count, CHUNK):
             opened.read(start, out[start : start + CHUNK])
         return out
+
+
+def clipped(vector: NDArray[np.float32], limit: float) -> NDArray[np.float32]:
+    """Return a vector clipped to the largest float32 that is at most `limit`; itself where nothing is beyond it."""
+    most = np.float32(min(limit, float(np.finfo(np.float32).max)))
+    if float(most) > limit:
+        most = np.nextafter(most, np.float32(0))
+    if not vector.size or max(vector.max(), -vector.min()) <= most:
+        return vector
+    return vector.clip(-most, most)
 
 
 def check_finite(vector: NDArray[np.float32]) -> None:

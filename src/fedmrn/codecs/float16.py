@@ -9,11 +9,12 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import Codec, EncodeKeys, check_finite
+from fedmrn.codecs.base import Codec, EncodeKeys, check_finite, clipped
 from fedmrn.codecs.floats import OpenedFloats, open_floats
 from fedmrn.errors import EncodeError, MalformedFrameError
 
 LARGEST = 65504.0
+_OVERFLOWS = 65520.0  # the least magnitude that does not round to it
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,22 @@ class Float16(Codec):
 
     id: ClassVar[int] = 10
     name: ClassVar[str] = "float16"
+
+    @property
+    def elementwise(self) -> bool:
+        """Yes: eleven significant bits each, fewer below 2^-14."""
+        return True
+
+    def holds(self, vector: NDArray[np.float32]) -> bool:
+        """Whether no magnitude rounds to more than 65504."""
+        return not vector.size or bool(max(vector.max(), -vector.min()) < _OVERFLOWS)
+
+    def fitted(self, vector: NDArray[np.float32], max_value: float) -> NDArray[np.float32]:
+        """Return the vector clipped to the largest 16-bit float that is at most the limit."""
+        most = np.float16(self.bound(max_value))
+        if float(most) > max_value:
+            most = np.nextafter(most, np.float16(0))
+        return clipped(vector, float(most))
 
     def params(self) -> bytes:
         """Return no bytes."""

@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, check_finite
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, check_finite, clipped
 from fedmrn.codecs.scales import F32, F64, check_scales, draws
 from fedmrn.errors import ConfigError, EncodeError, MalformedFrameError, PaddingError
 
@@ -49,6 +49,14 @@ def _spread(norms: F32, block: int, start: int, stop: int) -> F64:
     first, last = start // block, -(-stop // block)
     edges = np.clip(np.arange(first, last + 1, dtype=np.int64) * block, start, stop)
     return np.repeat(norms[first:last].astype(np.float64), np.diff(edges))
+
+
+def _with_norm(x: F32, norm: float) -> F32:
+    """Return a block of a larger l2 norm with its largest magnitudes cut to one value, such that its norm is this."""
+    sizes = np.sort(np.abs(x.astype(np.float64)))
+    left = norm**2 - np.append(0.0, np.cumsum(np.square(sizes[:-1])))  # for an element and all above it
+    cut = np.sqrt(np.maximum(left, 0) / np.arange(x.size, 0, -1))
+    return clipped(x, float(cut[np.argmax(cut <= sizes)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +122,31 @@ class Levels(Codec):
         """Return the receiver's limit: `open` checks every norm, and no value exceeds its norm."""
         return max_value
 
-    def _norms(self, vector: F32) -> F32:
+    def holds(self, vector: F32) -> bool:
+        """Whether the norm of every block is a float32."""
+        return bool(self._exact_norms(vector).max(initial=0) <= np.finfo(np.float32).max)
+
+    def fitted(self, vector: F32, max_value: float) -> F32:
+        """Return the vector; in a block whose norm is above the limit, the largest magnitudes are cut to one value."""
+        most = min(max_value, float(np.finfo(np.float32).max)) * (1 - 2.0**-20)
+        loud = np.flatnonzero(self._exact_norms(vector) > most)
+        out = vector.copy() if loud.size else vector
+        for start in (loud * self.block).tolist():
+            block = out[start : start + self.block]
+            block[:] = _with_norm(block, most)
+        return out
+
+    def _exact_norms(self, vector: F32) -> F64:
         squares = np.zeros(-(-vector.size // self.block))
         for start in range(0, vector.size, CHUNK):
             x = np.square(vector[start : start + CHUNK], dtype=np.float64)
             first, last = start // self.block, -(-(start + x.size) // self.block)
             edges = np.maximum(np.arange(first, last, dtype=np.int64) * self.block - start, 0)
             squares[first:last] += np.add.reduceat(x, edges)
-        norms = np.sqrt(squares)
+        return np.sqrt(squares)
+
+    def _norms(self, vector: F32) -> F32:
+        norms = self._exact_norms(vector)
         if norms.max(initial=0) > np.finfo(np.float32).max:
             raise EncodeError("the norm of a block is beyond float32: training diverged; lower the learning rate")
         return norms.astype(np.float32)

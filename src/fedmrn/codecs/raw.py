@@ -23,6 +23,11 @@ class Raw(Codec):
         """Yes, it is exact."""
         return True
 
+    @property
+    def elementwise(self) -> bool:
+        """Yes."""
+        return True
+
     def params(self) -> bytes:
         """Return no bytes."""
         return b""

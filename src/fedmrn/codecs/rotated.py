@@ -44,6 +44,7 @@ CENTROIDS = {
 _SMALLEST_KEEP = 2.0**-8
 _PARAMS = struct.Struct("<BBf")
 _HIGHEST_LEVEL = 2.0**119  # so that no sum in the transform of 2^16 elements leaves float32
+_SURELY_FITS = 2.0**96  # a scale is at most 2^11 times it, and a level 2^10 times that: below half of 2^119
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _STEP = CHUNK // 4
 
@@ -172,6 +173,10 @@ class Rotated(Codec):
     def bound(self, max_value: float) -> float:
         """Return the receiver's limit: decoded values are clipped to it."""
         return max_value
+
+    def holds(self, vector: NDArray[np.float32]) -> bool:
+        """Whether no sum in the rotation can leave float32, whatever the other values are: magnitudes up to 2^96."""
+        return not vector.size or bool(max(vector.max(), -vector.min()) <= _SURELY_FITS)
 
     def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
         """Rotate with the noise key's rotation and take the nearest centroids; nothing is drawn.

@@ -14,7 +14,9 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import Codec, EncodeKeys, Opened, Plane, check_finite
+from fedmrn.codecs.base import Codec, EncodeKeys, Opened, Plane, check_finite, clipped
+from fedmrn.codecs.float16 import Float16
+from fedmrn.codecs.raw import Raw
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError, PaddingError
 from fedmrn.numerics.sparsity import kept, largest
 
@@ -160,6 +162,14 @@ class Sparse(Codec):
     def bound(self, max_value: float) -> float:
         """Return the receiver's limit: `open` checks every value against it."""
         return max_value
+
+    def holds(self, vector: NDArray[np.float32]) -> bool:
+        """Whether no magnitude is above the largest float of so many bits."""
+        return clipped(vector, _LARGEST[self.bits]) is vector
+
+    def fitted(self, vector: NDArray[np.float32], max_value: float) -> NDArray[np.float32]:
+        """Return the vector clipped to what a value's bits and the limit hold."""
+        return (Float16() if self.bits == 16 else Raw()).fitted(vector, max_value)
 
     def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
         """Return the k largest values, then their gaps; of equal magnitudes the first are taken."""

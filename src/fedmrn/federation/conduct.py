@@ -194,7 +194,7 @@ class Conduct:
         """Move the server's state by the mean of what was folded, and return it; no update is taken from then on.
 
         Raises:
-            EmptyRoundError: nothing was folded; the state stays.
+            EmptyRoundError, UnusableModelError: nothing was folded, or it leads to no usable model; the state stays.
             WrongRoundError: called twice.
         """
         try:

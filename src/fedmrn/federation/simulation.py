@@ -178,6 +178,7 @@ def simulate(
 
     Raises:
         FrameError, UsageError, EncodeError: as the parts do.
+        UnusableModelError: a round leads to a model that is not finite.
         WorkerError: a client failed or did not answer, or a worker process was lost.
     """
     view = ModelLayout.of(model)

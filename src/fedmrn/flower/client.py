@@ -20,7 +20,7 @@ from torch import nn
 from fedmrn.flower.records import FRAME, broadcast_bytes, records_of, to_array
 from fedmrn.torch import LocalRule, default_choice
 from fedmrn.torch import attach as attach_rule
-from fedmrn.torch.model_layout import Choose
+from fedmrn.torch.model_layout import Choose, Variances
 
 MEMORY = "fedmrn"
 """The record of `context.state` that holds a client's memory."""
@@ -35,6 +35,7 @@ def attach(
     steps: int,
     arrayrecord_key: str = "arrays",
     choose: Choose = default_choice,
+    variances: Variances = (),
 ) -> LocalRule:
     """Set the model to what the server sent, and return the optimiser to train it with; see `fedmrn.torch.attach`.
 
@@ -45,7 +46,7 @@ def attach(
         context: of this client.
         steps: the number of local steps that will follow.
         arrayrecord_key: as in the strategy.
-        choose: which parameters are coded, as on the server.
+        choose, variances: as for `ModelLayout.of`, and as on the server.
 
     Raises:
         WrongMessageError: the message does not come from a fedmrn strategy.
@@ -54,7 +55,7 @@ def attach(
     broadcast = broadcast_bytes(message.content, arrayrecord_key)
     kept = records_of(context.state, ArrayRecord).get(MEMORY)
     memory = None if kept is None else kept["memory"].numpy()
-    return attach_rule(model, optimizer, broadcast, steps=steps, choose=choose, memory=memory)
+    return attach_rule(model, optimizer, broadcast, steps=steps, choose=choose, variances=variances, memory=memory)
 
 
 def reply(

@@ -21,7 +21,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 from numpy.typing import NDArray
 
-from fedmrn.errors import ConfigError, EmptyRoundError, FrameError, UnknownClientError
+from fedmrn.errors import ConfigError, EmptyRoundError, FrameError, UnknownClientError, UnusableModelError
 from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.report import RoundReport
 from fedmrn.federation.transport import MessageKind
@@ -191,6 +191,9 @@ class FedMRN(FedAvg):
             conduct.finish()
         except EmptyRoundError:
             log(WARNING, "round %s: no update was folded: the model stays as it was", server_round)
+            return None, counts
+        except UnusableModelError as error:
+            log(WARNING, "%s", error)
             return None, counts
         good, others = metrics.agreeing()
         _log_others(server_round, others)

@@ -15,7 +15,13 @@ from fedmrn.text import nearest
 from fedmrn.wire.layout import Group
 
 SIDE: Mapping[str, Codec] = MappingProxyType({"float32": Raw(), "float16": Float16(), "levels": Levels(127, 64)})
-"""Encodings of side data (normalisation layers and their statistics), by name: 32, 16, or 8.5 bits a value."""
+"""Encodings of side data (normalisation layers and their statistics), by name: 32, 16, or 8.5 bits a value.
+
+Values beyond what an encoding and the server's limit hold are clipped by the client: beyond 65,504 in 16 bits, beyond
+`Limits.max_value` (65,536) in 32; with `levels` that is the limit of a block's norm.
+"""
+VARIANCE: Mapping[str, Codec] = MappingProxyType({"float32": Raw(), "float16": Float16(), "levels": Float16()})
+"""Encodings of running variances for each of `SIDE`: a level could be any factor, so 16 bits are the least."""
 DOWN: Mapping[str, tuple[Codec, Codec]] = MappingProxyType(
     {
         "float32": (Raw(), Raw()),
@@ -25,7 +31,10 @@ DOWN: Mapping[str, tuple[Codec, Codec]] = MappingProxyType(
         "eden2": (Rotated(2), Float16()),
     }
 )
-"""Encodings of the broadcast's state, by name: of the coded group, and of the others."""
+"""Encodings of the broadcast's state, by name: of the coded group, and of the others.
+
+Running variances, and a group with a value that its encoding cannot hold, are sent as float32.
+"""
 Options = Mapping[str, Any]
 """Options by name: values as typed, or what `Option.parse` makes of them."""
 
@@ -93,7 +102,7 @@ class Method:
 
         Args:
             options: values by name; the others have their defaults.
-            side: a key of `SIDE`: how the dense group and the statistics travel up.
+            side: a key of `SIDE`: how the dense group and the statistics travel up; variances by `VARIANCE`.
             down: a key of `DOWN`: how the state travels down.
             optimizer: of the server; by default the state moves by the mean.
             equal: count all clients alike, whatever weights they claim.
@@ -114,12 +123,13 @@ class Method:
                 raise ConfigError(f"{what} {word!r} does not exist{nearest(word, choices)}")
         parsed = {name: self.options[name].parse(value) for name, value in values.items()}
         codec, (coded, others) = self.codec(parsed), DOWN[down]
+        sides = {Group.DENSE: SIDE[side], Group.STATS: SIDE[side], Group.VARIANCE: VARIANCE[side]}
         return Scheme(
             method=self.id,
-            codecs={Group.CODED: codec, Group.DENSE: SIDE[side], Group.STATS: SIDE[side]},
+            codecs={Group.CODED: codec, **sides},
             rule=self.rule(parsed),
             weighted=self.weighted,
-            down={Group.CODED: coded, Group.DENSE: others, Group.STATS: others},
+            down={Group.CODED: coded, Group.DENSE: others, Group.STATS: others, Group.VARIANCE: Raw()},
             shared_key=parsed.get("noise_key", False),
             optimizer=optimizer,
             terms=self._terms(values),

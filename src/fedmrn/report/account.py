@@ -16,7 +16,7 @@ DIRECTIONS: Mapping[str, tuple[Way, ...]] = MappingProxyType({"up": ("up",), "do
 SECTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "mask": ("coded",),
-        "side data": ("dense", "stats"),
+        "side data": ("dense", "stats", "variance"),
         "header": ("header",),
         "checksum": ("checksum",),
         "total": ("total",),

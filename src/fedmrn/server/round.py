@@ -23,6 +23,7 @@ from fedmrn.server.caps import Caps, RoundCaps
 from fedmrn.server.carried import Carried
 from fedmrn.server.optimizer import Scaled
 from fedmrn.server.rules import Sees
+from fedmrn.server.statistics import check_round, move_variances
 from fedmrn.wire.frame import Frame, Kind
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import state_sections, templates
@@ -139,12 +140,14 @@ class Round:
             raise UnknownClientError(f"client {client} was not asked in round {self.number}")
         return self._keys[client]
 
+    @np.errstate(over="ignore", invalid="ignore")  # what leaves float32 is found by `check_round`
     def finish(self) -> NDArray[np.float32]:
         """Move the server's state by the mean of what was folded, and return it.
 
         Raises:
             EmptyRoundError: if nothing was folded; the state stays.
             RoundOrderError: if another round was begun since; the state stays.
+            UnusableModelError: if the new state or the moments are not finite; they stay as they were.
             WrongRoundError: if called twice.
         """
         with self._finishing:
@@ -169,14 +172,17 @@ class Round:
         stepped = rule.step(self.number, seen[coded], state[coded], *more)
         if np.may_share_memory(stepped, state):  # a rule may return the mean itself
             stepped = stepped.copy()
+        changes = state[server.layout.span(Group.VARIANCE)].copy()
         state += server.state  # what clients did not see of it is not lost
         state[coded] = stepped
+        move_variances(server.layout, server.state, changes, state)
         optimizer, trained = server.scheme.optimizer, slice(0, server.layout.trainable)
         moments, caps = server.carried.moments, server.carried.caps
         if optimizer != Scaled(1.0):
             moves, moments = optimizer.step(state[trained] - server.state[trained], moments)
             np.add(server.state[trained], moves, out=state[trained])
             state[coded] = rule.settle(state[coded], stepped)
+        check_round(self.number, server.layout, state, moments)
         if self.caps is not None:
             known = caps or Caps.at_start(server.layout)
             caps = aggregator.census.next(known, self.caps)

@@ -1,7 +1,8 @@
 """Server rules: how the coded part of the server's state moves by what came back.
 
-The dense part and the statistics always move by the mean of the updates. A rule says which planes it wants summed, what
-state a run starts with, and which models its state stands for: for most methods, the state itself.
+The dense part and the statistics always move by the mean of the updates, variances by that of their logarithms. A rule
+says which planes it wants summed, what state a run starts with, and which models its state stands for: for most
+methods, the state itself.
 """
 
 from collections.abc import Iterator

@@ -20,14 +20,14 @@ class Scheme:
         codecs: for each group; the rule may change that of the coded group from round to round.
         rule: how the coded part of the server's state moves.
         weighted: whether clients count by their weight, or alike.
-        down: how each group of the state is broadcast; exact where nothing is said.
+        down: how each group of the state is broadcast; exact where nothing is said, and exact for variances.
         shared_key: whether all clients of a round have one noise key.
         optimizer: how far the trained part of the state moves along what the rule asks for.
         terms: what clients are told beside the codecs, by name (`fedmrn.wire.terms`); what is not told has its default.
 
     Raises:
-        ConfigError: the method needs an exact broadcast and is not given one, a term cannot be told, or clients
-            are to choose scales of a noise that they share.
+        ConfigError: the method needs an exact broadcast and is not given one, a term cannot be told, clients are to
+            choose scales of a noise that they share, or variances are given a codec in which they can be ruined.
     """
 
     method: int
@@ -43,6 +43,9 @@ class Scheme:
         if self.rule.needs_zeros and not self.exact_broadcast:
             raise ConfigError("clients must see which weights are zero: set down to float32")
         check_terms(self.terms)
+        variance = self.codecs.get(Group.VARIANCE)
+        if variance is not None and not variance.elementwise:
+            raise ConfigError(f"running variances travel by codec raw or float16, not by {variance.name}")
         coded = self.codecs.get(Group.CODED)
         if self.shared_key and coded is not None and coded.own_scales:
             raise ConfigError(

@@ -14,6 +14,7 @@ from fedmrn.server.carried import Carried
 from fedmrn.server.round import Round
 from fedmrn.server.saved import RUN_SIZE, Saved, read_saved, write_saved
 from fedmrn.server.scheme import Scheme
+from fedmrn.server.statistics import check_start
 from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
 from fedmrn.wire.layout import Group, Layout
 
@@ -41,8 +42,8 @@ class Server:
             name of the observable -> name of the tensor -> mean over clients.
 
     Raises:
-        ConfigError: if the state or the moments are not of the layout's shape or the state not one of the scheme's
-            rule, or the secret, the run's id or the round's number cannot be.
+        ConfigError: if the state or the moments are not of the layout's shape, the state is not finite, has a negative
+            variance or is not one of the scheme's rule, or the secret, the run's id or the round's number cannot be.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Server:
         shape, moments = (scheme.optimizer.slots, layout.trainable), carried.moments
         if moments.shape != shape or moments.dtype != np.float32:
             raise ConfigError(f"the moments must be float32 of shape {shape}, got {moments.dtype} {moments.shape}")
+        check_start(layout, state, moments)
         self.observed: dict[str, dict[str, float]] = {}
         self.asked: tuple[int | str, ...] = ()
         self._round = round

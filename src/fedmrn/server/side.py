@@ -2,10 +2,13 @@
 
 They are few. So they are kept until the round closes, and clipped then by the round's own median. Where clients are so
 many that this would take too much memory, they are clipped as they come, by caps of the round before.
+
+Running variances travel as changes of their logarithms. Each client's is clipped to a factor of four around the middle
+one of its element, or, where they are clipped as they come, around no change.
 """
 
 from collections.abc import Iterable, Sequence
-from math import ldexp
+from math import ldexp, log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +20,8 @@ from fedmrn.server.sum import Bounds, Contribution
 from fedmrn.wire.layout import Group, Layout
 
 Sections = Iterable[tuple[Group, Opened]]
+_APART = np.float32(log(4))
+"""How far the logarithm of a client's variance may be from the middle one."""
 
 
 class SideData:
@@ -90,8 +95,12 @@ class SideData:
         )
         for group, contributions in self.kept.items():
             if contributions:
-                clipped = [Contribution(c.opened, c.weight, bounds[group]) for c in contributions]
-                sums.replace(group, clipped, float(bounds[group][1].max()))
+                low, high = bounds[group]
+                if group is Group.VARIANCE:
+                    middle = _middle(contributions, low.size)
+                    low, high = middle - _APART, middle + _APART
+                clipped = [Contribution(c.opened, c.weight, (low, high)) for c in contributions]
+                sums.replace(group, clipped, float(max(-low.min(), high.max())))
 
     def _bounds(self, exponents: Sequence[int]) -> dict[Group, Bounds]:
         """Return the least and largest value of each element, given the exponent of each tensor's cap."""
@@ -101,6 +110,19 @@ class SideData:
             sizes = self._sizes[group]
             caps = [np.float32(ldexp(1.0, min(max(e, -126), 127))) for e in exponents[at : at + len(sizes)]]
             most = np.repeat(np.array(caps, np.float32), sizes)
+            if group is Group.VARIANCE:
+                most[:] = _APART
             found[group] = (-most, most)
             at += len(sizes)
         return found
+
+
+def _middle(contributions: Sequence[Contribution], size: int) -> NDArray[np.float32]:
+    """Return the lower median of each element over clients, float32, shape (size,)."""
+    middle, at = np.empty(size, np.float32), (len(contributions) - 1) // 2
+    for start in range(0, size, CHUNK):
+        rows = np.empty((len(contributions), min(CHUNK, size - start)), np.float32)
+        for row, contribution in zip(rows, contributions, strict=True):
+            contribution.opened.read(start, row)
+        middle[start : start + rows.shape[1]] = np.partition(rows, at, axis=0)[at]
+    return middle

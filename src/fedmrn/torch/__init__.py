@@ -9,7 +9,7 @@ from torch import nn
 from fedmrn.errors import MalformedFrameError, WrongMethodError
 from fedmrn.methods import METHODS
 from fedmrn.torch.loop import LocalData, Training, evaluate, train, train_client
-from fedmrn.torch.model_layout import Choose, ModelLayout, default_choice
+from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
 from fedmrn.torch.rules.base import F32, LocalRule
 from fedmrn.torch.rules.masked_noise import MaskedTraining
 from fedmrn.wire.frame import Frame
@@ -31,6 +31,7 @@ def attach(
     steps: int,
     sampling_key: int | None = None,
     choose: Choose = default_choice,
+    variances: Variances = (),
     memory: F32 | EllipsisType | None = ...,
 ) -> LocalRule:
     """Return the optimiser wrapper of the method that the broadcast names; see `fedmrn.torch.rules.base`.
@@ -40,7 +41,7 @@ def attach(
         optimizer: over this model's parameters.
         broadcast: what the server sent.
         steps: the number of local steps that will follow.
-        sampling_key, choose, memory: as for `LocalRule`.
+        sampling_key, choose, variances, memory: as for `LocalRule`.
 
     Settings of the local rule are the server's to choose: they are in the broadcast, or follow from its method.
 
@@ -63,6 +64,7 @@ def attach(
         steps=steps,
         sampling_key=sampling_key,
         choose=choose,
+        variances=variances,
         memory=memory,
         **row.local_options(told),
     )

@@ -1,11 +1,12 @@
 """A model's parameters and statistics as one flat vector, without editing the model.
 
 What is masked is an explicit rule: every trained parameter is CODED, except those of normalisation layers, which are
-DENSE. Persistent floating-point buffers (running statistics) are STATS. A parameter that does not require a gradient
-is frozen and not sent; integer buffers (`num_batches_tracked`) are not sent. `describe` names every one of them.
+DENSE. Persistent floating-point buffers (running statistics) are STATS, except running variances, which are VARIANCE:
+those called `running_var` beside a `running_mean`, and what is named as one. A parameter that does not require a
+gradient is frozen and not sent; integer buffers (`num_batches_tracked`) are not sent. `describe` names each of them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -14,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedmrn.errors import UnsupportedModelError, WrongLayoutError
+from fedmrn.errors import ConfigError, UnsupportedModelError, WrongLayoutError
+from fedmrn.text import nearest
 from fedmrn.torch.internals import ANY_BATCH_NORM, is_persistent
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 
@@ -30,10 +32,21 @@ DEVICES = ("cpu", "cuda")
 Choose = Callable[[str, nn.Module, nn.Parameter], Group]
 """(name, the module that owns it, the parameter) -> CODED or DENSE."""
 
+Variances = Collection[str] | Callable[[str, nn.Module, Tensor], bool]
+"""Names of buffers that are variances beside those that `is_variance` finds; or a function of (name, the module that
+owns it, the buffer) that decides in its place."""
+
 
 def default_choice(name: str, owner: nn.Module, parameter: nn.Parameter) -> Group:
     """Return DENSE for the parameters of normalisation layers, CODED for all others (biases, embeddings, ...)."""
     return Group.DENSE if isinstance(owner, _NORMALISATION) else Group.CODED
+
+
+def is_variance(name: str, owner: nn.Module, buffer: Tensor) -> bool:
+    """Return whether a buffer is called `running_var` and stands beside a `running_mean` of its shape."""
+    buffers = dict(owner.named_buffers(recurse=False))
+    mean = buffers.get("running_mean")
+    return buffers.get("running_var") is buffer and mean is not None and mean.shape == buffer.shape
 
 
 @dataclass(frozen=True)
@@ -55,16 +68,24 @@ class ModelLayout:
     tied: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: nn.Module, choose: Choose = default_choice) -> "ModelLayout":
+    def of(cls, model: nn.Module, choose: Choose = default_choice, variances: Variances = ()) -> "ModelLayout":
         """Return the layout of a model.
 
+        Args:
+            model: any module.
+            choose: which trained parameters are coded.
+            variances: which buffers hold variances, beside those of normalisation layers. They are never negative, and
+                are averaged by their logarithms.
+
         Raises:
+            ConfigError: `variances` names what is no buffer of floats.
             UnsupportedModelError: a tensor is not float32, is neither on the CPU nor on a CUDA device or on another one
                 than the rest, or shares memory with another; or none is trained.
         """
         found: list[tuple[TensorSpec, Tensor]] = []
         frozen, counters = [], []
         first: tuple[str, torch.device] | None = None
+        decide = variances if callable(variances) else _named_or_known(variances)
         for name, owner, tensor in _tensors(model):
             first = first or (name, tensor.device)
             _check_device(name, tensor, *first)
@@ -75,9 +96,12 @@ class ModelLayout:
                 else:
                     frozen.append(name)
             elif tensor.is_floating_point():
-                found.append((TensorSpec(name, shape, Group.STATS), tensor))
+                group = Group.VARIANCE if decide(name, owner, tensor) else Group.STATS
+                found.append((TensorSpec(name, shape, group), tensor))
             else:
                 counters.append(name)
+        if not callable(variances):
+            _check_names(variances, [spec.name for spec, _ in found if not spec.group.trained])
         if not any(spec.group is Group.CODED for spec, _ in found):
             raise UnsupportedModelError("the model has no trained parameter to compress")
         for spec, tensor in found:
@@ -97,9 +121,11 @@ class ModelLayout:
         return self.tensors[0].device
 
     @torch.no_grad()
-    def read(self) -> NDArray[np.float32]:
-        """Return the model's values, float32, shape (layout.size,)."""
-        return torch.cat([tensor.detach().reshape(-1) for tensor in self.tensors]).cpu().numpy()
+    def read(self, group: Group | None = None) -> NDArray[np.float32]:
+        """Return the model's values, float32, shape (layout.size,); or those of one group, which is not empty."""
+        pairs = zip(self.tensors, self.layout.tensors, strict=True)
+        parts = [tensor.detach().reshape(-1) for tensor, spec in pairs if group is None or spec.group is group]
+        return torch.cat(parts).cpu().numpy()
 
     @torch.no_grad()
     def write(self, vector: NDArray[np.float32]) -> None:
@@ -138,6 +164,17 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
             if id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield dot + name, module, tensor
+
+
+def _named_or_known(names: Collection[str]) -> Callable[[str, nn.Module, Tensor], bool]:
+    return lambda name, owner, buffer: name in names or is_variance(name, owner, buffer)
+
+
+def _check_names(variances: Collection[str], buffers: list[str]) -> None:
+    for name in [variances] if isinstance(variances, str) else variances:
+        if isinstance(variances, str) or name not in buffers:
+            hint = ": give a list of names" if isinstance(variances, str) else nearest(name, buffers)
+            raise ConfigError(f"variances names {name!r}, which is no buffer of floats of the model{hint}")
 
 
 def _check_device(name: str, tensor: Tensor, first: str, device: torch.device) -> None:

@@ -1,7 +1,8 @@
 """Named tensors as slices of one flat float32 vector.
 
-The vector holds three groups, one after the other: CODED (what the method compresses), DENSE (trained, travels as
-floats: the affine parameters of normalisation layers by default) and STATS (running statistics: averaged, not trained).
+The vector holds four groups, one after the other: CODED (what the method compresses), DENSE (trained, travels as
+floats: the affine parameters of normalisation layers by default), STATS (running statistics: averaged, not trained) and
+VARIANCE (running variances: never negative, averaged by their logarithms; `fedmrn.wire.variance`).
 Each tensor lies there in its logical C order, whatever memory format training uses. Counters such as
 `num_batches_tracked` are not part of it: nobody needs their mean.
 """
@@ -22,6 +23,12 @@ class Group(IntEnum):
     CODED = 0
     DENSE = 1
     STATS = 2
+    VARIANCE = 3
+
+    @property
+    def trained(self) -> bool:
+        """Whether its tensors are trained; the others are statistics of what was seen."""
+        return self in (Group.CODED, Group.DENSE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ class Layout:
             raise ConfigError("two tensors of a layout have the same name")
         groups = [t.group for t in self.tensors]
         if groups != sorted(groups):
-            raise ConfigError("the tensors of a layout must be in the order coded, dense, statistics")
+            raise ConfigError("the tensors of a layout must be in the order coded, dense, statistics, variances")
 
     @cached_property
     def size(self) -> int:
@@ -69,7 +76,7 @@ class Layout:
     @cached_property
     def trainable(self) -> int:
         """The number of trained elements (CODED and DENSE): what bits per parameter are counted against."""
-        return sum(t.size for t in self.tensors if t.group is not Group.STATS)
+        return sum(t.size for t in self.tensors if t.group.trained)
 
     @cached_property
     def slices(self) -> dict[str, slice]:

@@ -8,11 +8,20 @@ from numpy.typing import NDArray
 
 from fedmrn.codecs import Codec, EncodeKeys, Raw, codec_from
 from fedmrn.codecs.base import check_finite
-from fedmrn.errors import EncodeError, LimitError, MalformedFrameError, WrongKindError, WrongLayoutError
+from fedmrn.errors import (
+    BoundError,
+    EncodeError,
+    LimitError,
+    MalformedFrameError,
+    NonFiniteError,
+    WrongKindError,
+    WrongLayoutError,
+)
 from fedmrn.numerics.bits import packed_size
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Role, Section
 from fedmrn.wire.layout import Group, Layout
 from fedmrn.wire.terms import read_caps, read_terms
+from fedmrn.wire.variance import fault_of
 
 _RAW = Raw()
 _NO_KEYS = EncodeKeys(0, 0)
@@ -38,14 +47,17 @@ def state_sections(
 ) -> tuple[Section, ...]:
     """Return the model's state as sections of a broadcast, in exact float32 unless codecs are given.
 
-    The bodies of exact sections are views of the state, not copies.
+    Variances, and a group that has a value beyond what its codec can write, are exact float32 whatever is given. The
+    bodies of exact sections are views of the state, not copies.
 
     Raises:
-        EncodeError: if the state is not finite, or a codec cannot hold it.
+        EncodeError: if the state is not finite.
     """
     sections = []
     for group, span in _parts(layout):
         codec, part = (codecs or {}).get(group, _RAW), state[span]
+        if group is Group.VARIANCE or not codec.holds(part):
+            codec = _RAW
         body: bytes | memoryview
         if codec == _RAW:
             check_finite(part)
@@ -71,6 +83,7 @@ def read_state(frame: Frame, layout: Layout) -> NDArray[np.float32]:
     Raises:
         WrongKindError: the frame is an update.
         WrongLayoutError: it is for a model with other tensors.
+        NonFiniteError, BoundError: a value is not finite, or a variance is negative.
         FrameError: a section is missing, of another length, or does not decode; or terms that cannot be.
     """
     _check_broadcast(frame, layout)
@@ -100,7 +113,12 @@ def _read_sections(frame: Frame, layout: Layout) -> NDArray[np.float32]:
         codec = codec_from(section.codec, section.params)
         if codec.needs_state:
             raise MalformedFrameError(f"codec {codec.name} is for updates of a state, not for a state")
+        if group is Group.VARIANCE and codec != _RAW:
+            raise MalformedFrameError(f"the state of group variance travels by codec raw, this is {codec.name}")
         state[span] = codec.decode(section.body, section.count, frame.noise_key)
+    fault = fault_of(layout, state)
+    if fault is not None:
+        raise (BoundError if fault.finite else NonFiniteError)(f"the broadcast's model is not usable: {fault}")
     return state
 
 
@@ -126,17 +144,23 @@ def encode_update(
     sampling_key: int,
     codecs: Mapping[Group, Codec] | None = None,
     state: NDArray[np.float32] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Frame:
     """Return the update frame that a broadcast asked for.
+
+    Values of the groups beside the coded one are clipped to what their codecs can write and `limits.max_value` allows:
+    a server would refuse larger ones in every round.
 
     Args:
         broadcast: what the server sent.
         layout: of the model.
-        vector: the update relative to the broadcast state, float32, shape (layout.size,).
+        vector: the update relative to the broadcast state, float32, shape (layout.size,); of variances, the change of
+            their logarithms (`fedmrn.wire.variance.log_change`).
         weight: of this client in the mean, a positive integer (samples or batches).
         sampling_key: the client's own 64-bit key, fresh for each round.
         codecs: used in place of the templates' where given; must have the same parameters.
         state: what `read_state` returns, if it is at hand already; some codecs need it.
+        limits: the server's.
 
     Raises:
         EncodeError: the vector is not finite or not of the layout's size, the weight is not positive, or a codec
@@ -163,9 +187,13 @@ def encode_update(
             state = read_state(broadcast, layout) if state is None else state
             codec = codec.bind(state[span])
         keys = EncodeKeys(broadcast.noise_key, sampling_key, layout.sizes(t.group))
-        if t.group is Group.CODED and codec.sends_scales:
+        part = vector[span]
+        if t.group is not Group.CODED:
+            check_finite(part)
+            part = codec.fitted(part, limits.max_value)
+        elif codec.sends_scales:
             keys = replace(keys, caps=told_caps(broadcast, layout))
-        body = codec.encode(vector[span], keys)
+        body = codec.encode(part, keys)
         sections.append(Section(t.codec, Role.UPDATE, t.group, t.count, t.params, body))
     return Frame(
         Kind.UPDATE,

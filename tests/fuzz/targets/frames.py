@@ -21,6 +21,7 @@ LAYOUT = Layout.of(
         TensorSpec("b", (7,), Group.CODED),
         TensorSpec("n", (4,), Group.DENSE),
         TensorSpec("s", (2,), Group.STATS),
+        TensorSpec("v", (3,), Group.VARIANCE),
     ]
 )
 LEAN = Layout.of([TensorSpec("w", (40,), Group.CODED)])
@@ -32,6 +33,8 @@ def start(row: Method, layout: Layout = LAYOUT) -> Server:
     """A server at the start of a run, from a model with a few zeros; two of the methods code their masks."""
     scheme, model = row.scheme(_OPTIONS.get(row.name)), np.linspace(-0.01, 0.01, layout.size).astype(np.float32)
     model[::5] = 0
+    variances = layout.span(Group.VARIANCE)
+    model[variances] = np.abs(model[variances])
     return Server(layout, scheme, Server.initial(layout, scheme, model), b"a secret of tests", run=bytes(16))
 
 

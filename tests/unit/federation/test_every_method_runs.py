@@ -65,7 +65,7 @@ def test_every_round_is_counted_by_the_bytes_of_its_frames(name: str) -> None:
         assert sample.method == ALL[name].id
         assert sample.round == result.round
         sections = len(sample.sections)
-        assert sections == 3
+        assert sections == 4
         trained = ModelLayout.of(small_model()).layout.trainable
         assert result.bits_per_parameter == 8 * sum(result.up.values()) / (4 * trained)
         assert 0 <= result.accuracy <= 1

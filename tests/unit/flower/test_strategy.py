@@ -19,7 +19,7 @@ from fedmrn.federation.transport import MessageKind
 from fedmrn.flower import FedMRN, records
 from fedmrn.methods import METHODS
 from fedmrn.server import Server
-from fedmrn.server.optimizer import Momentum
+from fedmrn.server.optimizer import Momentum, Scaled
 from fedmrn.torch import ModelLayout
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 
@@ -64,8 +64,13 @@ def test_a_round_is_the_weighted_mean_of_what_the_oracle_reads() -> None:
         assert frame["weight"] == NODES[node]
         values = [v for section in frame["sections"] for v in section["values"]]
         mean += np.array(values) * NODES[node] / total
+    variances = ModelLayout.of(small_model()).layout.span(Group.VARIANCE)
+    found, expected = vector(arrays), start + mean
+    logs = np.log(start[variances]) + mean[variances]  # of variances, logarithms are averaged
+    assert np.abs(np.log(found[variances]) - logs).max() < 2**-21 + 2.0**-22
+    found[variances] = expected[variances] = 0
     # Values are below 2; each is rounded to multiples of 2^-21 or finer, the mean and the sum once to float32.
-    assert np.abs(vector(arrays) - (start + mean)).max() < 2**-21 + 2 * 2.0**-24 * 4
+    assert np.abs(found - expected).max() < 2**-21 + 2 * 2.0**-24 * 4
     assert metrics["updates-folded"] == 3
     assert metrics["uplink-frame-bytes"] == sum(map(len, frames.values()))
     assert 0 < metrics["train_loss"] < 10  # type: ignore[operator]
@@ -318,6 +323,17 @@ def test_an_empty_round_is_an_outcome_and_the_run_goes_on(caplog: pytest.LogCapt
     assert (first["updates-folded"], first["updates-silent"]) == (0, 3)
     assert (second["updates-folded"], second["updates-silent"]) == (3, 0)
     assert vector(result.arrays).tobytes() != vector(initial()).tobytes()
+
+
+def test_a_round_that_leads_to_no_usable_model_is_lost_and_the_run_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    plan = strategy(fraction_evaluate=0.0, optimizer=Scaled(1e45))
+    with caplog.at_level(logging.WARNING, "flwr"):
+        result = plan.start(grid(), initial(), num_rounds=2)
+    for number in (1, 2):
+        assert f"round {number}: in the new model tensor" in caplog.text
+        assert result.train_metrics_clientapp[number]["updates-folded"] == 3
+    assert "the round is lost and the old model stays: lower the server's" in caplog.text
+    assert vector(plan.model(2)).tobytes() == vector(initial()).tobytes()
 
 
 def test_nothing_is_sent_where_training_is_off() -> None:

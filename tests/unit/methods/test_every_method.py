@@ -42,7 +42,7 @@ def test_the_order_of_arrival_changes_no_bit(name: str) -> None:
 def test_each_round_moves_every_group_and_stays_finite(name: str) -> None:
     before = start(name).state
     first, second, *models = _run(name, CLIENTS, WEIGHTS)
-    for group in Group:
+    for group in (Group.CODED, Group.DENSE, Group.STATS):
         span = LAYOUT.span(group)
         assert not np.array_equal(before[span], first[span])
         assert not np.array_equal(first[span], second[span])

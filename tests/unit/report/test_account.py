@@ -27,7 +27,8 @@ PARAMETERS = 100
 
 def parts(coded: int, dense: int, stats: int, header: int) -> dict[str, int]:
     total = coded + dense + stats + header + 4
-    return {"coded": coded, "dense": dense, "stats": stats, "header": header, "checksum": 4, "total": total}
+    side = {"dense": dense, "stats": stats - 2, "variance": 2}
+    return {"coded": coded, **side, "header": header, "checksum": 4, "total": total}
 
 
 def record(number: int, clients: int, up: dict[str, int], down: dict[str, int], raw: Any) -> Record:
@@ -122,7 +123,7 @@ def test_a_record_lists_each_client_and_adds_up() -> None:
             assert len(each["coded"]) == len(each["total"]) == len(found["clients"])
             assert (sum(each["coded"]), sum(each["total"])) == (found[way]["coded"], found[way]["total"])
             for counted in (found[way], found["raw"][way]):
-                assert list(counted) == ["coded", "dense", "stats", "header", "checksum", "total"]
+                assert list(counted) == ["coded", "dense", "stats", "variance", "header", "checksum", "total"]
                 assert sum(counted.values()) == 2 * counted["total"]
         assert found["by_client"]["up"]["total"][-1] == len(result.sample)
         assert found["raw"]["up"]["total"] == sum(sum(e.raw_up.values()) for e in result.exchanges)

@@ -9,9 +9,9 @@ from fedmrn.errors import ConfigError
 from fedmrn.methods import METHODS, method
 from fedmrn.methods.method import DOWN
 from fedmrn.server import Server
-from fedmrn.wire.frame import Frame
+from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group, Layout, TensorSpec
-from fedmrn.wire.messages import encode_update, read_state
+from fedmrn.wire.messages import encode_update, plain, read_state
 
 LAYOUT = Layout.of(
     [
@@ -118,8 +118,26 @@ def test_names() -> None:
     assert set(method("fedmrn").scheme().down.values()) == {Raw()}
 
 
-def test_a_value_that_does_not_fit_is_told() -> None:
+@pytest.mark.parametrize("down", DOWN)
+@pytest.mark.parametrize("value", [65520.0, -1e6, 3e38])
+@pytest.mark.parametrize("group", [Group.CODED, Group.DENSE, Group.STATS])
+def test_a_group_that_does_not_fit_its_codec_travels_exactly_and_is_counted(
+    down: str, value: float, group: Group
+) -> None:
     state = model()
-    state[-1] = 1e6
-    with pytest.raises(Exception, match="too large for 16 bits"):
-        received(server("eden4", state=state))
+    state[LAYOUT.span(group).start + 3] = value
+    frame = Frame.from_bytes(server(down, "fedavg", state).begin(1, [1]).broadcast(1))
+    got, fits = read_state(frame, LAYOUT), down.startswith("eden") and group is Group.CODED and abs(value) < 2.0**96
+    where = LAYOUT.span(group)
+    assert np.isfinite(got).all()
+    assert np.array_equal(got[where], state[where]) is not fits
+    section = frame.select(Role.STATE, group)
+    assert section is not None
+    assert (section.codec == 0) is not fits
+    if not fits:
+        assert frame.account()[group.name.lower()] == 4 * (where.stop - where.start)
+    for other in {Group.CODED, Group.DENSE, Group.STATS} - {group}:  # the others travel as they did
+        section = frame.select(Role.STATE, other)
+        assert section is not None
+        assert (section.codec == 0) is (down == "float32")
+    assert len(plain(frame).to_bytes()) == sum(plain(frame).account().values())

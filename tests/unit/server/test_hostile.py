@@ -149,7 +149,7 @@ def _cases_of_section_headers() -> Iterator[Case]:
             yield f"{name}: codec {codec}", _put(at + CODEC, "B", codec), WrongParametersError
         for role in (1, 2, 3, 255):
             yield f"{name}: role {role}", _put(at + ROLE, "B", role), MalformedFrameError
-        for group in (3, 255):
+        for group in (4, 255):
             yield f"{name}: group {group}", _put(at + GROUP, "B", group), MalformedFrameError
         for length in {1, 5, 7, 255} - {GOOD[at + N_PARAMS]}:
             yield f"{name}: {length} bytes of parameters", _put(at + N_PARAMS, "B", length), MalformedFrameError

@@ -44,6 +44,7 @@ def test_every_trained_parameter_is_in_the_layout_once(specimen: Specimen) -> No
     assert groups.count(Group.CODED) == specimen.coded
     assert groups.count(Group.DENSE) == specimen.dense
     assert groups.count(Group.STATS) == specimen.stats
+    assert groups.count(Group.VARIANCE) == specimen.variances
     assert view.layout.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
     names = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     for spec, tensor in zip(view.layout.tensors, view.tensors, strict=True):

@@ -38,7 +38,7 @@ def test_statistics_and_scales_are_averaged_by_weight(name: str) -> None:
         ends.append({k: v.double().numpy().copy() for k, v in model.state_dict().items()})
     ModelLayout.of(model).write(round_.finish())
     weights = np.array(list(CLIENTS.values())) / sum(CLIENTS.values())
-    for key in ("1.weight", "1.bias", "1.running_mean", "1.running_var"):
+    for key in ("1.weight", "1.bias", "1.running_mean"):
         mean = sum(w * end[key] for w, end in zip(weights, ends, strict=True))
         alike = sum(end[key] for end in ends) / len(ends)
         held = model.state_dict()[key].numpy()
@@ -47,6 +47,13 @@ def test_statistics_and_scales_are_averaged_by_weight(name: str) -> None:
         size = max(np.abs(end[key]).max() for end in ends)
         assert np.abs(held - mean).max() <= 3 * 2.0**-24 * size + len(CLIENTS) * 2.0**-24 / sum(CLIENTS.values())
         assert np.abs(held - alike).max() > 1e-3 * size
+    # Variances by their logarithms, of which each is rounded once, to float32, and to units of 2^-23 of the sum.
+    logs = [np.log(end["1.running_var"]) for end in ends]
+    mean = np.exp(sum(w * log for w, log in zip(weights, logs, strict=True)))
+    most = 2.0**-24 * max(np.abs(log).max() for log in logs) + len(CLIENTS) * 2.0**-24 / sum(CLIENTS.values())
+    held = model.state_dict()["1.running_var"].numpy()
+    assert (np.abs(held / mean - 1) <= 2 * most + 2.0**-24).all()
+    assert (np.abs(held / np.exp(sum(logs) / len(logs)) - 1) > 1e-4).any()
 
 
 def test_counters_stay_at_home() -> None:
@@ -65,10 +72,8 @@ def test_counters_stay_at_home() -> None:
     parts = frame.account()
     assert parts["coded"] == -(-(6 * 4 + 4 + 4 * 3 + 3) // 8)
     assert parts["dense"] == 4 * 8
-    assert parts["stats"] == 4 * 8
-    assert parts["coded"] + parts["dense"] + parts["stats"] + parts["header"] + parts["checksum"] == len(
-        frame.to_bytes()
-    )
+    assert parts["stats"] == parts["variance"] == 4 * 4
+    assert sum(parts.values()) == len(frame.to_bytes())
 
 
 @pytest.mark.parametrize("name", ["fedavg", "fedmrn"])
@@ -88,9 +93,9 @@ def test_the_first_step_of_the_scales_is_that_of_plain_sgd(name: str) -> None:
     assert torch.equal(held, expected)
     start = np.concatenate([np.ones(4), np.zeros(4)]).astype(np.float32)
     np.testing.assert_array_equal(decoded(frame, Group.DENSE), held.numpy() - start)
-    statistics = np.concatenate([0.1 * pre.mean(0), 0.9 + 0.1 * pre.var(0, unbiased=True)])
-    start = np.concatenate([np.zeros(4), np.ones(4)])
-    np.testing.assert_allclose(decoded(frame, Group.STATS), statistics - start, atol=8 * 2.0**-24)
+    np.testing.assert_allclose(decoded(frame, Group.STATS), 0.1 * pre.mean(0), atol=8 * 2.0**-24)
+    variance = 0.9 + 0.1 * pre.var(0, unbiased=True).numpy()
+    np.testing.assert_allclose(decoded(frame, Group.VARIANCE), np.log(variance), atol=8 * 2.0**-24)
 
 
 def test_batch_norm_without_statistics_or_scales_sends_none() -> None:

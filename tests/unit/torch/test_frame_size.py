@@ -21,6 +21,6 @@ def test_cnn4_takes_at_most_1_02_bits_a_masked_parameter() -> None:
     assert mask is not None
     assert mask.count == 389_920
     assert 8 * mask.size / mask.count <= 1.02
-    # Batch norm apart: 480 channels, four floats each, in two sections.
-    assert Frame.from_bytes(data).account()["dense"] + Frame.from_bytes(data).account()["stats"] == 480 * 16
+    # Batch norm apart: 480 channels, four floats each, in three sections.
+    assert sum(Frame.from_bytes(data).account()[part] for part in ("dense", "stats", "variance")) == 480 * 16
     assert 8 * len(data) / layout.trainable < 1.16

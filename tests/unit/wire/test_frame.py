@@ -61,11 +61,12 @@ def test_account_adds_up(data: bytes) -> None:
     for frame in (data, begin().broadcast("bob")):
         parts = Frame.from_bytes(frame).account()
         assert sum(parts.values()) == len(frame)
-        assert list(parts) == ["coded", "dense", "stats", "header", "checksum"]
+        assert list(parts) == ["coded", "dense", "stats", "variance", "header", "checksum"]
     assert Frame.from_bytes(data).account() == {
         "coded": 3,
         "dense": 20,
         "stats": 12,
+        "variance": 0,
         "header": 56 + 3 * 20 + 6,
         "checksum": 4,
     }

@@ -10,7 +10,7 @@ def test_groups_lie_one_after_the_other() -> None:
     assert [t.name for t in LAYOUT.tensors] == ["a.weight", "a.bias", "norm.weight", "norm.mean"]
     assert LAYOUT.size == 29
     assert LAYOUT.trainable == 26
-    assert [LAYOUT.span(g) for g in Group] == [slice(0, 21), slice(21, 26), slice(26, 29)]
+    assert [LAYOUT.span(g) for g in Group] == [slice(0, 21), slice(21, 26), slice(26, 29), slice(29, 29)]
     assert LAYOUT.slices == {
         "a.weight": slice(0, 12),
         "a.bias": slice(12, 21),
@@ -22,7 +22,7 @@ def test_groups_lie_one_after_the_other() -> None:
 def test_scalars_and_empty_groups() -> None:
     layout = Layout.of([TensorSpec("temperature", (), Group.DENSE)])
     assert layout.size == layout.trainable == 1
-    assert [layout.span(g) for g in Group] == [slice(0, 0), slice(0, 1), slice(1, 1)]
+    assert [layout.span(g) for g in Group] == [slice(0, 0), slice(0, 1), slice(1, 1), slice(1, 1)]
     empty = Layout(())
     assert empty.size == empty.trainable == 0
     assert empty.slices == {}

@@ -8,7 +8,7 @@ import typer
 from fedmrn.cli.commands.arguments import DATA, Changes, DataDir, Preset, Resume, parse_names, parse_seeds
 from fedmrn.cli.commands.reporting import print_report
 from fedmrn.cli.say import ERR, OUT, say
-from fedmrn.errors import BoundError, ConfigError, EncodeError
+from fedmrn.errors import BoundError, ConfigError, EncodeError, UnusableModelError
 from fedmrn.experiments.run.transports import TRANSPORTS
 
 if TYPE_CHECKING:
@@ -190,7 +190,11 @@ def _run_plan(
                 kept = f"every whole round is in {folder}" if (folder / "config.toml").exists() else "before round 1"
                 say(ERR, f"stopped, {kept}; the same command with --resume goes on from there")
                 raise typer.Exit(130) from None
-            except (EncodeError, BoundError) as error:  # what a client or the server makes of a diverged model
+            except (
+                EncodeError,
+                BoundError,
+                UnusableModelError,
+            ) as error:  # what a client or the server makes of a diverged model
                 say(ERR, f"{folder}: {error}", style="red")
                 lost.append(folder)
     return lost

@@ -24,7 +24,7 @@ class _Tensor:
 
     name: Annotated[str, Field(min_length=1, max_length=1000, strict=True)]
     shape: Annotated[list[Annotated[int, Field(ge=0, le=_MOST_ELEMENTS, strict=True)]], Field(max_length=16)]
-    group: Literal["coded", "dense", "stats"]
+    group: Literal["coded", "dense", "stats", "variance"]
 
 
 _FILE = TypeAdapter(Annotated[list[_Tensor], Field(max_length=_MOST_TENSORS)])

@@ -29,24 +29,29 @@ _SHAPE = ConfigDict(extra="ignore")
 FILE = "rounds.jsonl"
 
 
-@dataclass(frozen=True, config=_SHAPE)
+@dataclass(frozen=True, kw_only=True, config=_SHAPE)
 class Sizes:
-    """Bytes of all clients together, by part of their frames (`Frame.account`); `total` is the sum of the others."""
+    """Bytes of all clients together, by part of their frames (`Frame.account`); `total` is the sum of the others.
+
+    In records from before running variances were a part of their own, `variance` is None and `stats` holds them.
+    """
 
     coded: Whole
     dense: Whole
     stats: Whole
+    variance: Whole | None = None
     header: Whole
     checksum: Whole
     total: Whole
 
     def __post_init__(self) -> None:
-        if not 0 < self.total == self.coded + self.dense + self.stats + self.header + self.checksum:
+        parts = self.coded + self.dense + self.stats + (self.variance or 0) + self.header + self.checksum
+        if not 0 < self.total == parts:
             raise ValueError("total is not the sum of the other parts, or is 0")
 
     def of(self, parts: Iterable[str]) -> int:
         """Return the sum of the bytes of these parts."""
-        return sum(getattr(self, part) for part in parts)
+        return sum(getattr(self, part) or 0 for part in parts)
 
 
 @dataclass(frozen=True, config=_SHAPE)
@@ -124,13 +129,17 @@ class Record:
             if field.name == "further":
                 values |= value  # as it stood there, however deep
             elif value is not None:
-                values[field.name] = asdict(value) if isinstance(value, Sizes | Ways) else value
+                values[field.name] = asdict(value, dict_factory=_known) if isinstance(value, Sizes | Ways) else value
         return json.dumps(values) + "\n"
 
     @property
     def observed(self) -> dict[str, dict[str, float]]:
         """What was observed of the updates: name -> name of a tensor -> number."""
         return {name: table for name, table in self.further.items() if _is_table(table)}
+
+
+def _known(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in items if value is not None}
 
 
 _RECORD = TypeAdapter(Record)

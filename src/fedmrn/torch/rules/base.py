@@ -29,10 +29,11 @@ from fedmrn.codecs import Codec, codec_from
 from fedmrn.errors import ConfigError, UnsupportedModelError
 from fedmrn.numerics.rng import fresh_key
 from fedmrn.torch.fast.fused import plain_sgd
-from fedmrn.torch.model_layout import Choose, ModelLayout, default_choice
+from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import encode_update, read_state
+from fedmrn.wire.variance import check_trained, log_change
 
 F32 = NDArray[np.float32]
 
@@ -47,7 +48,7 @@ class LocalRule(torch.optim.Optimizer):
         steps: S, the number of local steps, at least 1.
         sampling_key: the client's own 64-bit key; by default from the operating system's entropy. Only a
             simulation, which must repeat itself, passes one: whoever knows it learns more than the mask.
-        choose: which parameters are coded; the server must use the same rule.
+        choose, variances: as for `ModelLayout.of`; the server must use the same.
         memory: what `memory` was after this client's last round, for the rules that keep something; float32, shape
             (coded parameters,). None for a client without a past: such a rule wants to be told.
 
@@ -76,12 +77,13 @@ class LocalRule(torch.optim.Optimizer):
         steps: int,
         sampling_key: int | None = None,
         choose: Choose = default_choice,
+        variances: Variances = (),
         memory: F32 | EllipsisType | None = ...,
     ) -> None:
         if steps < 1:
             raise ConfigError(f"steps is the number of local steps, at least 1; got {steps}")
         self.broadcast = broadcast if isinstance(broadcast, Frame) else Frame.from_bytes(broadcast)
-        self.view = ModelLayout.of(model, choose)
+        self.view = ModelLayout.of(model, choose, variances)
         self.received = read_state(self.broadcast, self.view.layout)
         self.view.write(self.received)
         self.inner, self.steps, self.taken = optimizer, steps, 0
@@ -112,7 +114,7 @@ class LocalRule(torch.optim.Optimizer):
         self.inner.step()
 
     def update(self) -> F32:
-        """Return what this client hands over, float32, shape (layout.size,)."""
+        """Return what this client hands over, float32, shape (layout.size,); `finish` puts in the variances' part."""
         return self.view.read() - self.received
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -159,7 +161,7 @@ class LocalRule(torch.optim.Optimizer):
             weight: of this client in the mean (samples, or batches), a positive integer.
 
         Raises:
-            EncodeError: the update is not finite, or the weight is not positive.
+            EncodeError: the update is not finite, a running variance is negative, or the weight is not positive.
             ConfigError: if called twice.
         """
         if self._finished:
@@ -172,7 +174,7 @@ class LocalRule(torch.optim.Optimizer):
         frame = encode_update(
             self.broadcast,
             self.view.layout,
-            self.update(),
+            self._with_variances(self.update()),
             weight=weight,
             sampling_key=self.sampling_key,
             codecs=self.codecs(),
@@ -181,6 +183,15 @@ class LocalRule(torch.optim.Optimizer):
         self._finished = True
         self.release(frame)
         return frame
+
+    def _with_variances(self, vector: F32) -> F32:
+        """Put the change of the running variances' logarithms into what any rule hands over."""
+        where = self.view.layout.span(Group.VARIANCE)
+        if where.start < where.stop:
+            after = self.view.read(Group.VARIANCE)
+            check_trained(self.view.layout, after)
+            vector[where] = log_change(self.received[where], after)
+        return vector
 
     def release(self, frame: Frame) -> None:
         """Give the model back."""

@@ -18,6 +18,7 @@ LAYOUT = Layout.of(
     [
         TensorSpec("norm.weight", (3,), Group.DENSE),
         TensorSpec("norm.mean", (3,), Group.STATS),
+        TensorSpec("norm.var", (3,), Group.VARIANCE),
         TensorSpec("0.weight", (3, 2, 1), Group.CODED),
         TensorSpec("scalar", (), Group.CODED),
     ]
