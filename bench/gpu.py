@@ -47,7 +47,7 @@ class Trainer:
         broadcast = Server(view.layout, METHODS[method].scheme(), view.read(), steps.SECRET).begin(1, [0]).broadcast(0)
         optimizer = torch.optim.SGD(self.model.parameters(), lr=steps.LR)
         planned = count * (setting.repetitions + 2)
-        self.rule = attach(self.model, optimizer, broadcast, steps=planned, sampling_key=1)
+        self.rule = attach(self.model, optimizer, broadcast, accept="any", steps=planned, sampling_key=1)
         self.graphs = StepGraphs(CudaGraphs(view.device)) if graphs else None
 
     def __call__(self) -> float:

@@ -98,6 +98,14 @@ class WrongMethodError(FrameError):
     """The frame was made by another method than the round's."""
 
 
+class MethodNotAcceptedError(FrameError):
+    """A broadcast is of a method that this client has not said it is willing to send; the message says how to."""
+
+
+class WrongTemplateError(FrameError):
+    """A broadcast asks for a code that its method does not send, or for side data in a form that none has."""
+
+
 class WrongRoundError(FrameError):
     """The frame belongs to another round."""
 

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from fedmrn.errors import ConfigError, WorkerError
 from fedmrn.federation.account import Account, Exchange, total
-from fedmrn.federation.client import Client, RuleFactory, Samples
+from fedmrn.federation.client import Client, RuleFactory, Samples, own_method
 from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.in_process import in_process
 from fedmrn.federation.transport import Reply, Transport
 from fedmrn.numerics.rng import Purpose, Stream, derive_key, domain
 from fedmrn.server import Carried, Server
 from fedmrn.server.scheme import Scheme
-from fedmrn.torch import ModelLayout, Training, attach, evaluate
+from fedmrn.torch import ModelLayout, Training, evaluate
 from fedmrn.torch.loop import channels_last
 from fedmrn.torch.objectives import CLASSES, Objective
 
@@ -63,7 +63,7 @@ class Federation:
     rounds: int
     clients_per_round: int
     seed: int
-    rule: RuleFactory = attach
+    rule: RuleFactory = own_method
     objective: Objective = CLASSES
 
     def __post_init__(self) -> None:

@@ -64,6 +64,22 @@ def _check_broadcast(frame: Frame, layout: Layout) -> None:
     read_terms(frame)
 
 
+def check_templates(broadcast: Frame, layout: Layout) -> None:
+    """Refuse a broadcast that does not ask for exactly the groups of the layout, each in full.
+
+    Raises:
+        MalformedFrameError: says which group.
+    """
+    asked = {s.group: s.count for s in broadcast.sections if s.role is Role.TEMPLATE}
+    sizes = {group: span.stop - span.start for group, span in _parts(layout)}
+    for group in sorted({*asked, *sizes}):
+        if asked.get(group) != sizes.get(group):
+            raise MalformedFrameError(
+                f"the broadcast asks for {asked.get(group, 0)} elements of group {group.name.lower()}, of which the "
+                f"model has {sizes.get(group, 0)}"
+            )
+
+
 def read_state(frame: Frame, layout: Layout) -> NDArray[np.float32]:
     """Return the state that a broadcast carries, float32, shape (layout.size,).
 
