@@ -136,3 +136,7 @@ class WrongMessageError(FrameError):
 
 class EmptyRoundError(FedmrnError):
     """No frame was folded, so there is no mean."""
+
+
+class NoUpdatesError(EmptyRoundError):
+    """Several rounds in a row had no update to fold, and the run was ended; the message says what came instead."""

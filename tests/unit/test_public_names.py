@@ -128,6 +128,7 @@ PUBLIC = {
         "attach",
         "default_choice",
         "evaluate",
+        "load_model",
         "local_rule",
         "train",
         "train_client",

@@ -13,6 +13,7 @@ from fedmrn.torch.model_layout import Choose, ModelLayout, default_choice
 from fedmrn.torch.rules.base import F32, LocalRule
 from fedmrn.torch.rules.masked_noise import MaskedTraining
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits
+from fedmrn.wire.messages import read_model
 from fedmrn.wire.terms import read_terms
 
 
@@ -77,6 +78,28 @@ def attach(
     )
 
 
+def load_model(
+    model: nn.Module, frame: Frame | bytes, *, choose: Choose = default_choice, limits: Limits = DEFAULT_LIMITS
+) -> None:
+    """Set a model to the one that the server sent for evaluation.
+
+    A frame that is refused has not changed it. Frozen parameters and counters do not travel, and stay.
+
+    Args:
+        model: any module, of the server's layout.
+        frame: of kind model, as bytes or parsed.
+        choose: which parameters are coded; the server must use the same rule.
+        limits: of the frame's bytes and sections.
+
+    Raises:
+        WrongKindError: it is a broadcast, to be trained from by `attach`, or an update.
+        UsageError, FrameError: as for a local rule.
+    """
+    parsed = frame if isinstance(frame, Frame) else Frame.from_bytes(frame, kind=Kind.MODEL, limits=limits)
+    view = ModelLayout.of(model, choose)
+    view.write(read_model(parsed, view.layout))
+
+
 __all__ = [
     "LocalData",
     "LocalRule",
@@ -86,6 +109,7 @@ __all__ = [
     "attach",
     "default_choice",
     "evaluate",
+    "load_model",
     "local_rule",
     "train",
     "train_client",

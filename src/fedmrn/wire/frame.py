@@ -1,8 +1,9 @@
 """Frames: the messages between server and clients, as bytes. `docs/wire-format.md` is the specification.
 
-A frame is an *update* (client to server: one section a tensor group) or a *broadcast* (server to client: what to send,
-as templates, terms of training, and the state of the model). Parsing looks at headers only and keeps bodies as views of
-the bytes it was given: it allocates O(sections), and nothing whose size the sender chose.
+A frame is an *update* (client to server: one section a tensor group), a *broadcast* (server to client: what to send,
+as templates, terms of training, and the state of the model) or a *model* (server to client: values to evaluate).
+Parsing looks at headers only and keeps bodies as views of the bytes it was given: it allocates O(sections), and nothing
+whose size the sender chose.
 """
 
 import struct
@@ -36,10 +37,14 @@ CHECKSUM_SIZE = _CRC.size
 
 
 class Kind(IntEnum):
-    """Which way a frame travels."""
+    """What a frame is for."""
 
     UPDATE = 1
+    """From a client: what it learnt."""
     BROADCAST = 2
+    """To a client: train, and send this back."""
+    MODEL = 3
+    """To a client: a model to evaluate; it asks for nothing, and nobody trains from it."""
 
 
 class Role(IntEnum):
@@ -51,7 +56,11 @@ class Role(IntEnum):
     TERMS = 3
 
 
-_ROLES = {Kind.UPDATE: {Role.UPDATE}, Kind.BROADCAST: {Role.STATE, Role.TEMPLATE, Role.TERMS}}
+_ROLES = {
+    Kind.UPDATE: {Role.UPDATE},
+    Kind.BROADCAST: {Role.STATE, Role.TEMPLATE, Role.TERMS},
+    Kind.MODEL: {Role.STATE},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +123,12 @@ class Frame:
     """A parsed frame, or one to be written.
 
     Attributes:
-        kind: update or broadcast.
+        kind: update, broadcast or model.
         method: id of the method (`fedmrn.methods.METHODS`).
         round: 32-bit number of the round, from 1.
         noise_key: 64-bit key of this client's noise in this round.
         layout_digest: 16 bytes, see `fedmrn.wire.layout.Layout.digest`.
-        weight: the client's weight in the mean, a positive integer; 0 in a broadcast.
+        weight: the client's weight in the mean, a positive integer; 0 in a broadcast or a model.
         sections: in the order of the wire.
     """
 
@@ -171,7 +180,7 @@ class Frame:
 
         Args:
             data: the bytes of one frame, neither fewer nor more.
-            kind: the kind expected, or None for either.
+            kind: the kind expected, or None for any.
             limits: what to accept at most.
 
         Raises:
