@@ -116,11 +116,11 @@ class Metrics:
         if others:
             text = "round %s: metrics left out, as their form is not the others', of nodes %s"
             log(WARNING, text, round, others)
-        take = mean_of if aggregate is aggregate_metricrecords else aggregate
+        take = _mean_of if aggregate is aggregate_metricrecords else aggregate
         return dict(take(good, self._weighted_by)) if good else {}
 
 
-def mean_of(contents: list[RecordDict], weighted_by: str) -> MetricRecord:
+def _mean_of(contents: list[RecordDict], weighted_by: str) -> MetricRecord:
     """Return the weighted mean of metrics of one form, as Flower takes it; it lies between the least and the largest.
 
     Flower's own sum of values near the largest double can round to infinity.
