@@ -10,6 +10,9 @@ from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.transport import MessageKind
 from fedmrn.flower.records import arrays_size, beside_arrays
 
+_READ, _HEAD, _TAIL = 20_000, 240, 600
+"""Characters of an error's text: of the most that is looked at, and of both ends of what is shown."""
+
 
 class Replies:
     """The replies to some messages of one kind.
@@ -50,6 +53,7 @@ def _answers(reply: Message, asked: Metadata) -> bool:
 
 
 def _reason(message: Message) -> str:
-    """What an error says, as one line: its text is a client's."""
-    text = (message.error.reason or "")[:600].encode("unicode_escape").decode("ascii")
-    return f"code {message.error.code}: {text}"
+    """What an error says, as one line: its text is a client's. Of a long one, such as a traceback, both ends."""
+    text = (message.error.reason or "")[-_READ:].encode("unicode_escape").decode("ascii")
+    shown = text if len(text) <= _HEAD + _TAIL else f"{text[:_HEAD]} ... {text[-_TAIL:]}"
+    return f"code {message.error.code}: {shown}"

@@ -9,6 +9,7 @@ of its state dict. Messages differ, to train and to evaluate; `fedmrn.flower.cli
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from logging import INFO, WARNING, getLogger
 from typing import Any, Protocol
 
@@ -207,13 +208,12 @@ class FedMRN(FedAvg):
             return None, None
         self._watch.tell(report)
         counts = MetricRecord(report.metrics())
-        try:
+        with suppress(EmptyRoundError):
             conduct.finish()
-        except EmptyRoundError:
-            log(WARNING, "round %s: no update was folded: the model stays as it was", server_round)
-            self._watch.count(report)
-            return None, counts
         self._watch.count(report)
+        if not report.folded:
+            log(WARNING, "round %s: no update was folded: the model stays as it was", server_round)
+            return None, counts
         mean = metrics.mean(server_round, self.train_metrics_aggr_fn)
         return self.model(server_round), MetricRecord({**mean, **counts})
 

@@ -31,6 +31,21 @@ def raising(work: Callable[[Message], object]) -> Answer:
     return answer
 
 
+def as_ray_does(work: Callable[[Message], object]) -> Answer:
+    """The simulation engine hands over a traceback, of which the last line says what happened."""
+
+    def answer(message: Message) -> Message:
+        try:
+            work(message)
+        except Exception as error:
+            trace = "\x1b[36mray::run()\x1b[39m (pid=1)\n" + '  File "/a/b.py", line 1, in run\n' * 60
+            text = f"<class 'RayTaskError'>:<'{trace}ClientAppException: Exception occurred. Message: {error}'>"
+            return reply_from(message, Error(2, text), SUPERLINK)
+        raise AssertionError("it was to fail")
+
+    return answer
+
+
 def attached(model: nn.Module, **options: Any) -> Callable[[Message], object]:
     def work(message: Message) -> object:
         sgd = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -75,6 +90,7 @@ CAUSES: dict[str, tuple[str, Answer, str]] = {
     "other model": ("fedmrn", raising(attached(nn.Linear(6, 3))), "clients build another model than the server"),
     "not accepted": ("fedavg", raising(attached(small_model())), "they pass accept=... to attach(...)"),
     "other version": ("fedmrn", raising(other_version), "different versions of fedmrn"),
+    "as Ray tells it": ("fedavg", as_ray_does(attached(small_model())), "they pass accept=... to attach(...)"),
     "silent": ("fedmrn", lambda _: None, "no node answered in time"),
 }
 
