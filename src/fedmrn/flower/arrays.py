@@ -23,7 +23,7 @@ def flat(layout: Layout, arrays: ArrayRecord) -> NDArray[np.float32]:
         if array is None or array.dtype != "float32" or tuple(array.shape) != tensor.shape:
             found = "not there" if array is None else f"{array.dtype} of shape {tuple(array.shape)}"
             raise ConfigError(
-                f"the initial arrays must be the model's state dict: {tensor.name} is {found}, and must be float32 of "
+                f"arrays must be the model's state dict: {tensor.name} is {found}, and must be float32 of "
                 f"shape {tensor.shape}"
             )
         if prod(tensor.shape):

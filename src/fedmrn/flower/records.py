@@ -71,14 +71,14 @@ def beside_arrays(content: RecordDict) -> Account:
 
 
 def _record_size(record: MetricRecord | ConfigRecord) -> int:
-    return sum(len(name.encode()) + _value_size(value) for name, value in record.items())
+    return sum(len(name.encode(errors="replace")) + _value_size(value) for name, value in record.items())
 
 
 def _value_size(value: object) -> int:
     if isinstance(value, list):
         return sum(map(_value_size, value))
     if isinstance(value, bytes | str):
-        return len(value if isinstance(value, bytes) else value.encode())
+        return len(value if isinstance(value, bytes) else value.encode(errors="replace"))
     return 1 if isinstance(value, bool) else 8
 
 

@@ -31,7 +31,9 @@ class Replies:
         node = self._node_of(reply)
         sender, answers = reply.metadata.src_node_id if node is None else node, node is not None
         if reply.has_error():
-            conduct.note_beside(self._kind, received={"errors": len((reply.error.reason or "").encode())})
+            conduct.note_beside(
+                self._kind, received={"errors": len((reply.error.reason or "").encode(errors="replace"))}
+            )
             conduct.fail(sender, _reason(reply), self._kind, answers=answers)
             return None
         conduct.note_beside(self._kind, received=beside_arrays(reply.content))

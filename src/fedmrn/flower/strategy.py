@@ -225,8 +225,9 @@ class FedMRN(FedAvg):
         The model travels as the broadcast does, coded as `down` says, unless the strategy was told to send arrays.
         """
         server = self.begin(arrays) if self._server is None else self._server
-        if self._conduct is None:
+        if self._conduct is None or self._conduct.report.round != server_round:
             self._conduct = self._nobody(server_round)
+            self.reports.append(self._conduct.report)
         account, record = {"arrays": sum(len(array.data) for array in arrays.values())}, arrays
         if self._framed and self.fraction_evaluate > 0:
             frame = self._model_frame(server, server_round, arrays)

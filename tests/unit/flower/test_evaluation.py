@@ -263,6 +263,19 @@ def test_evaluation_alone_is_counted_too() -> None:
     assert nodes.down.keys() == {"evaluate"}
 
 
+def test_an_evaluation_of_a_round_of_its_own_is_not_added_to_another() -> None:
+    plan = strategy()
+    plan.begin(initial())
+    nodes = grid()
+    messages = plan.configure_train(1, initial(), ConfigRecord(), nodes)
+    plan.aggregate_train(1, nodes.send_and_receive(messages))
+    asked = plan.configure_evaluate(2, initial(), ConfigRecord(), nodes)
+    plan.aggregate_evaluate(2, nodes.send_and_receive(asked))
+    first, second = plan.reports
+    assert (first.evaluation, second.round) == (None, 2)
+    assert second.total_down == second.stages[MessageKind.EVALUATE].down > 0
+
+
 def test_nobody_is_asked_where_evaluation_is_off() -> None:
     plan = strategy(fraction_evaluate=0.0)
     result = plan.start(grid(), initial(), num_rounds=1)
