@@ -51,7 +51,7 @@ class Trainer:
         )
         optimizer = torch.optim.SGD(self.model.parameters(), lr=steps.LR)
         planned = count * (setting.repetitions + 2)
-        self.rule = attach(self.model, optimizer, broadcast, steps=planned, sampling_key=1)
+        self.rule = attach(self.model, optimizer, broadcast, accept="any", steps=planned, sampling_key=1)
         self.graphs = StepGraphs(CudaGraphs(view.device)) if graphs else None
 
     def __call__(self) -> float:

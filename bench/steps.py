@@ -120,7 +120,9 @@ class Stepper:
             view = ModelLayout.of(self.model)
             server = Server(view.layout, METHODS[way].scheme(), view.read(), SECRET, run=bytes(16))
             broadcast = server.begin(1, [0]).broadcast(0)
-            self.optimizer = attach(self.model, self.optimizer, broadcast, steps=self.planned, sampling_key=1)
+            self.optimizer = attach(
+                self.model, self.optimizer, broadcast, accept="any", steps=self.planned, sampling_key=1
+            )
         self.move: Callable[[], object] = self.optimizer.step
         self.model.train()
 

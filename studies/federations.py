@@ -22,7 +22,7 @@ from fedmrn.numerics.rng import derive_key
 from fedmrn.server import Server
 from fedmrn.server.rules import ServerRule
 from fedmrn.torch import ModelLayout, attach
-from fedmrn.wire.frame import Frame, Limits
+from fedmrn.wire.frame import Limits
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -207,7 +207,7 @@ def run(problem: Problem, plan: Plan, rounds: int, seed: int) -> Iterator[F32]:
         for client, chosen in zip(clients, batches, strict=True):
             sgd = torch.optim.SGD(model.parameters(), lr=plan.rate(r))
             key = derive_key(server.secret, "sampling", r, client)
-            local = attach(model, sgd, Frame.from_bytes(now.broadcast(client)), steps=STEPS, sampling_key=key)
+            local = attach(model, sgd, now.broadcast(client), steps=STEPS, sampling_key=key, accept="any")
             for batch in chosen:
                 local.zero_grad()
                 problem.loss(model, problem.x[client, batch], problem.y[client, batch]).backward()

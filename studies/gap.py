@@ -28,9 +28,10 @@ from runs import F32, WatchedClients, server_of, take_up
 from fedmrn.codecs import MaskedNoise, OwnScale
 from fedmrn.errors import UsageError
 from fedmrn.experiments.run.prepare import Prepared
+from fedmrn.federation.client import own_method
 from fedmrn.methods import method
 from fedmrn.numerics.masking import MaskType
-from fedmrn.torch import ModelLayout, attach, evaluate
+from fedmrn.torch import ModelLayout, evaluate
 from fedmrn.wire.frame import Role
 from fedmrn.wire.layout import Group
 
@@ -154,7 +155,7 @@ def main() -> None:
         )
         for lr in args.fedavg_lr:
             training = replace(prepared.federation.training, lr=lr)
-            free = replace(prepared.federation, scheme=plain.scheme(), rule=attach, training=training)
+            free = replace(prepared.federation, scheme=plain.scheme(), rule=own_method, training=training)
             rows[f"FedAvg, lr {lr:g}"], _ = round_of(replace(prepared, federation=free), state, number)
         reference = list(rows.values())[-1][span] - state[span]
         for name, model in rows.items():

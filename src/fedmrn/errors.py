@@ -102,6 +102,14 @@ class WrongMethodError(FrameError):
     """The frame was made by another method than the round's."""
 
 
+class MethodNotAcceptedError(FrameError):
+    """A broadcast is of a method that this client has not said it is willing to send; the message says how to."""
+
+
+class WrongTemplateError(FrameError):
+    """A broadcast asks for a code that its method does not send, or for side data in a form that none has."""
+
+
 class WrongRoundError(FrameError):
     """The frame belongs to another round."""
 
@@ -136,3 +144,7 @@ class EmptyRoundError(FedmrnError):
 
 class UnusableModelError(FedmrnError):
     """A round would leave a model with a value that is not finite, or a negative variance; the old model stays."""
+
+
+class NoUpdatesError(EmptyRoundError):
+    """Several rounds in a row had no update to fold, and the run was ended; the message says what came instead."""

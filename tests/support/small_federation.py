@@ -33,7 +33,7 @@ def blobs(n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def rule(model: nn.Module, optimizer: torch.optim.Optimizer, broadcast: Frame, **options: Any) -> LocalRule:
-    return attach(model, optimizer, broadcast, **options)
+    return attach(model, optimizer, broadcast, accept="any", **options)
 
 
 def small_model() -> nn.Module:

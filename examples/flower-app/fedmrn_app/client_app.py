@@ -1,4 +1,4 @@
-"""A client. What fedmrn changes in a PyTorch client of Flower are the two lines with `attach` and `reply`."""
+"""A client. What fedmrn changes in a PyTorch client of Flower are the lines with `attach`, `reply` and `load`."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedmrn.flower.client import attach, reply
+from fedmrn.flower.client import attach, load, reply
 from fedmrn.methods import method
 from fedmrn_app.task import Batches, Config, load_data, load_model, samples, test
 from fedmrn_app.task import train as train_epochs
@@ -23,9 +23,19 @@ def train(message: Message, context: Context) -> Message:
     model, loader = load_model(config), _data(context)[0]
     optimizer = _optimizer(model, config)
     epochs = config["local-epochs"]
-    optimizer = attach(model, optimizer, message, context, steps=epochs * len(loader))  # fedmrn
+    steps = epochs * len(loader)
+    optimizer = attach(model, optimizer, message, context, steps=steps, accept=accepted(context))  # fedmrn
     loss = train_epochs(model, loader, optimizer, epochs)
     return reply(optimizer, message, context, weight=samples(loader), metrics={"train_loss": loss})  # fedmrn
+
+
+def accepted(context: Context) -> str:
+    """Return what this node is willing to send: what its owner says, or else the method of the run.
+
+    An owner says it where the node is started: `--node-config 'accept="masked"'`. An app of your own would leave
+    `accept` out, and so send nothing but masked noise.
+    """
+    return str(context.node_config.get("accept", context.run_config["method"]))
 
 
 def train_stock(message: Message, context: Context) -> Message:
@@ -41,9 +51,13 @@ def train_stock(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Test the server's model on this node's test images; stock Flower, whatever the method."""
-    model, loader = load_model(dict(context.run_config)), _data(context)[1]
-    model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+    """Test the server's model on this node's test images."""
+    config: Config = dict(context.run_config)
+    model, loader = load_model(config), _data(context)[1]
+    if config["stock"]:
+        model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+    else:
+        load(model, message)  # fedmrn
     loss, accuracy = test(model, loader)
     metrics = MetricRecord({"num-examples": samples(loader), "eval_loss": loss, "eval_acc": accuracy})
     return Message(content=RecordDict({"metrics": metrics}), reply_to=message)

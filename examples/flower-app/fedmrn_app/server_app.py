@@ -143,20 +143,25 @@ def rounds_of(strategy: FedAvg, result: Result) -> list[dict[str, Any]]:
             report = reports[number]
             line |= {"asked": report.asked, "folded": report.folded}
             line |= {"refused": report.refused, "failed": report.failed}
+            line |= {"uplink-total-bytes": report.total_up, "downlink-total-bytes": report.total_down}
         rounds.append(line)
     return rounds
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """Print a table: accuracy, and bytes of the frames of all clients together."""
+    """Print a table: accuracy, and bytes of all clients together: of folded frames, and of everything both ways."""
     name = "stock FedAvg" if summary["config"]["stock"] else summary["config"]["method"]
     print(f"{name}: a dense model is {summary['model-bytes']:,} bytes")
-    print(f"{'round':>5} {'accuracy':>8} {'folded':>6} {'bytes up':>12} {'bytes down':>12} {'bits/parameter':>14}")
+    print(
+        f"{'round':>5} {'accuracy':>8} {'folded':>6} {'frames up':>12} {'bits/parameter':>14} "
+        f"{'all up':>12} {'all down':>12}"
+    )
     for line in summary["rounds"]:
         row = f"{line['round']:5} {line['accuracy']:8.4f}"
         if "updates-folded" in line:
-            row += f" {line['updates-folded']:6} {line['uplink-frame-bytes']:12,} {line['downlink-frame-bytes']:12,}"
+            row += f" {line['updates-folded']:6} {line['uplink-frame-bytes']:12,}"
             row += f" {line['uplink-bits-per-parameter']:14.3f}"
+            row += f" {line['uplink-total-bytes']:12,} {line['downlink-total-bytes']:12,}"
         print(row)
 
 

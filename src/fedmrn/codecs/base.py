@@ -153,6 +153,11 @@ class Codec(ABC):
         return True
 
     @property
+    def family(self) -> tuple[object, ...]:
+        """What a method decides of its codec, equal for all values of the method's numbers; here the class."""
+        return (type(self),)
+
+    @property
     def own_scales(self) -> bool:
         """Whether each client chooses the scale of its noise."""
         return False

@@ -153,6 +153,11 @@ class Rotated(Codec):
         object.__setattr__(self, "scale", ScaleRule(self.scale))
 
     @property
+    def family(self) -> tuple[object, ...]:
+        """The class, the bits of an element, and the rule of the scales."""
+        return (type(self), self.bits, self.scale)
+
+    @property
     def unbiased(self) -> bool:
         """With the unbiased scale, in large blocks."""
         return self.scale is ScaleRule.UNBIASED

@@ -110,6 +110,11 @@ class Sign(Codec):
             raise ConfigError("only the rule LEARNED takes learned scales")
 
     @property
+    def family(self) -> tuple[object, ...]:
+        """The class, and the rule."""
+        return (type(self), self.rule)
+
+    @property
     def any_vector(self) -> bool:
         """A learned scale needs training."""
         return self.rule is not SignRule.LEARNED

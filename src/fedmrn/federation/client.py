@@ -3,6 +3,7 @@
 Its sampling key comes from the run's seed, so that a simulation can be repeated; that is not private.
 """
 
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedmrn.federation.transport import Message, MessageKind, Reply
+from fedmrn.methods import ANY
 from fedmrn.numerics.rng import derive_key
 from fedmrn.torch import LocalData, LocalRule, ModelLayout, Training, attach, train_client
 from fedmrn.torch.fast.graphs import CudaGraphs, StepGraphs
@@ -36,6 +38,10 @@ class RuleFactory(Protocol):
         """Return the rule, attached to the model."""
 
 
+own_method: RuleFactory = partial(attach, accept=ANY)
+"""`attach` for simulated clients: their server is this run's own, and so is its method."""
+
+
 def captures_steps(training: Training, device: torch.device) -> bool:
     """Whether steps on this device are captured once and replayed: on CUDA, unless the training says otherwise."""
     return device.type == "cuda" and training.graphs
@@ -51,7 +57,7 @@ class Client:
         rule: makes the local rule.
     """
 
-    def __init__(self, model: nn.Module, training: Training, *, seed: int, rule: RuleFactory = attach) -> None:
+    def __init__(self, model: nn.Module, training: Training, *, seed: int, rule: RuleFactory = own_method) -> None:
         self._model, self._training, self._seed, self._rule = model, training, seed, rule
         view = ModelLayout.of(model)
         self._cuda = [view.device] if view.device.type == "cuda" else []

@@ -33,7 +33,7 @@ class Conduct:
     """One round's conversation, on the server's side: asks clients, folds or refuses replies, counts bytes.
 
     Args:
-        round: just begun, with all clients that may be asked to train.
+        round: just begun, with all clients that may be asked to train; or the number of one in which nobody is.
         trainable: trained parameters of the model.
         by_client: keep each client's bytes, as they travel and in plain (`exchanges`). Frames are decoded for it, so
             this is for simulations.
@@ -43,16 +43,17 @@ class Conduct:
         report: what came of the round so far.
     """
 
-    def __init__(self, round: Round, trainable: int, *, by_client: bool = False, noun: str = "client") -> None:
-        self.report = RoundReport(round=round.number, trainable=trainable)
-        self._round: Round | None = round
+    def __init__(self, round: Round | int, trainable: int, *, by_client: bool = False, noun: str = "client") -> None:
+        number = round if isinstance(round, int) else round.number
+        self.report = RoundReport(round=number, trainable=trainable)
+        self._round: Round | None = None if isinstance(round, int) else round
         self._by_client, self._noun = by_client, noun
         self._exchanges: dict[int, Exchange] = {}
         self._raw_by_form: dict[Form, Account] = {}
 
     @property
     def finished(self) -> bool:
-        """Whether `finish` was called."""
+        """Whether `finish` was called, or nobody trains in this round."""
         return self._round is None
 
     @property
@@ -172,6 +173,12 @@ class Conduct:
         stage = self._stage(kind)
         stage.asked[client] = stage.asked.get(client, 0) + 1
         stage.sent = total((stage.sent, account))
+
+    def note_beside(self, kind: MessageKind, *, sent: Account | None = None, received: Account | None = None) -> None:
+        """Count what travels beside the content of a message of this kind or of its reply, such as metrics."""
+        stage = self._stage(kind)
+        stage.sent = total((stage.sent, sent or {}))
+        stage.received = total((stage.received, received or {}))
 
     def note_received(self, client: int, kind: MessageKind, account: Account) -> None:
         """Count what a client answers, for replies that are read elsewhere.

@@ -5,10 +5,16 @@ from dataclasses import dataclass, field
 from fedmrn.federation.account import Account
 from fedmrn.federation.transport import MessageKind
 
+_BESIDE = ("config", "metrics", "errors")
+"""Parts of an account that are no frame's and no array's."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Stage:
     """Who was asked by messages of one kind in a round, who answered, and the bytes both ways.
+
+    Bytes by part: of frames as `Frame.account` says; "arrays" of plain ones; and beside these "config", "metrics" and
+    "errors", names and values.
 
     Attributes:
         asked: client -> how often it was asked, in the order of asking.
@@ -33,6 +39,16 @@ class Stage:
     def waiting(self) -> list[int]:
         """Clients that were asked and have sent nothing: neither a reply nor an error."""
         return [client for client in self.asked if client not in self.answered]
+
+    @property
+    def up(self) -> int:
+        """All bytes from clients."""
+        return sum(self.received.values())
+
+    @property
+    def down(self) -> int:
+        """All bytes to clients."""
+        return sum(self.sent.values())
 
 
 def _training() -> dict[MessageKind, Stage]:
@@ -76,7 +92,23 @@ class RoundReport:
     @property
     def down(self) -> int:
         """Bytes of the broadcast frames, whether their clients answered or not."""
-        return sum(self.stages[MessageKind.TRAIN].sent.values())
+        sent = self.stages[MessageKind.TRAIN].sent
+        return sum(size for part, size in sent.items() if part not in _BESIDE)
+
+    @property
+    def total_up(self) -> int:
+        """Bytes of everything that clients sent: updates, refused ones too, answers to evaluation, metrics, errors."""
+        return sum(stage.up for stage in self.stages.values())
+
+    @property
+    def total_down(self) -> int:
+        """Bytes of everything that clients were sent: broadcasts, models to evaluate, and configurations."""
+        return sum(stage.down for stage in self.stages.values())
+
+    @property
+    def evaluation(self) -> Stage | None:
+        """Who was asked to evaluate, and the bytes; None if nobody was."""
+        return self.stages.get(MessageKind.EVALUATE)
 
     @property
     def silent(self) -> int:
@@ -95,9 +127,36 @@ class RoundReport:
             "uplink-frame-bytes": self.up,
             "downlink-frame-bytes": self.down,
             "uplink-bits-per-parameter": 8 * self.up / (clients * self.trainable),
+            **self._totals(),
         }
+
+    def evaluation_metrics(self) -> dict[str, int | float | list[int] | list[float]]:
+        """Return the counts of evaluation on clients as Flower's metrics, with the totals of the round."""
+        stage = self.evaluation or Stage()
+        return {
+            "evaluation-asked": sum(stage.asked.values()),
+            "evaluation-answered": sum(stage.replies.values()),
+            "evaluation-uplink-bytes": stage.up,
+            "evaluation-downlink-bytes": stage.down,
+            **self._totals(),
+        }
+
+    def _totals(self) -> dict[str, int]:
+        """All bytes of the round so far: evaluation comes after training."""
+        return {"uplink-total-bytes": self.total_up, "downlink-total-bytes": self.total_down}
+
+    def evaluation_text(self) -> str:
+        """Return a line on evaluation, with the totals of the round."""
+        stage = self.evaluation or Stage()
+        answered, asked = sum(stage.replies.values()), sum(stage.asked.values())
+        totals = f"the whole round {self.total_up:,} up, {self.total_down:,} down"
+        bytes_ = f"{stage.up:,} bytes up, {stage.down:,} down"
+        return f"round {self.round}: {answered} of {asked} evaluations answered; {bytes_}; {totals}"
 
     def __str__(self) -> str:
         counts = ((len(self.refused), "refused"), (len(self.failed), "failed"), (self.silent, "silent"))
         rest = "".join(f", {n} {word}" for n, word in counts if n)
-        return f"round {self.round}: {len(self.folded)} of {len(self.asked)} updates folded{rest}; {self.up:,} bytes up"
+        line = f"round {self.round}: {len(self.folded)} of {len(self.asked)} updates folded{rest}; {self.up:,} bytes up"
+        if self.evaluation is None:
+            return f"{line}, {self.down:,} down"
+        return f"{line}, {self.down:,} down; with evaluation {self.total_up:,} up, {self.total_down:,} down"

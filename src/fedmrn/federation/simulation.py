@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fedmrn.errors import ConfigError, WorkerError
 from fedmrn.federation.account import Account, Exchange, total
-from fedmrn.federation.client import Client, RuleFactory, Samples
+from fedmrn.federation.client import Client, RuleFactory, Samples, own_method
 from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.in_process import in_process
 from fedmrn.federation.secrets import run_of, secret_of
@@ -26,7 +26,7 @@ from fedmrn.federation.transport import Reply, Transport
 from fedmrn.numerics.rng import Purpose, Stream, derive_key, domain
 from fedmrn.server import Carried, Clipping, Server
 from fedmrn.server.scheme import Scheme
-from fedmrn.torch import ModelLayout, Training, attach, evaluate
+from fedmrn.torch import ModelLayout, Training, evaluate
 from fedmrn.torch.loop import channels_last
 from fedmrn.torch.objectives import CLASSES, Objective
 
@@ -64,7 +64,7 @@ class Federation:
     rounds: int
     clients_per_round: int
     seed: int
-    rule: RuleFactory = attach
+    rule: RuleFactory = own_method
     objective: Objective = CLASSES
 
     def __post_init__(self) -> None:

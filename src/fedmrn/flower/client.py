@@ -1,4 +1,4 @@
-"""A Flower client's side: the body of `@app.train()` around a training loop that stays as it is.
+"""A Flower client's side: the bodies of `@app.train()` and `@app.evaluate()` around loops that stay as they are.
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
@@ -7,6 +7,12 @@
         loss = train_one_epoch(model, loader, optimizer)  # as before
         return reply(optimizer, message, context, weight=len(loader.dataset), metrics={"train_loss": loss})
 
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        model, loader = ...
+        load(model, message)
+        ...  # as before
+
 What a client keeps from round to round, for the methods that have it do so, lies in `context.state`: Flower may start a
 new process for each message.
 """
@@ -14,13 +20,16 @@ new process for each message.
 from collections.abc import Mapping
 
 import torch
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from torch import nn
 
-from fedmrn.flower.records import FRAME, broadcast_bytes, records_of, to_array
-from fedmrn.torch import LocalRule, default_choice
+from fedmrn.flower.metrics import Given, to_metrics
+from fedmrn.flower.records import FRAME, broadcast_bytes, model_bytes, records_of, to_array
+from fedmrn.methods import MASKED, Accept
+from fedmrn.torch import LocalRule, default_choice, load_model
 from fedmrn.torch import attach as attach_rule
 from fedmrn.torch.model_layout import Choose, Variances
+from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
 
 MEMORY = "fedmrn"
 """The record of `context.state` that holds a client's memory."""
@@ -36,6 +45,8 @@ def attach(
     arrayrecord_key: str = "arrays",
     choose: Choose = default_choice,
     variances: Variances = (),
+    accept: Accept = MASKED,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> LocalRule:
     """Set the model to what the server sent, and return the optimiser to train it with; see `fedmrn.torch.attach`.
 
@@ -47,15 +58,53 @@ def attach(
         steps: the number of local steps that will follow.
         arrayrecord_key: as in the strategy.
         choose, variances: as for `ModelLayout.of`, and as on the server.
+        accept: the methods that this client is willing to send: "masked" for all of masked noise, "any", a method's
+            name, or several of these. Whatever else the server asks for is refused, and nothing is trained.
+        limits: of the broadcast's bytes and sections.
 
     Raises:
-        WrongMessageError: the message does not come from a fedmrn strategy.
+        WrongMessageError: the message does not come from a fedmrn strategy, or is not one to train from.
+        MethodNotAcceptedError: the server asks for a method that is not accepted.
         FrameError, UsageError: as `fedmrn.torch.attach`.
     """
     broadcast = broadcast_bytes(message.content, arrayrecord_key)
     kept = records_of(context.state, ArrayRecord).get(MEMORY)
     memory = None if kept is None else kept["memory"].numpy()
-    return attach_rule(model, optimizer, broadcast, steps=steps, choose=choose, variances=variances, memory=memory)
+    return attach_rule(
+        model,
+        optimizer,
+        broadcast,
+        steps=steps,
+        choose=choose,
+        variances=variances,
+        memory=memory,
+        accept=accept,
+        limits=limits,
+    )
+
+
+def load(
+    model: nn.Module,
+    message: Message,
+    *,
+    arrayrecord_key: str = "arrays",
+    choose: Choose = default_choice,
+    variances: Variances = (),
+    limits: Limits = DEFAULT_LIMITS,
+) -> None:
+    """Set the model to the one that the server sent for evaluation; see `fedmrn.torch.load_model`.
+
+    Args:
+        model: any module; frozen parameters and counters do not travel, and stay.
+        message: the evaluation message.
+        arrayrecord_key, choose, variances, limits: as for `attach`.
+
+    Raises:
+        WrongMessageError: the message does not come from a fedmrn strategy, or holds plain arrays, or a broadcast.
+        FrameError, UsageError: as `fedmrn.torch.load_model`; the model has not changed.
+    """
+    data = model_bytes(message.content, arrayrecord_key)
+    load_model(model, data, choose=choose, variances=variances, limits=limits)
 
 
 def reply(
@@ -64,7 +113,7 @@ def reply(
     context: Context,
     *,
     weight: int,
-    metrics: Mapping[str, float] | None = None,
+    metrics: Mapping[str, Given] | None = None,
     arrayrecord_key: str = "arrays",
 ) -> Message:
     """Finish local training and return the reply: one frame, and metrics.
@@ -74,20 +123,22 @@ def reply(
         message: the training message.
         context: of this client; what it keeps is put there.
         weight: of this client in the mean (samples, or batches), a positive integer; sent as "num-examples" too.
-        metrics: numbers that the server averages.
+        metrics: numbers that the server averages, of Python, NumPy or torch.
         arrayrecord_key: as in the strategy.
 
     Raises:
         EncodeError: the update is not finite, or the weight is not positive.
+        ConfigError: a metric is no number that a double holds.
     """
+    numbers = {"num-examples": weight, **to_metrics(metrics or {})}
     frame = rule.finish(weight=weight)
     if rule.memory is not None:
         context.state[MEMORY] = ArrayRecord({"memory": Array(rule.memory)})
-    return update_reply(frame.to_bytes(), message, {"num-examples": weight, **(metrics or {})}, arrayrecord_key)
+    return update_reply(frame.to_bytes(), message, numbers, arrayrecord_key)
 
 
-def update_reply(data: bytes, message: Message, metrics: Mapping[str, float], arrayrecord_key: str) -> Message:
+def update_reply(data: bytes, message: Message, metrics: Mapping[str, Given], arrayrecord_key: str) -> Message:
     """Return the reply that carries an update's bytes."""
     arrays = ArrayRecord({FRAME: to_array(data)})
-    content = RecordDict({arrayrecord_key: arrays, "metrics": MetricRecord(dict(metrics))})
+    content = RecordDict({arrayrecord_key: arrays, "metrics": to_metrics(metrics)})
     return Message(content=content, reply_to=message)

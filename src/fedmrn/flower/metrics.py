@@ -1,16 +1,72 @@
 """Metrics of clients, which may be anything: those that agree are averaged, the others are left out and named."""
 
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from logging import WARNING, getLogger
 from math import isfinite
+from numbers import Integral, Real
+from typing import SupportsFloat, cast
 
 from flwr.app import MetricRecord, RecordDict
+from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
+from fedmrn.errors import ConfigError
 from fedmrn.flower.records import records_of
 
+log = getLogger("flwr").log
 _MOST = 10_000
-"""Values that one client's metrics have at most."""
+"""_Values that one client's metrics have at most."""
+_WHOLE = range(-(1 << 63), 1 << 63)
+"""Whole numbers that Flower carries as such."""
 Shape = tuple[tuple[str, int], ...]
 """Name and length (-1: a single value) of each metric, in order of names."""
+_Aggregate = Callable[[list[RecordDict], str], MetricRecord]
+"""Takes the mean of contents' metrics, weighted by the one of this name."""
+_Number = int | float
+Given = SupportsFloat | Sequence[SupportsFloat]
+"""A metric as a client's author has it."""
+_Values = dict[str, int | float | list[int] | list[float]]
+
+
+def to_metrics(metrics: Mapping[str, Given]) -> MetricRecord:
+    """Return a client's numbers as Flower carries them: whole numbers of 64 bits, and doubles.
+
+    Numbers of NumPy and tensors of one element will do; whole numbers beyond 64 bits become doubles.
+
+    Raises:
+        ConfigError: a value is no number, or beyond what a double holds.
+    """
+    return MetricRecord(
+        {
+            name: _numbers(name, value)
+            if isinstance(value, list | tuple)
+            else _number(name, cast(SupportsFloat, value))
+            for name, value in metrics.items()
+        }
+    )
+
+
+def _numbers(name: str, values: Sequence[SupportsFloat]) -> list[int] | list[float]:
+    """Return numbers of one type, as Flower wants them in a list."""
+    found = [_number(name, value) for value in values]
+    whole = [value for value in found if isinstance(value, int)]
+    return whole if len(whole) == len(found) else [float(value) for value in found]
+
+
+def _number(name: str, value: SupportsFloat) -> _Number:
+    if isinstance(value, Integral) and int(value) in _WHOLE:
+        return int(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"metric {name!r} is no number that a double holds: {type(value).__name__}") from error
+
+
+def _is_fit(value: object) -> bool:
+    """Whether Flower can carry a value, and a mean can be taken of it."""
+    if isinstance(value, int):
+        return value in _WHOLE
+    return isinstance(value, Real) and isfinite(value)
 
 
 def _shape_of(content: RecordDict, weighted_by: str, heaviest: float) -> Shape | None:
@@ -23,7 +79,7 @@ def _shape_of(content: RecordDict, weighted_by: str, heaviest: float) -> Shape |
         return None
     lists = [v if isinstance(v, list) else [v] for v in records[0].values()]
     weight = records[0].get(weighted_by)
-    if sum(map(len, lists)) > _MOST or not all(isfinite(v) for values in lists for v in values):
+    if sum(map(len, lists)) > _MOST or not all(_is_fit(v) for values in lists for v in values):
         return None
     if not isinstance(weight, int | float) or not 0 < weight <= heaviest:
         return None
@@ -53,6 +109,36 @@ class Metrics:
         common = min(counts, key=lambda shape: (-counts[shape], shape), default=())
         good = [content for _, content, shape in self._found if shape == common]
         return good, [node for node, _, shape in self._found if shape != common]
+
+    def mean(self, round: int, aggregate: _Aggregate) -> _Values:
+        """Return the mean of the metrics that agree, as `aggregate` takes it; the others are named in the log."""
+        good, others = self.agreeing()
+        if others:
+            text = "round %s: metrics left out, as their form is not the others', of nodes %s"
+            log(WARNING, text, round, others)
+        take = _mean_of if aggregate is aggregate_metricrecords else aggregate
+        return dict(take(good, self._weighted_by)) if good else {}
+
+
+def _mean_of(contents: list[RecordDict], weighted_by: str) -> MetricRecord:
+    """Return the weighted mean of metrics of one form, as Flower takes it; it lies between the least and the largest.
+
+    Flower's own sum of values near the largest double can round to infinity.
+    """
+    mean = aggregate_metricrecords(contents, weighted_by)
+    records = [next(iter(records_of(content, MetricRecord).values())) for content in contents]
+    for name, value in mean.items():
+        columns = [record[name] for record in records]
+        if isinstance(value, list):
+            rows = zip(*cast("list[list[float]]", columns), strict=True)
+            mean[name] = [_between(float(one), row) for one, row in zip(value, rows, strict=True)]
+        else:
+            mean[name] = _between(float(value), cast("list[float]", columns))
+    return mean
+
+
+def _between(mean: float, values: "list[float] | tuple[float, ...]") -> float:
+    return min(max(mean, float(min(values))), float(max(values)))
 
 
 def _only_metrics(content: RecordDict) -> RecordDict:

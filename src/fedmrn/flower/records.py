@@ -1,8 +1,8 @@
 """Frames in Flower's records: bytes in an `Array` of a serialisation type of its own, which nothing else can average.
 
-A reply carries one frame in one array. A broadcast is cut in two: the *state*, which all clients of a round share where
-the broadcast is exact, so that Flower holds and stores it once; and the rest, some hundred bytes with the client's
-noise key. Joined again they are the frame, byte for byte.
+A reply carries one frame in one array, and so does a model to evaluate. A broadcast is cut in two: the *state*, which
+all clients of a round share where the broadcast is exact, so that Flower holds and stores it once; and the rest, some
+hundred bytes with the client's noise key. Joined again they are the frame, byte for byte.
 """
 
 from operator import is_
@@ -11,8 +11,11 @@ from typing import NamedTuple, TypeVar
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedmrn.errors import WrongMessageError
+from fedmrn.federation.account import Account
 from fedmrn.wire.frame import CHECKSUM_SIZE, Frame, Role, Section
 
+_PLAIN = "numpy.ndarray"
+"""The serialisation type of Flower's own arrays."""
 STYPE = "fedmrn.frame.v1"
 FRAME = "frame"
 STATE = "state"
@@ -52,18 +55,40 @@ class Cutter:
         return Cut(to_array(b"".join([*parts[:at], parts[-1]])), self._state)
 
 
-def size_of(content: RecordDict) -> int:
+def arrays_size(content: RecordDict) -> int:
     """Return the bytes of all arrays of a message's content."""
     return sum(len(array.data) for record in records_of(content, ArrayRecord).values() for array in record.values())
+
+
+def beside_arrays(content: RecordDict) -> Account:
+    """Return the bytes of what a message holds beside its arrays, by part: "metrics" and "config".
+
+    Names and texts count in UTF-8, numbers 8 bytes as Flower writes them, and a truth value 1.
+    """
+    metrics, config = records_of(content, MetricRecord).values(), records_of(content, ConfigRecord).values()
+    found = {"metrics": sum(map(_record_size, metrics)), "config": sum(map(_record_size, config))}
+    return {part: size for part, size in found.items() if size}
+
+
+def _record_size(record: MetricRecord | ConfigRecord) -> int:
+    return sum(len(name.encode(errors="replace")) + _value_size(value) for name, value in record.items())
+
+
+def _value_size(value: object) -> int:
+    if isinstance(value, list):
+        return sum(map(_value_size, value))
+    if isinstance(value, bytes | str):
+        return len(value if isinstance(value, bytes) else value.encode(errors="replace"))
+    return 1 if isinstance(value, bool) else 8
 
 
 def broadcast_bytes(content: RecordDict, key: str) -> bytes:
     """Return the broadcast's bytes from a message's content; `key` names the record of arrays.
 
     Raises:
-        WrongMessageError: the content is not what a fedmrn strategy sends.
+        WrongMessageError: the content is not what a fedmrn strategy sends to be trained from.
     """
-    arrays = _arrays(content, key, {FRAME, STATE})
+    arrays = _arrays(content, key, {FRAME, STATE}, _TO_TRAIN)
     head, state = _data(arrays, FRAME), _data(arrays, STATE)
     at = max(0, len(head) - CHECKSUM_SIZE)
     return b"".join([head[:at], state, head[at:]])
@@ -75,7 +100,16 @@ def update_bytes(content: RecordDict, key: str) -> bytes:
     Raises:
         WrongMessageError: the content is not one frame in one array.
     """
-    return _data(_arrays(content, key, {FRAME}), FRAME)
+    return _data(_arrays(content, key, {FRAME}, _TO_FOLD), FRAME)
+
+
+def model_bytes(content: RecordDict, key: str) -> bytes:
+    """Return the frame of a model to evaluate from a message's content; `key` names the record of arrays.
+
+    Raises:
+        WrongMessageError: the content is not what a fedmrn strategy sends to be evaluated.
+    """
+    return _data(_arrays(content, key, {FRAME}, _TO_EVALUATE), FRAME)
 
 
 def records_of(content: RecordDict, kind: type[R]) -> dict[str, R]:
@@ -87,11 +121,40 @@ def records_of(content: RecordDict, kind: type[R]) -> dict[str, R]:
     return {name: record for name, record in content.items() if isinstance(record, kind)}
 
 
-def _arrays(content: RecordDict, key: str, names: set[str]) -> ArrayRecord:
+class _Words(NamedTuple):
+    """What to tell an author whose message holds something else: plain arrays, or a frame of the other kind."""
+
+    plain: str
+    other: str
+
+
+_TO_TRAIN = _Words(
+    "the message holds plain arrays, as those of Flower's own strategies do: attach() works with the strategy "
+    "fedmrn.flower.FedMRN on the server; with another one, load the arrays and train without attach() and reply()",
+    "the message holds a model to evaluate, not a broadcast: answer it in @app.evaluate(), where "
+    "fedmrn.flower.client.load(model, message) sets the model",
+)
+_TO_EVALUATE = _Words(
+    "the message holds plain arrays, as those of Flower's own strategies do and FedMRN's with evaluate=\"arrays\": "
+    'write model.load_state_dict(message.content["arrays"].to_torch_state_dict()) in place of load()',
+    "the message holds a broadcast to train from, not a model to evaluate: answer it in @app.train(), by attach()",
+)
+_TO_FOLD = _Words(
+    "the reply holds plain arrays, as a stock Flower client's do: it must be made by fedmrn.flower.client.reply(...) "
+    "of what attach(...) returned",
+    "the reply holds the broadcast's two arrays: it must be made by fedmrn.flower.client.reply(...)",
+)
+
+
+def _arrays(content: RecordDict, key: str, names: set[str], words: _Words) -> ArrayRecord:
     found = records_of(content, ArrayRecord)
+    if any(array.stype == _PLAIN for record in found.values() for array in record.values()):
+        raise WrongMessageError(words.plain)
     if set(found) != {key}:
         raise WrongMessageError(f"a message has one record of arrays, {key!r}; this one has {_short(found)}")
     if set(found[key]) != names:
+        if set(found[key]) <= {FRAME, STATE} and FRAME in found[key]:
+            raise WrongMessageError(words.other)
         raise WrongMessageError(f"record {key!r} holds {_short(found[key])}, where {_short(names)} belongs")
     return found[key]
 

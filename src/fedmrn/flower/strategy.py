@@ -3,38 +3,41 @@
     strategy = FedMRN(ModelLayout.of(model), "fedmrn", fraction_train=0.5)
     strategy.start(grid, initial_arrays=ArrayRecord(model.state_dict()), num_rounds=10)
 
-Sampling, evaluation on clients, `evaluate_fn` and the result are stock FedAvg's: the arrays that they see are the
-global model under the names of its state dict. Only training messages differ; `fedmrn.flower.client` answers them.
+Sampling, `evaluate_fn` and the result are stock FedAvg's: the arrays that they see are the global model under the names
+of its state dict. Messages differ, to train and to evaluate; `fedmrn.flower.client` answers them.
 """
 
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from logging import INFO, WARNING, getLogger
-from math import prod
 from typing import Any, Protocol
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
-from flwr.app.metadata import Metadata
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
-from numpy.typing import NDArray
 
-from fedmrn.errors import ConfigError, EmptyRoundError, FrameError, UnknownClientError, UnusableModelError
+from fedmrn.codecs import EncodeKeys
+from fedmrn.errors import ConfigError, EmptyRoundError, FrameError, UnusableModelError
 from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.report import RoundReport
 from fedmrn.federation.transport import MessageKind
+from fedmrn.flower.advice import Watch
+from fedmrn.flower.arrays import flat, state_dict
 from fedmrn.flower.metrics import Metrics
-from fedmrn.flower.records import FRAME, STATE, Cutter, size_of, update_bytes
+from fedmrn.flower.records import FRAME, STATE, Cutter, arrays_size, beside_arrays, to_array, update_bytes
+from fedmrn.flower.replies import Replies
 from fedmrn.flower.streaming import Streaming
 from fedmrn.methods import method as find_method
+from fedmrn.numerics.rng import derive_key
 from fedmrn.server import Server
 from fedmrn.server.optimizer import ServerOptimizer
-from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
+from fedmrn.text import nearest
+from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Limits
 from fedmrn.wire.layout import Layout
+from fedmrn.wire.messages import model_frame
 
 log = getLogger("flwr").log
+_EVALUATE = ("frame", "arrays")
 
 
 class View(Protocol):
@@ -61,13 +64,16 @@ class FedMRN(FedAvg):
         optimizer: of the server (`fedmrn.server.optimizer`): FedAvgM, FedAdam; by default the mean is added.
         secret: 16 to 64 bytes that noise keys are derived from, for one run alone; by default fresh ones at each start.
         limits: what is accepted from clients.
+        evaluate: how the model travels to clients that evaluate it: as a "frame", coded as `down` says, which
+            `fedmrn.flower.client.load` reads; or as plain "arrays", a state dict, for a stock client function.
+        give_up_after: end the run with an error after so many rounds in a row without an update; None or 0: never.
         **fedavg: as for Flower's FedAvg: fraction_train, min_train_nodes, ...
 
     Attributes:
         reports: what came of each round since `start`.
 
     Raises:
-        ConfigError: a method, option or secret that cannot be.
+        ConfigError: a method, option, secret or other argument that cannot be.
     """
 
     def __init__(
@@ -81,9 +87,16 @@ class FedMRN(FedAvg):
         optimizer: ServerOptimizer | None = None,
         secret: bytes | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        evaluate: str = "frame",
+        give_up_after: int | None = 3,
         **fedavg: Any,
     ) -> None:
         super().__init__(**fedavg)
+        if evaluate not in _EVALUATE:
+            raise ConfigError(f"evaluate {evaluate!r} does not exist{nearest(str(evaluate), _EVALUATE)}")
+        if give_up_after is not None and (not isinstance(give_up_after, int) or give_up_after < 0):
+            raise ConfigError(f"give_up_after is a number of rounds, or None for never; got {give_up_after!r}")
+        self._framed, self._give_up_after = evaluate == "frame", give_up_after or 0
         self.layout, self.tied = (view, {}) if isinstance(view, Layout) else (view.layout, view.tied)
         self.method = find_method(method)
         self.scheme = self.method.scheme(options, side, down, optimizer)
@@ -91,7 +104,7 @@ class FedMRN(FedAvg):
         self._secret, self._limits = secret, limits
         self._server: Server | None = None
         self._conduct: Conduct | None = None
-        self._asked: dict[int, Metadata] = {}
+        self._replies, self._watch = Replies(MessageKind.TRAIN), Watch(self._give_up_after)
         self._initial = ArrayRecord()
 
     def summary(self) -> None:
@@ -106,6 +119,7 @@ class FedMRN(FedAvg):
 
         Raises:
             ConfigError: the arrays are not those of the model.
+            NoUpdatesError: `give_up_after` rounds in a row had no update.
         """
         self.begin(initial_arrays)
         return super().start(Streaming(grid), initial_arrays, *args, **kwargs)
@@ -119,13 +133,14 @@ class FedMRN(FedAvg):
         Raises:
             ConfigError: the arrays are not those of the model.
         """
-        model = _flat(self.layout, initial_arrays)
+        model = flat(self.layout, initial_arrays)
         state = Server.initial(self.layout, self.scheme, model)
         secret = os.urandom(32) if self._secret is None else self._secret
         self._server = Server(self.layout, self.scheme, state, secret, limits=self._limits)
         sent = {*self.layout.slices, *self.tied}
         self._initial = ArrayRecord({name: array for name, array in initial_arrays.items() if name not in sent})
         self._conduct, self.reports = None, []
+        self._watch = Watch(self._give_up_after)
         return self._server
 
     def configure_train(
@@ -138,9 +153,10 @@ class FedMRN(FedAvg):
         self._conduct = None
         stock = super().configure_train(server_round, ArrayRecord(), config, grid)
         nodes = [message.metadata.dst_node_id for message in stock]
-        if not nodes:
-            return []
         server = self.begin(arrays) if self._server is None else self._server
+        if not nodes:
+            self._conduct = self._nobody(server_round)
+            return []
         conduct = Conduct(server.begin(server_round, nodes), self.layout.trainable, noun="node")
         cutter, messages = Cutter(), []
         for node in nodes:
@@ -148,8 +164,8 @@ class FedMRN(FedAvg):
             record = ArrayRecord({FRAME: head, STATE: state})
             content = RecordDict({self.arrayrecord_key: record, self.configrecord_key: config})
             messages.append(Message(content=content, message_type=MessageType.TRAIN, dst_node_id=node))
-        # Ids are given to messages when they are sent. What is kept of them does not hold their content.
-        self._asked = {message.metadata.dst_node_id: message.metadata for message in messages}
+            conduct.note_beside(MessageKind.TRAIN, sent=beside_arrays(content))
+        self._replies = Replies(MessageKind.TRAIN, messages)
         self._conduct = conduct
         return messages
 
@@ -161,73 +177,99 @@ class FedMRN(FedAvg):
         Returns:
             The new model and the mean of the clients' metrics with the counts of `RoundReport.metrics`; no model, only
             counts, where nothing was folded: the old one stays.
+
+        Raises:
+            NoUpdatesError: nothing was folded, as in the rounds before: `give_up_after` in all.
         """
         conduct = self._conduct
-        if conduct is None or conduct.finished:
+        if conduct is None or any(report is conduct.report for report in self.reports):
             return None, None
         metrics = Metrics(self.weighted_by_key, self._limits.max_weight)
         for message in replies:
-            node = self._node_of(message)
-            sender, answers = message.metadata.src_node_id if node is None else node, node is not None
-            if message.has_error():
-                conduct.fail(sender, _reason(message), answers=answers)
+            node = self._replies.take(conduct, message)
+            if node is None:
                 continue
             try:
-                if node is None:
-                    raise UnknownClientError("this reply answers no message of this round")
                 data = update_bytes(message.content, self.arrayrecord_key)
             except FrameError as error:
-                conduct.refuse(sender, error, size=size_of(message.content), answers=answers)
+                conduct.refuse(node, error, size=arrays_size(message.content))
                 continue
             try:
                 conduct.fold(node, data)
             except FrameError:
                 continue  # it is in the report
             metrics.add(node, message.content)
-        self.reports.append(conduct.report)
-        self._log(conduct.report)
-        counts = MetricRecord(conduct.report.metrics())
+        report = conduct.report
+        self.reports.append(report)
+        if not report.asked:
+            if self.fraction_train > 0:
+                self._watch.count(report)
+            return None, None
+        self._watch.tell(report)
+        counts = MetricRecord(report.metrics())
         try:
             conduct.finish()
         except EmptyRoundError:
-            log(WARNING, "round %s: no update was folded: the model stays as it was", server_round)
-            return None, counts
+            pass  # told and counted below
         except UnusableModelError as error:
             log(WARNING, "%s", error)
             return None, counts
-        good, others = metrics.agreeing()
-        _log_others(server_round, others)
-        mean = self.train_metrics_aggr_fn(good, self.weighted_by_key) if good else MetricRecord()
+        self._watch.count(report)
+        if not report.folded:
+            log(WARNING, "round %s: no update was folded: the model stays as it was", server_round)
+            return None, counts
+        mean = metrics.mean(server_round, self.train_metrics_aggr_fn)
         return self.model(server_round), MetricRecord({**mean, **counts})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Sample nodes as FedAvg does, and return each one's message; the bytes of its arrays go into the report."""
-        messages = list(super().configure_evaluate(server_round, arrays, config, grid))
-        if self._conduct is not None:
-            for message in messages:
-                account = {"arrays": size_of(message.content)}
-                self._conduct.note_sent(message.metadata.dst_node_id, MessageKind.EVALUATE, account)
+        """Sample nodes as FedAvg does, and return each one's message; all share the bytes of the model.
+
+        The model travels as the broadcast does, coded as `down` says, unless the strategy was told to send arrays.
+        """
+        server = self.begin(arrays) if self._server is None else self._server
+        if self._conduct is None or self._conduct.report.round != server_round:
+            self._conduct = self._nobody(server_round)
+            self.reports.append(self._conduct.report)
+        account, record = {"arrays": sum(len(array.data) for array in arrays.values())}, arrays
+        if self._framed and self.fraction_evaluate > 0:
+            frame = self._model_frame(server, server_round, arrays)
+            account, record = frame.account(), ArrayRecord({FRAME: to_array(frame.to_bytes())})
+        messages = list(super().configure_evaluate(server_round, record, config, grid))
+        for message in messages:
+            self._conduct.note_sent(message.metadata.dst_node_id, MessageKind.EVALUATE, account)
+            self._conduct.note_beside(MessageKind.EVALUATE, sent=beside_arrays(message.content))
+        self._replies = Replies(MessageKind.EVALUATE, messages)
         return messages
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Average the metrics that have the form most have; the others are left out and named."""
+        """Average the metrics that have the form most have; the others are left out and named.
+
+        Returns:
+            The mean with the counts of `RoundReport.evaluation_metrics`; None if nobody was asked.
+        """
+        conduct = self._conduct
+        if conduct is None or conduct.report.evaluation is None:
+            return None
         metrics = Metrics(self.weighted_by_key, self._limits.max_weight)
+        first = len(conduct.report.failed_otherwise)
         for message in replies:
-            node = message.metadata.src_node_id
-            if message.has_error():
-                log(WARNING, "evaluation after round %s: node %s: %s", server_round, node, _reason(message))
-                if self._conduct is not None:
-                    self._conduct.fail(node, _reason(message), MessageKind.EVALUATE)
+            node = self._replies.take(conduct, message)
+            if node is None:
                 continue
-            if self._conduct is not None:
-                with suppress(FrameError):  # metrics are counted by the mean below, not by who was asked
-                    self._conduct.note_received(node, MessageKind.EVALUATE, {})
+            arrays = arrays_size(message.content)
+            try:
+                conduct.note_received(node, MessageKind.EVALUATE, {"arrays": arrays} if arrays else {})
+            except FrameError as error:
+                conduct.refuse(node, error, size=arrays, kind=MessageKind.EVALUATE)
+                continue
             metrics.add(node, message.content)
-        good, others = metrics.agreeing()
-        _log_others(server_round, others)
-        return self.evaluate_metrics_aggr_fn(good, self.weighted_by_key) if good else None
+        report = conduct.report
+        log(INFO, "%s", report.evaluation_text())
+        self._watch.warn(server_round, report.failed_otherwise[first:])
+        mean = metrics.mean(server_round, self.evaluate_metrics_aggr_fn)
+        return MetricRecord({**mean, **report.evaluation_metrics()})
 
     def model(self, server_round: int) -> ArrayRecord:
         """Return the global model after a round as a state dict: what the clients evaluate, and `start` returns.
@@ -237,46 +279,20 @@ class FedMRN(FedAvg):
         if self._server is None:
             raise ConfigError("the strategy has no model yet: call start() or begin() first")
         values = next(iter(self._server.models(server_round)))
-        arrays = dict(self._initial)
-        for tensor in self.layout.tensors:
-            arrays[tensor.name] = Array(values[self.layout.slices[tensor.name]].reshape(tensor.shape))
-        return ArrayRecord({**arrays, **{other: arrays[name] for other, name in self.tied.items()}})
+        return state_dict(self.layout, values, self.tied, self._initial)
 
-    def _node_of(self, message: Message) -> int | None:
-        """Return the node whose message is answered; the sender of an error is not the node."""
-        answered = message.metadata.reply_to_message_id
-        for node, asked in self._asked.items():
-            if asked.message_id and asked.message_id == answered:
-                return node if message.has_error() or message.metadata.src_node_id == node else None
-        return None
+    def _model_frame(self, server: Server, number: int, arrays: ArrayRecord) -> Frame:
+        """Return the frame of a model to evaluate: one for all nodes, under a key of its own."""
+        keys = EncodeKeys(derive_key(server.secret, "model", number), derive_key(server.secret, "model draws", number))
+        return model_frame(
+            self.layout,
+            flat(self.layout, arrays),
+            method=self.scheme.method,
+            round=number,
+            codecs=self.scheme.down,
+            keys=keys,
+        )
 
-    def _log(self, report: RoundReport) -> None:
-        log(INFO if len(report.folded) == len(report.asked) else WARNING, "%s", report)
-        for line in (*report.refused, *report.failed):
-            log(WARNING, "\t> round %s: %s", report.round, line)
-
-
-def _flat(layout: Layout, arrays: ArrayRecord) -> NDArray[np.float32]:
-    vector = np.empty(layout.size, np.float32)
-    for tensor in layout.tensors:
-        array = arrays.get(tensor.name)
-        if array is None or array.dtype != "float32" or tuple(array.shape) != tensor.shape:
-            found = "not there" if array is None else f"{array.dtype} of shape {tuple(array.shape)}"
-            raise ConfigError(
-                f"the initial arrays must be the model's state dict: {tensor.name} is {found}, and must be float32 of "
-                f"shape {tensor.shape}"
-            )
-        if prod(tensor.shape):
-            vector[layout.slices[tensor.name]] = array.numpy().reshape(-1)
-    return vector
-
-
-def _reason(message: Message) -> str:
-    """What an error says, as one line: its text is a client's."""
-    text = (message.error.reason or "")[:300].encode("unicode_escape").decode("ascii")
-    return f"code {message.error.code}: {text}"
-
-
-def _log_others(server_round: int, nodes: list[int]) -> None:
-    if nodes:
-        log(WARNING, "round %s: metrics left out, as their form is not the others', of nodes %s", server_round, nodes)
+    def _nobody(self, number: int) -> Conduct:
+        """Return the conduct of a round in which no node trains."""
+        return Conduct(number, self.layout.trainable, noun="node")

@@ -1,11 +1,12 @@
 """What a row of the table of methods is, and how its options become a scheme."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from types import MappingProxyType
 from typing import Any
 
-from fedmrn.codecs import Codec, Float16, Levels, Raw, Rotated
+from fedmrn.codecs import Codec, Float16, Levels, MaskCodec, Raw, Rotated
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.methods.option import Option, ReadBy, Value
 from fedmrn.server.optimizer import Scaled, ServerOptimizer
@@ -74,6 +75,18 @@ class Method:
     def defaults(self) -> dict[str, Value]:
         """The default of each option."""
         return {name: option.default for name, option in self.options.items()}
+
+    @property
+    def masked(self) -> bool:
+        """Whether clients send nothing of a coded parameter but masked noise, whatever the options."""
+        return all(MaskCodec.of(codec) is not None for codec in self.codecs())
+
+    def codecs(self) -> Iterator[Codec]:
+        """Yield a codec of the coded group for each kind of option values, that of the defaults first."""
+        read = {name: option.kinds for name, option in self.options.items()}
+        for values in product(*read.values()):
+            chosen = dict(zip(read, values, strict=True))
+            yield self.codec({name: self.options[name].parse(value) for name, value in chosen.items()})
 
     def resolve(self, options: Options | None = None) -> dict[str, Value]:
         """Return the value of every option: those given, and the defaults of the others.

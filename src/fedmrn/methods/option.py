@@ -65,6 +65,11 @@ class Option(ABC):
         """Return what the option's reader takes; the value itself, unless a subclass says otherwise."""
         return value
 
+    @property
+    def kinds(self) -> tuple[Value, ...]:
+        """One value of each kind that the option has, the default first: numbers are of one kind, each word is one."""
+        return (self.default,)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NumberOption(Option):
@@ -122,6 +127,11 @@ class WordOption(Option):
             raise ConfigError(f"{self.what} {value!r} does not exist{nearest(str(value), self.choices)}")
         return self.choices[str(value)]
 
+    @property
+    def kinds(self) -> tuple[Value, ...]:
+        """Every word, the default first."""
+        return (self.default, *(word for word in self.choices if word != self.default))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleOption(NumberOption):
@@ -138,6 +148,11 @@ class ScaleOption(NumberOption):
     def parse(self, value: Value) -> NoiseScale:
         """Return where the scale comes from."""
         return FitsUpdate() if value == AUTO else Fixed(float(value))
+
+    @property
+    def kinds(self) -> tuple[Value, ...]:
+        """The default, and the word or a number, whichever it is not."""
+        return (self.default, 1.0 if self.default == AUTO else AUTO)
 
 
 def words_of(kind: type[Enum]) -> Mapping[str, Enum]:

@@ -17,6 +17,8 @@ import secrets
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
+from operator import index
+from typing import SupportsIndex
 
 import numba as nb
 import numpy as np
@@ -99,25 +101,27 @@ class Stream:
         return np.argsort(self.words(0, 2 * n).view(np.uint64), kind="stable").astype(np.int64)
 
 
-def derive_key(secret: int | bytes, *labels: int | str) -> int:
+def derive_key(secret: SupportsIndex | bytes, *labels: SupportsIndex | str) -> int:
     """Return a 64-bit key: keyed BLAKE2b of the labels under the secret.
 
     Args:
         secret: up to 64 bytes, or a non-negative integer below 2^512 (its little-endian bytes).
-        labels: what the key is for, such as ("noise", round, client); their types and lengths are hashed too.
+        labels: what the key is for, such as ("noise", round, client); their types and lengths are hashed too. NumPy's
+            integers are the integers that they equal.
 
     Raises:
         ValueError: if the secret is longer than 64 bytes or negative.
     """
-    if isinstance(secret, int):
-        if secret < 0:
+    if not isinstance(secret, bytes):
+        number = index(secret)
+        if number < 0:
             raise ValueError("a secret is a non-negative integer")
-        secret = secret.to_bytes(max(1, (secret.bit_length() + 7) // 8), "little")
+        secret = number.to_bytes(max(1, (number.bit_length() + 7) // 8), "little")
     if len(secret) > blake2b.MAX_KEY_SIZE:
         raise ValueError("a secret has at most 64 bytes")
     digest = blake2b(key=secret, digest_size=8, person=b"fedmrn-key")
     for label in labels:
-        tag, text = (b"i", str(label)) if isinstance(label, int) else (b"s", label)
+        tag, text = (b"s", label) if isinstance(label, str) else (b"i", str(index(label)))
         data = text.encode()
         digest.update(tag + len(data).to_bytes(4, "little") + data)
     return int.from_bytes(digest.digest(), "little")

@@ -6,13 +6,14 @@ from types import EllipsisType
 import torch
 from torch import nn
 
-from fedmrn.errors import MalformedFrameError, WrongMethodError
-from fedmrn.methods import METHODS
+from fedmrn.errors import MalformedFrameError
+from fedmrn.methods import MASKED, Accept, check_consent
 from fedmrn.torch.loop import LocalData, Training, evaluate, train, train_client
 from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
 from fedmrn.torch.rules.base import F32, LocalRule
 from fedmrn.torch.rules.masked_noise import MaskedTraining
-from fedmrn.wire.frame import Frame
+from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits
+from fedmrn.wire.messages import read_model
 from fedmrn.wire.terms import read_terms
 
 
@@ -33,6 +34,8 @@ def attach(
     choose: Choose = default_choice,
     variances: Variances = (),
     memory: F32 | EllipsisType | None = ...,
+    accept: Accept = MASKED,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> LocalRule:
     """Return the optimiser wrapper of the method that the broadcast names; see `fedmrn.torch.rules.base`.
 
@@ -42,17 +45,24 @@ def attach(
         broadcast: what the server sent.
         steps: the number of local steps that will follow.
         sampling_key, choose, variances, memory: as for `LocalRule`.
+        accept: the methods that this client is willing to send: "masked" for all of masked noise, "any", a method's
+            name, or several of these.
+        limits: of the broadcast's bytes and sections; a frame that is parsed already is taken as it is.
 
     Settings of the local rule are the server's to choose: they are in the broadcast, or follow from its method.
+    A broadcast that is refused has changed neither the model nor the optimiser.
 
     Raises:
-        WrongMethodError: the broadcast names a method that this version does not know.
+        MethodNotAcceptedError: the broadcast is of a method that is not accepted.
+        WrongTemplateError: it asks for another code than its method sends.
+        WrongMethodError: it names a method that this version does not know.
+        ConfigError: `accept` names a method that does not exist.
         UsageError, FrameError: as the local rule.
     """
-    frame = broadcast if isinstance(broadcast, Frame) else Frame.from_bytes(broadcast)
-    row = next((row for row in METHODS.values() if row.id == frame.method), None)
-    if row is None:
-        raise WrongMethodError(f"the broadcast is of method {frame.method}, which this version does not know")
+    frame = (
+        broadcast if isinstance(broadcast, Frame) else Frame.from_bytes(broadcast, kind=Kind.BROADCAST, limits=limits)
+    )
+    row = check_consent(frame, accept)
     rule, told = local_rule(row.local), read_terms(frame)
     for name in told:
         if name not in rule.options:
@@ -70,6 +80,33 @@ def attach(
     )
 
 
+def load_model(
+    model: nn.Module,
+    frame: Frame | bytes,
+    *,
+    choose: Choose = default_choice,
+    variances: Variances = (),
+    limits: Limits = DEFAULT_LIMITS,
+) -> None:
+    """Set a model to the one that the server sent for evaluation.
+
+    A frame that is refused has not changed it. Frozen parameters and counters do not travel, and stay.
+
+    Args:
+        model: any module, of the server's layout.
+        frame: of kind model, as bytes or parsed.
+        choose, variances: as for `ModelLayout.of`, and as on the server.
+        limits: of the frame's bytes and sections.
+
+    Raises:
+        WrongKindError: it is a broadcast, to be trained from by `attach`, or an update.
+        UsageError, FrameError: as for a local rule.
+    """
+    parsed = frame if isinstance(frame, Frame) else Frame.from_bytes(frame, kind=Kind.MODEL, limits=limits)
+    view = ModelLayout.of(model, choose, variances)
+    view.write(read_model(parsed, view.layout))
+
+
 __all__ = [
     "LocalData",
     "LocalRule",
@@ -79,6 +116,7 @@ __all__ = [
     "attach",
     "default_choice",
     "evaluate",
+    "load_model",
     "local_rule",
     "train",
     "train_client",

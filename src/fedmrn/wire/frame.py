@@ -1,8 +1,9 @@
 """Frames: the messages between server and clients, as bytes. `docs/wire-format.md` is the specification.
 
-A frame is an *update* (client to server: one section a tensor group) or a *broadcast* (server to client: what to send,
-as templates, terms of training, and the state of the model). Parsing looks at headers only and keeps bodies as views of
-the bytes it was given: it allocates O(sections), and nothing whose size the sender chose.
+A frame is an *update* (client to server: one section a tensor group), a *broadcast* (server to client: what to send,
+as templates, terms of training, and the state of the model) or a *model* (server to client: values to evaluate).
+Parsing looks at headers only and keeps bodies as views of the bytes it was given: it allocates O(sections), and nothing
+whose size the sender chose.
 """
 
 import struct
@@ -36,11 +37,16 @@ CHECKSUM_SIZE = _CRC.size
 
 
 class Kind(IntEnum):
-    """Which way a frame travels; what a server saves for itself does not travel."""
+    """What a frame is for."""
 
     UPDATE = 1
+    """From a client: what it learnt."""
     BROADCAST = 2
-    SAVED = 3
+    """To a client: train, and send this back."""
+    MODEL = 3
+    """To a client: a model to evaluate; it asks for nothing, and nobody trains from it."""
+    SAVED = 4
+    """To nobody: what a server keeps in a file."""
 
 
 class Role(IntEnum):
@@ -61,6 +67,7 @@ class Role(IntEnum):
 _ROLES = {
     Kind.UPDATE: {Role.UPDATE},
     Kind.BROADCAST: {Role.STATE, Role.TEMPLATE, Role.TERMS},
+    Kind.MODEL: {Role.STATE},
     Kind.SAVED: {Role.STATE, Role.MOMENTS, Role.SERVER},
 }
 
@@ -121,7 +128,7 @@ class Frame:
     """A parsed frame, or one to be written.
 
     Attributes:
-        kind: update, broadcast, or saved.
+        kind: update, broadcast, model or saved.
         method: id of the method (`fedmrn.methods.METHODS`).
         round: 32-bit number of the round, from 1.
         noise_key: 64-bit key of this client's noise in this round.
@@ -178,7 +185,7 @@ class Frame:
 
         Args:
             data: the bytes of one frame, neither fewer nor more.
-            kind: the kind expected, or None for either.
+            kind: the kind expected, or None for any.
             limits: what to accept at most.
 
         Raises:

@@ -68,26 +68,83 @@ def state_sections(
     return tuple(sections)
 
 
-def _check_broadcast(frame: Frame, layout: Layout) -> None:
-    if frame.kind is not Kind.BROADCAST:
-        raise WrongKindError("a broadcast was expected, got an update")
+def model_frame(
+    layout: Layout,
+    model: NDArray[np.float32],
+    *,
+    method: int,
+    round: int,
+    codecs: Mapping[Group, Codec],
+    keys: EncodeKeys,
+) -> Frame:
+    """Return the frame that carries a model to evaluate, coded as a broadcast's state would be.
+
+    Args:
+        layout: of the model.
+        model: its values, float32, shape (layout.size,).
+        method: id of the method that made it.
+        round: that it is the model after.
+        codecs: for each group; exact where nothing is said.
+        keys: of codecs that draw; the frame carries `keys.noise`.
+
+    Raises:
+        EncodeError: as `state_sections`.
+    """
+    sections = state_sections(layout, model, codecs, keys)
+    return Frame(Kind.MODEL, method, round, keys.noise, layout.digest, 0, sections)
+
+
+def read_model(frame: Frame, layout: Layout) -> NDArray[np.float32]:
+    """Return the model to evaluate that a frame carries, float32, shape (layout.size,).
+
+    Raises:
+        WrongKindError: the frame is another than of a model.
+        WrongLayoutError, FrameError: as `read_state`.
+    """
+    _check_kind(frame, layout, Kind.MODEL)
+    return _read_values(frame, layout)
+
+
+def _check_kind(frame: Frame, layout: Layout, kind: Kind) -> None:
+    if frame.kind is not kind:
+        raise WrongKindError(f"a frame of kind {kind.name.lower()} was expected, got {frame.kind.name.lower()}")
     if frame.layout_digest != layout.digest:
-        raise WrongLayoutError("the broadcast is for a model with other tensors than this one")
+        raise WrongLayoutError(f"the {kind.name.lower()} is for a model with other tensors than this one")
+
+
+def _check_broadcast(frame: Frame, layout: Layout) -> None:
+    _check_kind(frame, layout, Kind.BROADCAST)
     read_terms(frame)
     told_caps(frame, layout)
+
+
+def check_templates(broadcast: Frame, layout: Layout) -> None:
+    """Refuse a broadcast that does not ask for exactly the groups of the layout, each in full.
+
+    Raises:
+        MalformedFrameError: says which group.
+    """
+    asked = {s.group: s.count for s in broadcast.sections if s.role is Role.TEMPLATE}
+    sizes = {group: span.stop - span.start for group, span in _parts(layout)}
+    for group in sorted({*asked, *sizes}):
+        if asked.get(group) != sizes.get(group):
+            raise MalformedFrameError(
+                f"the broadcast asks for {asked.get(group, 0)} elements of group {group.name.lower()}, of which the "
+                f"model has {sizes.get(group, 0)}"
+            )
 
 
 def read_state(frame: Frame, layout: Layout) -> NDArray[np.float32]:
     """Return the state that a broadcast carries, float32, shape (layout.size,).
 
     Raises:
-        WrongKindError: the frame is an update.
+        WrongKindError: the frame is no broadcast.
         WrongLayoutError: it is for a model with other tensors.
         NonFiniteError, BoundError: a value is not finite, or a variance is negative.
         FrameError: a section is missing, of another length, or does not decode; or terms that cannot be.
     """
     _check_broadcast(frame, layout)
-    return _read_sections(frame, layout)
+    return _read_values(frame, layout)
 
 
 def read_exact_state(saved: Frame, layout: Layout) -> NDArray[np.float32]:
@@ -101,15 +158,15 @@ def read_exact_state(saved: Frame, layout: Layout) -> NDArray[np.float32]:
         raise WrongLayoutError("it is of a model with other tensors than this one")
     if any(s.role is Role.STATE and s.codec != Raw.id for s in saved.sections):
         raise MalformedFrameError("a saved state is not exact")
-    return _read_sections(saved, layout)
+    return _read_values(saved, layout)
 
 
-def _read_sections(frame: Frame, layout: Layout) -> NDArray[np.float32]:
+def _read_values(frame: Frame, layout: Layout) -> NDArray[np.float32]:
     state = np.empty(layout.size, np.float32)
     for group, span in _parts(layout):
         section = frame.select(Role.STATE, group)
         if section is None or section.count != span.stop - span.start:
-            raise MalformedFrameError(f"the broadcast lacks the state of group {group.name.lower()}")
+            raise MalformedFrameError(f"the {frame.kind.name.lower()} lacks the state of group {group.name.lower()}")
         codec = codec_from(section.codec, section.params)
         if codec.needs_state:
             raise MalformedFrameError(f"codec {codec.name} is for updates of a state, not for a state")
@@ -165,7 +222,7 @@ def encode_update(
     Raises:
         EncodeError: the vector is not finite or not of the layout's size, the weight is not positive, or a codec
             has other parameters than its template.
-        WrongKindError: the frame is an update.
+        WrongKindError: the frame is no broadcast.
         WrongLayoutError: it is for a model with other tensors.
         FrameError: a template cannot be met, or terms that cannot be.
     """

@@ -8,18 +8,18 @@ import numpy as np
 
 from fedmrn.codecs import codec_from
 from fedmrn.errors import EncodeError, FrameError
-from fedmrn.methods import METHODS, Method
+from fedmrn.methods import ANY, DOWN, METHODS, Method, check_consent, consent
 from fedmrn.server import Round, admission, aggregate, fold, round, server, tally
 from fedmrn.wire import frame, messages
 from fedmrn.wire.frame import CHECKSUM_SIZE, DEFAULT_LIMITS, HEADER_SIZE, SECTION_SIZE, Frame, Kind, Limits
-from fedmrn.wire.messages import encode_update, plain, read_state
+from fedmrn.wire.messages import encode_update, plain, read_model, read_state
 
 from .base import Target, require
-from .frames import LAYOUT, LEAN, exchange, reseal, start
+from .frames import LAYOUT, LEAN, exchange, model_of, reseal, start
 from .sections import CODEC_MODULES
 
 _ROWS = {row.id: row for row in METHODS.values()}
-_MODULES = (frame, messages, round, server, aggregate, admission, fold, tally, *CODEC_MODULES)
+_MODULES = (frame, messages, consent, round, server, aggregate, admission, fold, tally, *CODEC_MODULES)
 _SMALL = Limits(max_bytes=1 << 16)
 _VECTOR = np.linspace(-0.01, 0.01, LAYOUT.size).astype(np.float32)
 
@@ -103,7 +103,13 @@ def _check_broadcast(data: bytes) -> None:
     """A client may also find that it cannot send what is asked: not zero where the state is, too large for 16 bits."""
     layout = LEAN if data[32:48] == LEAN.digest else LAYOUT
     try:
-        found = Frame.from_bytes(data, kind=Kind.BROADCAST)
+        found = Frame.from_bytes(data)
+        if found.kind is Kind.MODEL:
+            require(
+                bool(np.isfinite(read_model(found, layout)).all()), "the values of an accepted model are not finite"
+            )
+            return
+        require(check_consent(found, ANY).id == found.method, "consent to another method than the frame's")
         state = read_state(found, layout)
         require(bool(np.isfinite(state).all()), "the state of an accepted broadcast is not finite")
         answer = encode_update(found, layout, _VECTOR[: layout.size], weight=1, sampling_key=2)
@@ -122,6 +128,10 @@ def _check_inspect(data: bytes) -> None:
     require(plain(again).to_bytes() == shown.to_bytes(), "what is plain is not plain")
 
 
+def _models() -> list[bytes]:
+    return [model_of(METHODS["fedmrn"], METHODS["fedmrn"].scheme(down=down).down) for down in DOWN]
+
+
 def _updates() -> list[bytes]:
     return [_exchange(name)[1] for name in METHODS]
 
@@ -131,7 +141,14 @@ def _broadcasts() -> list[bytes]:
 
 
 UPDATE = Target("update", _check_update, _updates, _MODULES, memory=1 << 20, repair=_envelope)
-BROADCAST = Target("broadcast", _check_broadcast, _broadcasts, _MODULES, memory=1 << 20, repair=_envelope)
+BROADCAST = Target(
+    "broadcast", _check_broadcast, lambda: _broadcasts() + _models(), _MODULES, memory=1 << 20, repair=_envelope
+)
 INSPECT = Target(
-    "inspect", _check_inspect, lambda: _updates() + _broadcasts(), _MODULES, memory=16 * _SMALL.max_bytes, repair=reseal
+    "inspect",
+    _check_inspect,
+    lambda: _updates() + _broadcasts() + _models(),
+    _MODULES,
+    memory=16 * _SMALL.max_bytes,
+    repair=reseal,
 )

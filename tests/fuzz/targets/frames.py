@@ -2,16 +2,18 @@
 
 import struct
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 
+from fedmrn.codecs import Codec, EncodeKeys
 from fedmrn.errors import FrameError
-from fedmrn.methods import METHODS, Method
+from fedmrn.methods import DOWN, METHODS, Method
 from fedmrn.server import Server
 from fedmrn.wire import frame
 from fedmrn.wire.frame import CHECKSUM_SIZE, HEADER_SIZE, SECTION_SIZE, Frame, Kind, Role
 from fedmrn.wire.layout import Group, Layout, TensorSpec
-from fedmrn.wire.messages import encode_update
+from fedmrn.wire.messages import encode_update, model_frame
 
 from .base import Target, require
 
@@ -87,10 +89,18 @@ def _check(data: bytes) -> None:
     for s in found.sections:
         require((s.role is Role.UPDATE) is update, "a role that this kind of frame cannot have")
         require(s.role is not Role.TEMPLATE or not s.body, "a template with a body")
+        require(found.kind is not Kind.MODEL or s.role is Role.STATE, "a model that asks for something")
+
+
+def model_of(row: Method, codecs: Mapping[Group, Codec]) -> bytes:
+    """A model to evaluate, in these codecs."""
+    keys = EncodeKeys(7, 8)
+    return model_frame(LAYOUT, start(row).state, method=row.id, round=1, codecs=codecs, keys=keys).to_bytes()
 
 
 def _seeds() -> list[bytes]:
-    return [data for row in METHODS.values() for data in exchange(row)]
+    models = [model_of(METHODS["fedmrn"], METHODS["fedmrn"].scheme(down=down).down) for down in DOWN]
+    return [*models, *(data for row in METHODS.values() for data in exchange(row))]
 
 
 FRAME = Target("frame", _check, _seeds, (frame,), memory=64 << 10, repair=reseal)

@@ -103,7 +103,8 @@ def test_refused_failed_and_silent_clients_are_told_apart() -> None:
     assert [line.split(": ")[:2] for line in report.refused] == [["node 2", "TruncatedFrameError"]]
     assert report.failed == ["node 3: out of memory"]
     assert (report.answered, report.silent, report.stages[TRAIN].waiting) == ({1, 2, 3}, 1, [4])
-    assert str(report) == f"round 1: 1 of 4 updates folded, 1 refused, 1 failed, 1 silent; {len(good):,} bytes up"
+    counts = "1 of 4 updates folded, 1 refused, 1 failed, 1 silent"
+    assert str(report) == f"round 1: {counts}; {len(good):,} bytes up, {report.down:,} down"
     assert report.up == len(good)  # of what is in the mean
     assert report.stages[TRAIN].received == frame.account() | {"refused": len(bad)}
     conduct.fold(2, update(messages[2]))  # whoever was refused may send again

@@ -41,7 +41,7 @@ def test_a_message_of_another_strategy_is_refused() -> None:
     for content in (RecordDict(), RecordDict({"arrays": initial()})):
         message = Message(content, 11, MessageType.TRAIN)
         with pytest.raises(WrongMessageError):
-            attach(model, sgd, message, context(11), steps=1)
+            attach(model, sgd, message, context(11), steps=1, accept="any")
     assert all((before[name] == value).all() for name, value in model.state_dict().items())
 
 
@@ -49,7 +49,7 @@ def test_a_broadcast_for_another_model_is_refused() -> None:
     def other(message: Message) -> Message:
         model = nn.Linear(6, 3)
         with pytest.raises(WrongLayoutError):
-            attach(model, torch.optim.SGD(model.parameters(), lr=0.1), message, context(11), steps=1)
+            attach(model, torch.optim.SGD(model.parameters(), lr=0.1), message, context(11), steps=1, accept="any")
         return reply_from(message, RecordDict())
 
     plan = strategy()
@@ -65,7 +65,7 @@ def test_clients_follow_the_options_that_the_strategy_was_given(
 
     def answer(message: Message) -> Message:
         model = small_model()
-        rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), message, context(11), steps=1)
+        rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), message, context(11), steps=1, accept="any")
         assert isinstance(rule, LearnedSign)
         found.append((rule.warmup, rule.rho))
         return honest(11)(message)
@@ -79,7 +79,9 @@ def test_a_client_cannot_set_what_the_server_tells() -> None:
     def answer(message: Message) -> Message:
         model = small_model()
         with pytest.raises(TypeError, match="rho"):
-            attach(model, torch.optim.SGD(model.parameters(), lr=0.1), message, context(11), steps=1, rho=2.0)  # type: ignore[call-arg]
+            attach(
+                model, torch.optim.SGD(model.parameters(), lr=0.1), message, context(11), steps=1, accept="any", rho=2.0
+            )  # type: ignore[call-arg]
         return honest(11)(message)
 
     one_round(strategy("fedbat"), FakeGrid(dict.fromkeys((11, 12, 13), answer)))
@@ -92,7 +94,9 @@ def test_the_model_after_a_round_is_what_the_server_folds() -> None:
 
     def answer(message: Message) -> Message:
         model = small_model()
-        optimizer = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), message, context(11), steps=1)
+        optimizer = attach(
+            model, torch.optim.SGD(model.parameters(), lr=0.1), message, context(11), steps=1, accept="any"
+        )
         optimizer.step()
         frame = optimizer.finish(weight=1)
         models.append(model)

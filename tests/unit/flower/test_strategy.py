@@ -21,6 +21,7 @@ from fedmrn.methods import METHODS
 from fedmrn.server import Server
 from fedmrn.server.optimizer import Momentum, Scaled
 from fedmrn.torch import ModelLayout
+from fedmrn.wire.frame import HEADER_SIZE, SECTION_SIZE
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 
 BAD = 13
@@ -404,8 +405,11 @@ def test_an_evaluation_is_counted_by_its_kind_and_beside_the_updates() -> None:
     plan = strategy()
     plan.start(grid(node13=failing), initial(), num_rounds=1)
     (report,) = plan.reports
-    stage, dense = report.stages[MessageKind.EVALUATE], sum(len(array.data) for array in initial().values())
-    assert stage.sent == {"arrays": 3 * dense}
+    stage, view = report.stages[MessageKind.EVALUATE], ModelLayout.of(small_model())
+    header = HEADER_SIZE + 3 * SECTION_SIZE
+    spans = {group.name.lower(): view.layout.span(group) for group in Group}
+    bodies = {name: 3 * 4 * (span.stop - span.start) for name, span in spans.items()}
+    assert stage.sent == {**bodies, "header": 3 * header, "checksum": 12, "config": 3 * (len("server-round") + 8)}
     assert stage.asked == dict.fromkeys(NODES, 1)
     assert stage.answered == set(NODES)
     assert (report.failed, report.failed_otherwise) == ([], ["node 13: evaluate: code 2: no test data"])

@@ -132,3 +132,12 @@ def test_fresh_keys_differ() -> None:
     keys = {fresh_key() for _ in range(50)}
     assert len(keys) == 50
     assert max(keys) < 1 << 64
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint16, np.uint64])
+def test_an_integer_of_numpy_gives_the_key_of_the_integer(kind: type[np.integer]) -> None:
+    """Numbers of clients come from NumPy and from Flower alike."""
+    assert derive_key(bytes(16), "noise", kind(3), kind(40_000)) == derive_key(bytes(16), "noise", 3, 40_000)
+    assert derive_key(kind(7), "noise") == derive_key(7, "noise")
+    with pytest.raises(TypeError):
+        derive_key(bytes(16), 3.0)  # type: ignore[arg-type]

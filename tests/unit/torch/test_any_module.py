@@ -23,7 +23,9 @@ both_masks = pytest.mark.parametrize("name", MASKED)
 
 def train(model: nn.Module, broadcast: bytes, x: torch.Tensor, y: torch.Tensor, lr: float = 0.3) -> Frame:
     """One client's round in a loop of its own."""
-    rule = attach(model, torch.optim.SGD(model.parameters(), lr=lr), broadcast, steps=STEPS, sampling_key=11)
+    rule = attach(
+        model, torch.optim.SGD(model.parameters(), lr=lr), broadcast, accept="any", steps=STEPS, sampling_key=11
+    )
     model.train()
     for _ in range(STEPS):
         rule.zero_grad()
@@ -165,7 +167,7 @@ def test_tied_weights_are_one_tensor_and_stay_tied() -> None:
     before = model.output.weight.detach().clone()
     specimen = ZOO["tied"]
     broadcast = server_of(model, scale=SCALE).begin(1, ["a"]).broadcast("a")
-    rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.3), broadcast, steps=STEPS)
+    rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.3), broadcast, accept="any", steps=STEPS)
     x, y = specimen.data()
     for _ in range(STEPS):
         rule.zero_grad()
@@ -182,7 +184,7 @@ def test_tied_weights_get_the_gradient_of_both_uses() -> None:
     model = Tied()
     x, y = ZOO["tied"].data()
     broadcast = server_of(model, told={"progressive": False}).begin(1, ["a"]).broadcast("a")
-    rule = attach(model, torch.optim.SGD(model.parameters(), lr=1.0), broadcast, steps=1)
+    rule = attach(model, torch.optim.SGD(model.parameters(), lr=1.0), broadcast, accept="any", steps=1)
     # Binary masks leave the weights where they are in the first step, as u is 0.
     reference = Tied()
     reference.load_state_dict({k: v.clone() for k, v in model.state_dict().items()})
@@ -219,6 +221,7 @@ def test_a_rule_of_ones_own_decides_what_is_coded() -> None:
         model,
         torch.optim.SGD(model.parameters(), lr=0.3),
         round_.broadcast("a"),
+        accept="any",
         steps=1,
         choose=heads_only,
     )

@@ -27,7 +27,7 @@ def test_statistics_and_scales_are_averaged_by_weight(name: str) -> None:
     ends = []
     for client, weight in CLIENTS.items():
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        rule = attach(model, optimizer, round_.broadcast(client), steps=2, sampling_key=weight)
+        rule = attach(model, optimizer, round_.broadcast(client), accept="any", steps=2, sampling_key=weight)
         model.train()
         x, y = batch(8)
         for _ in range(2):
@@ -59,7 +59,7 @@ def test_statistics_and_scales_are_averaged_by_weight(name: str) -> None:
 def test_counters_stay_at_home() -> None:
     model = net()
     round_ = server_of(model).begin(1, ["a"])
-    rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), round_.broadcast("a"), steps=3)
+    rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), round_.broadcast("a"), accept="any", steps=3)
     x, y = batch(8)
     for _ in range(3):
         rule.zero_grad()
@@ -81,7 +81,7 @@ def test_the_first_step_of_the_scales_is_that_of_plain_sgd(name: str) -> None:
     """With u = 0 a binary mask leaves the weights alone, so that the first step can be made by hand."""
     model, plain = net(), net()
     round_ = server_of(model, name).begin(1, ["a"])
-    rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), round_.broadcast("a"), steps=1)
+    rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), round_.broadcast("a"), accept="any", steps=1)
     x, y = batch(8)
     for each in (model, plain):
         F.cross_entropy(each(x), y).backward()
@@ -104,7 +104,7 @@ def test_batch_norm_without_statistics_or_scales_sends_none() -> None:
     assert {t.group for t in view.layout.tensors} == {Group.CODED}
     assert view.counters == ()
     round_ = server_of(model).begin(1, ["a"])
-    rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), round_.broadcast("a"), steps=1)
+    rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), round_.broadcast("a"), accept="any", steps=1)
     x, y = batch(8)
     F.cross_entropy(model(x), y).backward()
     rule.step()

@@ -29,7 +29,7 @@ def gradients() -> list[Tensor]:
 def masked(
     model: nn.Module, optimizer: torch.optim.Optimizer, name: str = "fedmrn", steps: int = STEPS
 ) -> MaskedTraining:
-    rule = attach(model, optimizer, broadcast_of(model, name), steps=steps, sampling_key=3)
+    rule = attach(model, optimizer, broadcast_of(model, name), accept="any", steps=steps, sampling_key=3)
     assert isinstance(rule, MaskedTraining)
     return rule
 
@@ -333,7 +333,9 @@ class TestSteps:
         model = Pushed(SIZE * 50)
         broadcast = broadcast_of(model, name)
         w = model.w.detach().clone()
-        rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.0), broadcast, steps=4, sampling_key=3)
+        rule = attach(
+            model, torch.optim.SGD(model.parameters(), lr=0.0), broadcast, accept="any", steps=4, sampling_key=3
+        )
         assert isinstance(rule, MaskedTraining)
         noise = rule.noise
         rule.u.copy_(noise / 2)

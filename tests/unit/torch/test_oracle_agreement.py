@@ -79,6 +79,7 @@ class Lockstep:
             self.model,
             torch.optim.SGD(self.model.parameters(), lr=LR),
             broadcast,
+            accept="any",
             steps=STEPS,
             sampling_key=KEY,
         )
@@ -238,6 +239,7 @@ def test_what_is_sent_is_the_same_to_the_bit_where_no_step_is_rounded(
         model,
         torch.optim.SGD(model.parameters(), lr=lr),
         broadcast,
+        accept="any",
         steps=steps,
         sampling_key=KEY,
         choose=model.choose,
@@ -265,7 +267,7 @@ def test_the_next_model_is_the_references(name: str) -> None:
     for number, (client, weight) in enumerate(clients.items()):
         model = SmallNet()
         optimizer = torch.optim.SGD(model.parameters(), lr=LR)
-        rule = attach(model, optimizer, round.broadcast(client), steps=1, sampling_key=KEY + number)
+        rule = attach(model, optimizer, round.broadcast(client), accept="any", steps=1, sampling_key=KEY + number)
         x, y = batch(weight, 2, 6, 6)
         F.cross_entropy(model(x), y).backward()
         rule.step()

@@ -34,7 +34,7 @@ def test_loss_falls_over_the_rounds_on_samples_no_client_has(name: str, make: ty
             optimizer = training.make_optimizer(model)
             key = derive_key(1, number, client)
             steps = training.steps(len(data))
-            rule = attach(model, optimizer, round_.broadcast(client), steps=steps, sampling_key=key)
+            rule = attach(model, optimizer, round_.broadcast(client), accept="any", steps=steps, sampling_key=key)
             round_.add(client, train_client(model, rule, data, training)[0].to_bytes())
         view.write(round_.finish())
     accuracy, after = evaluate(model, *test)

@@ -32,7 +32,7 @@ def images(n: int = 11) -> tuple[Tensor, Tensor]:
 
 def attached(model: nn.Module, name: str, steps: int, lr: float = 0.1) -> LocalRule:
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    return attach(model, optimizer, broadcast_of(model, name), steps=steps, sampling_key=21)
+    return attach(model, optimizer, broadcast_of(model, name), accept="any", steps=steps, sampling_key=21)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -68,7 +68,9 @@ def test_the_frame_depends_on_every_key_and_on_the_order_of_samples() -> None:
     def run(key: int = 77, sampling: int = 21, name: str = "fedmrn") -> bytes:
         model, training = net(), Training(local_epochs=2, batch_size=4)
         optimizer = training.make_optimizer(model)
-        rule = attach(model, optimizer, broadcast_of(model, name), steps=training.steps(11), sampling_key=sampling)
+        rule = attach(
+            model, optimizer, broadcast_of(model, name), accept="any", steps=training.steps(11), sampling_key=sampling
+        )
         return train_client(model, rule, LocalData(x, y, key), training)[0].to_bytes()
 
     assert run() == run()

@@ -124,6 +124,11 @@ class MaskedNoise(MaskCodec):
             raise MalformedFrameError(f"codec masked-noise cannot have parameters {params.hex()}") from error
 
     @property
+    def family(self) -> tuple[object, ...]:
+        """The class, and the type of the mask."""
+        return (type(self), self.mask)
+
+    @property
     def typical_std(self) -> float:
         """Half of the noise's scale: its error depends on how large a vector is against the noise."""
         return self.noise.scale / 2

@@ -81,6 +81,11 @@ class OwnScale(MaskCodec):
             raise ConfigError(f"noise with scales of its own has scale 1 otherwise, got {self.masked.noise.scale}")
 
     @property
+    def family(self) -> tuple[object, ...]:
+        """The class, and what the inner codec says."""
+        return (type(self), *self.inner.family)
+
+    @property
     def masked(self) -> MaskedNoise:
         """The codec that sends the same mask as plain bits."""
         return self.inner.masked

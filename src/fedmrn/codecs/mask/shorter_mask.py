@@ -85,6 +85,11 @@ class ShorterMask(MaskCodec):
         return self.inner.open(self.uncode(body, count, noise_key), count, noise_key, max_value)
 
     @property
+    def family(self) -> tuple[object, ...]:
+        """The class, and what the inner codec says."""
+        return (type(self), *self.inner.family)
+
+    @property
     def typical_std(self) -> float:
         """The standard deviation that the mask as plain bits is made for."""
         return self.inner.typical_std

@@ -32,7 +32,7 @@ from fedmrn.torch.fast.fused import plain_sgd
 from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
-from fedmrn.wire.messages import encode_update, read_state
+from fedmrn.wire.messages import check_templates, encode_update, read_state
 from fedmrn.wire.variance import check_trained, log_change
 
 F32 = NDArray[np.float32]
@@ -85,7 +85,7 @@ class LocalRule(torch.optim.Optimizer):
         self.broadcast = broadcast if isinstance(broadcast, Frame) else Frame.from_bytes(broadcast)
         self.view = ModelLayout.of(model, choose, variances)
         self.received = read_state(self.broadcast, self.view.layout)
-        self.view.write(self.received)
+        check_templates(self.broadcast, self.view.layout)
         self.inner, self.steps, self.taken = optimizer, steps, 0
         self.sampling_key = fresh_key() if sampling_key is None else sampling_key
         self.size = self.view.layout.span(Group.CODED).stop
@@ -100,6 +100,7 @@ class LocalRule(torch.optim.Optimizer):
             raise ConfigError(f"a memory is float32 of shape ({self.size},), got {memory.dtype} {memory.shape}")
         self.memory = memory
         self._finished = False
+        self.view.write(self.received)  # the first change to the model: whatever can be refused was
         self.begin()
 
     def begin(self) -> None:

@@ -57,7 +57,7 @@ def trained(
     torch.manual_seed(0)
     model = Mixed()
     optimizer = wrap(sgd(model))
-    rule = attach(model, optimizer, broadcast_of(model, name), steps=STEPS, sampling_key=3)
+    rule = attach(model, optimizer, broadcast_of(model, name), accept="any", steps=STEPS, sampling_key=3)
     assert isinstance(rule, MaskedTraining)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
     rng = torch.Generator().manual_seed(5)

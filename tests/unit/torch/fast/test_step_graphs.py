@@ -88,7 +88,9 @@ def some_clients(
         broadcast = starting_server(net(), name, options).begin(1 + client, ["a"]).broadcast("a")
         torch.manual_seed(client)
         memory = {"memory": None} if name == "topk-ef" else {}
-        rule = attach(model, make(model), broadcast, steps=TRAINING.steps(SAMPLES), sampling_key=client, **memory)
+        rule = attach(
+            model, make(model), broadcast, accept="any", steps=TRAINING.steps(SAMPLES), sampling_key=client, **memory
+        )
         frame, loss = train_client(model, rule, data, TRAINING, graphs=graphs)
         yield frame.to_bytes(), loss, rule.view.read().tobytes() + bytes(rule.taken)
 
@@ -183,7 +185,7 @@ def test_a_rule_with_a_step_of_its_own_is_not_captured() -> None:
 def test_hooks_of_an_optimiser_are_not_captured() -> None:
     model = net()
     optimizer = sgd(model)
-    rule = attach(model, optimizer, broadcast_of(model, "fedmrn"), steps=1)
+    rule = attach(model, optimizer, broadcast_of(model, "fedmrn"), accept="any", steps=1)
     assert rule.captured() is not None
     optimizer.register_step_post_hook(lambda *_: None)
     assert rule.captured() is None
@@ -211,7 +213,7 @@ def test_another_rate_is_captured_anew() -> None:
     def run(graphs: StepGraphs | None) -> bytes:
         model = net()
         optimizer = sgd(model)
-        rule = attach(model, optimizer, broadcast_of(model, "fedavg"), steps=16)
+        rule = attach(model, optimizer, broadcast_of(model, "fedavg"), accept="any", steps=16)
         data = LocalData(torch.ones(SAMPLES, 1, 4, 4), torch.zeros(SAMPLES).long(), 1)
         training = Training(local_epochs=4, batch_size=BATCH, augment=Schedule(optimizer))
         return train_client(model, rule, data, training, graphs=graphs)[0].to_bytes()
@@ -303,7 +305,7 @@ class TestOnCuda:
         frames = []
         for device in ("cpu", "cuda"):
             model = net().to(device)
-            rule = attach(model, sgd(model), broadcast_of(net(), name), steps=1, sampling_key=5)
+            rule = attach(model, sgd(model), broadcast_of(net(), name), accept="any", steps=1, sampling_key=5)
             assert isinstance(rule, MaskedTraining)
             rule.u.copy_(torch.linspace(-0.02, 0.02, rule.size))
             rule.draw()

@@ -64,7 +64,13 @@ def train(broadcast: bytes | Frame, *, optimiser: str = "sgd", key: int = 9) -> 
     model = Odd()
     model.train()
     rule = attach(
-        model, OPTIMISERS[optimiser](model.parameters()), broadcast, steps=STEPS, sampling_key=key, memory=None
+        model,
+        OPTIMISERS[optimiser](model.parameters()),
+        broadcast,
+        accept="any",
+        steps=STEPS,
+        sampling_key=key,
+        memory=None,
     )
     for _ in range(STEPS):
         x, y = example()
@@ -164,7 +170,9 @@ def test_nothing_goes_on_after_finish_until_the_model_is_attached_anew(name: str
     with pytest.raises(ConfigError, match="called already"):
         rule.finish(weight=1)
     assert all(np.array_equal(held[k], v) for k, v in values(model.state_dict()).items())
-    again = attach(model, OPTIMISERS["sgd"](model.parameters()), broadcast, steps=1, sampling_key=1, memory=None)
+    again = attach(
+        model, OPTIMISERS["sgd"](model.parameters()), broadcast, accept="any", steps=1, sampling_key=1, memory=None
+    )
     x, y = example()
     F.cross_entropy(model(x), y).backward()
     again.step()
@@ -227,7 +235,14 @@ def test_a_memory_of_another_shape_is_refused_by_every_rule(name: str) -> None:
     model = Odd()
     broadcast = starting_server(model, name).begin(1, ["a"]).broadcast("a")
     with pytest.raises(ConfigError, match=rf"a memory is float32 of shape \({CODED},\), got float32 \(56,\)"):
-        attach(model, OPTIMISERS["sgd"](model.parameters()), broadcast, steps=1, memory=np.zeros(56, np.float32))
+        attach(
+            model,
+            OPTIMISERS["sgd"](model.parameters()),
+            broadcast,
+            accept="any",
+            steps=1,
+            memory=np.zeros(56, np.float32),
+        )
 
 
 class TestOptionsOfARow:
@@ -239,7 +254,7 @@ class TestOptionsOfARow:
     ) -> LocalRule:
         model = Odd()
         broadcast = starting_server(model, name, options, told).begin(1, ["a"]).broadcast("a")
-        return attach(model, OPTIMISERS["sgd"](model.parameters()), broadcast, steps=STEPS, memory=None)
+        return attach(model, OPTIMISERS["sgd"](model.parameters()), broadcast, accept="any", steps=STEPS, memory=None)
 
     @pytest.mark.parametrize(
         ("name", "progressive", "stochastic"),
@@ -287,4 +302,4 @@ class TestOptionsOfARow:
         model = Odd()
         broadcast = starting_server(model, "fedmrn").begin(1, ["a"]).broadcast("a")
         with pytest.raises(TypeError, match="progressive"):
-            attach(model, OPTIMISERS["sgd"](model.parameters()), broadcast, steps=1, progressive=False)  # type: ignore[call-arg]
+            attach(model, OPTIMISERS["sgd"](model.parameters()), broadcast, accept="any", steps=1, progressive=False)  # type: ignore[call-arg]

@@ -43,8 +43,8 @@ def step(model: nn.Module, rule: LocalRule, n: int = 1) -> None:
 def test_the_broadcast_chooses_the_rule(name: str, kind: type[LocalRule]) -> None:
     model = net()
     broadcast = broadcast_of(model, name)
-    assert type(attach(model, sgd(model), broadcast, steps=1)) is kind
-    assert type(attach(model, sgd(model), Frame.from_bytes(broadcast), steps=1)) is kind
+    assert type(attach(model, sgd(model), broadcast, accept="any", steps=1)) is kind
+    assert type(attach(model, sgd(model), Frame.from_bytes(broadcast), accept="any", steps=1)) is kind
 
 
 def test_a_method_that_does_not_exist_is_refused() -> None:
@@ -52,12 +52,12 @@ def test_a_method_that_does_not_exist_is_refused() -> None:
     frame = Frame.from_bytes(broadcast_of(model))
     unknown = Frame(Kind.BROADCAST, 60000, 1, 1, frame.layout_digest, 0, frame.sections)
     with pytest.raises(WrongMethodError, match="60000"):
-        attach(model, sgd(model), unknown, steps=1)
+        attach(model, sgd(model), unknown, accept="any", steps=1)
 
 
 def test_attaching_sets_the_model_to_the_broadcasts_state() -> None:
     sender, receiver = net(), net()
-    attach(receiver, sgd(receiver), broadcast_of(sender), steps=1)
+    attach(receiver, sgd(receiver), broadcast_of(sender), accept="any", steps=1)
     # Binary, u = 0: the masked weights of the first step are the state itself.
     for name, value in sender.state_dict().items():
         assert torch.equal(receiver.state_dict()[name], value), name
@@ -68,7 +68,7 @@ def test_damaged_broadcasts_and_those_of_other_models_are_refused_and_change_not
     good = broadcast_of(net())
     damaged = bytearray(good)
     damaged[len(good) // 2] ^= 4
-    update = attach(other, sgd(other), broadcast_of(other), steps=1)
+    update = attach(other, sgd(other), broadcast_of(other), accept="any", steps=1)
     step(other, update)
     cases = [
         (good[:-1], TruncatedFrameError),
@@ -79,7 +79,7 @@ def test_damaged_broadcasts_and_those_of_other_models_are_refused_and_change_not
     before = values(model.state_dict())
     for broadcast, error in cases:
         with pytest.raises(error):
-            attach(model, sgd(model), broadcast, steps=1)
+            attach(model, sgd(model), broadcast, accept="any", steps=1)
     after = values(model.state_dict())
     assert all(np.array_equal(before[k], after[k]) for k in before)
 
@@ -94,14 +94,14 @@ def test_models_in_other_precisions_are_refused_with_the_tensors_name() -> None:
     broadcast = broadcast_of(net())
     for model, name in ((net().double(), r"0\.weight"), (net().half(), r"0\.weight")):
         with pytest.raises(UnsupportedModelError, match=name):
-            attach(model, sgd(model), broadcast, steps=1)
+            attach(model, sgd(model), broadcast, accept="any", steps=1)
 
 
 def test_two_attachments_draw_different_masks() -> None:
     model = Pushed(400)
     broadcast, sent = broadcast_of(model, "fedmrn-s"), []
     for key in (None, None, 7, 7):
-        rule = attach(model, sgd(model), broadcast, steps=1, sampling_key=key)
+        rule = attach(model, sgd(model), broadcast, accept="any", steps=1, sampling_key=key)
         model.pushed(torch.zeros(400)).backward()
         rule.step()
         sent.append(masks(rule.finish(weight=1), 400))
@@ -115,7 +115,7 @@ def test_two_attachments_draw_different_masks() -> None:
 @pytest.mark.parametrize("weight", [0, -3])
 def test_a_weight_below_one_is_refused_and_can_be_corrected(weight: int) -> None:
     model = net()
-    rule = attach(model, sgd(model), broadcast_of(model), steps=1)
+    rule = attach(model, sgd(model), broadcast_of(model), accept="any", steps=1)
     step(model, rule)
     with pytest.raises(EncodeError, match="positive integer"):
         rule.finish(weight=weight)
@@ -125,7 +125,7 @@ def test_a_weight_below_one_is_refused_and_can_be_corrected(weight: int) -> None
 @pytest.mark.parametrize("name", ["fedavg", "fedmrn"])
 def test_training_that_diverged_says_so(name: str) -> None:
     model = net()
-    rule = attach(model, sgd(model), broadcast_of(model, name), steps=1)
+    rule = attach(model, sgd(model), broadcast_of(model, name), accept="any", steps=1)
     step(model, rule)
     with torch.no_grad():
         (rule.u if isinstance(rule, MaskedTraining) else model[0].weight)[0] = torch.nan
@@ -139,7 +139,7 @@ def test_fedavg_hands_over_the_difference_and_keeps_the_trained_weights() -> Non
     plain = net()
     plain.load_state_dict(model.state_dict())
     broadcast, before = broadcast_of(model, "fedavg"), ModelLayout.of(model).read()
-    rule, alone = attach(model, sgd(model), broadcast, steps=3), sgd(plain)
+    rule, alone = attach(model, sgd(model), broadcast, accept="any", steps=3), sgd(plain)
     x, y = batch()
     for _ in range(3):
         rule.zero_grad()

@@ -56,7 +56,7 @@ def test_weights_of_every_step(name: str, law: str, optimiser: str) -> None:
     base = coded_part(model)
     asked = asked_for(model, name, {"scale": "auto", "noise": law})
     fixed = {"progressive": name != "fedmrn-no-pm", "stochastic": name != "fedmrn-no-sm"}
-    rule = attach(model, OPTIMISERS[optimiser](model.parameters()), asked, steps=STEPS, sampling_key=KEY)
+    rule = attach(model, OPTIMISERS[optimiser](model.parameters()), asked, accept="any", steps=STEPS, sampling_key=KEY)
     assert isinstance(rule, MaskedTraining)
     codec = rule.codecs()[Group.CODED]
     assert isinstance(codec, OwnScale)
@@ -96,7 +96,7 @@ def test_coding_changes_nothing_but_the_bytes(name: str) -> None:
     for coding in ("raw", "entropy"):
         model = net()
         asked = asked_for(model, name, {"scale": "auto", "coding": coding})
-        rule = attach(model, OPTIMISERS["sgd"](model.parameters()), asked, steps=3, sampling_key=KEY)
+        rule = attach(model, OPTIMISERS["sgd"](model.parameters()), asked, accept="any", steps=3, sampling_key=KEY)
         for at in range(3):
             step(model, rule, at)
         frame = rule.finish(weight=1)
@@ -116,7 +116,9 @@ def test_a_tensor_without_elements_and_one_that_does_not_move() -> None:
     model.register_parameter("unused", nn.Parameter(torch.ones(2, 2)))
     server = starting_server(model, "fedmrn-s", {"scale": "auto"})
     round_ = server.begin(1, ["a"])
-    rule = attach(model, OPTIMISERS["sgd"](model.parameters()), round_.broadcast("a"), steps=2, sampling_key=KEY)
+    rule = attach(
+        model, OPTIMISERS["sgd"](model.parameters()), round_.broadcast("a"), accept="any", steps=2, sampling_key=KEY
+    )
     for at in range(2):
         step(model, rule, at)
     frame = rule.finish(weight=1)
@@ -133,7 +135,7 @@ def test_noise_recovers_from_an_update_that_leaps() -> None:
     """From none to 10^15 and back the scale goes from 2^-80 to above 2^48: no factor of float32."""
     model = nn.Linear(40, 50, bias=False)
     asked = asked_for(model, "fedmrn", {"scale": "auto"})
-    rule = attach(model, torch.optim.SGD(model.parameters(), lr=1.0), asked, steps=3, sampling_key=KEY)
+    rule = attach(model, torch.optim.SGD(model.parameters(), lr=1.0), asked, accept="any", steps=3, sampling_key=KEY)
     assert isinstance(rule, MaskedTraining)
     for leap in (1e15, -1e15, 1e-3):
         model.weight.grad = torch.full_like(model.weight, leap)

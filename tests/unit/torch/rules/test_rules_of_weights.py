@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from fedmrn.errors import ConfigError, EncodeError, UnsupportedModelError
+from fedmrn.errors import ConfigError, EncodeError, MalformedFrameError
 from fedmrn.server import Server
 from fedmrn.torch import LocalRule, ModelLayout, attach
 from fedmrn.torch.rules.after import ErrorFeedback, HandOverWeights, KeepSupport
@@ -47,6 +47,7 @@ def one_round(
         model,
         torch.optim.SGD(model.parameters(), lr=lr),
         round_.broadcast("a"),
+        accept="any",
         steps=len(gradients),
         sampling_key=1,
         memory=memory,
@@ -118,6 +119,7 @@ class TestErrorFeedback:
                 model,
                 torch.optim.SGD(model.parameters(), lr=0.1),
                 server.begin(1, ["a"]).broadcast("a"),
+                accept="any",
                 steps=1,
                 memory=np.ones(SIZE, np.float32),
             )
@@ -133,11 +135,15 @@ class TestErrorFeedback:
         model = Pushed(SIZE)
         frame = Frame.from_bytes(starting_server(model, "topk-ef").begin(1, ["a"]).broadcast("a"))
         state = tuple(s for s in frame.sections if s.role is Role.STATE)
-        rule = attach(model, MAKE["sgd"](model.parameters()), replace(frame, sections=state), steps=1, memory=None)
-        model.pushed(torch.ones(SIZE)).backward()
-        rule.step()
-        with pytest.raises(UnsupportedModelError, match="asked for no coded section"):
-            rule.finish(weight=1)
+        with pytest.raises(MalformedFrameError, match="asks for 0 elements of group coded"):
+            attach(
+                model,
+                MAKE["sgd"](model.parameters()),
+                replace(frame, sections=state),
+                accept="any",
+                steps=1,
+                memory=None,
+            )
 
     def test_dense_values_and_statistics_are_not_remembered(self) -> None:
         torch.manual_seed(2)
@@ -145,7 +151,7 @@ class TestErrorFeedback:
         server = starting_server(model, "topk-ef")
         before, (x, y) = server.state.copy(), batch()
         broadcast = server.begin(1, ["a"]).broadcast("a")
-        rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), broadcast, steps=1, memory=None)
+        rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), broadcast, accept="any", steps=1, memory=None)
         F.cross_entropy(model(x), y).backward()
         rule.step()
         frame = rule.finish(weight=1)
@@ -206,6 +212,7 @@ class TestErrorFeedback:
                         model,
                         torch.optim.SGD(model.parameters(), lr=0.02),
                         round_.broadcast(client),
+                        accept="any",
                         steps=1,
                         memory=memory[client],
                     )
@@ -277,7 +284,7 @@ class TestKeepSupport:
         model, server, kept = pruned()
         before = server.state.copy()
         round_ = server.begin(1, ["a"])
-        rule = attach(model, MAKE["momentum"](model.parameters()), round_.broadcast("a"), steps=2)
+        rule = attach(model, MAKE["momentum"](model.parameters()), round_.broadcast("a"), accept="any", steps=2)
         assert type(rule) is KeepSupport
         for _ in range(2):
             rule.zero_grad()
@@ -299,7 +306,11 @@ class TestKeepSupport:
         server.state[coded][::2] = 0
         zero = server.state[coded] == 0
         rule = attach(
-            model, torch.optim.Adam(model.parameters(), lr=0.1), server.begin(1, ["a"]).broadcast("a"), steps=3
+            model,
+            torch.optim.Adam(model.parameters(), lr=0.1),
+            server.begin(1, ["a"]).broadcast("a"),
+            accept="any",
+            steps=3,
         )
         before = server.state.copy()
         for _ in range(3):
@@ -319,7 +330,9 @@ class TestKeepSupport:
         model, server, _ = pruned()
         server.state[:] = 0
         server.state[7] = 0.5
-        rule = attach(model, MAKE["sgd"](model.parameters()), server.begin(1, ["a"]).broadcast("a"), steps=1)
+        rule = attach(
+            model, MAKE["sgd"](model.parameters()), server.begin(1, ["a"]).broadcast("a"), accept="any", steps=1
+        )
         model.pushed(torch.ones(SIZE)).backward()
         rule.step()
         assert values_of(rule.finish(weight=1)).tolist() == pytest.approx([-0.05], rel=2.0**-20)
@@ -332,7 +345,9 @@ class TestHandOverWeights:
         model = Pushed(SIZE)
         # The last round of a schedule of four: a density of 1 - 0.8.
         server = starting_server(model, "fedsparsify-local", {"rounds": 4, "sparsity": 0.8})
-        rule = attach(model, MAKE["sgd"](model.parameters()), server.begin(4, ["a"]).broadcast("a"), steps=2)
+        rule = attach(
+            model, MAKE["sgd"](model.parameters()), server.begin(4, ["a"]).broadcast("a"), accept="any", steps=2
+        )
         assert type(rule) is HandOverWeights
         for gradient in torch.randn(2, SIZE):
             rule.zero_grad()
@@ -349,7 +364,9 @@ class TestHandOverWeights:
         model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
         server = starting_server(model, "fedsparsify-local")
         before, (x, y) = server.state.copy(), batch()
-        rule = attach(model, MAKE["sgd"](model.parameters()), server.begin(1, ["a"]).broadcast("a"), steps=1)
+        rule = attach(
+            model, MAKE["sgd"](model.parameters()), server.begin(1, ["a"]).broadcast("a"), accept="any", steps=1
+        )
         F.cross_entropy(model(x), y).backward()
         rule.step()
         frame = rule.finish(weight=1)
@@ -363,7 +380,7 @@ class TestHandOverWeights:
         model = Pushed(SIZE)
         server = starting_server(model, "fedsparsify-local", {"rounds": 1, "sparsity": 0.9})
         round_ = server.begin(1, ["a"])
-        rule = attach(model, MAKE["sgd"](model.parameters()), round_.broadcast("a"), steps=1)
+        rule = attach(model, MAKE["sgd"](model.parameters()), round_.broadcast("a"), accept="any", steps=1)
         model.pushed(torch.linspace(1, -2, SIZE)).backward()
         rule.step()
         round_.add("a", rule.finish(weight=1).to_bytes())
@@ -390,4 +407,4 @@ def test_a_client_that_keeps_something_must_say_whether_this_is_its_first_round(
     model = Pushed(3)
     broadcast = starting_server(model, "topk-ef").begin(5, ["a"]).broadcast("a")
     with pytest.raises(ConfigError, match="pass memory=None in a client's first round"):
-        attach(model, MAKE["sgd"](model.parameters()), broadcast, steps=1)
+        attach(model, MAKE["sgd"](model.parameters()), broadcast, accept="any", steps=1)

@@ -56,6 +56,7 @@ class Lockstep:
             self.model,
             make(self.model.parameters(), lr),
             broadcast_of(self.model, name, told=options),
+            accept="any",
             steps=STEPS,
             sampling_key=KEY,
         )
@@ -242,6 +243,7 @@ def pushed(
         model,
         torch.optim.SGD(model.parameters(), lr=lr),
         broadcast_of(model, name, told=options),
+        accept="any",
         steps=steps,
         sampling_key=key,
     )
@@ -307,6 +309,7 @@ class TestFedPM:
                 model,
                 torch.optim.Adam(model.parameters(), lr=0.1),
                 round_.broadcast(client),
+                accept="any",
                 steps=1,
                 sampling_key=place,
             )
@@ -429,7 +432,7 @@ class TestFedBAT:
                 {"params": model[3].parameters(), "lr": last},
             ]
             broadcast = broadcast_of(model, "fedbat", told={"warmup": 0.0})
-            rule = attach(model, torch.optim.SGD(groups, lr=1.0), broadcast, steps=1, sampling_key=KEY)
+            rule = attach(model, torch.optim.SGD(groups, lr=1.0), broadcast, accept="any", steps=1, sampling_key=KEY)
             assert isinstance(rule, LearnedSign)
             rule._first = [0.01] * 4
             rule.draw()
@@ -448,7 +451,7 @@ class TestFedBAT:
     def test_schedulers_act_on_what_is_moved_and_weight_decay_is_refused(self, name: str) -> None:
         model = Pushed(4)
         inner = torch.optim.SGD(model.parameters(), lr=0.5)
-        rule = attach(model, inner, broadcast_of(model, "fedbat", told={"warmup": 1.0}), steps=4)
+        rule = attach(model, inner, broadcast_of(model, "fedbat", told={"warmup": 1.0}), accept="any", steps=4)
         schedule = torch.optim.lr_scheduler.StepLR(rule, step_size=1, gamma=0.5)
         for _ in range(4):
             rule.zero_grad()
@@ -459,7 +462,7 @@ class TestFedBAT:
         assert rule.u.tolist() == [-(0.5 + 0.25 + 0.125 + 0.0625)] * 4
         decaying = torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=0.1)
         with pytest.raises(UnsupportedModelError, match="put an L2 term in the loss"):
-            attach(model, decaying, starting_server(model, name).begin(1, ["a"]).broadcast("a"), steps=1)
+            attach(model, decaying, starting_server(model, name).begin(1, ["a"]).broadcast("a"), accept="any", steps=1)
 
     @pytest.mark.parametrize(
         "options", [{"warmup": -0.01}, {"warmup": 1.01}, {"warmup": float("nan")}, {"rho": -1.0}, {"rho": float("nan")}]
@@ -492,7 +495,9 @@ class TestFedBAT:
 def test_a_layer_that_nothing_uses_stays_where_it_was_behind_its_codes(name: str) -> None:
     model = nn.Sequential(nn.Linear(5, 3), nn.Linear(4, 2))
     broadcast = starting_server(model, name).begin(1, ["a"]).broadcast("a")
-    rule = attach(model, torch.optim.Adam(model.parameters(), lr=0.1), broadcast, steps=4, sampling_key=KEY)
+    rule = attach(
+        model, torch.optim.Adam(model.parameters(), lr=0.1), broadcast, accept="any", steps=4, sampling_key=KEY
+    )
     assert isinstance(rule, Through)
     start = rule.u.clone()
     for _ in range(4):
@@ -540,7 +545,7 @@ def trained(name: str, lr: float, **options: object) -> tuple[Frame, bytes, dict
     model = wide_net()
     told = {"stochastic": bool(options.pop("stochastic", True))}
     broadcast = starting_server(model, name, options, told).begin(1, ["a"]).broadcast("a")
-    rule = attach(model, torch.optim.SGD(model.parameters(), lr=lr), broadcast, steps=5, sampling_key=KEY)
+    rule = attach(model, torch.optim.SGD(model.parameters(), lr=lr), broadcast, accept="any", steps=5, sampling_key=KEY)
     torch.manual_seed(4)
     for _ in range(5):
         x, y = batch(20, 40)
@@ -607,7 +612,7 @@ def test_random_codes_are_of_the_final_mask_alone(name: str, code: str, stochast
         server = starting_server(model, row, {"scale": 0.01}, {"stochastic": stochastic})
         broadcast = server.begin(1, ["a"]).broadcast("a")
         sgd = torch.optim.SGD(model.parameters(), lr=0.01)
-        rule = attach(model, sgd, broadcast, steps=3, sampling_key=KEY)
+        rule = attach(model, sgd, broadcast, accept="any", steps=3, sampling_key=KEY)
         torch.manual_seed(4)
         for _ in range(3):
             x, y = batch(20, 40)

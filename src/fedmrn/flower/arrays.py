@@ -1,0 +1,48 @@
+"""A model's state dict as Flower's arrays, to the flat vector and back."""
+
+from collections.abc import Mapping
+from math import prod
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from numpy.typing import NDArray
+
+from fedmrn.errors import ConfigError
+from fedmrn.wire.layout import Layout
+
+
+def flat(layout: Layout, arrays: ArrayRecord) -> NDArray[np.float32]:
+    """Return a state dict's values in the order of a layout, float32, shape (layout.size,).
+
+    Raises:
+        ConfigError: a tensor is not there, not float32, or of another shape.
+    """
+    vector = np.empty(layout.size, np.float32)
+    for tensor in layout.tensors:
+        array = arrays.get(tensor.name)
+        if array is None or array.dtype != "float32" or tuple(array.shape) != tensor.shape:
+            found = "not there" if array is None else f"{array.dtype} of shape {tuple(array.shape)}"
+            raise ConfigError(
+                f"arrays must be the model's state dict: {tensor.name} is {found}, and must be float32 of "
+                f"shape {tensor.shape}"
+            )
+        if prod(tensor.shape):
+            vector[layout.slices[tensor.name]] = array.numpy().reshape(-1)
+    return vector
+
+
+def state_dict(
+    layout: Layout, values: NDArray[np.float32], tied: Mapping[str, str], others: Mapping[str, Array]
+) -> ArrayRecord:
+    """Return the state dict of a flat vector.
+
+    Args:
+        layout: of the model.
+        values: float32, shape (layout.size,).
+        tied: further names of its tensors, and the name that the layout has for each.
+        others: what never travels (counters, frozen parameters), by name.
+    """
+    arrays = dict(others)
+    for tensor in layout.tensors:
+        arrays[tensor.name] = Array(values[layout.slices[tensor.name]].reshape(tensor.shape))
+    return ArrayRecord({**arrays, **{other: arrays[name] for other, name in tied.items()}})

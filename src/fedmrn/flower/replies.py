@@ -1,0 +1,61 @@
+"""Replies of nodes: which message each answers, and what is counted of it before anybody looks at its frame."""
+
+from collections.abc import Iterable
+
+from flwr.app import Message
+from flwr.app.metadata import Metadata
+
+from fedmrn.errors import UnknownClientError
+from fedmrn.federation.conduct import Conduct
+from fedmrn.federation.transport import MessageKind
+from fedmrn.flower.records import arrays_size, beside_arrays
+
+_READ, _HEAD, _TAIL = 20_000, 240, 600
+"""Characters of an error's text: of the most that is looked at, and of both ends of what is shown."""
+
+
+class Replies:
+    """The replies to some messages of one kind.
+
+    Args:
+        kind: of the messages.
+        messages: that are about to be sent; ids are given to them then. Their metadata is kept, not their content.
+    """
+
+    def __init__(self, kind: MessageKind, messages: Iterable[Message] = ()) -> None:
+        self._kind = kind
+        self._asked = {message.metadata.dst_node_id: message.metadata for message in messages}
+
+    def take(self, conduct: Conduct, reply: Message) -> int | None:
+        """Count a reply, and return its node; None if it is an error or answers nothing, which is noted."""
+        node = self._node_of(reply)
+        sender, answers = reply.metadata.src_node_id if node is None else node, node is not None
+        if reply.has_error():
+            conduct.note_beside(
+                self._kind, received={"errors": len((reply.error.reason or "").encode(errors="replace"))}
+            )
+            conduct.fail(sender, _reason(reply), self._kind, answers=answers)
+            return None
+        conduct.note_beside(self._kind, received=beside_arrays(reply.content))
+        if node is None:
+            error = UnknownClientError("this reply answers no message of this round")
+            conduct.refuse(sender, error, size=arrays_size(reply.content), answers=False, kind=self._kind)
+        return node
+
+    def _node_of(self, reply: Message) -> int | None:
+        """Return the node whose message is answered; the sender of an error is not the node."""
+        found = next((m for m in self._asked.values() if _answers(reply, m)), None)
+        if found is None or not (reply.has_error() or reply.metadata.src_node_id == found.dst_node_id):
+            return None
+        return found.dst_node_id
+
+
+def _answers(reply: Message, asked: Metadata) -> bool:
+    return bool(asked.message_id) and asked.message_id == reply.metadata.reply_to_message_id
+
+
+def _reason(message: Message) -> str:
+    """What an error says, as one line: its text is a client's. Of a long one, such as a traceback, both ends."""
+    text = (message.error.reason or "")[-_READ:].encode("unicode_escape").decode("ascii")
+    shown = text if len(text) <= _HEAD + _TAIL else f"{text[:_HEAD]} ... {text[-_TAIL:]}"
+    return f"code {message.error.code}: {shown}"
