@@ -19,7 +19,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, check_finite
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, any_above, check_finite
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError
 from fedmrn.numerics.rng import Purpose, Stream, domain
 from fedmrn.numerics.rotation import LARGEST, SMALLEST, blocks, decode_block, encode_block
@@ -226,8 +226,8 @@ class Rotated(Codec):
         if not (np.isfinite(scales).all() and np.isfinite(tail).all()):
             raise NonFiniteError("a rotated section holds a scale or a dense value that is NaN or infinite")
         highest = float(scales.max(initial=0)) * CENTROIDS[self.bits][-1] / self.keep
-        if np.signbit(scales).any() or highest > min(limit, _HIGHEST_LEVEL) or (np.abs(tail) > limit).any():
-            raise BoundError(f"a rotated section has a negative scale or a magnitude above {max_value:g}")
+        if np.signbit(scales).any() or highest > min(limit, _HIGHEST_LEVEL) or any_above(np.abs(tail), limit):
+            raise BoundError(f"a rotated section has a negative scale or a magnitude above {max_value:.12g}")
         clip = np.float32(limit)
         if float(clip) > limit:
             clip = np.nextafter(clip, np.float32(0))

@@ -14,7 +14,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import Codec, EncodeKeys, Opened, Plane, check_finite
+from fedmrn.codecs.base import Codec, EncodeKeys, Opened, Plane, any_above, check_finite
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError, PaddingError
 from fedmrn.numerics.sparsity import kept, largest
 
@@ -192,10 +192,9 @@ class Sparse(Codec):
         values = np.frombuffer(view, kind, k).astype(np.float32)
         if not np.isfinite(values).all():
             raise NonFiniteError("a sparse section holds NaN or infinity")
-        if (np.abs(values) > max_value).any():
-            raise BoundError(
-                f"a sparse value has magnitude {np.abs(values).max():g}; at most {max_value:g} is accepted"
-            )
+        sizes = np.abs(values)
+        if any_above(sizes, max_value):
+            raise BoundError(f"a sparse value has magnitude {sizes.max():.12g}; at most {max_value:.12g} is accepted")
         data = np.frombuffer(view, np.uint8, offset=k * kind.itemsize)
         places = np.empty(k, np.int64)
         used = _read_gaps(data, self.rice, count, places)

@@ -63,7 +63,8 @@ class Limits:
         max_sections: sections in a frame.
         max_weight: weight of one client (samples or batches).
         max_total_weight: weight of all clients of a round together.
-        max_value: magnitude of a dense value.
+        max_value: magnitude of a dense value, any positive number: values are compared with it as real numbers, so that
+            0.1 refuses the float32 nearest to 0.1, which is above it.
 
     The last three fix the resolution of the sum: with 10 clients the defaults round a dense value times its weight to
     multiples of 2^-21. Set max_weight to what your largest client can have.
