@@ -228,7 +228,7 @@ def any_above(values: NDArray[np.floating], limit: float) -> bool:
         values: float32 or float64 of any shape, none NaN.
         limit: a finite number or infinity; it need not be a float32.
     """
-    return float(values.max(initial=-np.inf)) > limit  # two Python numbers compare exactly
+    return float(values.max(initial=-np.inf)) > float(limit)  # two Python numbers compare exactly
 
 
 def check_finite(vector: NDArray[np.float32]) -> None:

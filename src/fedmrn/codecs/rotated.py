@@ -23,6 +23,7 @@ from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, any_above, chec
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError
 from fedmrn.numerics.rng import Purpose, Stream, domain
 from fedmrn.numerics.rotation import LARGEST, SMALLEST, blocks, decode_block, encode_block
+from fedmrn.whole import shown
 
 CENTROIDS = {
     1: (0.797884560802865356,),
@@ -146,7 +147,7 @@ class Rotated(Codec):
         if self.bits not in CENTROIDS or not _SMALLEST_KEEP <= self.keep <= 1:
             raise ConfigError(
                 f"rotated codes {', '.join(map(str, CENTROIDS))} bits and keeps {_SMALLEST_KEEP:g} to 1 of all; "
-                f"got {self.bits} bits and {self.keep:g}"
+                f"got {shown(self.bits)} bits and {shown(self.keep)}"
             )
         object.__setattr__(self, "keep", float(np.float32(self.keep)))
         object.__setattr__(self, "scale", ScaleRule(self.scale))

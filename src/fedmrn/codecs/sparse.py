@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fedmrn.codecs.base import Codec, EncodeKeys, Opened, Plane, any_above, check_finite
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError, PaddingError
 from fedmrn.numerics.sparsity import kept, largest
+from fedmrn.whole import shown
 
 _PARAMS = struct.Struct("<fBB")
 _TYPES: dict[int, np.dtype[np.floating]] = {16: np.dtype("<f2"), 32: np.dtype("<f4")}
@@ -129,9 +130,11 @@ class Sparse(Codec):
 
     def __post_init__(self) -> None:
         if not 2.0**-20 <= self.density <= 1 or self.bits not in _TYPES:
-            raise ConfigError(f"sparse needs a density in (0, 1] and 16 or 32 bits, got {self.density}, {self.bits}")
+            raise ConfigError(
+                f"sparse needs a density in (0, 1] and 16 or 32 bits, got {shown(self.density)}, {shown(self.bits)}"
+            )
         if not -1 <= self.rice <= 30:
-            raise ConfigError(f"the parameter of a Rice code is 0 to 30, got {self.rice}")
+            raise ConfigError(f"the parameter of a Rice code is 0 to 30, got {shown(self.rice)}")
         object.__setattr__(self, "density", float(np.float32(self.density)))
         if self.rice < 0:
             object.__setattr__(self, "rice", min(range(31), key=lambda b: _mean_length(b, 1 - self.density)))

@@ -12,6 +12,7 @@ from fedmrn.server.optimizer import Scaled, ServerOptimizer
 from fedmrn.server.rules import ServerRule
 from fedmrn.server.scheme import Scheme
 from fedmrn.text import nearest
+from fedmrn.whole import shown
 from fedmrn.wire.layout import Group
 
 SIDE: Mapping[str, Codec] = MappingProxyType({"float32": Raw(), "float16": Float16(), "levels": Levels(127, 64)})
@@ -74,10 +75,12 @@ class Method:
         """
         found = self.defaults
         for name, value in (options or {}).items():
+            if not isinstance(name, str):
+                raise ConfigError(f"method {self.name}: options are named by words, got {shown(name)}")
             if name not in found:
                 hint = nearest(name, found) if found else ": it has none"
                 raise ConfigError(f"method {self.name} has no option {name!r}{hint}")
-            found[name] = self.options[name].check(value, f"method {self.name}: {name} = {value!r}")
+            found[name] = self.options[name].check(value, f"method {self.name}: {name} = {shown(value)}")
         return found
 
     def scheme(
@@ -106,8 +109,8 @@ class Method:
 
     def _scheme(self, values: Mapping[str, Value], side: str, down: str, optimizer: ServerOptimizer) -> Scheme:
         for what, word, choices in (("side data", side, SIDE), ("broadcast", down, DOWN)):
-            if word not in choices:
-                raise ConfigError(f"{what} {word!r} does not exist{nearest(word, choices)}")
+            if not isinstance(word, str) or word not in choices:
+                raise ConfigError(f"{what} {shown(word)} does not exist{nearest(str(word)[:60], choices)}")
         parsed = {name: self.options[name].parse(value) for name, value in values.items()}
         codec, (coded, others) = self.codec(parsed), DOWN[down]
         return Scheme(

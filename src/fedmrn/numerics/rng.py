@@ -117,7 +117,7 @@ def derive_key(secret: int | bytes, *labels: int | str) -> int:
         raise ValueError("a secret has at most 64 bytes")
     digest = blake2b(key=secret, digest_size=8, person=b"fedmrn-key")
     for label in labels:
-        tag, text = (b"i", str(label)) if isinstance(label, int) else (b"s", label)
+        tag, text = (b"s", label) if isinstance(label, str) else (b"i", str(int(label)))
         data = text.encode()
         digest.update(tag + len(data).to_bytes(4, "little") + data)
     return int.from_bytes(digest.digest(), "little")

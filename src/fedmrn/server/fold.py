@@ -56,7 +56,7 @@ class ExactSum:
             missing = " or ".join(p.value for p in plan.planes if p not in coded.planes)
             raise ConfigError(f"codec {coded.name} has no plane {missing}")
         least = 1.0 if {Plane.SIGN, Plane.KEPT} & {*plan.planes} else 0.0  # signs and counts go up to 1
-        self._bounds = {group: max(least, codec.bound(plan.limits.max_value)) for group, codec in codecs.items()}
+        self._bounds = {group: max(least, codec.bound(plan.limits.largest)) for group, codec in codecs.items()}
         bits = plan.capacity.bit_length()
         self.exponents = {group: 62 - frexp(bound)[1] - bits for group, bound in self._bounds.items()}
         self._coded = plan.layout.span(Group.CODED).stop

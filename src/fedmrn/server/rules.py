@@ -18,6 +18,7 @@ from fedmrn.errors import ConfigError
 from fedmrn.numerics.rng import Purpose, Stream, domain
 from fedmrn.numerics.sparsity import kept, largest
 from fedmrn.server.schedule import CubicSchedule
+from fedmrn.whole import shown
 from fedmrn.wire.layout import Group, Layout
 
 F32 = NDArray[np.float32]
@@ -211,7 +212,7 @@ class MeanMask(ServerRule):
 
     def __post_init__(self) -> None:
         if self.samples < 1:
-            raise ConfigError(f"at least 1 sampled model is evaluated, got {self.samples}")
+            raise ConfigError(f"at least 1 sampled model is evaluated, got {shown(self.samples)}")
 
     def check(self, state: F32) -> None:
         """Refuse a state that is not of probabilities, in [0, 1]: weights, most likely."""

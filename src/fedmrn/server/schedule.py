@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fedmrn.errors import ConfigError
+from fedmrn.whole import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,11 @@ class CubicSchedule:
     def __post_init__(self) -> None:
         if not 0 <= self.final <= 1 - 2.0**-20 or self.every < 1:
             raise ConfigError(
-                f"sparsity is a share from 0 to 1 - 2^-20 and every at least 1, got {self.final}, {self.every}"
+                "sparsity is a share from 0 to 1 - 2^-20 and every at least 1, "
+                f"got {shown(self.final)}, {shown(self.every)}"
             )
         if not 0 <= self.start < self.rounds:
-            raise ConfigError(f"start is a round before the last of {self.rounds}, got {self.start}")
+            raise ConfigError(f"start is a round before the last of {shown(self.rounds)}, got {shown(self.start)}")
 
     def density(self, round: int) -> float:
         """Return the share of elements that are kept after this round, in (0, 1]."""

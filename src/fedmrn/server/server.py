@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fedmrn.errors import ConfigError
 from fedmrn.server.round import Round
 from fedmrn.server.scheme import Scheme
+from fedmrn.whole import whole
 from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
 from fedmrn.wire.layout import Group, Layout
 
@@ -63,10 +64,10 @@ class Server:
         threads: int | None = None,
         carried: Carried | None = None,
     ) -> None:
-        if state.shape != (layout.size,) or state.dtype != np.float32:
-            raise ConfigError(f"the state must be float32 of shape ({layout.size},), got {state.dtype} {state.shape}")
-        if not 16 <= len(secret) <= 64:
-            raise ConfigError(f"the server's secret must have 16 to 64 bytes, got {len(secret)}")
+        _check_vector("the state", state, layout.size)
+        if not isinstance(secret, bytes) or not 16 <= len(secret) <= 64:
+            found = len(secret) if isinstance(secret, bytes) else f"a value of type {type(secret).__name__}"
+            raise ConfigError(f"the server's secret must have 16 to 64 bytes, got {found}")
         scheme.rule.check(state[layout.span(Group.CODED)])
         self.layout, self.scheme, self.state = layout, scheme, state
         self.secret, self.limits, self.threads = secret, limits, threads
@@ -83,7 +84,12 @@ class Server:
 
     @staticmethod
     def initial(layout: Layout, scheme: Scheme, model: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the state of a run that starts with this model, both float32, shape (layout.size,)."""
+        """Return the state of a run that starts with this model, both float32, shape (layout.size,).
+
+        Raises:
+            ConfigError: the model is not such a vector, or has a value that is NaN or infinite.
+        """
+        _check_vector("the model", model, layout.size)
         state, coded = model.copy(), layout.span(Group.CODED)
         state[coded] = scheme.rule.start(state[coded])
         return state
@@ -93,5 +99,32 @@ class Server:
         return self.scheme.rule.models(self.layout, self.state, round)
 
     def begin(self, round: int, clients: Iterable[int | str]) -> Round:
-        """Start a round (its number from 1) with these clients."""
-        return Round(self, round, clients)
+        """Start a round with these clients.
+
+        Args:
+            round: its number, 1 to 2^32 - 1.
+            clients: a name or a whole number each, of any integer type.
+
+        Raises:
+            ConfigError: the number or a client is none of these, or there is no client.
+        """
+        return Round(
+            self,
+            whole(round, "the number of a round, numbered from 1,", most=(1 << 32) - 1),
+            [_named(c) for c in clients],
+        )
+
+
+def _check_vector(what: str, vector: NDArray[np.float32], size: int) -> None:
+    if not isinstance(vector, np.ndarray):
+        raise ConfigError(f"{what} must be a float32 array of shape ({size},), got type {type(vector).__name__}")
+    if vector.shape != (size,) or vector.dtype != np.float32:
+        raise ConfigError(f"{what} must be float32 of shape ({size},), got {vector.dtype} {vector.shape}")
+    bad = np.flatnonzero(~np.isfinite(vector))
+    if bad.size:
+        raise ConfigError(f"{what} has {bad.size} values that are NaN or infinite, the first at {bad[0]} of {size}")
+
+
+def _named(client: int | str) -> int | str:
+    most = (1 << 64) - 1
+    return client if isinstance(client, str) else whole(client, "a client that is no text", least=-most, most=most)
