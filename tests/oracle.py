@@ -24,7 +24,13 @@ FINAL_MASK_DOMAIN = 3 << 32
 FROZEN_DOMAIN = 9 << 32
 CODEBOOK_DOMAIN = 11 << 32
 TABLE_FILE = Path(__file__).parents[1] / "src" / "fedmrn" / "numerics" / "gaussian.bin"
-TERMS = {1: ("warmup", "<d"), 2: ("rho", "<d"), 3: ("progressive", "<B"), 4: ("stochastic", "<B")}
+TERMS = {
+    1: ("warmup", "<d"),
+    2: ("rho", "<d"),
+    3: ("progressive", "<B"),
+    4: ("stochastic", "<B"),
+    5: ("backward", "<B"),
+}
 
 
 def float32(value: float) -> float:

@@ -245,7 +245,7 @@ def test_constants_of_the_document() -> None:
         assert oracle.TERMS[term.tag][0] == term.name
     for row in METHODS.values():
         for option in row.options.values():
-            assert option.read_by is not ReadBy.CLIENT or f" | {option.default:g} |" in DOCUMENT
+            assert option.read_by is not ReadBy.CLIENT or f" | {float(option.parse(option.default)):g} |" in DOCUMENT
     assert "0 coded, 1 dense, 2 statistics" in DOCUMENT
     assert [int(g) for g in (Group.CODED, Group.DENSE, Group.STATS)] == [0, 1, 2]
     assert ", ".join(f"{int(law)} {law.name.lower()}" for law in Law) in DOCUMENT

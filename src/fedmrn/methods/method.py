@@ -127,7 +127,7 @@ class Method:
     def _terms(self, values: Mapping[str, Value]) -> dict[str, float]:
         """Return what clients must be told of the options: those of the local rule that are not at their default."""
         options = (option for option in self.options.values() if option.read_by is ReadBy.CLIENT)
-        return {o.name: float(values[o.name]) for o in options if values[o.name] != o.default}
+        return {o.name: float(o.parse(values[o.name])) for o in options if values[o.name] != o.default}
 
     def local_options(self, told: Mapping[str, float]) -> dict[str, Any]:
         """Return the settings of the local rule, given the terms of a broadcast.
@@ -138,5 +138,5 @@ class Method:
         for name in self.fixed:
             if name in told:
                 raise MalformedFrameError(f"the broadcast sets {name}, which method {self.name} fixes")
-        defaults = {o.name: o.default for o in self.options.values() if o.read_by is ReadBy.CLIENT}
+        defaults = {o.name: o.parse(o.default) for o in self.options.values() if o.read_by is ReadBy.CLIENT}
         return {**defaults, **self.fixed, **told}

@@ -76,6 +76,7 @@ TERMS: Mapping[str, Term] = MappingProxyType(
             Term(2, "rho", float, inf),
             Term(3, "progressive", bool, 1),
             Term(4, "stochastic", bool, 1),
+            Term(5, "backward", bool, 1),
         )
     }
 )
