@@ -6,6 +6,7 @@ below is of two float32 numbers, exact in a double, so that packing rounds it on
 
 import struct
 import zlib
+from collections.abc import Callable
 from functools import cache
 from hashlib import blake2b
 from itertools import product
@@ -21,11 +22,19 @@ HEADER_SIZE, SECTION_SIZE, CHECKSUM_SIZE = 56, 20, 4
 UNIFORM, GAUSSIAN, BERNOULLI = 0, 1, 2
 NOISE_DOMAIN = 1 << 32
 FINAL_MASK_DOMAIN = 3 << 32
+ROTATION_DOMAIN = 7 << 32
+QUANTISE_DOMAIN = 8 << 32
 FROZEN_DOMAIN = 9 << 32
 CODEBOOK_DOMAIN = 11 << 32
 FLOOR = 2.0**-60
 TABLE_FILE = Path(__file__).parents[1] / "src" / "fedmrn" / "numerics" / "gaussian.bin"
-TERMS = {1: ("warmup", "<d"), 2: ("rho", "<d"), 3: ("progressive", "<B"), 4: ("stochastic", "<B")}
+TERMS = {
+    1: ("warmup", "<d"),
+    2: ("rho", "<d"),
+    3: ("progressive", "<B"),
+    4: ("stochastic", "<B"),
+    5: ("backward", "<B"),
+}
 
 
 def float32(value: float) -> float:
@@ -155,15 +164,29 @@ def read_frame(data: bytes, states: dict[int, list[float]] | None = None) -> dic
         elif role != 2:
             section["state"] = (states or {}).get(group, [])
             section["values"] = decode(codec, params, count, body, frame["noise_key"], section["state"])
-        if role == 0 and codec in (2, 12):
-            section["scales"] = scales(body)
-        if role == 0 and codec == 9 and body[0] == 1:
-            section["sizes"], section["frequencies"], _ = coded_parts(params, body)
-        if role == 0 and codec == 11 and body[0] == 1:
-            section["sizes"], section["prior"], section["information"], section["path"] = random_parts(params, body)
+            section |= parts(codec, params, count, body, frame["noise_key"])
         frame["sections"].append(section)
     assert at == len(data) - CHECKSUM_SIZE
     return frame
+
+
+def parts(codec: int, params: bytes, count: int, body: bytes, key: int) -> dict[str, Any]:
+    """What a body holds beside its values: scales, norms, tables, a path."""
+    found: dict[str, Any] = {}
+    if codec in (2, 4):
+        found["scales"] = scales(body)
+    elif codec == 5:
+        found["norms"], found["symbols"] = levels_parts(params, count, body)
+    elif codec == 6:
+        found["scales"], found["indices"], found["dense"], _ = rotated_parts(params, count, body, key)
+    elif codec == 12:
+        rows = scales(body)
+        found = {"scales": rows, **parts(params[0], params[1:], count, body[4 + 12 * len(rows) :], key)}
+    elif codec == 9 and body[0] == 1:
+        found["sizes"], found["frequencies"], _ = coded_parts(params, body)
+    elif codec == 11 and body[0] == 1:
+        found["sizes"], found["prior"], found["information"], found["path"] = random_parts(params, body)
+    return found
 
 
 def terms(body: bytes) -> list[tuple[str, float]]:
@@ -415,14 +438,182 @@ def encode_random(
     return body
 
 
+# --- sparse, ternary, levels ------------------------------------------------------------------------------------------
+
+
+def sparse_values(params: bytes, count: int, body: bytes) -> list[float]:
+    """The values of a body of codec 3."""
+    density, width, rice = struct.unpack("<fBB", params)
+    k = min(count, max(1, int(density * count + 0.5)))
+    kept = struct.unpack_from(f"<{k}{'f' if width == 32 else 'e'}", body)
+    data = body[k * width // 8 :]
+    at, place, values = 0, -1, [0.0] * count
+
+    def bit() -> int:
+        nonlocal at
+        at += 1
+        return data[(at - 1) // 8] >> ((at - 1) % 8) & 1
+
+    for value in kept:
+        gap = 0
+        while bit():
+            gap += 1
+        gap = (gap << rice) + sum(bit() << j for j in range(rice))
+        place += gap + 1
+        values[place] = value
+    assert (at + 7) // 8 == len(data)
+    assert int.from_bytes(data, "little") >> at == 0
+    return values
+
+
+def encode_sparse(params: bytes, values: list[float]) -> bytes:
+    """The only body of codec 3 with these values, of which as many are not zero as are kept."""
+    _, width, rice = struct.unpack("<fBB", params)
+    places = [i for i, v in enumerate(values) if v]
+    bits: list[bool] = []
+    for place, last in zip(places, [-1, *places], strict=False):
+        gap = place - last - 1
+        bits += [True] * (gap >> rice) + [False] + [bool(gap >> j & 1) for j in range(rice)]
+    return struct.pack(f"<{len(places)}{'f' if width == 32 else 'e'}", *(values[i] for i in places)) + packed(bits)
+
+
+def ternary_values(params: bytes, count: int, body: bytes) -> list[float]:
+    """The values of a body of codec 4."""
+    assert len(params) == 4
+    rows = scales(body)
+    data = body[4 + 12 * len(rows) :]
+    assert len(data) == (count + 4) // 5
+    trits = [byte // 3**j % 3 for byte in data for j in range(5)]
+    assert max(data) < 243
+    assert not any(trits[count:])
+    each = [scale for size, scale in rows for _ in range(size)]
+    return [(0.0, s, -s)[t] for s, t in zip(each, trits, strict=False)]
+
+
+def levels_parts(params: bytes, count: int, body: bytes) -> tuple[list[float], list[int]]:
+    """The norms and the symbols of a body of codec 5."""
+    block, levels = struct.unpack("<IB", params)
+    blocks, width = -(-count // block), (2 * levels).bit_length()
+    number = int.from_bytes(body[4 * blocks :], "little")
+    assert len(body) == 4 * blocks + (count * width + 7) // 8
+    assert number >> (count * width) == 0
+    return list(struct.unpack_from(f"<{blocks}f", body)), [
+        number >> (width * i) & ((1 << width) - 1) for i in range(count)
+    ]
+
+
+def levels_values(params: bytes, count: int, body: bytes) -> list[float]:
+    """The values of a body of codec 5: the product is exact in a double, and the quotient is rounded as a fraction."""
+    block, levels = struct.unpack("<IB", params)
+    norms, symbols = levels_parts(params, count, body)
+    assert max(symbols, default=0) <= 2 * levels
+    return [float32(norms[i // block] * (v - levels) / levels) for i, v in enumerate(symbols)]
+
+
+def encode_levels(params: bytes, norms: list[float], symbols: list[int]) -> bytes:
+    """The body of codec 5 with these norms and symbols."""
+    width = (2 * params[4]).bit_length()
+    number = sum(v << (width * i) for i, v in enumerate(symbols))
+    return struct.pack(f"<{len(norms)}f", *norms) + number.to_bytes((len(symbols) * width + 7) // 8, "little")
+
+
+# --- rotations --------------------------------------------------------------------------------------------------------
+
+CENTROIDS = {
+    1: [0.797884560802865356],
+    2: [0.452780034636492009, 1.5104176084990954],
+    3: [0.245094178944221668, 0.756005281205877275, 1.34390927850499988, 2.15194570453698729],
+    4: [
+        *(0.12839502985114701, 0.388048299490290197, 0.656759118532463381, 0.942340456486961371),
+        *(1.25623119734717715, 1.61804638602188263, 2.06901722653138658, 2.73258957099516307),
+    ],
+}
+
+
+def blocks_of(kept: int) -> list[int]:
+    """The sizes of the blocks of so many positions."""
+    found: list[int] = []
+    while kept >= 128:
+        found.append(min(1 << 16, 1 << (kept.bit_length() - 1)))
+        kept -= found[-1]
+    return found
+
+
+def rotated_parts(
+    params: bytes, count: int, body: bytes, key: int
+) -> tuple[list[float], list[int], list[float], list[int]]:
+    """The scales, indices and dense values of a body of codec 6, and which elements are kept."""
+    bits, _, keep = struct.unpack("<BBf", params)
+    kept = [i for i in range(count) if keep == 1 or word(key, QUANTISE_DOMAIN, i) < keep * 2**32]
+    sizes = blocks_of(len(kept))
+    coded, tail = sum(sizes), len(kept) - sum(sizes)
+    assert len(body) == 4 * len(sizes) + coded * bits // 8 + 4 * tail
+    found = list(struct.unpack_from(f"<{len(sizes)}f", body))
+    packed_indices = body[4 * len(sizes) : 4 * len(sizes) + coded * bits // 8]
+    octets = [int.from_bytes(packed_indices[at : at + bits], "little") for at in range(0, len(packed_indices), bits)]
+    indices = [octet >> (bits * j) & ((1 << bits) - 1) for octet in octets for j in range(8)]
+    return found, indices, list(struct.unpack_from(f"<{tail}f", body, len(body) - 4 * tail)), kept
+
+
+def rotated_values(params: bytes, count: int, body: bytes, key: int, limit: float) -> list[float]:
+    """The values of a body of codec 6, every operation on float32 numbers rounded by itself."""
+    bits, _, keep = struct.unpack("<BBf", params)
+    found, indices, dense, kept = rotated_parts(params, count, body, key)
+    half = [float32(c) for c in CENTROIDS[bits]]
+    book = [-c for c in reversed(half)] + half
+    values: list[float] = []
+    for scale, size in zip(found, blocks_of(len(kept)), strict=True):
+        start = len(values)
+        unit = float32(scale / (sqrt(size) * keep))
+        x = [float32(book[i] * unit) for i in indices[start : start + size]]
+        h = 1
+        while h < size and unit:
+            for j in range(size):
+                if not j & h:
+                    x[j], x[j + h] = float32(x[j] + x[j + h]), float32(x[j] - x[j + h])
+            h *= 2
+        if unit:
+            x = [-v if word(key, ROTATION_DOMAIN, start + j) >> 31 else v for j, v in enumerate(x)]
+        values += [min(max(v, -limit), limit) for v in x] if unit else [0.0] * size
+    values += [min(max(float32(v / keep), -limit), limit) for v in dense]
+    out = [0.0] * count
+    for i, v in zip(kept, values, strict=True):
+        out[i] = v
+    return out
+
+
+def encode_rotated(params: bytes, found: list[float], indices: list[int], dense: list[float]) -> bytes:
+    """The body of codec 6 with these scales, indices and dense values."""
+    bits = params[0]
+    number = sum(index << (bits * k) for k, index in enumerate(indices))
+    return (
+        struct.pack(f"<{len(found)}f", *found)
+        + number.to_bytes(len(indices) * bits // 8, "little")
+        + struct.pack(f"<{len(dense)}f", *dense)
+    )
+
+
 # --- bodies -----------------------------------------------------------------------------------------------------------
 
 
 FLOATS = {0: "f", 10: "e"}
+LARGEST = (2 - 2.0**-23) * 2.0**127
+"""The largest float32."""
 
 
-def decode(codec: int, params: bytes, count: int, body: bytes, key: int, state: list[float]) -> list[float]:
-    """The values of one section's body."""
+def decode(
+    codec: int, params: bytes, count: int, body: bytes, key: int, state: list[float], limit: float = LARGEST
+) -> list[float]:
+    """The values of one section's body; `limit` is the reader's, a float32."""
+    decoders: dict[int, Callable[[], list[float]]] = {
+        3: lambda: sparse_values(params, count, body),
+        4: lambda: ternary_values(params, count, body),
+        5: lambda: levels_values(params, count, body),
+        6: lambda: rotated_values(params, count, body, key, limit),
+        7: lambda: [float(bit) for bit in unpacked(body, count)],
+    }
+    if codec in decoders:
+        return decoders[codec]()
     if codec in FLOATS:
         assert params == b""
         return list(struct.unpack(f"<{count}{FLOATS[codec]}", body))
@@ -443,12 +634,26 @@ def decode(codec: int, params: bytes, count: int, body: bytes, key: int, state: 
         rest = decode(params[0], params[1:], count, body[4 + 12 * len(runs) :], key, state)
         each = [scale for size, scale in runs for _ in range(size)]
         return [s * v for s, v in zip(each, rest, strict=True)]
-    if codec == 7:
-        assert len(params) == 8
-        return [float(bit) for bit in unpacked(body, count)]
     assert (codec, params, len(state)) == (8, b"", count)
     values = iter(struct.unpack(f"<{sum(s != 0 for s in state)}f", body))
     return [next(values) if s != 0 else 0.0 for s in state]
+
+
+def encode_ternary(section: dict[str, Any]) -> bytes:
+    """The only body of codec 4 with these scales and values."""
+    rows = [struct.pack("<Qf", *row) for row in section["scales"]]
+    trits = [0 if v == 0 else 1 if v > 0 else 2 for v in section["values"]]
+    data = bytes(sum(t * 3**j for j, t in enumerate(trits[at : at + 5])) for at in range(0, len(trits), 5))
+    return struct.pack("<I", len(rows)) + b"".join(rows) + data
+
+
+ENCODERS: dict[int, Callable[[dict[str, Any]], bytes]] = {
+    3: lambda s: encode_sparse(s["params"], s["values"]),
+    4: encode_ternary,
+    5: lambda s: encode_levels(s["params"], s["norms"], s["symbols"]),
+    6: lambda s: encode_rotated(s["params"], s["scales"], s["indices"], s["dense"]),
+    7: lambda s: packed([v == 1 for v in s["values"]]),
+}
 
 
 def encode(section: dict[str, Any], key: int) -> bytes:
@@ -463,10 +668,11 @@ def encode(section: dict[str, Any], key: int) -> bytes:
         rows = [struct.pack("<Qf", *row) for row in section["scales"]]
         table = struct.pack("<I", len(rows)) + b"".join(rows)
         each = [scale for size, scale in section["scales"] for _ in range(size)]
-        inner = {"codec": params[0], "params": params[1:], "values": [v / s for v, s in zip(values, each, strict=True)]}
+        inner = {**section, "codec": params[0], "params": params[1:]}
+        inner["values"] = [v / s for v, s in zip(values, each, strict=True)]
         return table + (packed([v > 0 for v in values]) if codec == 2 else encode(inner, key))
-    if codec == 7:
-        return packed([v == 1 for v in values])
+    if codec in ENCODERS:
+        return ENCODERS[codec](section)
     if codec in (9, 11):
         return encode_shorter(section, encode({"codec": 1, "params": params[:6], "values": values}, key), key)
     kept = [v for v, s in zip(values, section["state"], strict=True) if s != 0]

@@ -3,11 +3,13 @@
 import json
 import re
 import struct
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import oracle
 from fedmrn import errors
@@ -22,6 +24,7 @@ from fedmrn.codecs import (
     MaskedNoise,
     OwnScale,
     RandomCode,
+    Rotated,
     ShorterMask,
     Sign,
     SignRule,
@@ -29,8 +32,9 @@ from fedmrn.codecs import (
 )
 from fedmrn.codecs.mask import coded_mask
 from fedmrn.codecs.mask.trellis import LARGEST_LOG2_STATES
+from fedmrn.experiments.run.layout_file import read_layout, write_layout
 from fedmrn.methods import METHODS, ReadBy
-from fedmrn.methods.method import SIDE, VARIANCE
+from fedmrn.methods.method import DOWN, SIDE, VARIANCE
 from fedmrn.numerics import noise
 from fedmrn.numerics.bits import pack_bits
 from fedmrn.numerics.masking import MaskType
@@ -66,8 +70,24 @@ def bits_of(section: dict[str, Any]) -> list[int]:
     return [int(bit) for bit in "".join(section["bits"])]
 
 
+def masked_noise_of(codec: int, params: bytes) -> bytes:
+    """The six bytes of codec 1 among the parameters of a codec of masked noise."""
+    return params[1:7] if codec == 12 else params[:6]
+
+
+def formula(section: Section, count: int) -> NDArray[np.float32]:
+    """The vector that an example was made of: what is decoded of these codecs is another."""
+    i = np.arange(count)
+    whole = (37 * i % 101 - 50).astype(np.float64)
+    if section.codec == Rotated.id:
+        return (whole * 2.0 ** (-8 if section.role is Role.STATE else -12)).astype(np.float32)
+    if section.codec == OwnScale.id:
+        return (whole * np.where(i < 512, 2.0**-12, 2.0**-9) * (i % 8 == 0)).astype(np.float32)
+    return (whole * 2.0**-16).astype(np.float32)
+
+
 def test_the_document_has_its_examples() -> None:
-    assert list(EXAMPLES) == [f"9.{k}" for k in range(1, 16)]
+    assert list(EXAMPLES) == [f"9.{k}" for k in (*range(1, 21), 22, 23, 24)]
     assert DOCUMENT.count("```hex") == DOCUMENT.count("```json") == len(EXAMPLES)
     seen = {(d["kind"], s["parameters"][:4]) for _, d in EXAMPLES.values() for s in d["sections"]}
     assert {(1, "0000"), (1, "0101"), (1, ""), (2, "0000"), (2, "")} <= seen
@@ -81,6 +101,11 @@ def test_the_document_has_its_examples() -> None:
         (1, 2),
         (2, 0),
         (2, 2),
+        (3, 0),
+        (4, 0),
+        (5, 0),
+        (6, 0),
+        (6, 1),
         (7, 0),
         (8, 0),
         (8, 2),
@@ -93,8 +118,30 @@ def test_the_document_has_its_examples() -> None:
     } == codecs
 
 
+def check_parts(got: dict[str, Any], want: dict[str, Any], key: int) -> None:
+    """What a body holds beside its values: tables, paths, symbols."""
+    codec, params, body = got["codec"], got["params"], got["body"]
+    rows = [list(row) if isinstance(row, tuple) else row for row in got.get("scales", [])]
+    assert rows == want.get("scales", [])
+    if codec == 12:
+        codec, params, body = params[0], params[1:], body[4 + 12 * len(rows) :]
+    if codec in (9, 11) and "bits" in want:
+        decode = oracle.decode_mask if codec == 9 else oracle.decode_random
+        assert bits_of(want) == decode(params, got["elements"], body, key)
+        assert (body[0] == 1) is ("sizes" in want)
+    for field in ("sizes", "frequencies", "prior", "information", "norms", "symbols", "dense"):
+        assert (got.get(field) or None) == want.get(field), field
+    if "path" in want:
+        assert got["path"] == oracle.packed([bit == "1" for bit in "".join(want["path"])])
+    if "sizes" in want:
+        assert "".join(map(str, oracle.contexts(params, key, want["sizes"]))) == "".join(want["contexts"])
+    if "indices" in want:
+        assert "".join(map(str, got["indices"])) == "".join(want["indices"])
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_independent_reader_agrees(name: str) -> None:
+    """Field by field, and it writes the same bytes again."""
     data, expected = EXAMPLES[name]
     found = oracle.read_frame(data, {s["group"]: s["state"] for s in expected["sections"] if "state" in s})
     for field in ("kind", "method", "total", "round", "weight"):
@@ -109,26 +156,17 @@ def test_the_independent_reader_agrees(name: str) -> None:
         assert got["params"].hex() == want["parameters"]
         shown = len(want.get("values", []))  # of a long mask, the first ones
         assert got.get("values", [])[:shown] == want.get("values", [])
-        assert shown == (got["elements"] if "values" in want else 0) or got["codec"] in (9, 11)
+        if shown < (got["elements"] if "values" in want else 0):
+            digest = sha256(struct.pack(f"<{got['elements']}f", *got["values"])).hexdigest()
+            assert digest == want["values_sha256"]
         assert [list(row) for row in got.get("terms", [])] == want.get("terms", [])
         if "noise" in want:
-            law, signed, scale = struct.unpack("<BBf", got["params"][:6] if got["codec"] != 12 else got["params"][1:])
-            each = [s for size, s in got.get("scales", []) for _ in range(size)] or [1.0] * got["elements"]
-            for i, (n, value) in enumerate(zip(want["noise"], want["values"], strict=True)):
+            law, signed, scale = struct.unpack("<BBf", masked_noise_of(got["codec"], got["params"]))
+            each = [s for size, s in want.get("scales", []) for _ in range(size)] or [1.0] * got["elements"]
+            for i, (n, value) in enumerate(zip(want["noise"], want["values"], strict=True)):  # of a long one the first
                 assert n == oracle.noise(law, scale, found["noise_key"], i)
                 assert value == each[i] * (n if bits_of(want)[i] == 1 else -n if signed else 0.0)
-        if got["codec"] in (9, 11):
-            decode = oracle.decode_mask if got["codec"] == 9 else oracle.decode_random
-            assert bits_of(want) == decode(got["params"], got["elements"], got["body"], found["noise_key"])
-            assert (got["body"][0] == 1) is ("sizes" in want)
-        if "sizes" in want:
-            for field in ("sizes", "frequencies", "prior", "information"):
-                assert got.get(field) == want.get(field), field
-            if "path" in want:
-                assert got["path"] == oracle.packed([bit == "1" for bit in want["path"]])
-            contexts = oracle.contexts(got["params"], found["noise_key"], want["sizes"])
-            assert "".join(map(str, contexts)) == "".join(want["contexts"])
-        assert [list(row) for row in got.get("scales", [])] == want.get("scales", [])
+        check_parts(got, want, found["noise_key"])
         if got["codec"] == 7:
             (seed,) = struct.unpack("<Q", got["params"])
             assert want["frozen"] == oracle.frozen(seed, [tuple(t) for t in expected["layout"]])
@@ -136,22 +174,41 @@ def test_the_independent_reader_agrees(name: str) -> None:
     assert oracle.write_frame(found) == data
 
 
+def _rebuilt_otherwise(
+    codec: Codec, got: Section, want: dict[str, Any], key: int, layout: Layout, values: NDArray[np.float32]
+) -> bytes:
+    """The body by what the page says of it, where what is decoded is no update that it was made of."""
+    if isinstance(codec, Levels):  # a decoded block need not have its norm
+        return oracle.encode_levels(codec.params(), want["norms"], want["symbols"])
+    if isinstance(codec, OwnScale):
+        n = codec.masked.noise.chunk(key, 0, got.count)
+        assert n[: len(want["noise"])].tolist() == want["noise"]
+        sizes, scales = zip(*want["scales"], strict=True)
+        assert (values == n * np.repeat(np.array(scales, np.float32), sizes)).astype(int).tolist() == bits_of(want)
+    return codec.encode(formula(got, got.count), EncodeKeys(key, 1, layout.sizes(got.group)))
+
+
 def _rebuilt(codec: Codec, got: Section, want: dict[str, Any], key: int, layout: Layout) -> bytes:
     """The body that the library makes of what it decoded, after a look at the values."""
     if codec.needs_state:
         codec = codec.bind(np.array(want["state"], np.float32))
     values = codec.decode(got.body, got.count, key)
-    assert values[: len(want["values"])].tolist() == want["values"]
+    shown = np.array(want["values"], np.float32)
+    assert values[: shown.size].tobytes() == shown.tobytes()  # the signs of zeros too
+    if "values_sha256" in want:
+        assert sha256(values.astype("<f4").tobytes()).hexdigest() == want["values_sha256"]
     if isinstance(codec, ShorterMask):
         n = codec.inner.noise.chunk(key, 0, got.count)
         assert (values == n).astype(int).tolist() == bits_of(want)
         if isinstance(codec, RandomCode) and "sizes" in want:  # what is decoded is no update that it was made of
-            values = ((37 * np.arange(got.count) % 101 - 50) * 2.0**-16).astype(np.float32)
+            values = formula(got, got.count)
         return codec.encode(values, EncodeKeys(key, 1, tuple(want.get("sizes", ()))))
     if isinstance(codec, MaskedNoise):
         n = codec.noise.chunk(key, 0, got.count)
         assert n.tolist() == want["noise"]
         return pack_bits(values == n)
+    if isinstance(codec, Levels | Rotated) or (isinstance(codec, OwnScale) and isinstance(codec.inner, ShorterMask)):
+        return _rebuilt_otherwise(codec, got, want, key, layout, values)
     if isinstance(codec, OwnScale):  # what is decoded has other magnitudes than the update
         n = codec.masked.noise.chunk(key, 0, got.count)
         assert n.tolist() == want["noise"]
@@ -236,7 +293,7 @@ def test_the_state_of_the_support_example_is_its_broadcasts() -> None:
 
 def test_the_variances_of_the_examples() -> None:
     """Made again by the library and by the reader, from what the broadcast and the client have."""
-    broadcast, update = EXAMPLES["9.13"], EXAMPLES["9.14"][1]
+    broadcast, update = EXAMPLES["9.22"], EXAMPLES["9.23"][1]
     section = update["sections"][3]
     before, after, sent, following = (section[field] for field in ("before", "after", "values", "next"))
     assert broadcast[1]["sections"][7]["values"] == before
@@ -253,6 +310,44 @@ def test_the_variances_of_the_examples() -> None:
             assert found == pytest.approx(oracle.next_variance(oracle.float32(b), oracle.float32(m)), rel=2.0**-23)
 
 
+def test_the_layout_file_of_the_document(tmp_path: Path) -> None:
+    """What the runner writes is the canonical form, and it reads it; the layout is that of 9.1."""
+    text = re.search(r"^```layout\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)[1]
+    expected = EXAMPLES["9.1"][1]
+    layout = Layout(tuple(TensorSpec(n, tuple(shape), Group(g)) for n, shape, g in expected["layout"]))
+    write_layout(tmp_path, layout)
+    assert (tmp_path / "layout.json").read_text("utf-8") == text
+    assert read_layout(tmp_path) == layout
+    groups = {"coded": 0, "dense": 1, "stats": 2}
+    rows = [(t["name"], tuple(t["shape"]), groups[t["group"]]) for t in json.loads(text)]
+    assert oracle.layout_digest(rows).hex() == expected["layout_digest"]
+    assert f"Its digest is {expected['layout_digest']}." in DOCUMENT
+    (tmp_path / "layout.json").write_text(json.dumps(json.loads(text), indent=4), "utf-8")
+    assert read_layout(tmp_path) == layout, "any white space will do"
+    write_layout(tmp_path, Layout.of([TensorSpec("b\u00e9", (), Group.CODED)]))
+    assert "b\\u00e9" in (tmp_path / "layout.json").read_text("utf-8")
+    assert "escaped (`\\u00e9`)" in DOCUMENT
+
+
+def test_the_dumps_show_what_a_norm_of_zero_decodes_to() -> None:
+    section = EXAMPLES["9.15"][1]["sections"][0]
+    zero = section["norms"].index(0.0)
+    values = np.array(section["values"])[8 * zero : 8 * zero + 8]
+    symbols = section["symbols"][8 * zero : 8 * zero + 8]
+    assert np.signbit(values).tolist() == [v < 3 for v in symbols]
+    assert {v < 3 for v in symbols} == {True, False}
+
+
+def test_personalisation_is_padded_with_zeros() -> None:
+    (padded,) = re.findall(r"zero bytes \(`((?:[0-9a-f]{2} ?){16})`\)", DOCUMENT)
+    message = b"s\5\0\0\0noise" + b"i\1\0\0\0" + b"3"
+    person = bytes.fromhex(padded)
+    assert person == b"fedmrn-key".ljust(16, b"\0")
+    secret = bytes.fromhex(re.search(r"With the secret `([0-9a-f]+)`", DOCUMENT)[1])
+    key = blake2b(message, key=secret, digest_size=8, person=person, salt=b"").digest()
+    assert int.from_bytes(key, "little") == derive_key(secret, "noise", 3)
+
+
 def test_constants_of_the_document() -> None:
     assert f"header ({frame.HEADER_SIZE} bytes)" in DOCUMENT
     assert f"checksum ({frame.CHECKSUM_SIZE} bytes)" in DOCUMENT
@@ -267,7 +362,7 @@ def test_constants_of_the_document() -> None:
         assert oracle.TERMS[term.tag][0] == term.name
     for row in METHODS.values():
         for option in row.options.values():
-            assert option.read_by is not ReadBy.CLIENT or f" | {option.default:g} |" in DOCUMENT
+            assert option.read_by is not ReadBy.CLIENT or f" | {float(option.parse(option.default)):g} |" in DOCUMENT
     assert "0 coded, 1 dense, 2 statistics" in DOCUMENT
     assert "0 coded, 1 dense, 2 statistics, 3 variances" in DOCUMENT
     assert [int(g) for g in (Group.CODED, Group.DENSE, Group.STATS, Group.VARIANCE)] == [0, 1, 2, 3]
@@ -301,6 +396,8 @@ def test_constants_of_the_document() -> None:
     assert {c.id for c in VARIANCE.values()} == {0, 10}
     assert SIDE["levels"] == Levels(levels=127, block=64)
     assert "by codec 5 with\nblock 64 and s = 127, or by codec 10" in DOCUMENT
+    assert {c.id for pair in DOWN.values() for c in pair} == {0, 6, 10}
+    assert "group 0 by\ncodec 10 or by codec 6 of 2 to 4 bits, and the other groups by codec 10." in DOCUMENT
     limits = Limits()
     assert "total weight of a round 2^24" in DOCUMENT
     assert (limits.max_bytes, limits.max_sections, limits.max_weight, limits.max_value) == (2**32, 64, 2**20, 2**16)

@@ -18,7 +18,7 @@ def label_arrays(draw):
 
 specs = st.builds(
     PartitionSpec,
-    kind=st.sampled_from(["iid", "dirichlet", "labels"]),
+    kind=st.sampled_from(["iid", "dirichlet", "labels", "labels-in-order"]),
     alpha=st.floats(0.3, 100),
     min_size=st.integers(1, 3),
     share=st.floats(0.2, 1),
@@ -54,7 +54,7 @@ def test_the_same_arguments_give_the_same_parts(labels, spec, clients, seed):
 
 
 @quick
-@given(st.sampled_from(["iid", "dirichlet", "labels"]), seeds)
+@given(st.sampled_from(["iid", "dirichlet", "labels", "labels-in-order"]), seeds)
 def test_another_seed_gives_other_parts(kind, seed):
     labels = np.tile(np.arange(10), 30)
     one, other = (np.concatenate(partition(labels, PartitionSpec(kind), 5, s)) for s in (seed, seed + 1))

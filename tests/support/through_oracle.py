@@ -6,6 +6,10 @@ FedPM (Isik et al., ICLR 2023, Algorithm 1), for a tensor with frozen weights w0
     m = [r < sigmoid(s)],  the forward pass uses w0 m
     dL/ds = dL/dw * w0 * sigmoid(s) (1 - sigmoid(s))  straight through the draw
 
+and in the published code (BerivanIsik/sparse-random-networks), whose draw has a backward pass of its own:
+
+    dL/dtheta = theta * dL/dm,  so that dL/ds has one more factor of sigmoid(s)
+
 FedBAT (Li et al., ICML 2024), for a tensor with weights w and update u, after the first phi S steps (before, plain):
 
     a = clip(a0 exp(rho t), 5e-4, 5e-2),  a0 = mean |u| when the plain steps end,  t = 0 at first
@@ -99,9 +103,16 @@ class FedPM(Network):
     """One client of FedPM; the coded values of `state` are the probabilities."""
 
     def __init__(
-        self, state: dict[str, NDArray[np.float32]], key: int, mover: Mover, dtype: torch.dtype, seed: int
+        self,
+        state: dict[str, NDArray[np.float32]],
+        key: int,
+        mover: Mover,
+        dtype: torch.dtype,
+        seed: int,
+        published: bool = False,
     ) -> None:
         super().__init__(state, key, mover, dtype)
+        self.published = published
         self.moving = {k: (self.base[k] / (1 - self.base[k])).log() for k in CODED}
         self.frozen = {}
         for name in CODED:
@@ -122,7 +133,9 @@ class FedPM(Network):
         g = self.gradients({k: self.weights(k, tau, ones[k]) for k in CODED}, x, y)
         for name in CODED:
             p = self.probability(name)
-            slope = self.frozen[name] * p * (1 - p)
+            through_sigmoid = p * (1 - p)
+            through_draw = p if self.published else torch.ones_like(p)
+            slope = self.frozen[name] * through_sigmoid * through_draw
             self.moving[name] = self.mover.move(name, self.moving[name], g[name] * slope)
         self.move_dense(g)
 

@@ -17,6 +17,7 @@ from fedmrn.codecs.observation import DENSITY, Observed
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import check_mask, count_ones, pack_bits
 from fedmrn.numerics.rng import Purpose, Stream, domain
+from fedmrn.whole import shown
 
 _PARAMS = struct.Struct("<Q")
 
@@ -53,7 +54,7 @@ class Bernoulli(Codec):
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 1 << 64:
-            raise ConfigError(f"the seed of frozen weights is an unsigned 64-bit integer, got {self.seed}")
+            raise ConfigError(f"the seed of frozen weights is an unsigned 64-bit integer, got {shown(self.seed)}")
 
     @property
     def any_vector(self) -> bool:

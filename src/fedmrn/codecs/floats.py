@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, Opened
+from fedmrn.codecs.base import CHUNK, Opened, any_above
 from fedmrn.errors import BoundError, MalformedFrameError, NonFiniteError
 
 
@@ -41,6 +41,6 @@ def open_floats(body: bytes | memoryview, kind: str, count: int, max_value: floa
             raise NonFiniteError(
                 f"a {what} section holds NaN or infinity within elements {start}..{start + values.size - 1}"
             )
-        if (values > max_value).any():
-            raise BoundError(f"a {what} value has magnitude {values.max():g}; at most {max_value:g} is accepted")
+        if any_above(values, max_value):
+            raise BoundError(f"a {what} value has magnitude {values.max():.12g}; at most {max_value:.12g} is accepted")
     return opened

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, check_finite, clipped
 from fedmrn.codecs.scales import F32, F64, check_scales, draws
 from fedmrn.errors import ConfigError, EncodeError, MalformedFrameError, PaddingError
+from fedmrn.whole import shown
 
 _PARAMS = struct.Struct("<IB")
 
@@ -93,7 +94,9 @@ class Levels(Codec):
 
     def __post_init__(self) -> None:
         if not 1 <= self.levels <= 127 or not 1 <= self.block < 1 << 32:
-            raise ConfigError(f"levels are 1..127 and a block 1..2^32-1, got {self.levels} and {self.block}")
+            raise ConfigError(
+                f"levels are 1..127 and a block 1..2^32-1, got {shown(self.levels)} and {shown(self.block)}"
+            )
 
     @property
     def width(self) -> int:

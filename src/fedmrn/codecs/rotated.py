@@ -19,10 +19,11 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, check_finite
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, any_above, check_finite
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError
 from fedmrn.numerics.rng import Purpose, Stream, domain
 from fedmrn.numerics.rotation import LARGEST, SMALLEST, blocks, decode_block, encode_block
+from fedmrn.whole import shown
 
 CENTROIDS = {
     1: (0.797884560802865356,),
@@ -147,7 +148,7 @@ class Rotated(Codec):
         if self.bits not in CENTROIDS or not _SMALLEST_KEEP <= self.keep <= 1:
             raise ConfigError(
                 f"rotated codes {', '.join(map(str, CENTROIDS))} bits and keeps {_SMALLEST_KEEP:g} to 1 of all; "
-                f"got {self.bits} bits and {self.keep:g}"
+                f"got {shown(self.bits)} bits and {shown(self.keep)}"
             )
         object.__setattr__(self, "keep", float(np.float32(self.keep)))
         object.__setattr__(self, "scale", ScaleRule(self.scale))
@@ -236,8 +237,8 @@ class Rotated(Codec):
         if not (np.isfinite(scales).all() and np.isfinite(tail).all()):
             raise NonFiniteError("a rotated section holds a scale or a dense value that is NaN or infinite")
         highest = float(scales.max(initial=0)) * CENTROIDS[self.bits][-1] / self.keep
-        if np.signbit(scales).any() or highest > min(limit, _HIGHEST_LEVEL) or (np.abs(tail) > limit).any():
-            raise BoundError(f"a rotated section has a negative scale or a magnitude above {max_value:g}")
+        if np.signbit(scales).any() or highest > min(limit, _HIGHEST_LEVEL) or any_above(np.abs(tail), limit):
+            raise BoundError(f"a rotated section has a negative scale or a magnitude above {max_value:.12g}")
         clip = np.float32(limit)
         if float(clip) > limit:
             clip = np.nextafter(clip, np.float32(0))

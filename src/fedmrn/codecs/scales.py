@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, EncodeKeys
+from fedmrn.codecs.base import CHUNK, EncodeKeys, any_above
 from fedmrn.errors import BoundError, EncodeError, MalformedFrameError, NonFiniteError
 from fedmrn.numerics.rng import Purpose, Stream, domain
 
@@ -36,8 +36,8 @@ def check_scales(scales: F32, max_value: float) -> None:
     """
     if not np.isfinite(scales).all():
         raise NonFiniteError("a scale is NaN or infinite")
-    if np.signbit(scales).any() or (scales > max_value).any():
-        raise BoundError(f"scales are {scales.min():g} to {scales.max():g}; 0 to {max_value:g} is accepted")
+    if np.signbit(scales).any() or any_above(scales, max_value):
+        raise BoundError(f"scales are {scales.min():.12g} to {scales.max():.12g}; 0 to {max_value:.12g} is accepted")
 
 
 @dataclass(frozen=True, slots=True)

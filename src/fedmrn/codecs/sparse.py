@@ -14,11 +14,12 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import Codec, EncodeKeys, Opened, Plane, check_finite, clipped
+from fedmrn.codecs.base import Codec, EncodeKeys, Opened, Plane, any_above, check_finite, clipped
 from fedmrn.codecs.float16 import Float16
 from fedmrn.codecs.raw import Raw
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError, PaddingError
 from fedmrn.numerics.sparsity import kept, largest
+from fedmrn.whole import shown
 
 _PARAMS = struct.Struct("<fBB")
 _TYPES: dict[int, np.dtype[np.floating]] = {16: np.dtype("<f2"), 32: np.dtype("<f4")}
@@ -131,9 +132,11 @@ class Sparse(Codec):
 
     def __post_init__(self) -> None:
         if not 2.0**-20 <= self.density <= 1 or self.bits not in _TYPES:
-            raise ConfigError(f"sparse needs a density in (0, 1] and 16 or 32 bits, got {self.density}, {self.bits}")
+            raise ConfigError(
+                f"sparse needs a density in (0, 1] and 16 or 32 bits, got {shown(self.density)}, {shown(self.bits)}"
+            )
         if not -1 <= self.rice <= 30:
-            raise ConfigError(f"the parameter of a Rice code is 0 to 30, got {self.rice}")
+            raise ConfigError(f"the parameter of a Rice code is 0 to 30, got {shown(self.rice)}")
         object.__setattr__(self, "density", float(np.float32(self.density)))
         if self.rice < 0:
             object.__setattr__(self, "rice", min(range(31), key=lambda b: _mean_length(b, 1 - self.density)))
@@ -202,10 +205,9 @@ class Sparse(Codec):
         values = np.frombuffer(view, kind, k).astype(np.float32)
         if not np.isfinite(values).all():
             raise NonFiniteError("a sparse section holds NaN or infinity")
-        if (np.abs(values) > max_value).any():
-            raise BoundError(
-                f"a sparse value has magnitude {np.abs(values).max():g}; at most {max_value:g} is accepted"
-            )
+        sizes = np.abs(values)
+        if any_above(sizes, max_value):
+            raise BoundError(f"a sparse value has magnitude {sizes.max():.12g}; at most {max_value:.12g} is accepted")
         data = np.frombuffer(view, np.uint8, offset=k * kind.itemsize)
         places = np.empty(k, np.int64)
         used = _read_gaps(data, self.rice, count, places)

@@ -19,6 +19,7 @@ from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, check_finite
 from fedmrn.codecs.scales import F32, TensorScales, draws, largest_magnitude
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import check_trits, pack_trits, trits_size, unpack_trits
+from fedmrn.whole import shown
 
 _PARAMS = struct.Struct("<f")
 _FACTOR = np.array([0.0, 1.0, -1.0], np.float32)
@@ -60,7 +61,7 @@ class Ternary(Codec):
 
     def __post_init__(self) -> None:
         if not 0 <= self.clip <= float(np.finfo(np.float32).max) or math.copysign(1.0, self.clip) < 0:
-            raise ConfigError(f"clip is a finite float32, 0 or more, got {self.clip}")
+            raise ConfigError(f"clip is a finite float32, 0 or more, got {shown(self.clip)}")
         object.__setattr__(self, "clip", float(np.float32(self.clip)))
 
     @property

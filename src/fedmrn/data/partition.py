@@ -2,7 +2,8 @@
 
     iid         a random share of equal size
     dirichlet   each class is shared in proportions drawn from Dirichlet(alpha): "Non-IID-1", label skew
-    labels      each client holds a fixed fraction of the labels: "Non-IID-2"
+    labels      each client holds a fixed fraction of the labels, drawn at random: "Non-IID-2"
+    labels-in-order   the same, but clients take the labels in order, as in the published code
 
     roles       a client is a user that the data set names (`fedmrn.data.roles`)
 
@@ -37,11 +38,11 @@ class PartitionSpec:
     """A law and its parameters; each law ignores the parameters of the others.
 
     Attributes:
-        kind: "iid", "dirichlet" or "labels"; "roles" needs no labels, and is `fedmrn.data.by_role`.
+        kind: "iid", "dirichlet", "labels" or "labels-in-order"; "roles" needs no labels, and is `fedmrn.data.by_role`.
         alpha: concentration of the Dirichlet distribution, > 0; smaller is more uneven.
         min_size: dirichlet: the smallest number of samples that a client may get, >= 1.
-        share: labels: the fraction of all labels that a client holds, 0 < share <= 1, rounded down to whole
-            labels.
+        share: labels, labels-in-order: the fraction of all labels that a client holds, 0 < share <= 1, rounded down to
+            whole labels.
 
     Raises:
         ConfigError: if a parameter is out of its range.
@@ -152,11 +153,36 @@ def _dirichlet_sizes(rng: np.random.Generator, counts: Sequence[int], alpha: flo
 
 def _labels(members: Sequence[Indices], spec: PartitionSpec, clients: int, seed: int) -> Indices:
     """Give each client the labels that fewest hold so far, then split each label among its holders."""
+    each, rng = _labels_each(len(members), spec.share, clients), _generator(seed, 0)
+    holders: list[list[int]] = [[] for _ in members]
+    for client in rng.permutation(clients).tolist():
+        # Counts stay within one of each other: a label is passed over only if none with fewer holders is.
+        load = np.array([len(clients_of) for clients_of in holders])
+        rank = np.lexsort((rng.random(len(members)), load))  # ties are broken at random
+        for label in rank[:each].tolist():
+            holders[label].append(client)
+    return _split(members, holders, rng)
+
+
+def _labels_in_order(members: Sequence[Indices], spec: PartitionSpec, clients: int, seed: int) -> Indices:
+    """Give the first client the first labels, the next one those after them, and so on, round and round.
+
+    That is what the published code does for ten labels: it takes the labels that fewest hold, of equal ones the first.
+    """
     classes = len(members)
-    each = math.floor(spec.share * classes + 1e-9)  # 0.29 * 100 is 28.999999999999996 in floating point
+    each, rng = _labels_each(classes, spec.share, clients), _generator(seed, 0)
+    holders: list[list[int]] = [[] for _ in members]
+    for turn in range(clients * each):
+        holders[turn % classes].append(turn // each)
+    return _split(members, holders, rng)
+
+
+def _labels_each(classes: int, share: float, clients: int) -> int:
+    """Return how many labels a client holds."""
+    each = math.floor(share * classes + 1e-9)  # 0.29 * 100 is 28.999999999999996 in floating point
     if each < 1:
         raise ConfigError(
-            f"partition: a share of {spec.share} of {classes} labels is less than one label; "
+            f"partition: a share of {share} of {classes} labels is less than one label; "
             f"give a share of at least {1 / classes:.3g}"
         )
     if clients * each < classes:
@@ -164,14 +190,11 @@ def _labels(members: Sequence[Indices], spec: PartitionSpec, clients: int, seed:
             f"partition: {clients} clients with {each} labels each cannot hold all {classes} labels; "
             "raise share or clients"
         )
-    rng = _generator(seed, 0)
-    holders: list[list[int]] = [[] for _ in members]
-    for client in rng.permutation(clients).tolist():
-        # Counts stay within one of each other: a label is passed over only if none with fewer holders is.
-        load = np.array([len(clients_of) for clients_of in holders])
-        rank = np.lexsort((rng.random(classes), load))  # ties are broken at random
-        for label in rank[:each].tolist():
-            holders[label].append(client)
+    return each
+
+
+def _split(members: Sequence[Indices], holders: Sequence[Sequence[int]], rng: np.random.Generator) -> Indices:
+    """Split each label evenly among its holders, at random."""
     owner = np.empty(sum(map(len, members)), np.int64)
     for indices, clients_of in zip(members, holders, strict=True):
         if len(indices) < len(clients_of):
@@ -195,6 +218,7 @@ _LAWS: Mapping[str, _Law] = {
     "iid": _Law((), _iid),
     "dirichlet": _Law(("alpha", "min_size"), _dirichlet),
     "labels": _Law(("share",), _labels),
+    "labels-in-order": _Law(("share",), _labels_in_order),
 }
 PARTITIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {name: law.options for name, law in _LAWS.items()} | {"roles": ("min_size",)}

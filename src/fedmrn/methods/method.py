@@ -13,6 +13,7 @@ from fedmrn.server.optimizer import Scaled, ServerOptimizer
 from fedmrn.server.rules import ServerRule
 from fedmrn.server.scheme import Scheme
 from fedmrn.text import nearest
+from fedmrn.whole import shown
 from fedmrn.wire.layout import Group
 
 SIDE: Mapping[str, Codec] = MappingProxyType({"float32": Raw(), "float16": Float16(), "levels": Levels(127, 64)})
@@ -96,10 +97,12 @@ class Method:
         """
         found = self.defaults
         for name, value in (options or {}).items():
+            if not isinstance(name, str):
+                raise ConfigError(f"method {self.name}: options are named by words, got {shown(name)}")
             if name not in found:
                 hint = nearest(name, found) if found else ": it has none"
                 raise ConfigError(f"method {self.name} has no option {name!r}{hint}")
-            found[name] = self.options[name].check(value, f"method {self.name}: {name} = {value!r}")
+            found[name] = self.options[name].check(value, f"method {self.name}: {name} = {shown(value)}")
         return found
 
     def scheme(
@@ -132,8 +135,8 @@ class Method:
 
     def _scheme(self, values: Mapping[str, Value], side: str, down: str, optimizer: ServerOptimizer) -> Scheme:
         for what, word, choices in (("side data", side, SIDE), ("broadcast", down, DOWN)):
-            if word not in choices:
-                raise ConfigError(f"{what} {word!r} does not exist{nearest(word, choices)}")
+            if not isinstance(word, str) or word not in choices:
+                raise ConfigError(f"{what} {shown(word)} does not exist{nearest(str(word)[:60], choices)}")
         parsed = {name: self.options[name].parse(value) for name, value in values.items()}
         codec, (coded, others) = self.codec(parsed), DOWN[down]
         sides = {Group.DENSE: SIDE[side], Group.STATS: SIDE[side], Group.VARIANCE: VARIANCE[side]}
@@ -151,7 +154,7 @@ class Method:
     def _terms(self, values: Mapping[str, Value]) -> dict[str, float]:
         """Return what clients must be told of the options: those of the local rule that are not at their default."""
         options = (option for option in self.options.values() if option.read_by is ReadBy.CLIENT)
-        return {o.name: float(values[o.name]) for o in options if values[o.name] != o.default}
+        return {o.name: float(o.parse(values[o.name])) for o in options if values[o.name] != o.default}
 
     def local_options(self, told: Mapping[str, float]) -> dict[str, Any]:
         """Return the settings of the local rule, given the terms of a broadcast.
@@ -162,5 +165,5 @@ class Method:
         for name in self.fixed:
             if name in told:
                 raise MalformedFrameError(f"the broadcast sets {name}, which method {self.name} fixes")
-        defaults = {o.name: o.default for o in self.options.values() if o.read_by is ReadBy.CLIENT}
+        defaults = {o.name: o.parse(o.default) for o in self.options.values() if o.read_by is ReadBy.CLIENT}
         return {**defaults, **self.fixed, **told}

@@ -15,8 +15,10 @@ from typing import Any
 from fedmrn.codecs import FitsUpdate, Fixed, NoiseScale
 from fedmrn.errors import ConfigError
 from fedmrn.text import nearest
+from fedmrn.whole import shown
 
 Value = float | int | str
+_LARGEST = (1 << 64) - 1
 AUTO = "auto"
 """What a person types in place of a noise scale, for scales that clients choose."""
 
@@ -96,6 +98,8 @@ class WholeOption(Option):
         """Return the value."""
         if not isinstance(value, int) or isinstance(value, bool):
             raise ConfigError(f"{where} must be a whole number")
+        if abs(value) > _LARGEST:
+            raise ConfigError(f"{where} is too large: at most {_LARGEST}")
         return value
 
 
@@ -124,7 +128,7 @@ class WordOption(Option):
             ConfigError: there is no such word; the message suggests the nearest.
         """
         if value not in self.choices:
-            raise ConfigError(f"{self.what} {value!r} does not exist{nearest(str(value), self.choices)}")
+            raise ConfigError(f"{self.what} {shown(value)} does not exist{nearest(str(value), self.choices)}")
         return self.choices[str(value)]
 
     @property

@@ -1,12 +1,13 @@
 """The rows of every other method: what FedMRN is compared with."""
 
 from collections.abc import Callable
+from types import MappingProxyType
 
 from fedmrn.codecs import Bernoulli, Codec, Levels, Raw, Rotated, ScaleRule, Sign, SignRule, Sparse, Support, Ternary
 from fedmrn.methods.method import Method, Options
-from fedmrn.methods.option import NumberOption, ReadBy, WholeOption, by_name
+from fedmrn.methods.option import NumberOption, ReadBy, WholeOption, WordOption, by_name, words_of
 from fedmrn.methods.options import MERGE, SPARSITY, TOPK, keep
-from fedmrn.server.rules import MajorityVote, MeanMask, MergePruned, Prune, check_binarisation
+from fedmrn.server.rules import MajorityVote, MeanMask, MergePruned, Prune, Scores, check_binarisation
 from fedmrn.server.schedule import CubicSchedule
 
 
@@ -148,8 +149,24 @@ ROWS = (
         options=by_name(
             WholeOption(name="seed", default=1, words="of the frozen weights", follows="seed"),
             WholeOption(name="samples", default=3, words="sampled models that are evaluated", read_by=ReadBy.RULE),
+            WordOption(
+                name="initial",
+                default="half",
+                words="scores at the start: all probabilities 1/2, or scores drawn from N(0, 1) (published)",
+                read_by=ReadBy.RULE,
+                choices=words_of(Scores),
+                what="initial",
+            ),
+            WordOption(
+                name="backward",
+                default="straight",
+                words="gradient of a mask: straight through, or times its probability (published)",
+                read_by=ReadBy.CLIENT,
+                choices=MappingProxyType({"straight": False, "probability": True}),
+                what="backward",
+            ),
         ),
-        rule=lambda o: MeanMask(o["seed"], samples=o["samples"]),
+        rule=lambda o: MeanMask(o["seed"], samples=o["samples"], initial=o["initial"]),
         weighted=False,
         optimizer="adam",
     ),

@@ -7,6 +7,7 @@ from fedmrn.errors import ConfigError
 from fedmrn.methods import masked, others
 from fedmrn.methods.method import Method
 from fedmrn.text import nearest
+from fedmrn.whole import shown
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {row.name: row for row in sorted((*masked.ROWS, *others.ROWS), key=lambda row: row.id)}
@@ -18,8 +19,10 @@ def method(name: str) -> Method:
     """Return the method of this name.
 
     Raises:
-        ConfigError: if there is none; the message suggests the nearest.
+        ConfigError: if there is none, or it is no text; the message suggests the nearest.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"a method is named by a word such as 'fedmrn', got {shown(name)}")
     if name not in METHODS:
         raise ConfigError(f"method {name!r} does not exist{nearest(name, METHODS)}")
     return METHODS[name]

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from fedmrn.errors import ConfigError, FedmrnError
 from fedmrn.numerics.philox import BLOCK, check_vector, words_from
 from fedmrn.numerics.rng import Purpose, domain
+from fedmrn.whole import shown
 
 GAUSSIAN_SHA256 = "e8eb444f05726695700203a75ec7530b3f40d467ad7dfe220ba549b4e3000556"
 _DOMAIN = np.uint64(domain(Purpose.NOISE))
@@ -88,7 +89,7 @@ class NoiseSpec:
 
     def __post_init__(self) -> None:
         if not SMALLEST_SCALE <= self.scale <= LARGEST_SCALE:
-            raise ConfigError(f"noise scale {self.scale!r} is not usable: choose a positive number such as 0.01")
+            raise ConfigError(f"noise scale {shown(self.scale)} is not usable: choose a positive number such as 0.01")
         object.__setattr__(self, "scale", float(np.float32(self.scale)))
         object.__setattr__(self, "law", Law(self.law))
 

@@ -43,6 +43,7 @@ class Purpose(IntEnum):
     FROZEN = 9
     EVALUATE = 10
     CODEBOOK = 11
+    SCORES = 12
 
 
 def domain(purpose: Purpose, index: int = 0) -> int:

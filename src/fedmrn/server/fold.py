@@ -78,7 +78,7 @@ class ExactSum:
             bounds = (codec.bound_of_scale(ldexp(1.0, cap)) for cap in caps.scales)
             made.set_units(stops, (max(least, bound) for bound in bounds))
         else:
-            made.set_units([span.stop - span.start], [max(least, codec.bound(plan.limits.max_value))])
+            made.set_units([span.stop - span.start], [max(least, codec.bound(plan.limits.largest))])
         return made
 
     @property

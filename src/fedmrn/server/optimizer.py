@@ -14,18 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.errors import ConfigError
+from fedmrn.whole import shown
 
 F32 = NDArray[np.float32]
 
 
 def _check_positive(name: str, value: float) -> None:
     if not value > 0:
-        raise ConfigError(f"server_{name} is a positive number, got {value}")
+        raise ConfigError(f"server_{name} is a positive number, got {shown(value)}")
 
 
 def _check_share(name: str, value: float) -> None:
     if not 0 <= value < 1:
-        raise ConfigError(f"server_{name} is at least 0 and below 1, got {value}")
+        raise ConfigError(f"server_{name} is at least 0 and below 1, got {shown(value)}")
 
 
 @dataclass(frozen=True)

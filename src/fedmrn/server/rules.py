@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from fedmrn.codecs import Codec, Plane, Sparse
 from fedmrn.errors import ConfigError
+from fedmrn.numerics.noise import gaussian_table
 from fedmrn.numerics.rng import Purpose, Stream, domain
 from fedmrn.numerics.sparsity import kept, largest
 from fedmrn.server.schedule import CubicSchedule
+from fedmrn.whole import shown
 from fedmrn.wire.layout import Group, Layout
 
 F32 = NDArray[np.float32]
@@ -195,6 +197,22 @@ def frozen_weights(layout: Layout, seed: int) -> F32:
     return values
 
 
+class Scores(StrEnum):
+    """The scores that FedPM starts with: the logits of its probabilities."""
+
+    HALF = "half"
+    """All 0, so that every weight is there with probability 1/2."""
+    NORMAL = "normal"
+    """Drawn from N(0, 1), as in the published code; here from the seed of the frozen weights."""
+
+
+def normal_scores(seed: int, count: int) -> F32:
+    """Return scores by the law N(0, 1), float32, shape (count,): quantiles of a table, as gaussian noise has."""
+    words = Stream(seed, domain(Purpose.SCORES)).words(0, count)
+    sizes = gaussian_table()[words >> np.uint32(20)]
+    return np.asarray(np.where(words >> np.uint32(19) & np.uint32(1), -sizes, sizes), np.float32)
+
+
 @dataclass(frozen=True)
 class MeanMask(ServerRule):
     """The coded state is the probability of each weight, the mean of the masks (FedPM; Isik et al., ICLR 2023).
@@ -209,10 +227,11 @@ class MeanMask(ServerRule):
     seed: int
     low: float = 0.01
     samples: int = 3
+    initial: Scores = Scores.HALF
 
     def __post_init__(self) -> None:
         if self.samples < 1:
-            raise ConfigError(f"at least 1 sampled model is evaluated, got {self.samples}")
+            raise ConfigError(f"at least 1 sampled model is evaluated, got {shown(self.samples)}")
 
     def check(self, state: F32) -> None:
         """Refuse a state that is not of probabilities, in [0, 1]: weights, most likely."""
@@ -220,8 +239,11 @@ class MeanMask(ServerRule):
             raise ConfigError("the state of FedPM is a probability a weight, not weights; see Server.initial")
 
     def start(self, weights: F32) -> F32:
-        """Return probabilities of 1/2."""
-        return np.full_like(weights, 0.5)
+        """Return probabilities of 1/2, or of drawn scores."""
+        if self.initial is Scores.HALF:
+            return np.full_like(weights, 0.5)
+        scores = normal_scores(self.seed, weights.size).astype(np.float64)
+        return np.asarray(1 / (1 + np.exp(-scores)), np.float32)
 
     def step(self, round: int, state: F32, *means: F32) -> F32:
         """Return the mean mask."""

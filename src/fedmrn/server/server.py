@@ -15,6 +15,7 @@ from fedmrn.server.round import Round
 from fedmrn.server.saved import RUN_SIZE, Saved, read_saved, write_saved
 from fedmrn.server.scheme import Scheme
 from fedmrn.server.statistics import check_start
+from fedmrn.whole import whole
 from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
 from fedmrn.wire.layout import Group, Layout
 
@@ -60,15 +61,14 @@ class Server:
         threads: int | None = None,
         carried: Carried | None = None,
     ) -> None:
-        if state.shape != (layout.size,) or state.dtype != np.float32:
-            raise ConfigError(f"the state must be float32 of shape ({layout.size},), got {state.dtype} {state.shape}")
-        if not 16 <= len(secret) <= 64:
-            raise ConfigError(f"the server's secret must have 16 to 64 bytes, got {len(secret)}")
+        _check_vector("the state", state, layout.size)
+        if not isinstance(secret, bytes) or not 16 <= len(secret) <= 64:
+            found = len(secret) if isinstance(secret, bytes) else f"a value of type {type(secret).__name__}"
+            raise ConfigError(f"the server's secret must have 16 to 64 bytes, got {found}")
         run = os.urandom(RUN_SIZE) if run is None else run
         if len(run) != RUN_SIZE:
             raise ConfigError(f"a run's id has {RUN_SIZE} bytes, got {len(run)}")
-        if not 0 <= round < 1 << 32:
-            raise ConfigError(f"the last finished round is 0 to 2^32 - 1, got {round}")
+        round = whole(round, "the last finished round", least=0, most=(1 << 32) - 1)
         scheme.rule.check(state[layout.span(Group.CODED)])
         self.layout, self.scheme = layout, scheme
         self.secret, self.run, self.limits, self.threads = secret, run, limits, threads
@@ -105,7 +105,12 @@ class Server:
 
     @staticmethod
     def initial(layout: Layout, scheme: Scheme, model: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the state of a run that starts with this model, both float32, shape (layout.size,)."""
+        """Return the state of a run that starts with this model, both float32, shape (layout.size,).
+
+        Raises:
+            ConfigError: the model is not such a vector, or has a value that is NaN or infinite.
+        """
+        _check_vector("the model", model, layout.size)
         state, coded = model.copy(), layout.span(Group.CODED)
         state[coded] = scheme.rule.start(state[coded])
         return state
@@ -118,19 +123,20 @@ class Server:
         """Start a round with these clients; one that was begun before, and not finished, cannot be finished any more.
 
         Args:
-            round: its number, above that of the last finished round.
-            clients: who is asked.
+            round: its number, 1 to 2^32 - 1, above that of the last finished round.
+            clients: a name or a whole number each, of any integer type.
 
         Raises:
             RoundOrderError: this round, or a later one, is finished already.
-            ConfigError: no client is named, or the number is not from 1 to 2^32 - 1.
+            ConfigError: the number or a client is none of these, or there is no client.
         """
-        if 1 <= round <= self._round:
+        round = whole(round, "the number of a round, numbered from 1,", most=(1 << 32) - 1)
+        if round <= self._round:
             raise RoundOrderError(
                 f"round {round} cannot be begun: round {self._round} is finished already; "
                 f"go on with round {self._round + 1}, or make a new Server for a new run"
             )
-        begun = Round(self, round, clients)
+        begun = Round(self, round, [_named(c) for c in clients])
         self._begun, self.asked = begun, begun.clients
         return begun
 
@@ -194,3 +200,18 @@ class Server:
         )
         server.asked = found.asked
         return server
+
+
+def _check_vector(what: str, vector: NDArray[np.float32], size: int) -> None:
+    if not isinstance(vector, np.ndarray):
+        raise ConfigError(f"{what} must be a float32 array of shape ({size},), got type {type(vector).__name__}")
+    if vector.shape != (size,) or vector.dtype != np.float32:
+        raise ConfigError(f"{what} must be float32 of shape ({size},), got {vector.dtype} {vector.shape}")
+    bad = np.flatnonzero(~np.isfinite(vector))
+    if bad.size:
+        raise ConfigError(f"{what} has {bad.size} values that are NaN or infinite, the first at {bad[0]} of {size}")
+
+
+def _named(client: int | str) -> int | str:
+    most = (1 << 64) - 1
+    return client if isinstance(client, str) else whole(client, "a client that is no text", least=-most, most=most)

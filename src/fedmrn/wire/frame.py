@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from math import inf
+from numbers import Real
 
 from fedmrn.errors import (
     BadMagicError,
@@ -23,7 +24,9 @@ from fedmrn.errors import (
     TruncatedFrameError,
     UnsupportedVersionError,
     WrongKindError,
+    WrongMessageError,
 )
+from fedmrn.whole import shown, whole
 from fedmrn.wire.layout import Group
 
 _MAGIC = b"FMRN"
@@ -34,6 +37,8 @@ _CRC = struct.Struct("<I")
 HEADER_SIZE = _HEADER.size
 SECTION_SIZE = _SECTION.size
 CHECKSUM_SIZE = _CRC.size
+_LARGEST_LIMIT = 1 << 127  # no frame and no sum comes near it
+_LARGEST_FLOAT = (2 - 2.0**-23) * 2.0**127
 
 
 class Kind(IntEnum):
@@ -81,10 +86,11 @@ class Limits:
         max_sections: sections in a frame.
         max_weight: weight that one client may claim (samples or batches). A server counts less of it where it is far
             above what most clients have (`fedmrn.server.caps`).
-        max_value: magnitude of a dense value.
+        max_value: magnitude of a dense value, any positive number: values are compared with it as real numbers, so that
+            0.1 refuses the float32 nearest to 0.1, which is above it.
 
     Raises:
-        ConfigError: unless all are positive and max_value is finite.
+        ConfigError: unless all are positive, whole numbers but for max_value, which is finite.
     """
 
     max_bytes: int = 1 << 32
@@ -93,9 +99,22 @@ class Limits:
     max_value: float = float(1 << 16)
 
     def __post_init__(self) -> None:
-        whole = (self.max_bytes, self.max_sections, self.max_weight)
-        if min(whole) < 1 or not 0 < self.max_value < inf:
-            raise ConfigError(f"limits are positive and finite, got {self}")
+        for name in ("max_bytes", "max_sections", "max_weight"):
+            object.__setattr__(self, name, whole(getattr(self, name), name, most=_LARGEST_LIMIT))
+        if isinstance(self.max_value, bool) or not isinstance(self.max_value, Real):
+            raise ConfigError(f"max_value is a positive number, got {shown(self.max_value)}")
+        try:
+            limit = float(self.max_value)  # numpy's numbers would round what they are compared with
+        except OverflowError:  # a whole number of hundreds of digits
+            limit = inf
+        if not 0 < limit < inf:
+            raise ConfigError(f"max_value is positive and finite, got {shown(self.max_value)}")
+        object.__setattr__(self, "max_value", limit)
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude that a float32 within max_value can have, and no less than the smallest above zero."""
+        return min(max(self.max_value, 2.0**-149), _LARGEST_FLOAT)
 
 
 DEFAULT_LIMITS = Limits()
@@ -191,8 +210,9 @@ class Frame:
         Raises:
             TruncatedFrameError, TrailingBytesError, BadMagicError, UnsupportedVersionError, ChecksumError,
             LimitError, MalformedFrameError, WrongKindError: each for its cause (subclasses of FrameError).
+            WrongMessageError: `data` is not bytes at all.
         """
-        view = memoryview(data).cast("B")
+        view = _bytes_of(data)
         _check_envelope(view, limits)
         _, _, kind_id, method, total, round_, n, key, digest, weight = _HEADER.unpack_from(view)
         if kind_id not in _ROLES:
@@ -224,6 +244,15 @@ class Frame:
     def select(self, role: Role, group: Group) -> Section | None:
         """Return the section of this role and group, or None."""
         return next((s for s in self.sections if s.role is role and s.group is group), None)
+
+
+def _bytes_of(data: object) -> memoryview:
+    """Return what a transport handed over as bytes."""
+    try:
+        return memoryview(data).cast("B")  # type: ignore[arg-type]  # it raises for what holds no bytes
+    except TypeError as error:
+        what = f"a value of type {type(data).__name__} that holds no row of bytes"
+        raise WrongMessageError(f"a frame is bytes, got {what}: hand over what came, as it came") from error
 
 
 def _check_envelope(view: memoryview, limits: Limits) -> None:

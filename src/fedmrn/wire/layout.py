@@ -15,6 +15,9 @@ from hashlib import blake2b
 from math import prod
 
 from fedmrn.errors import ConfigError
+from fedmrn.whole import shown, whole
+
+_MOST_DIMENSIONS, _LARGEST = 255, (1 << 63) - 1
 
 
 class Group(IntEnum):
@@ -50,7 +53,8 @@ class Layout:
     """The tensors of a model in flat order.
 
     Raises:
-        ConfigError: if two tensors have one name, or the groups are not in order (`Layout.of` sorts them).
+        ConfigError: if two tensors have one name, a size is no whole number of at least 0, or the groups are not in
+            order (`Layout.of` sorts them).
     """
 
     tensors: tuple[TensorSpec, ...]
@@ -61,6 +65,13 @@ class Layout:
         return cls(tuple(sorted(tensors, key=lambda t: t.group)))
 
     def __post_init__(self) -> None:
+        for t in self.tensors:
+            if len(t.shape) > _MOST_DIMENSIONS:
+                raise ConfigError(f"tensor {t.name} has {len(t.shape)} dimensions, at most {_MOST_DIMENSIONS} can be")
+            for n in t.shape:
+                whole(n, f"a size of tensor {t.name}", least=0, most=_LARGEST)
+        if self.size > _LARGEST:
+            raise ConfigError(f"the tensors of a layout have {shown(self.size)} elements, at most 2^63 - 1 can be")
         names = [t.name for t in self.tensors]
         if len(set(names)) != len(names):
             raise ConfigError("two tensors of a layout have the same name")

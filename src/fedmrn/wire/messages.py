@@ -18,6 +18,7 @@ from fedmrn.errors import (
     WrongLayoutError,
 )
 from fedmrn.numerics.bits import packed_size
+from fedmrn.whole import whole
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Role, Section
 from fedmrn.wire.layout import Group, Layout
 from fedmrn.wire.terms import read_caps, read_terms
@@ -213,24 +214,24 @@ def encode_update(
         layout: of the model.
         vector: the update relative to the broadcast state, float32, shape (layout.size,); of variances, the change of
             their logarithms (`fedmrn.wire.variance.log_change`).
-        weight: of this client in the mean, a positive integer (samples or batches).
+        weight: of this client in the mean: samples or batches, 1 to 2^64 - 1, of any integer type.
         sampling_key: the client's own 64-bit key, fresh for each round.
         codecs: used in place of the templates' where given; must have the same parameters.
         state: what `read_state` returns, if it is at hand already; some codecs need it.
         limits: the server's.
 
     Raises:
-        EncodeError: the vector is not finite or not of the layout's size, the weight is not positive, or a codec
-            has other parameters than its template.
+        EncodeError: the vector is not finite or not of the layout's size, the weight is no whole number in its range,
+            or a codec has other parameters than its template.
         WrongKindError: the frame is no broadcast.
         WrongLayoutError: it is for a model with other tensors.
         FrameError: a template cannot be met, or terms that cannot be.
     """
     _check_broadcast(broadcast, layout)
-    if vector.shape != (layout.size,):
-        raise EncodeError(f"the update has shape {vector.shape}, the layout needs ({layout.size},)")
-    if not isinstance(weight, int | np.integer) or not 1 <= weight < 1 << 64:
-        raise EncodeError(f"a client's weight is a positive integer, got {weight!r}")
+    if not isinstance(vector, np.ndarray) or vector.shape != (layout.size,):
+        found = f"shape {vector.shape}" if isinstance(vector, np.ndarray) else f"type {type(vector).__name__}"
+        raise EncodeError(f"the update is a float32 array of shape ({layout.size},), got {found}")
+    weight = whole(weight, "a client's weight", error=EncodeError)
     asked: Sequence[Section] = [s for s in broadcast.sections if s.role is Role.TEMPLATE]
     sections = []
     for t in asked:
@@ -258,7 +259,7 @@ def encode_update(
         broadcast.round,
         broadcast.noise_key,
         layout.digest,
-        int(weight),
+        weight,
         tuple(sections),
     )
 

@@ -25,6 +25,7 @@ from fedmrn.errors import (
     UnsupportedVersionError,
 )
 from fedmrn.text import nearest
+from fedmrn.whole import shown
 from fedmrn.wire.frame import Frame, Role, Section
 from fedmrn.wire.layout import Group
 
@@ -68,7 +69,11 @@ class Term:
 
     def allows(self, value: float) -> bool:
         """Whether the value is one that the term can have."""
-        return isfinite(value) and 0 <= value <= self.most and self.kind(value) == value
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number of hundreds of digits
+            return False
+        return isfinite(number) and 0 <= value <= self.most and self.kind(value) == value
 
 
 TERMS: Mapping[str, Term] = MappingProxyType(
@@ -79,6 +84,7 @@ TERMS: Mapping[str, Term] = MappingProxyType(
             Term(2, "rho", float, inf),
             Term(3, "progressive", bool, 1),
             Term(4, "stochastic", bool, 1),
+            Term(5, "backward", bool, 1),
         )
     }
 )
@@ -95,7 +101,7 @@ def check_terms(terms: Mapping[str, float]) -> None:
         if name not in TERMS:
             raise ConfigError(f"{name} cannot be told to clients: it is no term{nearest(name, TERMS)}")
         if not isinstance(value, int | float) or not TERMS[name].allows(value):
-            raise ConfigError(f"{name} = {value!r} cannot be told to clients: it is {TERMS[name].words}")
+            raise ConfigError(f"{name} = {shown(value)} cannot be told to clients: it is {TERMS[name].words}")
 
 
 def terms_section(terms: Mapping[str, float], caps: Sequence[int] = ()) -> tuple[Section, ...]:

@@ -9,7 +9,7 @@ from fedmrn.errors import ConfigError
 FASHION = np.tile(np.arange(10), 6000)  # as many labels of each class as Fashion-MNIST
 
 
-@pytest.mark.parametrize("kind", ["iid", "dirichlet", "labels"])
+@pytest.mark.parametrize("kind", ["iid", "dirichlet", "labels", "labels-in-order"])
 def test_sixty_thousand_labels_take_less_than_a_second(kind):
     began = time.process_time()
     parts = partition(FASHION, PartitionSpec(kind), 100, 1)
@@ -160,3 +160,21 @@ def test_a_negative_seed_is_refused():
 def test_wrong_parameters(changes, what):
     with pytest.raises(ConfigError, match=what):
         PartitionSpec(**changes)
+
+
+@pytest.mark.parametrize(("classes", "share", "groups"), [(10, 0.3, 10), (100, 0.2, 5)])
+def test_labels_in_order_are_those_of_the_published_code(classes: int, share: float, groups: int) -> None:
+    """Its loop: the labels that fewest clients hold so far, of equal ones the first."""
+    times = [0] * classes
+    expected = []
+    for _ in range(100):
+        chosen = sorted(range(classes), key=lambda label: times[label])[: int(share * classes)]
+        expected.append(set(chosen))
+        for label in chosen:
+            times[label] += 1
+    labels = np.repeat(np.arange(classes), 60_000 // classes)
+    parts = partition(labels, PartitionSpec("labels-in-order", share=share), 100, 4)
+    assert [set(labels[part].tolist()) for part in parts] == expected
+    assert len(set(map(frozenset, expected))) == groups
+    drawn = partition(labels, PartitionSpec("labels", share=share), 100, 4)
+    assert len({frozenset(labels[part].tolist()) for part in drawn}) > 5 * groups

@@ -101,6 +101,7 @@ def test_domains() -> None:
         "FROZEN": 9,
         "EVALUATE": 10,
         "CODEBOOK": 11,
+        "SCORES": 12,
     }
 
 

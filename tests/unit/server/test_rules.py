@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import product
 from math import e, sqrt
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -13,7 +14,17 @@ from fedmrn.codecs import Plane, Sign, Sparse
 from fedmrn.errors import ConfigError
 from fedmrn.methods import METHODS
 from fedmrn.numerics.sparsity import kept
-from fedmrn.server.rules import MajorityVote, MeanMask, Merge, MergePruned, Prune, ServerRule, frozen_weights
+from fedmrn.server.rules import (
+    MajorityVote,
+    MeanMask,
+    Merge,
+    MergePruned,
+    Prune,
+    Scores,
+    ServerRule,
+    frozen_weights,
+    normal_scores,
+)
 from fedmrn.server.schedule import CubicSchedule
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 
@@ -109,8 +120,19 @@ def test_pruning_keeps_the_largest_of_the_whole_vector_round_by_round() -> None:
         state = rule.step(t, state, mean)
         assert state.tolist() == [moved[i] if i in stay else 0.0 for i in range(101)]
         counts.append(np.count_nonzero(state))
-    # With 5 rounds of pruning left after the first: 1 - 0.9 (1 - (3/5)^3), 1 - 0.9 (1 - (1/5)^3), then 0.1.
-    assert counts == [101, 101, 30, 30, 11, 10, 10, 10]
+    # In rounds 2, 4 and 6, one, three and five after the first: 1 - 0.9 (1 - (4/5)^3), 1 - 0.9 (1 - (2/5)^3), then 0.1.
+    assert counts == [101, 57, 57, 16, 16, 10, 10, 10]
+
+
+def test_pruning_follows_the_published_schedule() -> None:
+    """Its function of (t, s_f, t0, T, f), with s_i = 0: rounds count from 0 on, not from t0. The last round is ours."""
+    for start, every in product((0, 1, 2, 5), (1, 2, 3, 4)):
+        schedule = CubicSchedule(0.97, 12, start, every)
+        for t in range(12):
+            at = t if t % every == 0 else t // every * every
+            published = 0.97 + (0 - 0.97) * (1 - (at - start) / (12 - start)) ** 3
+            assert 1 - schedule.density(t) == pytest.approx(max(0.0, published), abs=1e-12)
+        assert schedule.density(12) == pytest.approx(0.03)
 
 
 def test_pruning_keeps_exactly_k_among_equals() -> None:
@@ -210,6 +232,34 @@ def test_frozen_weights_depend_on_the_seed_and_the_shapes_alone() -> None:
 
 def test_mean_masks_start_at_one_half() -> None:
     assert MeanMask(1).start(_vector(5, 1)).tolist() == [0.5] * 5
+
+
+def test_fedpm_starts_from_scores_drawn_from_the_seed_where_that_is_asked_for() -> None:
+    rule = METHODS["fedpm"].scheme({"initial": "normal", "seed": 3}).rule
+    assert rule == MeanMask(3, initial=Scores.NORMAL)
+    count = 20_000
+    p = rule.start(_vector(count, 1))
+    assert p.dtype == np.float32
+    rule.check(p)
+    scores = normal_scores(3, count)
+    np.testing.assert_allclose(p, 1 / (1 + np.exp(-scores.astype(np.float64))), rtol=2.0**-23)
+    assert p.tolist() == MeanMask(3, initial=Scores.NORMAL).start(_vector(count, 9)).tolist(), "of the seed alone"
+    assert (normal_scores(4, count) != scores).mean() > 0.99
+    # Kolmogorov and Smirnov: a distance above 1.95 / sqrt(n) has a chance of one in a thousand.
+    law = np.array([NormalDist().cdf(float(s)) for s in np.sort(scores)])
+    steps = np.arange(count + 1) / count
+    assert max((law - steps[:-1]).max(), (steps[1:] - law).max()) < 1.95 / sqrt(count)
+    # Scores say nothing of the signs of the frozen weights: the correlation of n pairs has a deviation of 1/sqrt(n).
+    frozen = np.sign(frozen_weights(Layout.of([TensorSpec("w", (count,), Group.CODED)]), 3))
+    assert abs(float((np.sign(scores) * frozen).mean())) < 4 / sqrt(count)
+
+
+def test_a_published_run_of_fedpm_starts_from_the_same_state_anywhere() -> None:
+    """Words of a stream of its own, through the table of noise: as the document says it."""
+    found = normal_scores(7, 2_000)
+    for i in (0, 1, 255, 256, 1023, 1024, 1999):
+        w = oracle.word(7, 12 << 32, i)
+        assert found[i] == (-1 if w >> 19 & 1 else 1) * oracle.table()[w >> 20]
 
 
 def test_mean_masks_never_reach_zero_or_one() -> None:

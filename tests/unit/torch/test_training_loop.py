@@ -136,7 +136,7 @@ def test_the_weight_is_that_of_the_training_or_what_one_says(
 def test_a_weight_of_zero_is_refused_not_replaced() -> None:
     x, y = images()
     model = net()
-    with pytest.raises(EncodeError, match="positive integer"):
+    with pytest.raises(EncodeError, match="weight is at least 1, got 0"):
         train_client(model, attached(model, "fedmrn", 3), LocalData(x, y, 5), Training(batch_size=4), weight=0)
 
 
@@ -245,12 +245,23 @@ def test_samples_without_targets_are_refused() -> None:
         LocalData(torch.zeros(6, 2), torch.zeros(5), key=0)
 
 
-@pytest.mark.parametrize("weight", [600.0, float("nan"), 0, -1, 1 << 64, True + 0.5, "6"])
-def test_a_weight_is_a_positive_integer(weight: object) -> None:
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        (600.0, "is a whole number, got 600.0"),
+        (float("nan"), "is a whole number, got nan"),
+        (0, "is at least 1, got 0"),
+        (-1, "is at least 1, got -1"),
+        (1 << 64, "is too large"),
+        (True + 0.5, "is a whole number, got 1.5"),
+        ("6", "is a whole number, got '6'"),
+    ],
+)
+def test_a_weight_is_a_positive_integer(weight: object, words: str) -> None:
     model = net()
     rule = attached(model, "fedmrn", 1)
     rule.step()
-    with pytest.raises(EncodeError, match="positive integer"):
+    with pytest.raises(EncodeError, match=f"a client's weight {words}"):
         rule.finish(weight=weight)  # type: ignore[arg-type]
 
 

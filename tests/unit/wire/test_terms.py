@@ -33,6 +33,7 @@ TOLD = st.fixed_dictionaries(
         "rho": st.floats(0, 1e300),
         "progressive": st.booleans(),
         "stochastic": st.booleans(),
+        "backward": st.booleans(),
     },
 )
 
@@ -109,7 +110,7 @@ FAULTS = {
     "tags that fall": (body(RHO, WARMUP), MalformedFrameError),
     "a tag twice": (body(RHO, RHO), MalformedFrameError),
     "tag 0": (body(record(0, b"")), MalformedFrameError),
-    "a tag of tomorrow": (body(RHO, record(5, b"x")), UnknownTermError),
+    "a tag of tomorrow": (body(RHO, record(0x7FFF, b"x")), UnknownTermError),
     "NaN": (body(record(2, struct.pack("<d", float("nan")))), NonFiniteError),
     "infinity": (body(record(2, struct.pack("<d", float("inf")))), NonFiniteError),
     "below 0": (body(record(2, struct.pack("<d", -1e-300))), BoundError),

@@ -164,7 +164,7 @@ class OwnScale(MaskCodec):
         if (np.frexp(values)[0] != 0.5).any() or (values < SMALLEST_SCALE).any() or (values > LARGEST_SCALE).any():
             raise MalformedFrameError("a scale of own-scale is not a power of two from 2^-80 to 2^80")
         if values.size and float(values.max()) * self.inner.bound(max_value) > max_value:
-            raise BoundError(f"noise of scale {values.max():g} goes beyond {max_value:g}")
+            raise BoundError(f"noise of scale {values.max():g} goes beyond {max_value:.12g}")
         return scales, rest
 
     @property

@@ -28,6 +28,7 @@ from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import check_padding, pack_bits, packed_size
 from fedmrn.numerics.masking import probability
 from fedmrn.numerics.rng import Purpose, Stream, domain
+from fedmrn.whole import shown
 
 _RATE = 64
 _LEVELS = 1024
@@ -72,9 +73,9 @@ class RandomCode(ShorterMask):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.log2_states <= LARGEST_LOG2_STATES:
-            raise ConfigError(f"log2_states are 1 to {LARGEST_LOG2_STATES}, got {self.log2_states}")
+            raise ConfigError(f"log2_states are 1 to {LARGEST_LOG2_STATES}, got {shown(self.log2_states)}")
         if not 1 <= self.rate <= 2 or self.rate * _RATE % 1:
-            raise ConfigError(f"rate is a multiple of 1/{_RATE} from 1 to 2, got {self.rate}")
+            raise ConfigError(f"rate is a multiple of 1/{_RATE} from 1 to 2, got {shown(self.rate)}")
 
     def params(self) -> bytes:
         """Return 9 bytes: those of masked-noise, buckets, log2_states, 64 * rate."""

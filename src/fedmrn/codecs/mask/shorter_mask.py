@@ -17,6 +17,7 @@ from fedmrn.codecs.mask.base import MaskCodec
 from fedmrn.codecs.mask.contexts import Contexts
 from fedmrn.codecs.mask.masked_noise import MaskedNoise, OpenedMask
 from fedmrn.errors import ConfigError, MalformedFrameError
+from fedmrn.whole import shown
 
 _LARGEST_BUCKETS = 64
 _PLAIN, _CODED = 0, 1
@@ -42,7 +43,7 @@ class ShorterMask(MaskCodec):
 
     def __post_init__(self) -> None:
         if not 1 <= self.buckets <= _LARGEST_BUCKETS:
-            raise ConfigError(f"buckets are 1 to {_LARGEST_BUCKETS}, got {self.buckets}")
+            raise ConfigError(f"buckets are 1 to {_LARGEST_BUCKETS}, got {shown(self.buckets)}")
 
     @abstractmethod
     def _code(self, mask: bytes, vector: NDArray[np.float32], contexts: Contexts) -> bytes:

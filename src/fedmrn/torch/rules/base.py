@@ -30,6 +30,7 @@ from fedmrn.errors import ConfigError, UnsupportedModelError
 from fedmrn.numerics.rng import fresh_key
 from fedmrn.torch.fast.fused import plain_sgd
 from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
+from fedmrn.whole import whole
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import check_templates, encode_update, read_state
@@ -53,7 +54,7 @@ class LocalRule(torch.optim.Optimizer):
             (coded parameters,). None for a client without a past: such a rule wants to be told.
 
     Raises:
-        ConfigError: steps is below 1.
+        ConfigError: steps is no whole number of at least 1.
         UnsupportedModelError: a tensor, an optimiser or an option that cannot be trained this way.
         FrameError: the broadcast is damaged or is for another model.
     """
@@ -80,8 +81,7 @@ class LocalRule(torch.optim.Optimizer):
         variances: Variances = (),
         memory: F32 | EllipsisType | None = ...,
     ) -> None:
-        if steps < 1:
-            raise ConfigError(f"steps is the number of local steps, at least 1; got {steps}")
+        steps = whole(steps, "steps, the number of local steps,")
         self.broadcast = broadcast if isinstance(broadcast, Frame) else Frame.from_bytes(broadcast)
         self.view = ModelLayout.of(model, choose, variances)
         self.received = read_state(self.broadcast, self.view.layout)
@@ -159,10 +159,11 @@ class LocalRule(torch.optim.Optimizer):
         After training through a mask it holds w + n * mask, as the server will see it; otherwise the trained weights.
 
         Args:
-            weight: of this client in the mean (samples, or batches), a positive integer.
+            weight: of this client in the mean: samples or batches, 1 to 2^64 - 1, of any integer type.
 
         Raises:
-            EncodeError: the update is not finite, a running variance is negative, or the weight is not positive.
+            EncodeError: the update is not finite, a running variance is negative, or the weight is no whole number in
+                its range.
             ConfigError: if called twice.
         """
         if self._finished:

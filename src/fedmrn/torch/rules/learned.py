@@ -20,7 +20,18 @@ class ProbabilityMask(Through):
 
     `u` holds scores s; the forward sees w0 * m with m ~ Bernoulli(sigmoid(s)), and the gradient goes straight through
     the draw. What is handed over are the probabilities; the codec draws the mask that is sent.
+
+    Args:
+        backward: whether the gradient of a mask is multiplied by its probability on the way to it, as in the published
+            code; weights of a small probability then hardly move.
+        **options: as for `LocalRule`.
     """
+
+    options: ClassVar[tuple[str, ...]] = ("backward",)
+
+    def __init__(self, *args: Any, backward: bool, **options: Any) -> None:
+        self._by_probability = backward
+        super().__init__(*args, **options)
 
     def prepare(self, codec: Codec | None) -> None:
         """Make the frozen weights that the codec's seed names, and start from scores of the probabilities received."""
@@ -38,8 +49,10 @@ class ProbabilityMask(Through):
 
     @torch.no_grad()
     def adapt_gradients(self) -> None:
-        """Turn dL/dw into dL/ds: times w0 and the slope of the sigmoid."""
+        """Turn dL/dw into dL/ds: times w0 and the slope of the sigmoid, and the probability if that is asked for."""
         slope = self._frozen * self._p * (1 - self._p)
+        if self._by_probability:
+            slope *= self._p
         for tensor, where in self.coded:
             if tensor.grad is not None:
                 tensor.grad.mul_(slope[where].view(tensor.shape))

@@ -117,7 +117,7 @@ def test_a_weight_below_one_is_refused_and_can_be_corrected(weight: int) -> None
     model = net()
     rule = attach(model, sgd(model), broadcast_of(model), accept="any", steps=1)
     step(model, rule)
-    with pytest.raises(EncodeError, match="positive integer"):
+    with pytest.raises(EncodeError, match="weight is at least 1"):
         rule.finish(weight=weight)
     assert rule.finish(weight=12).weight == 12
 

@@ -126,7 +126,7 @@ class TestErrorFeedback:
             model.pushed(torch.linspace(-1, 1, SIZE)).backward()
             rule.step()
             if refused:
-                with pytest.raises(EncodeError, match="positive integer"):
+                with pytest.raises(EncodeError, match="weight is at least 1"):
                     rule.finish(weight=0)
             frames.append((rule.finish(weight=1).to_bytes(), rule.memory.tobytes()))  # type: ignore[union-attr]
         assert frames[0] == frames[1]

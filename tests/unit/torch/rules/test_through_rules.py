@@ -10,6 +10,7 @@ decision; there must be hardly any that differ.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from fedmrn.torch.rules.learned import LearnedSign, ProbabilityMask
 from fedmrn.torch.rules.through import Through
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
+from fedmrn.wire.terms import read_terms
 
 KEY, SEED, STEPS = 0xFED, 1, 8
 CEILING = 1e-5  # relative; eight steps through two layers, a layer norm and a softmax
@@ -62,7 +64,7 @@ class Lockstep:
         )
         assert isinstance(self.rule, Through)
         self.exact, self.rough = (
-            FedPM(state, KEY, by_hand(lr), dtype, SEED)
+            FedPM(state, KEY, by_hand(lr), dtype, SEED, published=bool(options.get("backward")))
             if name == "fedpm"
             else FedBAT(
                 state,
@@ -167,8 +169,10 @@ def rows_of_scales(frame: Frame) -> tuple[NDArray[np.float32], NDArray[np.bool_]
 
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
-def test_fedpm_agrees_with_its_formulas_at_every_step_and_in_its_frame(optimiser: str) -> None:
-    both = Lockstep("fedpm", optimiser, {"sgd": 3.0, "momentum": 1.0, "adam": 0.2}[optimiser])
+@pytest.mark.parametrize("published", [False, True], ids=["straight", "probability"])
+def test_fedpm_agrees_with_its_formulas_at_every_step_and_in_its_frame(optimiser: str, published: bool) -> None:
+    lr = {"sgd": 6.0 if published else 3.0, "momentum": 1.0, "adam": 0.2}[optimiser]
+    both = Lockstep("fedpm", optimiser, lr, **({"backward": True} if published else {}))
     start = {k: both.exact.moving[k].clone() for k in CODED}
     frame = both.run()
     # Scores went somewhere: else it would all be about the first draw.
@@ -183,6 +187,59 @@ def test_fedpm_agrees_with_its_formulas_at_every_step_and_in_its_frame(optimiser
         held, expected = both.model.state_dict()[name].double(), both.exact.frozen[name] * ones
         assert float((held - expected).abs().max()) <= 4 * 2.0**-24 * float(both.exact.frozen[name].abs().max())
     assert both.differing <= both.decisions // 200
+
+
+class PublishedDraw(torch.autograd.Function):
+    """The draw of the published code, with its own backward pass; it is told what fell."""
+
+    @staticmethod
+    def forward(ctx: Any, theta: Tensor, fell: Tensor) -> Tensor:
+        ctx.save_for_backward(theta)
+        return fell
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (theta,) = ctx.saved_tensors
+        return theta * gradient, None
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_published_fedpm_is_the_published_layer(optimiser: str) -> None:
+    """A linear layer whose scores are parameters, as the published code has it, trained by torch's own optimiser."""
+    torch.manual_seed(5)
+    model = nn.Linear(6, 4)
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.uniform_(0.05, 0.95)
+    scores = {k: torch.logit(v.detach().clone()).requires_grad_() for k, v in model.named_parameters()}
+    make, _ = OPTIMISERS[optimiser]
+    theirs = make(list(scores.values()), 0.5)
+    broadcast = broadcast_of(model, "fedpm", told={"backward": True})
+    rule = attach(model, make(model.parameters(), 0.5), broadcast, steps=STEPS, sampling_key=KEY)
+    assert isinstance(rule, ProbabilityMask)
+    frozen = {k: rule._frozen[w].view(t.shape) for (k, t), (_, w) in zip(scores.items(), rule.coded, strict=True)}
+    start = rule.u.clone()
+    for tau in range(STEPS):
+        x, y = batch(6, 6)
+        y = y % 4
+        fell = {k: (v.detach() != 0).float() for k, v in model.named_parameters()}
+        held = {k: frozen[k] * PublishedDraw.apply(torch.sigmoid(scores[k]), fell[k]) for k in scores}
+        theirs.zero_grad()
+        F.cross_entropy(F.linear(x, held["weight"], held["bias"]), y).backward()
+        theirs.step()
+        rule.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        rule.step()
+        found = torch.cat([scores[k].detach().reshape(-1) for k in scores])
+        # Float32 sums of a few terms in another order, in both.
+        torch.testing.assert_close(rule.u, found, rtol=2.0**-18, atol=2.0**-18, msg=f"step {tau}")
+    assert float((rule.u - start).abs().max()) > 0.01
+
+
+def test_how_the_gradient_goes_is_told_to_clients() -> None:
+    for word, told in (("straight", {}), ("probability", {"backward": True})):
+        server = starting_server(small_net(), "fedpm", {"backward": word})
+        assert read_terms(Frame.from_bytes(server.begin(1, ["a"]).broadcast("a"))) == told
 
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
@@ -525,7 +582,7 @@ def test_a_layer_that_nothing_uses_stays_where_it_was_behind_its_codes(name: str
 def test_a_broadcast_that_asks_for_another_codec_is_refused(kind: type[Through], wrong: str, message: str) -> None:
     model: nn.Module = small_net()
     broadcast = starting_server(model, wrong).begin(1, ["a"]).broadcast("a")
-    options = {"warmup": 0.5, "rho": 6.0} if kind is LearnedSign else {}
+    options = {"warmup": 0.5, "rho": 6.0} if kind is LearnedSign else {"backward": False}
     with pytest.raises(UnsupportedModelError, match=message):
         kind(model, torch.optim.SGD(model.parameters(), lr=0.1), broadcast, steps=1, **options)
     # The parameters were not taken into a buffer.
