@@ -3,6 +3,7 @@ happens if it is full from some moment on."""
 
 import io
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from small_federation import SIZES, blobs, federation, small_model
 
+import fedmrn.files
 from fedmrn.experiments.run import runner
 from fedmrn.experiments.run.prepare import Prepared
 from fedmrn.experiments.settings import load_setting
@@ -49,16 +51,17 @@ class Disk:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.before: Callable[[str], None] = lambda _: None
         self.written: set[str] = set()
-        inside, opened = f"{folder}{os.sep}", Path.open
+        inside, opened = f"{folder}{os.sep}", fedmrn.files._open
 
         def operation(name: str, _: object = None) -> None:
             self.before(name)
 
-        def watched_open(path: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
+        def watched_open(path: Path, mode: str, *rest: Any) -> Any:
             if "r" in mode or not str(path).startswith(inside):
-                return opened(path, mode, *rest, **options)
+                return opened(path, mode, *rest)
             operation("open")
-            self.written.add(path.name.removesuffix(".part"))
+            temporary = re.fullmatch(r"\.(.+)\.[0-9a-f]{16}\.part", path.name)
+            self.written.add(temporary[1] if temporary else path.name)
             return Watched(io.FileIO(path, mode.replace("b", "")), operation)
 
         def watch(name: str) -> None:
@@ -71,7 +74,7 @@ class Disk:
 
             monkeypatch.setattr(os, name, watched)
 
-        monkeypatch.setattr(Path, "open", watched_open)
+        monkeypatch.setattr(fedmrn.files, "_open", watched_open)
         for name in ("fsync", "replace", "unlink", "mkdir"):
             watch(name)
 

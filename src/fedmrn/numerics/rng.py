@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmrn.numerics.compiled import compiled
 from fedmrn.numerics.philox import BLOCK, philox_block
 
 _2P24 = np.float32(2.0**-24)
@@ -48,7 +48,7 @@ def domain(purpose: Purpose, index: int = 0) -> int:
     return (int(purpose) << 32) | (index & 0xFFFFFFFF)
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def _fill_words(key, dom, start, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     words = np.empty(BLOCK, np.uint32)
     done = 0

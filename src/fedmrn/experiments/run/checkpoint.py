@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from fedmrn.errors import FrameError, RunError
 from fedmrn.experiments.run.vectors import read_vector, write_vector
-from fedmrn.files import write_atomic
-from fedmrn.wire.frame import Frame, Kind
+from fedmrn.files import clear_scraps, make_folder, read_file, refuse_links, write_atomic
+from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind
 from fedmrn.wire.layout import Group, Layout
 from fedmrn.wire.messages import read_state, state_sections
 
@@ -33,7 +33,7 @@ def save_checkpoint(folder: Path, layout: Layout, method: int, result: "RoundRes
     """Write a round's checkpoint."""
     memory = folder / "memory"
     if result.memory:
-        memory.mkdir(exist_ok=True)
+        make_folder(memory)
     for client, vector in result.memory.items():
         write_vector(memory / f"{client}-{result.round}.bin", layout, method, result.round, client, vector)
     state = state_sections(layout, result.state)
@@ -96,8 +96,9 @@ def tidy(folder: Path, saved: int) -> None:
     for path, _, _ in _memory_files(folder):
         if path not in current:
             path.unlink(missing_ok=True)
-    for path in (folder / "memory").glob("*.bin.part"):
+    for path in (folder / "memory").glob("*.bin.part"):  # as earlier versions named them
         path.unlink(missing_ok=True)
+    clear_scraps(folder / "memory")
 
 
 def _newest(folder: Path, saved: int) -> dict[int, tuple[int, Path]]:
@@ -110,6 +111,7 @@ def _newest(folder: Path, saved: int) -> dict[int, tuple[int, Path]]:
 
 
 def _memory_files(folder: Path) -> list[tuple[Path, int, int]]:
+    refuse_links(folder, folder / "memory")  # files in it are deleted, and it may lead anywhere
     names = ((path, _NAME.fullmatch(path.name)) for path in (folder / "memory").glob("*.bin"))
     return [(path, int(found[1]), int(found[2])) for path, found in names if found]
 
@@ -122,7 +124,8 @@ def _read_memory(path: Path, client: int, round_: int, layout: Layout) -> NDArra
 
 
 def _frame(path: Path) -> Frame | None:
+    data = read_file(path, DEFAULT_LIMITS.max_bytes, "; delete it to start this run from round 1")
     try:
-        return Frame.from_bytes(path.read_bytes(), kind=Kind.BROADCAST) if path.exists() else None
+        return None if data is None else Frame.from_bytes(data, kind=Kind.BROADCAST)
     except FrameError as error:
         raise RunError(f"{path} is damaged ({error}); delete checkpoint.bin to start this run from round 1") from error
