@@ -5,6 +5,7 @@ import io
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from fedmrn.files import write_atomic
 from silent import Silent
 
 METHOD = "topk-ef"  # its clients keep something, and so does the server
-CHANGES = ("train.rounds=3", "train.clients_per_round=2", "train.threads=1", "method.server=momentum")
+CHANGES = ("train.clients_per_round=2", "train.threads=1", "method.server=momentum")
 Files = dict[str, bytes]
 
 
@@ -79,22 +80,27 @@ class Disk:
             watch(name)
 
 
-def small_run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+def small_run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return what runs the small federation in a folder, or goes on with it there, as the command line does."""
 
     experiment = load_setting("digits", CHANGES).experiment(METHOD, 1)
+    asked = [3]
 
     def prepare(*_: object) -> Prepared:
         # One of this seed's clients takes part in rounds 1 and 2 and not again, another in 2 and 3.
-        setting = federation(METHOD, scheme=experiment.scheme(), clients_per_round=2, local_epochs=1, seed=3)
+        setting = federation(
+            METHOD, scheme=experiment.scheme(), clients_per_round=2, local_epochs=1, seed=3, rounds=asked[0]
+        )
         labels = SimpleNamespace(labels=blobs(sum(SIZES), 1)[1].numpy)
         return Prepared(labels, setting, small_model())  # type: ignore[arg-type]
 
     monkeypatch.setattr(runner, "prepare", prepare)
     monkeypatch.setattr(runner, "plot_partition", lambda _labels, _parts, path, _title: write_atomic(path, b"picture"))
 
-    def run(folder: Path) -> None:
-        runner.run(experiment, folder, data_dir=folder, resume=True, progress=Silent())
+    def run(folder: Path, rounds: int = 3) -> None:
+        asked[0] = rounds
+        longer = replace(experiment, train=replace(experiment.train, rounds=rounds))
+        runner.run(longer, folder, data_dir=folder, resume=True, progress=Silent())
 
     return run
 

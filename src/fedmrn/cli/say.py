@@ -9,7 +9,12 @@ class _Output(Console):
     """A console whose reader may go away: the command then does its work to the end, without showing it.
 
     `fedmrn run ... | head -1` leaves a whole run; stderr says once that the output is dropped.
+
+    Attributes:
+        works: whether the command does more than to show something, so that a person may wonder what becomes of it.
     """
+
+    works = False
 
     def on_broken_pipe(self) -> None:
         """Write to nowhere from now on, and say so where somebody still reads."""
@@ -17,7 +22,7 @@ class _Output(Console):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2 if self.stderr else 1)  # also what Python flushes at its end
         os.close(nowhere)
-        if first and not self.stderr:
+        if first and self.works:
             say(ERR, "nobody reads the output any more: the command goes on to its end without it")
 
 

@@ -72,6 +72,7 @@ def print_report(
     from fedmrn.report import write_report
     from fedmrn.report.tables import convergence_table
 
+    OUT.works = True
     with Bars(OUT, 0) as bars, bars.wait("drawing figures"):
         reports = write_report(folder, runs, targets=targets, formats=formats)
     for report in reports:

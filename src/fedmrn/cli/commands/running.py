@@ -164,6 +164,7 @@ def sweep_command(
         show_table(OUT, ("sweep", "what it is"), list(sweeps().items()))
         return
     found = load_sweep(source, set_ or [])
+    OUT.works = not dry_run
     from fedmrn.cli import sweep as work  # a wrong setting is told before the heavy imports
 
     code = work.carry_out(OUT, ERR, found, out_dir or Path("runs") / found.name, data_dir, jobs, dry_run=dry_run)
@@ -186,6 +187,7 @@ def _run_plan(
     from fedmrn.cli.progress import Bars
     from fedmrn.experiments.run.runner import run
 
+    OUT.works = True
     for _, folder in plan if root else ():
         refuse_links(root or folder, folder)
     say(OUT, title, style="dim")
