@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from fedmrn import files
 from fedmrn.errors import ConfigError, RunError
 from fedmrn.files import append, clear_scraps, locked, make_folder, open_file, read_file, refuse_links, write_atomic
 
+LOCKS = sys.platform == "win32" or find_spec("fcntl") is not None
+posix = pytest.mark.skipif(not files._NO_FOLLOW or not files._NO_WAIT, reason="this system opens through links")
+locking = pytest.mark.skipif(not LOCKS, reason="this system has no locks")
 SCRAP = ".report.html.0123456789abcdef.part"
 
 
@@ -85,6 +89,7 @@ class TestWritingThroughLinks:
             write_atomic(tmp_path / "link" / "a", b"new")
         assert (folder / "a").read_bytes() == b"new"
 
+    @posix
     def test_a_link_that_takes_the_place_after_the_check(
         self, folder: Path, target: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -120,6 +125,7 @@ class TestTemporaryFiles:
         assert sorted(p.name for p in folder.iterdir()) == sorted([*others, SCRAP.replace("0", "1")])
         clear_scraps(folder / "absent")
 
+    @locking
     def test_one_that_is_being_written_stays(self, folder: Path) -> None:
         script = (
             "import os, sys, time; from pathlib import Path; from fedmrn import files\n"
@@ -190,6 +196,7 @@ class TestReading:
             read_file(tmp_path / "a", 100, "; delete it", error=ConfigError, links=True)
         assert time.monotonic() - began < 5
 
+    @posix
     def test_a_pipe_that_takes_the_place_after_the_check_is_not_waited_for(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
