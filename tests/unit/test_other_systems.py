@@ -20,7 +20,7 @@ import torch, matplotlib.figure, sklearn, flwr.app, flwr.serverapp, flwr.clienta
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules.pop(name, None)
 sys.meta_path.insert(0, Blocked())
-for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "sched_getaffinity", "fchmod", "getuid", "geteuid"):
+for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "sched_getaffinity", "fchmod"):
     delattr(os, name)
 del signal.SIGKILL, signal.SIGPIPE, signal.SIGHUP
 """
