@@ -172,7 +172,7 @@ def clear_scraps(folder: Path) -> None:
 
 
 def _is_scrap(path: Path) -> bool:
-    return _SCRAP.fullmatch(path.name) is not None
+    return _SCRAP.fullmatch(path.name) is not None and not path.is_symlink()
 
 
 @contextmanager

@@ -8,16 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from filelock import unix_has_fcntl
 
 from fedmrn import files
 from fedmrn.errors import ConfigError, RunError
 from fedmrn.files import append, clear_scraps, locked, make_folder, open_file, read_file, refuse_links, write_atomic
 
-LOCKS = sys.platform == "win32" or find_spec("fcntl") is not None
+LOCKS = sys.platform == "win32" or unix_has_fcntl
 posix = pytest.mark.skipif(not files._NO_FOLLOW or not files._NO_WAIT, reason="this system opens through links")
 locking = pytest.mark.skipif(not LOCKS, reason="this system has no locks")
 SCRAP = ".report.html.0123456789abcdef.part"

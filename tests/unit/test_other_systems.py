@@ -17,8 +17,8 @@ class Blocked:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 import torch, matplotlib.figure, sklearn, flwr.app, flwr.serverapp, flwr.clientapp, ray, pytest  # others' own affair
-for name in ("fcntl", "resource", "pwd", "grp", "termios"):
-    sys.modules.pop(name, None)
+for name in [m for m in sys.modules if m in ("fcntl", "resource", "pwd", "grp", "termios") or m[:8] == "filelock"]:
+    del sys.modules[name]
 sys.meta_path.insert(0, Blocked())
 for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "sched_getaffinity", "fchmod"):
     delattr(os, name)
@@ -33,7 +33,8 @@ for name in names:
 print(len(names))
 """
 TESTS = """
-sys.exit(pytest.main(["-q", "--no-cov", "-p", "no:cacheprovider", "-p", "no:xdist", *sys.argv[1:]]))
+options = ["-q", "--no-cov", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore:only soft file lock"]
+sys.exit(pytest.main([*options, *sys.argv[1:]]))
 """
 
 
