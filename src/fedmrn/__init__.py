@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from fedmrn.errors import EmptyRoundError, EncodeError, FedmrnError, FrameError, UnusableModelError, UsageError
+from fedmrn.extras import explained
 
 if TYPE_CHECKING:
     from fedmrn.methods import METHODS, method
@@ -43,7 +44,11 @@ else:
                 f"module 'fedmrn' has no attribute {name!r}: it has {', '.join(__all__)}; "
                 f"the rest is imported from its packages, such as fedmrn.codecs"
             )
-        globals()[name] = found = getattr(import_module(f"fedmrn.{_HOMES[name]}"), name)
+        try:
+            home = import_module(f"fedmrn.{_HOMES[name]}")
+        except ModuleNotFoundError as error:
+            raise explained(error, f"fedmrn.{name}") from error
+        globals()[name] = found = getattr(home, name)
         return found
 
 

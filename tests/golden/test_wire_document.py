@@ -40,6 +40,7 @@ from fedmrn.numerics.bits import pack_bits
 from fedmrn.numerics.masking import MaskType
 from fedmrn.numerics.noise import Law
 from fedmrn.numerics.rng import Purpose, derive_key, domain
+from fedmrn.server import Server
 from fedmrn.server.rules import frozen_weights
 from fedmrn.wire import frame
 from fedmrn.wire.frame import Frame, Kind, Limits, Role, Section
@@ -415,21 +416,30 @@ def test_the_table_of_codecs_a_method_sends() -> None:
         assert row.masked is ("mask" in told[row.name])
 
 
+def _secret_and_run() -> tuple[bytes, str]:
+    found = re.search(r"With the secret `([0-9a-f]+)`, the run `([0-9a-f]+)`", DOCUMENT)
+    return bytes.fromhex(found[1]), found[2]
+
+
 def test_noise_key_of_the_document() -> None:
-    secret = bytes.fromhex(re.search(r"With the secret `([0-9a-f]+)`", DOCUMENT)[1])
+    secret, run = _secret_and_run()
     message = bytes.fromhex(re.search(r"the message is\n`([0-9a-f]+)`", DOCUMENT)[1])
     key = int(re.search(r"and the key 0x([0-9a-f]{16})", DOCUMENT)[1], 16)
-    assert message == b"s\5\0\0\0noise" + b"i\1\0\0\0" + b"3" + b"s\x08\0\0\0client-7"
-    assert derive_key(secret, "noise", 3, "client-7") == key
-    assert oracle.derived_key(secret, "noise", 3, "client-7") == key == int(EXAMPLES["9.1"][1]["noise_key"], 16)
+    labels = b"s\5\0\0\0noise" + b"s\x20\0\0\0" + run.encode() + b"i\1\0\0\0" + b"3" + b"s\x08\0\0\0client-7"
+    assert message == labels
+    assert derive_key(secret, "noise", run, 3, "client-7") == key
+    assert oracle.derived_key(secret, "noise", run, 3, "client-7") == key
+    layout = Layout.of([TensorSpec("w", (3,), Group.CODED)])
+    server = Server(layout, METHODS["fedmrn"].scheme(), np.zeros(3, np.float32), secret, run=bytes.fromhex(run))
+    assert Frame.from_bytes(server.begin(3, ["client-7"]).broadcast("client-7")).noise_key == key
 
 
 def test_noise_key_of_a_round_of_the_document() -> None:
-    secret = bytes.fromhex(re.search(r"With the secret `([0-9a-f]+)`", DOCUMENT)[1])
+    secret, run = _secret_and_run()
     message = bytes.fromhex(re.search(r"the message ends after the round: here\n`([0-9a-f]+)`", DOCUMENT)[1])
     key = int(re.search(r"the round's key is 0x([0-9a-f]{16})", DOCUMENT)[1], 16)
-    assert message == b"s\5\0\0\0noise" + b"i\1\0\0\0" + b"3"
-    assert derive_key(secret, "noise", 3) == oracle.derived_key(secret, "noise", 3) == key
+    assert message == b"s\5\0\0\0noise" + b"s\x20\0\0\0" + run.encode() + b"i\1\0\0\0" + b"3"
+    assert derive_key(secret, "noise", run, 3) == oracle.derived_key(secret, "noise", run, 3) == key
 
 
 def test_every_frame_error_is_in_the_document() -> None:

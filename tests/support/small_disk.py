@@ -3,7 +3,9 @@ happens if it is full from some moment on."""
 
 import io
 import os
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 from small_federation import SIZES, blobs, federation, small_model
 
+import fedmrn.files
 from fedmrn.experiments.run import runner
 from fedmrn.experiments.run.prepare import Prepared
 from fedmrn.experiments.settings import load_setting
@@ -18,7 +21,7 @@ from fedmrn.files import write_atomic
 from silent import Silent
 
 METHOD = "topk-ef"  # its clients keep something, and so does the server
-CHANGES = ("train.rounds=3", "train.clients_per_round=2", "train.threads=1", "method.server=momentum")
+CHANGES = ("train.clients_per_round=2", "train.threads=1", "method.server=momentum")
 Files = dict[str, bytes]
 
 
@@ -49,16 +52,17 @@ class Disk:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.before: Callable[[str], None] = lambda _: None
         self.written: set[str] = set()
-        inside, opened = f"{folder}{os.sep}", Path.open
+        inside, opened = f"{folder}{os.sep}", fedmrn.files._open
 
         def operation(name: str, _: object = None) -> None:
             self.before(name)
 
-        def watched_open(path: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
+        def watched_open(path: Path, mode: str, *rest: Any) -> Any:
             if "r" in mode or not str(path).startswith(inside):
-                return opened(path, mode, *rest, **options)
+                return opened(path, mode, *rest)
             operation("open")
-            self.written.add(path.name.removesuffix(".part"))
+            temporary = re.fullmatch(r"\.(.+)\.[0-9a-f]{16}\.part", path.name)
+            self.written.add(temporary[1] if temporary else path.name)
             return Watched(io.FileIO(path, mode.replace("b", "")), operation)
 
         def watch(name: str) -> None:
@@ -71,27 +75,32 @@ class Disk:
 
             monkeypatch.setattr(os, name, watched)
 
-        monkeypatch.setattr(Path, "open", watched_open)
+        monkeypatch.setattr(fedmrn.files, "_open", watched_open)
         for name in ("fsync", "replace", "unlink", "mkdir"):
             watch(name)
 
 
-def small_run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+def small_run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return what runs the small federation in a folder, or goes on with it there, as the command line does."""
 
     experiment = load_setting("digits", CHANGES).experiment(METHOD, 1)
+    asked = [3]
 
     def prepare(*_: object) -> Prepared:
         # One of this seed's clients takes part in rounds 1 and 2 and not again, another in 2 and 3.
-        setting = federation(METHOD, scheme=experiment.scheme(), clients_per_round=2, local_epochs=1, seed=3)
+        setting = federation(
+            METHOD, scheme=experiment.scheme(), clients_per_round=2, local_epochs=1, seed=3, rounds=asked[0]
+        )
         labels = SimpleNamespace(labels=blobs(sum(SIZES), 1)[1].numpy)
         return Prepared(labels, setting, small_model())  # type: ignore[arg-type]
 
     monkeypatch.setattr(runner, "prepare", prepare)
     monkeypatch.setattr(runner, "plot_partition", lambda _labels, _parts, path, _title: write_atomic(path, b"picture"))
 
-    def run(folder: Path) -> None:
-        runner.run(experiment, folder, data_dir=folder, resume=True, progress=Silent())
+    def run(folder: Path, rounds: int = 3) -> None:
+        asked[0] = rounds
+        longer = replace(experiment, train=replace(experiment.train, rounds=rounds))
+        runner.run(longer, folder, data_dir=folder, resume=True, progress=Silent())
 
     return run
 

@@ -26,6 +26,7 @@ SHARED_NAMES = {
 """Public names that stand in more than one module -> why they must."""
 
 DYNAMIC = {
+    "fedmrn.files": "names of the module `os` that not every system has",
     "fedmrn.codecs.rotated": "a thread's own cache (threading.local), which is empty in a new thread",
 }
 """Modules that ask an object for an attribute by name (getattr, hasattr) -> whose object, and why not by a type."""

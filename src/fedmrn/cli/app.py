@@ -28,7 +28,7 @@ app.command("datasets")(datasets_command)
 app.command("presets")(presets_command)
 
 
-def main() -> None:
+def command_line() -> None:
     """Run the command line; a mistake of the caller's ends in one line and exit code 2."""
     try:
         app()

@@ -14,7 +14,7 @@ from fedmrn.experiments.many.cells import check, default_jobs, run_cells
 from fedmrn.experiments.many.sweep import Cell, Sweep
 from fedmrn.experiments.run.folder import check_folder, finished
 from fedmrn.experiments.run.record import read_records
-from fedmrn.files import locked
+from fedmrn.files import locked, make_folder, refuse_links
 from fedmrn.report import write_report
 from fedmrn.report.summary import HEADER, LEGEND, cells, reference_of
 
@@ -47,9 +47,10 @@ def plan(sweep: Sweep, folder: Path) -> list[Cell]:
     """Return the cells that are not finished, in the order in which to run them: seed by seed.
 
     Raises:
-        RunError: the folder of a cell holds another configuration, or one that cannot be read.
+        RunError: the folder of a cell holds another configuration, or one that cannot be read, or is a link.
     """
     for cell in sweep.cells:
+        refuse_links(folder, folder / cell.folder)
         check_folder(folder / cell.folder, cell.experiment, resume=True)
     return sorted((c for c in sweep.cells if not _finished(c, folder)), key=lambda cell: cell.experiment.seed)
 
@@ -112,7 +113,8 @@ def _report_tables(console: Console, sweep: Sweep, folder: Path) -> None:
         for name, table in sweep.tables.items():
             runs = [folder / c.folder for c in table if _finished(c, folder)]
             if runs:
-                (folder / name).mkdir(exist_ok=True)
+                if name:
+                    make_folder(folder / name)
                 for found in write_report(folder / name, runs):
                     rows += [(name, *cells(row, reference_of(found.rows))) for row in found.rows]
     if not rows:

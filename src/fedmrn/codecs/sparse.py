@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from math import inf
 from typing import ClassVar, Self
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +17,7 @@ from fedmrn.codecs.base import Codec, EncodeKeys, Opened, Plane, any_above, chec
 from fedmrn.codecs.float16 import Float16
 from fedmrn.codecs.raw import Raw
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError, PaddingError
+from fedmrn.numerics.compiled import compiled
 from fedmrn.numerics.sparsity import kept, largest
 from fedmrn.whole import shown
 
@@ -32,7 +32,7 @@ def _mean_length(b: int, skip: float) -> float:
     return 1 + b + (run / (1 - run) if run < 1 else inf)
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def _write_gaps(places, b, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Set the one-bits of all gaps in `out` (zeros before)."""
     at, last = 0, -1
@@ -49,7 +49,7 @@ def _write_gaps(places, b, out):  # type: ignore[no-untyped-def]  # pragma: no c
             at += 1
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def _read_gaps(data, b, count, places):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Fill `places`; return the bits read, -1 if the bits end too early, -2 if a place is outside the vector."""
     at, last, end = 0, -1, 8 * data.size

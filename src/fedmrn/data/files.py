@@ -1,10 +1,14 @@
 """Find the files of a data set, download absent ones, and check each one's size and MD5."""
 
+import errno
+import os
+from contextlib import suppress
 from hashlib import md5
 from pathlib import Path
 
 from fedmrn.data.source import RemoteFile, Source
 from fedmrn.errors import DataError
+from fedmrn.files import read_file
 
 _TIMEOUT_SECONDS = 30
 
@@ -37,19 +41,15 @@ def read_limited(path: Path, most: int) -> bytes:
     Raises:
         DataError: it has more than `most` bytes, or cannot be read.
     """
-    try:
-        size = path.stat().st_size
-        blob = path.read_bytes() if size <= most else None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; unpack the archive anew") from error
+    blob = read_file(path, most, "; unpack the archive anew", error=DataError, links=True)
     if blob is None:
-        raise DataError(f"{path} has {size} bytes, more than {most}; put the right file there")
+        raise DataError(f"{path} cannot be read: {os.strerror(errno.ENOENT)}; unpack the archive anew")
     return blob
 
 
 def _find(file: RemoteFile, folder: Path) -> Path | None:
     candidates = (folder / file.name, folder.parent / file.name)
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if path.exists()), None)
 
 
 def _wanted(missing: list[RemoteFile], folder: Path) -> str:
@@ -60,7 +60,7 @@ def _wanted(missing: list[RemoteFile], folder: Path) -> str:
 def _fetch(file: RemoteFile, folder: Path) -> None:
     import pooch  # noqa: PLC0415 - needed by downloads only
 
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)  # of data: a link is a person's own
     pooch.get_logger().setLevel("WARNING")  # the progress bar says the rest
     downloader = pooch.HTTPDownloader(progressbar=True, timeout=_TIMEOUT_SECONDS)
     # pooch downloads to a temporary name, checks the MD5, and only then renames.
@@ -69,14 +69,15 @@ def _fetch(file: RemoteFile, folder: Path) -> None:
 
 def _read(source: Source, file: RemoteFile, folder: Path) -> bytes:
     path = _find(file, folder) or folder / file.name
+    # The bytes that are checked are the bytes that are parsed; a wrong size is refused before reading them.
+    with suppress(OSError):
+        if (size := path.stat().st_size) != file.size:
+            raise _damaged(source, path, f"expected {file.size} bytes, found {size}", folder)
     try:
-        size = path.stat().st_size
-        # The bytes that are checked are the bytes that are parsed; a wrong size is refused before reading
-        # them.
-        blob = path.read_bytes() if size == file.size else b""
-    except OSError as error:
-        raise DataError(f"{source.name}: {path} cannot be read: {error.strerror}; check its permissions") from error
-    if size != file.size:
+        blob = read_file(path, file.size, "; check its permissions", error=DataError, links=True) or b""
+    except DataError as error:
+        raise DataError(f"{source.name}: {error}") from error
+    if (size := len(blob)) != file.size:
         raise _damaged(source, path, f"expected {file.size} bytes, found {size}", folder)
     found = md5(blob, usedforsecurity=False).hexdigest()  # against damage; it is the digest that authors publish
     if found != file.md5:

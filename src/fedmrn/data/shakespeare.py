@@ -12,6 +12,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,8 +164,9 @@ def _users(blob: bytes, path: Path) -> Iterator[tuple[int, dict[str, Any], str]]
 
 
 def _inflated(path: Path) -> bytes:
+    packed = read_limited(path, _MOST_BYTES)
     try:
-        with gzip.open(path) as file:
+        with gzip.open(BytesIO(packed)) as file:
             blob = b""
             while len(blob) <= _MOST_TEXT and (piece := file.read(1 << 20)):
                 blob += piece

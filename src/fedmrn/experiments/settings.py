@@ -17,9 +17,13 @@ from pydantic.dataclasses import dataclass
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.config import COMMON, DataConfig, Experiment, MethodConfig, ModelConfig, TrainConfig
 from fedmrn.experiments.parsing import fields_of, parse_toml, parse_value, validate
+from fedmrn.files import read_file
 from fedmrn.methods import METHODS, method
 from fedmrn.server.optimizer import SERVER, SERVER_LR, server_options
 from fedmrn.text import nearest, printable
+
+MOST_OF_A_SETTING = 1 << 20
+"""Bytes of a TOML file that are read at most."""
 
 
 def _fit_for_a_folder(name: str) -> str:
@@ -106,10 +110,11 @@ def load_setting(source: str, changes: Iterable[str] = (), flag: str = "--set") 
     known, shown = presets(), printable(source, 500)
     if source.endswith(".toml"):
         path = Path(source)
-        if not path.is_file():
+        data = read_file(path, MOST_OF_A_SETTING, "; give a TOML file", error=ConfigError, links=True)
+        if data is None:
             raise ConfigError(f"there is no configuration file {shown}")
         try:
-            text, name = path.read_text("utf-8"), path.stem
+            text, name = data.decode("utf-8"), path.stem
         except UnicodeDecodeError as error:
             raise ConfigError(f"{shown} is not a text file in UTF-8") from error
     elif source in known:

@@ -4,7 +4,12 @@ Transport only: what is sent, checked and folded is the business of `fedmrn.serv
 The strategy runs without a training framework.
 """
 
+from fedmrn.extras import explained
 from fedmrn.federation.report import RoundReport
-from fedmrn.flower.strategy import FedMRN
+
+try:
+    from fedmrn.flower.strategy import FedMRN
+except ModuleNotFoundError as error:
+    raise explained(error, "fedmrn.flower") from error
 
 __all__ = ["FedMRN", "RoundReport"]

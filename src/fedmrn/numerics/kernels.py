@@ -8,11 +8,12 @@ high * 2^26 + low. Every step but the rounding is exact.
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from fedmrn.numerics.compiled import compiled
 
 NEAR = 2.0**51
 """Products below this are rounded in one piece."""
@@ -60,7 +61,7 @@ def _apply_at(context, bits, values, signed, out):  # type: ignore[no-untyped-de
     return types.none(types.uint64, types.uint64, types.boolean, types.uint64), generate
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def apply_mask(noise, bits, signed, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Decode a mask: write noise[i] where bit i is set, and -noise[i] (signed) or 0 where it is not.
 
@@ -81,7 +82,7 @@ def apply_mask(noise, bits, signed, out):  # type: ignore[no-untyped-def]  # pra
         out[i] = noise[i] if bits[i >> 3] >> np.uint8(i & 7) & np.uint8(1) else lower
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def fold(values, factor, near, total):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Add each value times `factor`, rounded to the nearest integer, to its sum.
 
@@ -103,7 +104,7 @@ def fold(values, factor, near, total):  # type: ignore[no-untyped-def]  # pragma
         total[i] += (whole << _26) + (_bits_of(low) - _MAGIC_BITS)
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def fold_finely(values, factor, finer, total, rest):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Add each value times `factor` to its sum of two integers: the nearest integer, and what it leaves, times `finer`.
 

@@ -16,10 +16,10 @@ Without SM (an ablation) the nearer codeword is taken: upper if p >= 1/2.
 
 from enum import IntEnum
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmrn.numerics.compiled import compiled
 from fedmrn.numerics.kernels import fma
 from fedmrn.numerics.philox import BLOCK, words_from
 from fedmrn.numerics.rng import Stream
@@ -38,7 +38,7 @@ class MaskType(IntEnum):
     SIGNED = 1
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _probability(u, n, signed):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     p = u / n
     if signed:
@@ -46,7 +46,7 @@ def _probability(u, n, signed):  # type: ignore[no-untyped-def]  # pragma: no co
     return min(max(p, _ZERO), _ONE)
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _draw(u, n, key, dom, start, signed, stochastic, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     words = np.empty(BLOCK, np.uint32)
     done = 0
@@ -61,7 +61,7 @@ def _draw(u, n, key, dom, start, signed, stochastic, out):  # type: ignore[no-un
         done = end
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _psm(u, noise, word, q, signed, stochastic):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     p = _probability(u, noise, signed)
     if not stochastic:
@@ -73,7 +73,7 @@ def _psm(u, noise, word, q, signed, stochastic):  # type: ignore[no-untyped-def]
     return masked if r < q else clipped
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _progress(u, g, rate, n, base, q, key, dom, start, signed, stochastic, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     words = np.empty(BLOCK, np.uint32)
     done = 0
@@ -93,7 +93,7 @@ def _progress(u, g, rate, n, base, q, key, dom, start, signed, stochastic, out):
         done = end
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _probabilities(u, n, signed, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     for i in range(out.size):
         out[i] = _probability(u[i], n[i], signed)

@@ -16,11 +16,11 @@ from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.errors import ConfigError, FedmrnError
+from fedmrn.numerics.compiled import compiled
 from fedmrn.numerics.philox import BLOCK, check_vector, words_from
 from fedmrn.numerics.rng import Purpose, domain
 from fedmrn.whole import shown
@@ -53,7 +53,7 @@ def gaussian_table() -> NDArray[np.float32]:
     return np.frombuffer(data, "<f4").astype(np.float32)
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def fill_noise(law, scale, table, key, start, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Write elements start, start+1, ... of the noise into `out`, float32; law int, scale float32, key uint64."""
     words = np.empty(BLOCK, np.uint32)  # a block in cache: written in order, `out` goes to memory at its full speed

@@ -12,13 +12,14 @@ constant and the high half of a counter is constant within a block: the first tw
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
+
+from fedmrn.numerics.compiled import compiled
 
 PLANE = 256
 BLOCK = 4 * PLANE
@@ -160,13 +161,13 @@ def _words_compiled(key, dom, block, out):  # type: ignore[no-untyped-def]
     return vectors
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def philox_block(key, dom, block, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Fill out[0:1024] (uint32, contiguous) with one block of words; key and dom are uint64."""
     _words(key, dom, block, out)  # type: ignore[no-untyped-call]
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def words_from(key, dom, start, done, size, buffer):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Make the next words of a walk over elements start, start + 1, ..., start + size - 1, of which `done` are done.
 

@@ -20,10 +20,10 @@ from hashlib import blake2b
 from operator import index
 from typing import SupportsIndex
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmrn.numerics.compiled import compiled
 from fedmrn.numerics.philox import BLOCK, philox_block
 
 _2P24 = np.float32(2.0**-24)
@@ -51,7 +51,7 @@ def domain(purpose: Purpose, index: int = 0) -> int:
     return (int(purpose) << 32) | (index & 0xFFFFFFFF)
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def _fill_words(key, dom, start, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     words = np.empty(BLOCK, np.uint32)
     done = 0

@@ -8,9 +8,9 @@ of the stream (noise key, ROTATION), one word an element: independent for each c
 Source: DRIVE (Vargaftik et al., NeurIPS 2021, section 4); blocks in place of padding as OpenFL does.
 """
 
-import numba as nb
 import numpy as np
 
+from fedmrn.numerics.compiled import compiled
 from fedmrn.numerics.philox import BLOCK, words_from
 from fedmrn.numerics.rng import Purpose, domain
 
@@ -29,7 +29,7 @@ def blocks(count: int) -> list[tuple[int, int]]:
     return found
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _near(x, h):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Two levels, h and 2 h, for a small literal h: the compiler then knows the strides and vectorises over blocks."""
     for i in range(0, x.size, 4 * h):
@@ -39,7 +39,7 @@ def _near(x, h):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
             x[j], x[j + h], x[j + 2 * h], x[j + 3 * h] = s + u, t + v, s - u, t - v
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def walsh_hadamard(x):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Transform x (float32, a power of two of elements) in place, without a scale: x <- H x.
 
@@ -72,7 +72,7 @@ def walsh_hadamard(x):  # type: ignore[no-untyped-def]  # pragma: no cover - com
         h *= 4
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def random_signs(x, key, start):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Turn the sign of each x[i] whose word start + i of the stream (key, ROTATION) has bit 31 set."""
     words = np.empty(BLOCK, np.uint32)
@@ -86,7 +86,7 @@ def random_signs(x, key, start):  # type: ignore[no-untyped-def]  # pragma: no c
         done = end
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def encode_block(x, key, start, bits, centroids, packed):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Rotate x in place to u = H D x, and pack the indices of the centroids nearest to u / rms(u).
 
@@ -127,7 +127,7 @@ def encode_block(x, key, start, bits, centroids, packed):  # type: ignore[no-unt
     return square, inner, energy
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def decode_block(packed, bits, levels, key, start, limit, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Look up the indices in `levels` (float32), rotate back without a scale, and clip to +-limit."""
     mask = (1 << bits) - 1

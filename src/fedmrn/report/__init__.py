@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.many.tune import Tuning, is_of, read_tuning, tuning_cells, tuning_title
-from fedmrn.files import write_atomic
+from fedmrn.files import clear_scraps, write_atomic
 from fedmrn.report.account import ACCOUNT_HEADER, ACCOUNT_LEGEND, account_cells, traffic_line
 from fedmrn.report.collect import collect, find_runs
 from fedmrn.report.convergence import Reached, check_targets, default_targets, reach
@@ -60,6 +60,7 @@ def write_report(
     reports = [_say(comparison, targets) for comparison in comparisons]
     studio = Studio(folder, formats)
     folder.mkdir(parents=True, exist_ok=True)
+    clear_scraps(folder)
     parts = []
     for i, (comparison, report) in enumerate(zip(comparisons, reports, strict=True), 1):
         figures = pictures(comparison, studio, f"{i}-" if len(comparisons) > 1 else "")

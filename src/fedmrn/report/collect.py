@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedmrn.errors import RunError
+from fedmrn.experiments.run.folder import read_experiment
 from fedmrn.experiments.run.layout_file import read_layout
 from fedmrn.report.naming import Key, differences, folder_names, labels_of, options, rank, setting, title, words
-from fedmrn.report.reading import read_holdings, read_rounds, read_setting
+from fedmrn.report.reading import read_holdings, read_rounds
 from fedmrn.report.runs import Comparison, Run, Variant
 
 _TUNING = "tune"
@@ -45,7 +46,7 @@ def collect(paths: Sequence[Path]) -> tuple[list[Comparison], list[str]]:
     runs: dict[tuple[Key, int], Run] = {}
     notes = []
     for path in sorted(paths, key=lambda p: names[p]):
-        experiment = read_setting(path)
+        experiment = read_experiment(path)
         run = Run(
             path=path,
             name=names[path],

@@ -14,6 +14,7 @@ from matplotlib.image import imread
 from fedmrn.codecs import Codec
 from fedmrn.data import draw_partition
 from fedmrn.errors import RunError
+from fedmrn.files import read_file
 from fedmrn.report.codec_error import draw_codec_error, measure_codecs
 from fedmrn.report.curves import BAND, draw_bytes, draw_rounds
 from fedmrn.report.masks import ENTROPY, SCALE, density, draw_masks, draw_scales, scales
@@ -116,8 +117,8 @@ def _split(comparison: Comparison, studio: Studio, prefix: str) -> Picture | Non
     heading = f"{what}: {data.name}, {data.partition}, {data.clients} clients"
     if run.held is not None:
         figure = draw_partition(run.held, literal(heading))
-    elif (run.path / "partition.png").exists():
-        figure = _around(run.path / "partition.png")
+    elif (found := _around(run.path / "partition.png")) is not None:
+        figure = found
     else:
         return None
     origin = Origin(f"{what}: {comparison.title}", run.name, configuration([Variant(run.experiment.method, (run,))]))
@@ -126,16 +127,17 @@ def _split(comparison: Comparison, studio: Studio, prefix: str) -> Picture | Non
     return studio.save(f"{prefix}holdings", figure, caption, heading, origin)
 
 
-def _around(path: Path) -> Figure:
-    """Return a figure that holds the picture of a file.
+def _around(path: Path) -> Figure | None:
+    """Return a figure that holds the picture of a file, or None if there is no such file.
 
     Raises:
         RunError: the file is no PNG, or too large.
     """
-    with path.open("rb") as file:
-        data = file.read(_BYTES + 1)
+    data = read_file(path, _BYTES, "; delete it")
+    if data is None:
+        return None
     width, height = struct.unpack(">II", data[16:24]) if data[:8] == _PNG and len(data) >= 24 else (0, 0)
-    if not 0 < width * height <= _PIXELS or height > 8 * width or len(data) > _BYTES:
+    if not 0 < width * height <= _PIXELS or height > 8 * width:
         raise RunError(f"{path} is not a PNG of a size that a run draws; delete it")
     try:
         pixels = imread(io.BytesIO(data))

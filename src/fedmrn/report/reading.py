@@ -1,5 +1,6 @@
 """Run folders that may be anybody's: everything is checked, and a mistake is named with its file and line."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -7,28 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
-from fedmrn.errors import RunError
+from fedmrn.errors import ConfigError, RunError
 from fedmrn.experiments.config import Experiment
-from fedmrn.experiments.run.folder import check_file, read_experiment
-from fedmrn.experiments.run.record import FILE, Record, Whole, explain
+from fedmrn.experiments.parsing import parse_json
+from fedmrn.experiments.run.record import FILE, MOST, MOST_OF_A_LINE, Record, Whole, explain
+from fedmrn.files import open_file, read_file
 from fedmrn.report.observed import check_observed
 
-_CONFIG, _LINE, _FILE = 1 << 20, 1 << 22, 1 << 28  # bytes that are read at most
+_LINE, _FILE = MOST_OF_A_LINE, MOST  # bytes that are read at most
 _HELD = TypeAdapter(Annotated[list[Annotated[list[Whole], Field(min_length=1)]], Field(min_length=1)])
-
-
-def read_setting(folder: Path) -> Experiment:
-    """Return the experiment of a run folder.
-
-    Raises:
-        RunError: the folder holds no run, or its configuration cannot be read.
-    """
-    path = folder / "config.toml"
-    check_file(path, _CONFIG)
-    try:
-        return read_experiment(folder)
-    except RecursionError as error:
-        raise RunError(f"{path} cannot be read: it is nested too deeply") from error
 
 
 def read_rounds(folder: Path, experiment: Experiment) -> list[Record]:
@@ -38,11 +26,8 @@ def read_rounds(folder: Path, experiment: Experiment) -> list[Record]:
         RunError: naming the line that is not of the form that the runner writes.
     """
     path = folder / FILE
-    if not path.exists():
-        return []
-    check_file(path, _FILE)
     records: list[Record] = []
-    with path.open("rb") as file:
+    with suppress(FileNotFoundError), open_file(path, _FILE, "; leave this run out") as file:
         while len(records) < experiment.train.rounds and (text := file.readline(_LINE + 1)):
             where = f"{path}, line {len(records) + 1}"
             if len(text) > _LINE:
@@ -69,13 +54,16 @@ def read_holdings(folder: Path, experiment: Experiment) -> NDArray[np.int64] | N
         RunError: partition.json is not what the runner writes.
     """
     path = folder / "partition.json"
-    if not path.exists():
+    data = read_file(path, _FILE >> 6, "; delete it")
+    if data is None:
         return None
-    check_file(path, _FILE >> 4)
     try:
-        held = _HELD.validate_json(path.read_bytes())
+        parse_json(data)
+        held = _HELD.validate_json(data)
     except ValidationError as error:
         raise RunError(f"{path}: {explain(error)}; delete it") from error
+    except ConfigError as error:
+        raise RunError(f"{path}: {error}; delete it") from error
     if len(held) != experiment.data.clients or len({len(row) for row in held}) != 1 or not any(map(any, held)):
         raise RunError(f"{path} is not a table of samples by client and label, a row for each client; delete it")
     return np.array(held, np.int64)

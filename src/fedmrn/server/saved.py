@@ -23,11 +23,11 @@ from fedmrn.errors import (
     WrongKindError,
     WrongMethodError,
 )
-from fedmrn.files import write_atomic
+from fedmrn.files import read_file, write_atomic
 from fedmrn.server.caps import Caps, Exponents
 from fedmrn.server.carried import Carried
 from fedmrn.server.scheme import Scheme
-from fedmrn.wire.frame import Frame, Kind, Role, Section
+from fedmrn.wire.frame import Frame, Kind, Limits, Role, Section
 from fedmrn.wire.layout import Group, Layout
 from fedmrn.wire.messages import read_exact_state, state_sections
 
@@ -37,6 +37,7 @@ RUN_SIZE = 16
 _VERSION = 1
 _HEAD = struct.Struct("<16sBQIII")  # run, bytes of the secret, cap of weights (0: none), scales, values, clients
 _LENGTH = struct.Struct("<I")
+_LIMITS = Limits(max_bytes=1 << 44)
 _NONE = np.iinfo(np.int16).min
 
 
@@ -112,10 +113,11 @@ _CURE = "; delete it to start anew, or put back the file that belongs there"
 
 
 def _frame(path: Path) -> Frame:
+    data = read_file(path, _LIMITS.max_bytes, _CURE)
+    if data is None:
+        raise RunError(f"{path} is not there: no server was saved in this folder")
     try:
-        return Frame.from_bytes(path.read_bytes(), kind=Kind.SAVED)
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}{_CURE}") from error
+        return Frame.from_bytes(data, kind=Kind.SAVED, limits=_LIMITS)
     except WrongKindError as error:
         raise RunError(f"{path} is not a server's checkpoint, or of an older version of fedmrn{_CURE}") from error
     except FrameError as error:

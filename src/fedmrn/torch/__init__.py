@@ -3,8 +3,13 @@
 from importlib import import_module
 from types import EllipsisType
 
-import torch
-from torch import nn
+from fedmrn.extras import explained
+
+try:
+    import torch
+    from torch import nn
+except ModuleNotFoundError as error:
+    raise explained(error, "fedmrn.torch") from error
 
 from fedmrn.errors import MalformedFrameError
 from fedmrn.methods import MASKED, Accept, check_consent

@@ -109,10 +109,10 @@ def test_an_unreadable_file_is_reported(tmp_path, monkeypatch):
     source, blobs, _ = tiny_idx()
     write(source, blobs, tmp_path)
 
-    def refuse(path):
+    def refuse(path, *_):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("fedmrn.files._open", refuse)
     with pytest.raises(DataError, match=r"train-images.* cannot be read: Permission denied; check its perm"):
         load_source(source, tmp_path)
 

@@ -206,7 +206,7 @@ def test_a_file_of_leaf_that_is_too_large_is_refused(tmp_path: Path, monkeypatch
     sound = leaf_document({"A": (["a" * 80], ["b"])})
     write_leaf(tmp_path, [sound], [sound])
     monkeypatch.setattr("fedmrn.data.shakespeare._MOST_BYTES", len(json.dumps(sound)) - 1)
-    with pytest.raises(DataError, match=r"has \d+ bytes, more than \d+; put the right file there"):
+    with pytest.raises(DataError, match=r"is larger than [\d,]+ bytes; unpack the archive anew"):
         load("shakespeare", tmp_path)
 
 

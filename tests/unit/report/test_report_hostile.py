@@ -96,7 +96,7 @@ def test_no_more_is_read_than_a_run_can_be(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(records, "_FILE", 1000)
     with pytest.raises(RunError, match=r"rounds\.jsonl is larger than"):
         collect([folder])
-    monkeypatch.setattr(records, "_CONFIG", 10)
+    monkeypatch.setattr("fedmrn.experiments.run.folder._MOST", 10)
     with pytest.raises(RunError, match=r"config\.toml is larger than"):
         collect([folder])
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fedmrn.cli.say import OUT, say
-from fedmrn.errors import ConfigError, LimitError, RunError
+from fedmrn.errors import ConfigError, RunError
 
 
 def report_command(
@@ -52,14 +52,14 @@ def inspect_command(
 ) -> None:
     """Print a frame for a person: header, sections, bytes."""
     from fedmrn.cli.show import show_frame
+    from fedmrn.files import read_file
     from fedmrn.wire.frame import DEFAULT_LIMITS, Frame
 
-    if not file.is_file():
-        raise RunError(f"{file} is not a file; give a frame such as runs/digits/fedmrn-seed1/last-update.bin")
-    size = file.stat().st_size
-    if size > DEFAULT_LIMITS.max_bytes:
-        raise LimitError(f"{file} has {size} bytes; at most {DEFAULT_LIMITS.max_bytes} are read")
-    show_frame(OUT, Frame.from_bytes(file.read_bytes()), size)
+    cure = "; give a frame such as runs/digits/fedmrn-seed1/last-update.bin"
+    data = read_file(file, DEFAULT_LIMITS.max_bytes, cure, links=True)
+    if data is None:
+        raise RunError(f"{file} is not a file{cure}")
+    show_frame(OUT, Frame.from_bytes(data), len(data))
 
 
 def print_report(
@@ -72,6 +72,7 @@ def print_report(
     from fedmrn.report import write_report
     from fedmrn.report.tables import convergence_table
 
+    OUT.works = True
     with Bars(OUT, 0) as bars, bars.wait("drawing figures"):
         reports = write_report(folder, runs, targets=targets, formats=formats)
     for report in reports:

@@ -10,6 +10,7 @@ from fedmrn.cli.commands.reporting import print_report
 from fedmrn.cli.say import ERR, OUT, say
 from fedmrn.errors import BoundError, ConfigError, EncodeError, UnusableModelError
 from fedmrn.experiments.run.transports import TRANSPORTS
+from fedmrn.files import refuse_links
 
 if TYPE_CHECKING:
     from fedmrn.experiments.config import Experiment
@@ -118,7 +119,8 @@ def compare_command(
         if not resume:  # told now, not after hours of tuning
             for experiment in plan:
                 refuse_any(folder / run_name(experiment))  # its configuration depends on what the tuning chooses
-        _run_plan(f"tuning {tune}", [cell for values in cells.values() for cell in values.values()], data_dir, resume)
+        tries = [cell for values in cells.values() for cell in values.values()]
+        _run_plan(f"tuning {tune}", tries, data_dir, resume, root=tune_dir or folder)
         tuning = choose(grid, cells, tune_set or [])
         write_tuning(folder, tuning)
         plan, dropped = tuned(setting, plan, tuning)
@@ -126,7 +128,7 @@ def compare_command(
             say(ERR, f"{name}: training diverged with every value of {grid.option}; left out", style="red")
             lost.append(folder / name)
     runs = [(e, folder / run_name(e)) for e in plan]
-    lost += _run_plan(f"{setting.name}: {setting.description}", runs, data_dir, resume)
+    lost += _run_plan(f"{setting.name}: {setting.description}", runs, data_dir, resume, root=folder)
     print_report(folder, [path for _, path in runs if path not in lost])
     if lost:
         raise typer.Exit(1)
@@ -162,6 +164,7 @@ def sweep_command(
         show_table(OUT, ("sweep", "what it is"), list(sweeps().items()))
         return
     found = load_sweep(source, set_ or [])
+    OUT.works = not dry_run
     from fedmrn.cli import sweep as work  # a wrong setting is told before the heavy imports
 
     code = work.carry_out(OUT, ERR, found, out_dir or Path("runs") / found.name, data_dir, jobs, dry_run=dry_run)
@@ -175,11 +178,18 @@ def _run_plan(
     data_dir: Path,
     resume: bool,
     engine: str = "process",
+    root: Path | None = None,
 ) -> list[Path]:
-    """Run a plan and return the folders of runs that diverged; those are told, and the others go on."""
+    """Run a plan and return the folders of runs that diverged; those are told, and the others go on.
+
+    Folders below `root`, the one that the user named, may not be links.
+    """
     from fedmrn.cli.progress import Bars
     from fedmrn.experiments.run.runner import run
 
+    OUT.works = True
+    for _, folder in plan if root else ():
+        refuse_links(root or folder, folder)
     say(OUT, title, style="dim")
     lost = []
     with Bars(OUT, len(plan)) as bars:

@@ -11,7 +11,6 @@ The coder is that of the library constriction (Bamler 2022); the wire format say
 from collections.abc import Iterator
 from typing import ClassVar, Self
 
-import numba as nb
 import numpy as np
 from constriction import stream
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from fedmrn.codecs.mask.masked_noise import MaskedNoise
 from fedmrn.codecs.mask.shorter_mask import ShorterMask
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import packed_size, unpack_bits
+from fedmrn.numerics.compiled import compiled
 
 _AnsCoder, _BitModel = stream.stack.AnsCoder, stream.model.Bernoulli
 SEGMENT = 64 * CHUNK
@@ -29,14 +29,14 @@ SEGMENT = 64 * CHUNK
 _ONE = 256
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def _count(contexts, bits, totals, ones):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     for i in range(contexts.size):
         totals[contexts[i]] += 1
         ones[contexts[i]] += bits[i]
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def _group(bits, contexts, offsets, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     for i in range(bits.size):
         k = contexts[i]
@@ -44,7 +44,7 @@ def _group(bits, contexts, offsets, out):  # type: ignore[no-untyped-def]  # pra
         offsets[k] += 1
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def _ungroup(grouped, contexts, offsets, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     for i in range(out.size):
         k = contexts[i]

@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs.base import CHUNK
+from fedmrn.numerics.compiled import compiled
 from fedmrn.numerics.noise import NoiseSpec
 
 _SMALLEST = 64  # elements: a context costs a byte or two
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def _contexts(noise, bound, start, ends, first, buckets, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """|n| / bound in float32, and buckets divide it evenly."""
     tensor = np.searchsorted(ends, start, side="right")

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +17,7 @@ from fedmrn.codecs.mask.base import MaskCodec
 from fedmrn.codecs.observation import DENSITY, Observed
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import check_mask, count_ones, pack_bits
+from fedmrn.numerics.compiled import compiled
 from fedmrn.numerics.kernels import apply_mask, fold
 from fedmrn.numerics.masking import MaskType, draw_mask
 from fedmrn.numerics.noise import Law, NoiseSpec, fill_noise, gaussian_table
@@ -28,7 +28,7 @@ _PARAMS = struct.Struct("<BBf")
 _PIECE = 1 << 12  # elements whose noise stays in the first cache while it is chosen and folded
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def _read_masks(law, scale, table, key, start, bits, signed, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     noise = np.empty(min(_PIECE, out.size), np.float32)
     for at in range(0, out.size, _PIECE):
@@ -37,7 +37,7 @@ def _read_masks(law, scale, table, key, start, bits, signed, out):  # type: igno
         apply_mask(noise[: part.size], bits[(start + at) >> 3 :], signed, part)
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def _fold_masks(law, scale, table, key, start, bits, signed, factor, near, total):  # type: ignore[no-untyped-def]  # pragma: no cover
     size = min(_PIECE, total.size)
     noise, values = np.empty(size, np.float32), np.empty(size, np.float32)

@@ -14,8 +14,9 @@ The search (Viterbi 1967) finds the path whose mask has the largest sum of score
 machine finds the same.
 """
 
-import numba as nb
 import numpy as np
+
+from fedmrn.numerics.compiled import compiled
 
 LARGEST_LOG2_STATES = 10
 """The largest log2_states: work of the search and memory of a block double with each."""
@@ -24,7 +25,7 @@ _UNREACHED = np.int32(-(1 << 30))
 _I = np.int32
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def _score(branch, word, prior, score):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Add an element's score to the labels under which its bit is 1. The narrow types make it vectorise in full."""
     a, c = _I((word & np.uint32(0xFFFF)) | np.uint32(1)), _I(word >> np.uint32(16))
@@ -34,7 +35,7 @@ def _score(branch, word, prior, score):  # type: ignore[no-untyped-def]  # pragm
         branch[label] = _I(branch[label] + (score if v < prior else _I(0)))
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def _step(old, new, branch, back):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """One path bit: a new state keeps the better of the two ways into it. Even states first, then odd ones."""
     half, states = old.size >> 1, old.size
@@ -48,7 +49,7 @@ def _step(old, new, branch, back):  # type: ignore[no-untyped-def]  # pragma: no
             which[h] = y > x
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def _in_order(kept, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     half = out.size >> 1
     for h in range(half):
@@ -56,7 +57,7 @@ def _in_order(kept, out):  # type: ignore[no-untyped-def]  # pragma: no cover - 
         out[2 * h + 1] = kept[half + h]
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def search(scores, prior, information, words, log2_states, path):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Find the best path of a block.
 
@@ -99,7 +100,7 @@ def search(scores, prior, information, words, log2_states, path):  # type: ignor
     return used
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def follow(path, prior, information, words, log2_states, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Write a block's mask (bool) along a path, and return the path bits used; -1 if there are too few."""
     states, state, label, used = 1 << log2_states, 0, 0, 0

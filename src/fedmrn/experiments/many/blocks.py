@@ -23,7 +23,8 @@ from pydantic.dataclasses import dataclass
 
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.parsing import parse_toml, validate
-from fedmrn.experiments.settings import Name
+from fedmrn.experiments.settings import MOST_OF_A_SETTING, Name
+from fedmrn.files import read_file
 from fedmrn.methods import METHODS
 from fedmrn.text import nearest, printable
 
@@ -69,9 +70,10 @@ def read_sweep(source: str) -> tuple[dict[str, Any], Path]:
     known = sweeps()
     path = Path(source)
     if source.endswith(".toml"):
-        if not path.is_file():
+        found = read_file(path, MOST_OF_A_SETTING, "; give a TOML file", error=ConfigError, links=True)
+        if found is None:
             raise ConfigError(f"there is no sweep file {source}")
-        data = path.read_bytes()
+        data = found
     elif source in known:
         data = (files("fedmrn.experiments") / "sweeps" / f"{source}.toml").read_bytes()
     else:

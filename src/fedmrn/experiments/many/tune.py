@@ -8,21 +8,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from fedmrn.errors import ConfigError, RunError
 from fedmrn.experiments.config import COMMON, Experiment, run_name
-from fedmrn.experiments.parsing import parse_value
+from fedmrn.experiments.parsing import parse_json, parse_value
 from fedmrn.experiments.run.record import read_records
 from fedmrn.experiments.settings import Setting
-from fedmrn.files import write_atomic
+from fedmrn.files import clear_scraps, read_file, write_atomic
 from fedmrn.methods import method
 from fedmrn.text import printable
 
 FILE = "tuning.json"
+_MOST = 1 << 24  # bytes that are read at most
 Trials = Mapping[str, Mapping[str, tuple[Experiment, Path]]]
 """Method -> value as text -> the experiment, and its folder."""
 Tuning = Mapping[str, Any]
@@ -31,7 +32,7 @@ Tuning = Mapping[str, Any]
 
 @pydantic_dataclass(frozen=True, config=ConfigDict(extra="ignore"))
 class _Tried:
-    tried: dict[str, float | None]
+    tried: dict[str, Annotated[float, Field(ge=0, le=1)] | None]
     chosen: str | None
     at_the_edge: bool
 
@@ -145,6 +146,7 @@ def tuned(setting: Setting, plan: Sequence[Experiment], tuning: Tuning) -> tuple
 def write_tuning(folder: Path, tuning: Tuning) -> None:
     """Write tuning.json."""
     folder.mkdir(parents=True, exist_ok=True)
+    clear_scraps(folder)
     write_atomic(folder / FILE, json.dumps(tuning, indent=1).encode())
 
 
@@ -155,10 +157,14 @@ def read_tuning(folder: Path) -> Tuning | None:
         RunError: it cannot be read.
     """
     path = folder / FILE
-    if not path.exists():
+    data = read_file(path, _MOST, "; delete it")
+    if data is None:
         return None
     try:
-        tuning = _FILE.validate_json(path.read_bytes())
+        parse_json(data)
+        tuning = _FILE.validate_json(data)
+    except ConfigError as error:
+        raise RunError(f"{path} cannot be read ({error}); delete it") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fedmrn.errors import FrameError, RunError
 from fedmrn.experiments.run.vectors import read_vector, write_vector
 from fedmrn.federation.secrets import run_of, secret_of
+from fedmrn.files import clear_scraps, make_folder, refuse_links
 from fedmrn.server.saved import FILE, Saved, read_saved, write_saved
 from fedmrn.server.scheme import Scheme
 from fedmrn.wire.layout import Group, Layout
@@ -33,7 +34,7 @@ def save_checkpoint(folder: Path, layout: Layout, method: int, seed: int, result
     """Write a round's checkpoint; the seed is the run's."""
     memory = folder / "memory"
     if result.memory:
-        memory.mkdir(exist_ok=True)
+        make_folder(memory)
     for client, vector in result.memory.items():
         write_vector(memory / f"{client}-{result.round}.bin", layout, method, result.round, client, vector)
     write_saved(
@@ -97,8 +98,9 @@ def tidy(folder: Path, saved: int) -> None:
     for path, _, _ in _memory_files(folder):
         if path not in current:
             path.unlink(missing_ok=True)
-    for path in (folder / "memory").glob("*.bin.part"):
+    for path in (folder / "memory").glob("*.bin.part"):  # as earlier versions named them
         path.unlink(missing_ok=True)
+    clear_scraps(folder / "memory")
 
 
 def _newest(folder: Path, saved: int) -> dict[int, tuple[int, Path]]:
@@ -111,6 +113,7 @@ def _newest(folder: Path, saved: int) -> dict[int, tuple[int, Path]]:
 
 
 def _memory_files(folder: Path) -> list[tuple[Path, int, int]]:
+    refuse_links(folder, folder / "memory")  # files in it are deleted, and it may lead anywhere
     names = ((path, _NAME.fullmatch(path.name)) for path in (folder / "memory").glob("*.bin"))
     return [(path, int(found[1]), int(found[2])) for path, found in names if found]
 

@@ -1,12 +1,18 @@
 """Run folders: which experiment one holds, and whether a run may use it. Needs no framework."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from fedmrn.errors import ConfigError, RunError
 from fedmrn.experiments.config import Experiment, difference
 from fedmrn.experiments.parsing import parse_toml
 from fedmrn.experiments.run.record import read_records
+from fedmrn.files import read_file
+from fedmrn.methods import method
 from fedmrn.server.saved import saved_round
+
+_MOST = 1 << 20  # bytes of config.toml that are read at most
 
 
 def read_experiment(folder: Path) -> Experiment:
@@ -16,45 +22,71 @@ def read_experiment(folder: Path) -> Experiment:
         RunError: the folder holds no run, or its configuration cannot be read.
     """
     path = folder / "config.toml"
+    data = read_file(path, _MOST, "; mend it, or --out FOLDER for a new run")
+    if data is None:
+        raise RunError(f"{path} does not exist, so {folder} holds no run")
     try:
-        return Experiment.from_dict(parse_toml(path.read_text("utf-8"), "it"), str(path))
-    except (OSError, UnicodeDecodeError, ConfigError) as error:
+        return Experiment.from_dict(parse_toml(data.decode("utf-8"), "it"), str(path))
+    except (UnicodeDecodeError, ConfigError) as error:
         raise RunError(f"{path} cannot be read ({error}); mend it, or --out FOLDER for a new run") from error
-
-
-def check_file(path: Path, most: int, cure: str = "") -> None:
-    """Refuse a file of a run folder that cannot be one, before it is read; one that is missing passes.
-
-    Args:
-        path: of the file.
-        most: bytes that it has at most.
-        cure: what to do about it, for the message.
-
-    Raises:
-        RunError: it is no regular file, or too large.
-    """
-    if path.exists() and not path.is_file():
-        raise RunError(f"{path} is not a regular file, so no run of fedmrn wrote it{cure}")
-    if path.exists() and path.stat().st_size > most:
-        raise RunError(f"{path} is larger than {most:,} bytes, so no run of fedmrn wrote it{cure}")
 
 
 def check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
     """Refuse a folder that this run cannot use.
 
+    A run can go on to another number of rounds where nothing else differs: its rounds are the first of the other's.
+
     Raises:
-        RunError: it is in use by another configuration, or holds a run and `resume` is not set.
+        RunError: it is in use by another configuration, holds more rounds than are asked for, or holds a run and
+            `resume` is not set.
     """
     if not (folder / "config.toml").exists():
         return
     found = read_experiment(folder)
-    if found != experiment:
-        raise RunError(
-            f"{folder} holds another configuration: {difference(found.as_dict(), experiment.as_dict())}; "
-            "use the same, or --out FOLDER for a new run"
-        )
+    if found != _with_rounds(found, experiment, follow=False):
+        _refuse_other(folder, found, experiment)
     if not resume:
         refuse_any(folder)
+    done = len(read_records(folder)) if found != experiment else 0
+    if experiment.train.rounds < done:
+        raise RunError(
+            f"{folder} holds {done} rounds, more than the train.rounds = {experiment.train.rounds} that are asked for; "
+            f"ask for {done} or more, or --out FOLDER for a new run"
+        )
+
+
+def _with_rounds(found: Experiment, asked: Experiment, *, follow: bool) -> Experiment:
+    """Return the experiment `asked` with the rounds of `found`; with `follow`, also options that follow them."""
+    names = _that_follow(asked) if follow and found.method == asked.method else []
+    there = {name: found.options.specific[name] for name in names}
+    options = replace(asked.options, specific={**asked.options.specific, **there})
+    return replace(asked, train=replace(asked.train, rounds=found.train.rounds), options=options)
+
+
+def _that_follow(experiment: Experiment) -> list[str]:
+    """Return the options that take the number of rounds unless they are set."""
+    return [option.name for option in method(experiment.method).options.values() if option.follows == "rounds"]
+
+
+def _refuse_other(folder: Path, found: Experiment, asked: Experiment) -> NoReturn:
+    """Say in words why a run cannot go on as another experiment.
+
+    Raises:
+        RunError: always.
+    """
+    if found == _with_rounds(found, asked, follow=True) and found.train.rounds != asked.train.rounds:
+        kept = " ".join(
+            f"--set method.{found.method}.{name}={found.options.specific[name]}" for name in _that_follow(found)
+        )
+        raise RunError(
+            f"{folder} holds a run of {found.train.rounds} rounds, and the schedule of {found.method} depends on how "
+            f"many there are: they are not the first of {asked.train.rounds}; --out FOLDER for a new run, or {kept} to "
+            "keep the schedule and go on after its end"
+        )
+    raise RunError(
+        f"{folder} holds another configuration: {difference(found.as_dict(), asked.as_dict())}; "
+        "use the same, or --out FOLDER for a new run"
+    )
 
 
 def refuse_any(folder: Path) -> None:
@@ -72,9 +104,11 @@ def refuse_any(folder: Path) -> None:
 
 
 def finished(folder: Path, experiment: Experiment) -> bool:
-    """Whether a folder holds all rounds of its experiment.
+    """Whether a folder holds all rounds of an experiment, and says so: not those of a run that is to be extended.
 
     Raises:
-        RunError: the checkpoint is damaged.
+        RunError: the checkpoint or the configuration is damaged.
     """
+    if not (folder / "config.toml").exists() or read_experiment(folder) != experiment:
+        return False
     return min(saved_round(folder), len(read_records(folder))) >= experiment.train.rounds

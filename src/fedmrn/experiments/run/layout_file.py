@@ -8,9 +8,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmrn.errors import ConfigError, RunError
-from fedmrn.experiments.run.folder import check_file
+from fedmrn.experiments.parsing import parse_json
 from fedmrn.experiments.run.record import explain
-from fedmrn.files import write_atomic
+from fedmrn.files import read_file, write_atomic
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 
 FILE = "layout.json"
@@ -44,11 +44,12 @@ def read_layout(folder: Path) -> Layout | None:
         RunError: layout.json is not what the runner writes.
     """
     path = folder / FILE
-    if not path.exists():
+    data = read_file(path, _MOST_BYTES, "; delete it")
+    if data is None:
         return None
-    check_file(path, _MOST_BYTES, "; delete it")
     try:
-        found = _FILE.validate_json(path.read_bytes())
+        parse_json(data)
+        found = _FILE.validate_json(data)
         layout = Layout(tuple(TensorSpec(t.name, tuple(t.shape), Group[t.group.upper()]) for t in found))
     except ValidationError as error:
         raise RunError(f"{path}: {explain(error)}; delete it") from error

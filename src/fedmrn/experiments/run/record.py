@@ -6,6 +6,7 @@ say of the round's updates. They go untouched from the server's fold to whoever 
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from fedmrn.errors import RunError
+from fedmrn.errors import ConfigError, RunError
+from fedmrn.experiments.parsing import parse_json
 from fedmrn.federation.account import Account, total
+from fedmrn.files import open_file
 from fedmrn.text import printable
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 _Number = Annotated[float, Field(strict=True)]  # a loss may be infinite
 _SHAPE = ConfigDict(extra="ignore")
 FILE = "rounds.jsonl"
+MOST_OF_A_LINE, MOST = 1 << 22, 1 << 30
+"""Bytes of a line and of the file that are read at most."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_SHAPE)
@@ -107,19 +112,17 @@ class Record:
             RunError: says which key of the line is wrong.
         """
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise RunError(printable(f"Invalid JSON: {error}")) from error
+            values = parse_json(text, finite=False)  # a loss may be infinite
+        except ConfigError as error:
+            raise RunError(str(error)) from error
         if not isinstance(values, dict):
             raise RunError("it is not an object")
         known = {key: value for key, value in values.items() if key in _KEYS}
         further = {key: value for key, value in values.items() if key not in _KEYS}
         try:
             return _RECORD.validate_python({**known, "further": further})
-        except (ValidationError, RecursionError) as error:
-            raise RunError(
-                explain(error) if isinstance(error, ValidationError) else "it is nested too deeply"
-            ) from error
+        except ValidationError as error:
+            raise RunError(explain(error)) from error
 
     def as_line(self) -> str:
         """Return the line, with its end."""
@@ -169,17 +172,22 @@ def sizes_on(way: Way, ways: Ways | Record) -> Sizes:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Return the whole lines of rounds.jsonl, as far as they count up from round 1."""
+    """Return the whole lines of rounds.jsonl, as far as they count up from round 1.
+
+    Raises:
+        RunError: it cannot be the file of a run, or cannot be read.
+    """
     path = folder / FILE
     records: list[Record] = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            record = Record.of_line(line)
-        except RunError:
-            break
-        if record.round != len(records) + 1:
-            break
-        records.append(record)
+    with suppress(FileNotFoundError), open_file(path, MOST, "; delete it, and its rounds are run again") as file:
+        while line := file.readline(MOST_OF_A_LINE):
+            try:
+                record = Record.of_line(line)
+            except RunError:
+                break
+            if record.round != len(records) + 1:
+                break
+            records.append(record)
     return records
 
 

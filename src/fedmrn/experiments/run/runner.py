@@ -35,7 +35,7 @@ from fedmrn.experiments.run.record import Record, read_records, to_record
 from fedmrn.experiments.run.transports import Setup, Start, find_transport
 from fedmrn.federation.simulation import simulate
 from fedmrn.federation.warmup import warm_up
-from fedmrn.files import append, locked, write_atomic
+from fedmrn.files import append, clear_scraps, locked, write_atomic
 from fedmrn.methods import method
 from fedmrn.server import Server
 from fedmrn.server.saved import saved_round
@@ -75,7 +75,7 @@ def run(
         experiment: the setting, method and seed.
         folder: of the run.
         data_dir: where data files lie.
-        resume: go on with a run that is there.
+        resume: go on with a run that is there; also to a larger number of rounds than it had.
         progress: is told how far the run is.
         engine: what carries messages to clients, a key of `fedmrn.experiments.run.transports.TRANSPORTS`.
 
@@ -109,7 +109,6 @@ def _go_on(
 ) -> list[Record]:
     """Run what is missing, in a folder that is this process's."""
     records = read_records(folder)
-    write_atomic(folder / "config.toml", tomli_w.dumps(experiment.as_dict()).encode())
     held = holdings(prepared.dataset.labels(), prepared.federation.parts)
     write_atomic(folder / "partition.json", json.dumps(held.tolist()).encode())
     view = ModelLayout.of(prepared.model)
@@ -133,6 +132,7 @@ def _go_on(
             f"{experiment.data.name}, {experiment.data.partition}, {experiment.data.clients} clients: who holds what",
         )
     tidy(folder, done)
+    clear_scraps(folder)
     records = records[:done]
     write_atomic(folder / "rounds.jsonl", "".join(r.as_line() for r in records).encode())
     progress.start(experiment, done)
@@ -159,6 +159,8 @@ def _go_on(
             )
         ) as results,
     ):
+        # Now that all is ready: a run that is to be extended is a finished one until here.
+        write_atomic(folder / "config.toml", tomli_w.dumps(experiment.as_dict()).encode())
         for result in results:
             record = to_record(result)
             try:

@@ -1,5 +1,7 @@
 """One float32 vector in a file: a frame with one raw section, for its checksum, layout digest and bounds checks."""
 
+from errno import ENOENT
+from os import strerror
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +9,8 @@ from numpy.typing import NDArray
 
 from fedmrn.codecs import EncodeKeys, Raw
 from fedmrn.errors import WrongKeyError, WrongLayoutError
-from fedmrn.files import write_atomic
-from fedmrn.wire.frame import Frame, Kind, Role, Section
+from fedmrn.files import read_file, write_atomic
+from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Role, Section
 from fedmrn.wire.layout import Group, Layout
 
 
@@ -22,10 +24,14 @@ def read_vector(path: Path, layout: Layout, round: int, owner: int, size: int) -
     """Return the vector of a file, float32, shape (size,).
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: there is no such file.
+        RunError: it is a link, no regular file, or too large.
         FrameError: it is damaged, another's, of another round, or for another model or setting.
     """
-    frame = Frame.from_bytes(path.read_bytes(), kind=Kind.UPDATE)
+    data = read_file(path, DEFAULT_LIMITS.max_bytes, "; delete checkpoint.bin to start this run from round 1")
+    if data is None:
+        raise FileNotFoundError(ENOENT, strerror(ENOENT), str(path))
+    frame = Frame.from_bytes(data, kind=Kind.UPDATE)
     section = frame.select(Role.UPDATE, Group.CODED)
     if section is None or frame.layout_digest != layout.digest:
         raise WrongLayoutError("it is for a model with other tensors")

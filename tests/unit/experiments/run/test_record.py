@@ -73,7 +73,28 @@ def test_an_observation_cannot_take_the_place_of_a_key(name: str) -> None:
         to_record(replace(result, observed={name: {"w": 1.0}}))
 
 
-def test_a_further_key_may_be_as_deep_as_json_goes() -> None:
-    text = json.dumps(record(1, 0.5))[:-1] + ', "deep": ' + "[" * 600 + "]" * 600 + "}"
+def test_a_further_key_may_be_deep() -> None:
+    text = json.dumps(record(1, 0.5))[:-1] + ', "deep": ' + "[" * 60 + "]" * 60 + "}"
     found = Record.of_line(text)
-    assert json.loads(found.as_line())["round"] == 1
+    assert json.loads(found.as_line()) == json.loads(text)
+
+
+@pytest.mark.parametrize("depth", [70, 600, 980, 5_000, 200_000])
+def test_a_line_so_deep_that_nothing_could_write_it_again_is_refused(depth: int) -> None:
+    text = json.dumps(record(1, 0.5))[:-1] + ', "deep": ' + "[" * depth + "]" * depth + "}"
+    with pytest.raises(RunError, match=r"nested more than 64 deep|maximum recursion depth"):
+        Record.of_line(text)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (', "x": ' + "1" * 5000 + "}", "Exceeds the limit|bits"),
+        (', "x": ' + "1" * 4290 + "}", "bits"),
+        (', "round": 1}', "the key 'round' twice"),
+        (', "x": {"a": 1, "a": 2}}', "the key 'a' twice"),
+    ],
+)
+def test_a_line_that_could_not_be_written_again_or_says_two_things_is_refused(more: str, words: str) -> None:
+    with pytest.raises(RunError, match=words):
+        Record.of_line(json.dumps(record(1, 0.5))[:-1] + more)
