@@ -355,8 +355,8 @@ def test_constants_of_the_document() -> None:
     assert f"| {frame.SECTION_SIZE} | p | bytes | parameters |" in DOCUMENT
     assert DOCUMENT.count(noise.GAUSSIAN_SHA256) == 1
     assert ", ".join(f"{int(kind)} {kind.name.lower()}" for kind in Kind) + " |" in DOCUMENT
-    assert [r.name.lower() for r in Role] == ["update", "state", "template", "terms"]
-    assert "0 update, 1 state, 2 template, 3 terms |" in DOCUMENT
+    assert [r.name.lower() for r in Role] == ["update", "state", "template", "terms", "moments", "server"]
+    assert "0 update, 1 state, 2 template, 3 terms, 4 moments, 5 server |" in DOCUMENT
     for term in TERMS.values():
         form = "u8, 0 or 1" if term.kind is bool else "f64, 0 to 1" if term.most == 1 else "f64, 0 or more"
         assert f"| {term.tag} | {form} | {term.name} |" in DOCUMENT

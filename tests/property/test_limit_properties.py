@@ -25,7 +25,7 @@ from fedmrn.codecs import (
     Ternary,
     codec_from,
 )
-from fedmrn.codecs.base import any_above
+from fedmrn.codecs.limit import any_above
 from fedmrn.errors import BoundError
 from fedmrn.numerics.masking import MaskType
 from fedmrn.numerics.noise import Law, NoiseSpec

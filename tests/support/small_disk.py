@@ -57,9 +57,9 @@ class Disk:
         def operation(name: str, _: object = None) -> None:
             self.before(name)
 
-        def watched_open(path: Path, mode: str, *rest: Any) -> Any:
+        def watched_open(path: Path, mode: str, *rest: Any, **more: Any) -> Any:
             if "r" in mode or not str(path).startswith(inside):
-                return opened(path, mode, *rest)
+                return opened(path, mode, *rest, **more)
             operation("open")
             temporary = re.fullmatch(r"\.(.+)\.[0-9a-f]{16}\.part", path.name)
             self.written.add(temporary[1] if temporary else path.name)

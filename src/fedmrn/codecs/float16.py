@@ -9,8 +9,9 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import Codec, EncodeKeys, check_finite, clipped
+from fedmrn.codecs.base import Codec, EncodeKeys, check_finite
 from fedmrn.codecs.floats import OpenedFloats, open_floats
+from fedmrn.codecs.limit import clipped
 from fedmrn.errors import EncodeError, MalformedFrameError
 
 LARGEST = 65504.0

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, Opened, any_above
+from fedmrn.codecs.base import CHUNK, Opened
+from fedmrn.codecs.limit import any_above
 from fedmrn.errors import BoundError, MalformedFrameError, NonFiniteError
 
 

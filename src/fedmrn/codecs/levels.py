@@ -13,7 +13,8 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, check_finite, clipped
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, check_finite
+from fedmrn.codecs.limit import clipped
 from fedmrn.codecs.scales import F32, F64, check_scales, draws
 from fedmrn.errors import ConfigError, EncodeError, MalformedFrameError, PaddingError
 from fedmrn.whole import shown

@@ -19,7 +19,8 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, any_above, check_finite
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, check_finite
+from fedmrn.codecs.limit import any_above
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError
 from fedmrn.numerics.rng import Purpose, Stream, domain
 from fedmrn.numerics.rotation import LARGEST, SMALLEST, blocks, decode_block, encode_block

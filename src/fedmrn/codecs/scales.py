@@ -8,7 +8,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK, EncodeKeys, any_above
+from fedmrn.codecs.base import CHUNK, EncodeKeys
+from fedmrn.codecs.limit import any_above
 from fedmrn.errors import BoundError, EncodeError, MalformedFrameError, NonFiniteError
 from fedmrn.numerics.rng import Purpose, Stream, domain
 

@@ -13,8 +13,9 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import Codec, EncodeKeys, Opened, Plane, any_above, check_finite, clipped
+from fedmrn.codecs.base import Codec, EncodeKeys, Opened, Plane, check_finite
 from fedmrn.codecs.float16 import Float16
+from fedmrn.codecs.limit import any_above, clipped
 from fedmrn.codecs.raw import Raw
 from fedmrn.errors import BoundError, ConfigError, EncodeError, MalformedFrameError, NonFiniteError, PaddingError
 from fedmrn.numerics.compiled import compiled

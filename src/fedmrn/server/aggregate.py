@@ -94,7 +94,7 @@ class Aggregator:
         self.tally, self.census = Tally(layout), Census()
         self.lock = Lock()
         self.kept: list[Update] = []
-        self._folded = 0
+        self._folded, self._closed = 0, False
 
     @property
     def count(self) -> int:
@@ -121,6 +121,8 @@ class Aggregator:
             FrameError: one subclass for each cause; the sum is then as it was before.
             FedmrnError: if a fold was interrupted half-way, or the aggregator is closed.
         """
+        if self._closed:
+            self.sums.check_whole()
         sender = noise_key if client is None else client
         sections = self.admission.open(frame, noise_key, sender)
         update = Update(sections, frame.weight, self.side.measure(sections))
@@ -223,6 +225,7 @@ class Aggregator:
         """Return the mean in the sum's own memory; nothing can be added or read afterwards."""
         with self.lock:
             weight = self._settled_weight()
+            self._closed = True
             mean = self.sums.close(weight)
             self.admission.total_weight = weight
             self.side, self.kept = SideData(self.plan.layout, self.plan.caps), []

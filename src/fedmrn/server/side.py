@@ -1,10 +1,12 @@
 """Side data: the dense tensors and statistics of a round's updates, clipped so that no client moves them far.
 
-They are few. So they are kept until the round closes, and clipped then by the round's own median. Where clients are so
-many that this would take too much memory, they are clipped as they come, by caps of the round before.
+They are few. So they are kept until the round closes. Then each value is clipped to a range around the median of its
+element: twice as far as the middle client is from the median anywhere in the tensor. What all clients have in common
+thus stays, and what one adds of its own is no more than others do.
 
-Running variances travel as changes of their logarithms. Each client's is clipped to a factor of four around the middle
-one of its element, or, where they are clipped as they come, around no change.
+Where clients are so many that this would take too much memory, values are clipped as they come, by caps of the round
+before. Of running variances, which travel as changes of their logarithms, no change is taken for more than a factor of
+four from the median, or, where they are clipped as they come, from what they were.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs import CHUNK, Opened
-from fedmrn.server.caps import STILL, RoundCaps, exponents_of, medians
+from fedmrn.server.caps import RoundCaps, exponents_of
 from fedmrn.server.fold import ExactSum
 from fedmrn.server.sum import Bounds, Contribution
 from fedmrn.wire.layout import Group, Layout
 
+F32 = NDArray[np.float32]
 Sections = Iterable[tuple[Group, Opened]]
 _APART = np.float32(log(4))
-"""How far the logarithm of a client's variance may be from the middle one."""
+"""How far the logarithm of a client's variance may be from the median."""
+_LARGEST = np.float32(2.0**126)
 
 
 class SideData:
@@ -39,7 +43,7 @@ class SideData:
     def __init__(self, layout: Layout, caps: RoundCaps | None) -> None:
         self._caps = caps
         self._groups = [g for g in Group if g is not Group.CODED and layout.sizes(g)]
-        self._sizes = {group: layout.sizes(group) for group in self._groups}
+        self._sizes: dict[Group, tuple[int, ...]] = {group: layout.sizes(group) for group in self._groups}
         self.kept: dict[Group, list[Contribution]] = {group: [] for group in self._groups}
         self.magnitudes: list[NDArray[np.int16]] = []
         self._settled = 0
@@ -57,11 +61,13 @@ class SideData:
         return exponents_of(x for row in rows for x in row)
 
     @staticmethod
-    def _largest(opened: Opened, sizes: Sequence[int]) -> list[float]:
+    def _largest(opened: Opened, sizes: Sequence[int], middle: F32 | None = None) -> list[float]:
         count = sum(sizes)
         values = np.empty(count, np.float32)
         for start in range(0, count, CHUNK):
             opened.read(start, values[start : start + CHUNK])
+        if middle is not None:
+            values -= middle
         np.abs(values, out=values)
         starts = np.cumsum((0, *sizes[:-1]))
         largest: list[float] = np.maximum.reduceat(values, starts).tolist()
@@ -85,22 +91,30 @@ class SideData:
         self.magnitudes += other.magnitudes
 
     def settle(self, sums: ExactSum) -> None:
-        """Fold what is kept, clipped by the median of what came so far, in place of what was folded of it before."""
+        """Fold what is kept, clipped around its medians, in place of what was folded of it before."""
         if not self._hold or self._caps is None or self._settled == len(self.magnitudes):
             return
         self._settled = len(self.magnitudes)
-        found = zip(medians(self.magnitudes).tolist(), self._caps.values, strict=True)
-        bounds = self._bounds(
-            [cap if median <= STILL else median + self._caps.clipping.values for median, cap in found]
-        )
+        farthest = self._bounds(self._caps.values)
         for group, contributions in self.kept.items():
             if contributions:
-                low, high = bounds[group]
-                if group is Group.VARIANCE:
-                    middle = _middle(contributions, low.size)
-                    low, high = middle - _APART, middle + _APART
+                middle = _medians(contributions, farthest[group][1].size)
+                apart = self._apart(group, contributions, middle, farthest[group][1])
+                with np.errstate(over="ignore"):
+                    low, high = (np.clip(x, -_LARGEST, _LARGEST) for x in (middle - apart, middle + apart))
                 clipped = [Contribution(c.opened, c.weight, (low, high)) for c in contributions]
-                sums.replace(group, clipped, float(max(-low.min(), high.max())))
+                sums.replace(group, clipped, float(max(-low.min(), high.max(), np.finfo(np.float32).tiny)))
+
+    def _apart(
+        self, group: Group, contributions: Sequence[Contribution], middle: F32, farthest: F32
+    ) -> NDArray[np.float32]:
+        """Return how far each value may be from its median: what `farthest` says where most clients are at it."""
+        sizes = self._sizes[group]
+        away = np.stack([self._largest(c.opened, sizes, middle) for c in contributions])
+        twice = 2 * np.sort(away, axis=0)[(len(contributions) - 1) // 2]
+        apart = np.repeat(twice.astype(np.float32), sizes)
+        apart = np.where(apart > 0, apart, farthest)
+        return np.minimum(apart, _APART) if group is Group.VARIANCE else apart
 
     def _bounds(self, exponents: Sequence[int]) -> dict[Group, Bounds]:
         """Return the least and largest value of each element, given the exponent of each tensor's cap."""
@@ -117,12 +131,12 @@ class SideData:
         return found
 
 
-def _middle(contributions: Sequence[Contribution], size: int) -> NDArray[np.float32]:
-    """Return the lower median of each element over clients, float32, shape (size,)."""
-    middle, at = np.empty(size, np.float32), (len(contributions) - 1) // 2
+def _medians(contributions: Sequence[Contribution], size: int) -> F32:
+    """Return the median of each element over clients, float32, shape (size,)."""
+    middle = np.empty(size, np.float32)
     for start in range(0, size, CHUNK):
         rows = np.empty((len(contributions), min(CHUNK, size - start)), np.float32)
         for row, contribution in zip(rows, contributions, strict=True):
             contribution.opened.read(start, row)
-        middle[start : start + rows.shape[1]] = np.partition(rows, at, axis=0)[at]
+        middle[start : start + rows.shape[1]] = np.median(rows.astype(np.float64), axis=0)
     return middle

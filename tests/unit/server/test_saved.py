@@ -106,8 +106,8 @@ SCHEME = method("fedmrn").scheme(optimizer=Momentum(1.0, 0.9))
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        ("missing", "cannot be read: No such file"),
-        ("a folder", "cannot be read: Is a directory"),
+        ("missing", "is not there: no server was saved"),
+        ("a folder", "is not a regular file"),
         ("empty", "is damaged"),
         ("shorter", "is damaged"),
         ("a bit", "is damaged"),
@@ -160,4 +160,4 @@ def test_every_byte_of_what_is_kept_beside_the_state_may_be_wrong(tmp_path: Path
 
 
 def test_it_is_no_message() -> None:
-    assert [k.name for k in Kind] == ["UPDATE", "BROADCAST", "SAVED"]
+    assert [k.name for k in Kind] == ["UPDATE", "BROADCAST", "MODEL", "SAVED"]

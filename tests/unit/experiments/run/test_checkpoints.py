@@ -1,20 +1,23 @@
 """Checkpoints: state and memory come back to the bit, a stop at any moment loses nothing, damaged files are named."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from small_federation import federation, records, remembered, run, small_model
 
 from fedmrn.codecs import EncodeKeys, Raw
 from fedmrn.errors import RunError
 from fedmrn.experiments.run import checkpoint, vectors
-from fedmrn.experiments.run.checkpoint import restore, save_checkpoint, saved_round, tidy
+from fedmrn.experiments.run.checkpoint import save_checkpoint, tidy
 from fedmrn.federation.simulation import Memory, RoundResult
 from fedmrn.methods import METHODS
+from fedmrn.server import saved as saved_files
+from fedmrn.server.saved import saved_round
 from fedmrn.torch import ModelLayout
 from fedmrn.wire.frame import Frame, Kind, Role, Section
 from fedmrn.wire.layout import Group, Layout, TensorSpec
@@ -28,6 +31,7 @@ LAYOUT = Layout.of(
     ]
 )
 CODED, METHOD = 14, 15
+SCHEME = METHODS["topk-ef"].scheme()
 BLANK = RoundResult(
     round=1,
     accuracy=0.0,
@@ -52,7 +56,14 @@ def result(number: int, *clients: int) -> RoundResult:
 
 def store(folder: Path, *results: RoundResult) -> None:
     for each in results:
-        save_checkpoint(folder, LAYOUT, METHOD, each)
+        save_checkpoint(folder, LAYOUT, METHOD, 1, each)
+
+
+def restore(
+    folder: Path, recorded: int, layout: Layout, taken_part: Callable[[int], Mapping[int, int]] = lambda _: {}
+) -> tuple[int, NDArray[np.float32] | None, Memory]:
+    found, memory = checkpoint.restore(folder, recorded, layout, SCHEME, taken_part)
+    return (0, None, memory) if found is None else (found.round, found.state, memory)
 
 
 def names(folder: Path) -> list[str]:
@@ -106,7 +117,7 @@ class TestRoundTrip:
         frame = Frame.from_bytes((tmp_path / "memory" / "31-4.bin").read_bytes(), kind=Kind.UPDATE)
         assert (frame.method, frame.round, frame.noise_key) == (METHOD, 4, 31)
         assert frame.layout_digest == LAYOUT.digest
-        saved = Frame.from_bytes((tmp_path / "checkpoint.bin").read_bytes(), kind=Kind.BROADCAST)
+        saved = Frame.from_bytes((tmp_path / "checkpoint.bin").read_bytes(), kind=Kind.SAVED)
         assert (saved.method, saved.round) == (METHOD, 4)
 
     def test_more_rounds_recorded_than_saved_are_taken_fewer_are_refused(self, tmp_path: Path) -> None:
@@ -170,14 +181,14 @@ class TestStops:
 
     @staticmethod
     def stop_before(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-        write = checkpoint.write_atomic
+        write = vectors.write_atomic
 
-        def stopping(path: Path, data: bytes) -> None:
+        def stopping(path: Path, data: bytes, *, private: bool = False) -> None:
             if path.name == name:
                 raise StoppedError
-            write(path, data)
+            write(path, data, private=private)
 
-        for module in (checkpoint, vectors):
+        for module in (saved_files, vectors):
             monkeypatch.setattr(module, "write_atomic", stopping)
 
     @pytest.mark.parametrize("file", ["2-2.bin", "3-2.bin", "checkpoint.bin"])
@@ -226,7 +237,7 @@ class TestStops:
         setting = federation("topk-ef")
         whole = run(setting)
         for each in whole[:done]:
-            save_checkpoint(tmp_path, layout, METHODS["topk-ef"].id, each)
+            save_checkpoint(tmp_path, layout, METHODS["topk-ef"].id, 1, each)
         number, state, memory = restore(tmp_path, done, layout)
         assert number == done
         assert memory.keys() == remembered(whole[:done]).keys()
@@ -316,7 +327,7 @@ class TestDamage:
         there.mkdir()
         store(here, result(1, 1))
         reshaped = Layout.of([replace(t, shape=t.shape[::-1]) for t in LAYOUT.tensors])
-        save_checkpoint(there, reshaped, METHOD, result(1, 1))
+        save_checkpoint(there, reshaped, METHOD, 1, result(1, 1))
         shutil.copy(there / "memory" / "1-1.bin", here / "memory" / "1-1.bin")
         with pytest.raises(RunError, match=r"1-1\.bin does not fit: it is for a model with other tensors"):
             restore(here, 1, LAYOUT)
