@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmrn.codecs.limit import clipped
 from fedmrn.codecs.observation import Observed
 from fedmrn.errors import ConfigError, EncodeError
 from fedmrn.numerics import kernels

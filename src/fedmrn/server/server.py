@@ -14,7 +14,7 @@ from fedmrn.server.carried import Carried
 from fedmrn.server.round import Round
 from fedmrn.server.saved import RUN_SIZE, Saved, read_saved, write_saved
 from fedmrn.server.scheme import Scheme
-from fedmrn.server.statistics import check_start
+from fedmrn.server.statistics import check_moments, check_start
 from fedmrn.whole import whole
 from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
 from fedmrn.wire.layout import Group, Layout
@@ -77,7 +77,8 @@ class Server:
         shape, moments = (scheme.optimizer.slots, layout.trainable), carried.moments
         if moments.shape != shape or moments.dtype != np.float32:
             raise ConfigError(f"the moments must be float32 of shape {shape}, got {moments.dtype} {moments.shape}")
-        check_start(layout, state, moments)
+        check_start(layout, state)
+        check_moments(moments)
         self.observed: dict[str, dict[str, float]] = {}
         self.asked: tuple[int | str, ...] = ()
         self._round = round
@@ -111,6 +112,7 @@ class Server:
             ConfigError: the model is not such a vector, or has a value that is NaN or infinite.
         """
         _check_vector("the model", model, layout.size)
+        check_start(layout, model)
         state, coded = model.copy(), layout.span(Group.CODED)
         state[coded] = scheme.rule.start(state[coded])
         return state

@@ -39,8 +39,8 @@ def check_round(number: int, layout: Layout, state: F32, moments: F32) -> None:
     )
 
 
-def check_start(layout: Layout, state: F32, moments: F32) -> None:
-    """Refuse a state or moments that no round may begin with.
+def check_start(layout: Layout, state: F32) -> None:
+    """Refuse a state that no round may begin with.
 
     Raises:
         ConfigError: names the tensor and its value.
@@ -48,6 +48,14 @@ def check_start(layout: Layout, state: F32, moments: F32) -> None:
     fault = fault_of(layout, state)
     if fault is not None:
         raise ConfigError(f"the state is no usable model: {fault}")
+
+
+def check_moments(moments: F32) -> None:
+    """Refuse moments that no round may begin with.
+
+    Raises:
+        ConfigError: says that they are not finite.
+    """
     if not _finite(moments):
         raise ConfigError("the moments are not finite: start with those of an earlier round, or with none")
 
