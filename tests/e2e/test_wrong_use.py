@@ -83,7 +83,7 @@ from fedmrn.wire.messages import encode_update
         (["sweep", "papers"], ["sweep 'papers'", "did you mean 'paper'"]),
         (["sweep", "paper", "--data-dir", "none", "--set", "train.rounds=1"], ["train-images-idx3-ubyte.gz", "none"]),
         (["inspect", "nothing.bin"], ["nothing.bin", "not a file"]),
-        (["inspect", "/dev/zero"], ["not a file"]),
+        (["inspect", "/dev/zero"], ["not a regular file"]),
     ],
     ids=lambda v: " ".join(v[1:])[:60] if isinstance(v, list) and len(v) > 1 else None,
 )  # fmt: skip
