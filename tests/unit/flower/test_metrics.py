@@ -80,8 +80,9 @@ def mean(*records: dict[str, Any], heaviest: float = 2**20) -> tuple[dict[str, A
 
 
 @pytest.mark.parametrize("value", [LARGEST, -LARGEST, 1e308, -1e308])
-@pytest.mark.parametrize("weights", [(1, 1, 1), (5, 9, 12), (3, 3, 1), (1, 2**20, 7), (49, 49, 98, 1, 1, 3)])
+@pytest.mark.parametrize("weights", [(1, 1, 1), (1, 2**20, 7), (4, 31, 24), (33, 21, 5, 33, 12)])
 def test_a_mean_of_the_largest_doubles_is_finite_and_between_them(value: float, weights: tuple[int, ...]) -> None:
+    """With weights 4, 31 and 24 the shares round up, and Flower's own sum of the largest double is infinite."""
     found, _ = mean(*({"num-examples": w, "x": value, "row": [value, 1.0]} for w in weights))
     assert found["x"] == pytest.approx(value, rel=1e-15)
     assert found["row"] == pytest.approx([value, 1.0], rel=1e-15)
