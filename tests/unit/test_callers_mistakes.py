@@ -31,7 +31,7 @@ def attached(steps: object) -> LocalRule:
 
 def server(**options: Any) -> Server:
     state = options.pop("state", noisy(LAYOUT.size, 1))
-    return Server(LAYOUT, method("fedmrn").scheme(), state, options.pop("secret", SECRET), **options)
+    return Server(LAYOUT, method("fedmrn").scheme(), state, options.pop("secret", SECRET), run=bytes(16), **options)
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def test_steps_are_whole(steps: object, words: str) -> None:
         (noisy(3, 1), r"shape \(29,\), got float32 \(3,\)"),
         (np.zeros(LAYOUT.size), "got float64"),
         (np.zeros((LAYOUT.size, 1), np.float32), r"\(29, 1\)"),
-        (np.full(LAYOUT.size, np.nan, np.float32), "29 values that are NaN or infinite, the first at 0"),
+        (np.full(LAYOUT.size, np.nan, np.float32), "no usable model: tensor a.weight has nan in element 0"),
         ([0.0] * LAYOUT.size, "type list"),
         (None, "type NoneType"),
     ],
@@ -187,7 +187,10 @@ def test_any_limit_leaves_a_sum_that_works(limit: float) -> None:
     broadcast = Frame.from_bytes(round_.broadcast("ann"))
     update = np.full(LAYOUT.size, min(limit / 2, 1e37), np.float32)
     before = round_.broadcast_frame("ann")
-    round_.add("ann", encode_update(broadcast, LAYOUT, update, weight=3, sampling_key=1).to_bytes())
+    round_.add(
+        "ann",
+        encode_update(broadcast, LAYOUT, update, weight=3, sampling_key=1, limits=Limits(max_value=limit)).to_bytes(),
+    )
     moved = round_.finish()
     assert np.isfinite(moved).all()
     assert before.round == 1

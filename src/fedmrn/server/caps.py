@@ -33,7 +33,8 @@ class Clipping:
     Attributes:
         weights: a client counts at most so many times the median weight.
         scales: the cap of a coded tensor's scale lies so many powers of two above the median.
-        values: the same of the magnitude of dense values and statistics, where they are clipped as they come.
+        values: the same of dense values and statistics: of their distance from the median of all clients, or, where they
+            are clipped as they come, of their magnitude.
         hold: elements, of all clients together, that are kept until a round closes, to clip them by that round's own
             median: of whole updates in a run's first round, later of side data. Where there would be more, updates are
             clipped as they come, by caps that are known when the round begins.

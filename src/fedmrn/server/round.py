@@ -119,7 +119,8 @@ class Round:
         self._check_open()
         if client in self.answered:
             raise DuplicateFrameError(f"client {client} answered already in round {self.number}")
-        data = data if isinstance(data, bytes) else bytes(data)  # frames may wait, and must not change meanwhile
+        if isinstance(data, bytearray | memoryview):
+            data = bytes(data)  # frames may wait, and must not change meanwhile
         frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=self._server.limits)
         try:
             self.aggregator.add(frame, key, client if self._server.scheme.shared_key else None)

@@ -1,7 +1,7 @@
 """Side data: the dense tensors and statistics of a round's updates, clipped so that no client moves them far.
 
 They are few. So they are kept until the round closes. Then each value is clipped to a range around the median of its
-element: twice as far as the middle client is from the median anywhere in the tensor. What all clients have in common
+element: four times as far as the middle client is from the median anywhere in the tensor. What all clients have in common
 thus stays, and what one adds of its own is no more than others do.
 
 Where clients are so many that this would take too much memory, values are clipped as they come, by caps of the round
@@ -41,7 +41,7 @@ class SideData:
     """
 
     def __init__(self, layout: Layout, caps: RoundCaps | None) -> None:
-        self._caps = caps
+        self._caps, self._above = caps, 0 if caps is None else caps.clipping.values
         self._groups = [g for g in Group if g is not Group.CODED and layout.sizes(g)]
         self._sizes: dict[Group, tuple[int, ...]] = {group: layout.sizes(group) for group in self._groups}
         self.kept: dict[Group, list[Contribution]] = {group: [] for group in self._groups}
@@ -111,8 +111,8 @@ class SideData:
         """Return how far each value may be from its median: what `farthest` says where most clients are at it."""
         sizes = self._sizes[group]
         away = np.stack([self._largest(c.opened, sizes, middle) for c in contributions])
-        twice = 2 * np.sort(away, axis=0)[(len(contributions) - 1) // 2]
-        apart = np.repeat(twice.astype(np.float32), sizes)
+        far = np.ldexp(np.sort(away, axis=0)[(len(contributions) - 1) // 2], self._above)
+        apart = np.repeat(far.astype(np.float32), sizes)
         apart = np.where(apart > 0, apart, farthest)
         return np.minimum(apart, _APART) if group is Group.VARIANCE else apart
 

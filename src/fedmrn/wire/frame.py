@@ -55,11 +55,7 @@ class Kind(IntEnum):
 
 
 class Role(IntEnum):
-    """What a section is.
-
-    An update, the server's state, the template of a section to send, or terms of training. In what a server saves, also
-    the moments of its optimizer, and all else that it keeps.
-    """
+    """What a section is: an update, a state, a template to send, terms of training; in a file, what a server keeps."""
 
     UPDATE = 0
     STATE = 1

@@ -152,8 +152,7 @@ def read_exact_state(saved: Frame, layout: Layout) -> NDArray[np.float32]:
     """Return the state in what a server saved, float32, shape (layout.size,).
 
     Raises:
-        WrongLayoutError: it is of a model with other tensors.
-        FrameError: a section is missing, of another length or codec, or does not decode.
+        FrameError: it is of a model with other tensors, or a section is missing, of another codec, or does not decode.
     """
     if saved.layout_digest != layout.digest:
         raise WrongLayoutError("it is of a model with other tensors than this one")

@@ -1,14 +1,18 @@
 """One client of ten moves no element far, whatever it sends that is legal, and weighs little more than another."""
 
+import re
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fedmrn.codecs import MaskCodec
 from fedmrn.errors import BoundError, ConfigError, WrongParametersError
-from fedmrn.methods import method
+from fedmrn.methods import METHODS, method
+from fedmrn.numerics.masking import MaskType
 from fedmrn.server import Clipping, Round, Server
 from fedmrn.server.optimizer import Scaled
 from fedmrn.wire.frame import Frame
@@ -34,6 +38,11 @@ MASKED = [
     ("fedmrn", {}),
     ("fedmrn", {"noise": "gaussian"}),
     ("fedmrn-s", {}),
+    ("fedmrn-mrc", {}),
+    ("fedmrn-no-pm", {}),
+    ("fedmrn-no-sm", {}),
+    ("fedmrn-s-mrc", {}),
+    ("fedmrn-post", {}),
     ("fedmrn", {"scale": "auto"}),
     ("fedmrn", {"scale": "auto", "coding": "entropy"}),
     ("fedmrn", {"scale": "auto", "noise": "gaussian"}),
@@ -42,6 +51,7 @@ MASKED = [
     ("fedmrn-mrc", {"scale": "auto"}),
     ("fedmrn-post", {"scale": "auto"}),
     ("signsgd", {}),
+    ("signsgd-stochastic", {}),
     ("signsgd-vote", {}),
     ("fedbat", {}),
     ("terngrad", {}),
@@ -76,8 +86,17 @@ def legal(round_: Round, vector: F32, weight: int) -> None:
         return
 
 
-def worst(name: str, options: dict[str, object], clipping: Clipping, rounds: int, weight: int = 100) -> list[float]:
+def worst(
+    name: str,
+    options: dict[str, object],
+    clipping: Clipping,
+    rounds: int,
+    weight: int = 100,
+    among: slice | None = None,
+) -> list[float]:
     """Return, for each round, how far one of ten clients moved an element, in honest steps of its tensor.
+
+    With `among`, how far it moved one of these elements, as a number.
 
     Against the same round without it: of ten, with an update of nothing in its place.
     """
@@ -100,6 +119,9 @@ def worst(name: str, options: dict[str, object], clipping: Clipping, rounds: int
             moved.append(round_.finish())
         server = copy
         far = np.abs(moved[1].astype(np.float64) - moved[0])
+        if among is not None:
+            found.append(float(far[among].max()))
+            continue
         steps = [np.median([np.abs(honest(c, number)[w]).max() for c in range(9)]) for _, w in _tensors()]
         found.append(max(float(far[w].max() / s) for (_, w), s in zip(_tensors(), steps, strict=True)))
     return found
@@ -125,7 +147,27 @@ def test_one_of_ten_moves_no_element_by_more_than_four_honest_steps(
     assert all(found)
     if "scale" in options or not name.startswith("fedmrn"):
         assert max(found if clipping.hold else found[1:]) <= 4, found
+    else:
+        codec = MaskCodec.of(method(name).scheme(options).codecs[Group.CODED])
+        assert codec is not None
+        twice = 2 if codec.masked.mask is MaskType.SIGNED else 1  # from one end to the other
+        assert max(worst(name, options, clipping, 4, among=CODED)) <= twice * codec.masked.noise.bound / 10 * 1.0001
     assert max(worst(name, options, clipping, 3, weight=1 << 20)[0 if clipping.hold else 1 :]) <= 12
+
+
+def test_the_table_of_bounds_names_each_method_once() -> None:
+    """The named ones are measured above; what it calls all others have neither caps nor a known magnitude."""
+    text = (Path(__file__).parents[3] / "docs" / "guarantees.md").read_text("utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `") and line.count("|") == 4]
+    named = [name for row in rows for name in re.findall(r"`([a-z0-9-]+)`", row.split("|")[1]) if name in METHODS]
+    assert len(named) == len(set(named))
+    measured = {name for name, _ in MASKED}
+    assert set(named) == measured | {"fedpm"}
+    for name in set(METHODS) - set(named):
+        codec = method(name).scheme().codecs[Group.CODED]
+        assert not codec.sends_scales
+        assert not codec.known_magnitude
+    assert max(worst("fedavg", {}, Clipping(), 1)) > 1000
 
 
 @pytest.mark.parametrize("clipping", WAYS, ids=["kept", "as they come"])
