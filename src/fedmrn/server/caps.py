@@ -33,7 +33,7 @@ class Clipping:
     Attributes:
         weights: a client counts at most so many times the median weight.
         scales: the cap of a coded tensor's scale lies so many powers of two above the median.
-        values: the same of dense values and statistics: of their distance from the median of all clients, or, where they
+        values: the same of dense values and statistics: of their distance from the median over clients, or, where they
             are clipped as they come, of their magnitude.
         hold: elements, of all clients together, that are kept until a round closes, to clip them by that round's own
             median: of whole updates in a run's first round, later of side data. Where there would be more, updates are

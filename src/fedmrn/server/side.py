@@ -1,8 +1,8 @@
 """Side data: the dense tensors and statistics of a round's updates, clipped so that no client moves them far.
 
 They are few. So they are kept until the round closes. Then each value is clipped to a range around the median of its
-element: four times as far as the middle client is from the median anywhere in the tensor. What all clients have in common
-thus stays, and what one adds of its own is no more than others do.
+element: four times as far as the middle client is from the median anywhere in the tensor. What all clients have in
+common thus stays, and what one adds of its own is hardly more than others do.
 
 Where clients are so many that this would take too much memory, values are clipped as they come, by caps of the round
 before. Of running variances, which travel as changes of their logarithms, no change is taken for more than a factor of
