@@ -189,22 +189,29 @@ def parts(codec: int, params: bytes, count: int, body: bytes, key: int) -> dict[
     return found
 
 
-def terms(body: bytes) -> list[tuple[str, float]]:
+def terms(body: bytes) -> list[tuple[str, Any]]:
     """The terms of a broadcast, in the order of their tags."""
     found, at = [], 0
     while at < len(body):
         tag, length = struct.unpack_from("<HI", body, at)
-        name, form = TERMS[tag]
-        found.append((name, struct.unpack(form, body[at + 6 : at + 6 + length])[0]))
+        value = body[at + 6 : at + 6 + length]
+        if tag == 32:
+            found.append(("caps", list(struct.unpack(f"{length}b", value))))
+        else:
+            name, form = TERMS[tag]
+            found.append((name, struct.unpack(form, value)[0]))
         at += 6 + length
     return found
 
 
-def encode_terms(found: list[tuple[str, float]]) -> bytes:
+def encode_terms(found: list[tuple[str, Any]]) -> bytes:
     """The only body that says these terms."""
     tags = {name: (tag, form) for tag, (name, form) in TERMS.items()}
-    rows = sorted((*tags[name], value) for name, value in found)
-    return b"".join(struct.pack("<HI", tag, struct.calcsize(form)) + struct.pack(form, v) for tag, form, v in rows)
+    rows = sorted((*tags[name], value) for name, value in found if name != "caps")
+    body = b"".join(struct.pack("<HI", tag, struct.calcsize(form)) + struct.pack(form, v) for tag, form, v in rows)
+    for caps in (value for name, value in found if name == "caps"):
+        body += struct.pack("<HI", 32, len(caps)) + struct.pack(f"{len(caps)}b", *caps)
+    return body
 
 
 def scales(body: bytes) -> list[tuple[int, float]]:

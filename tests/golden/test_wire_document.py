@@ -46,7 +46,7 @@ from fedmrn.wire import frame
 from fedmrn.wire.frame import Frame, Kind, Limits, Role, Section
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 from fedmrn.wire.messages import read_state
-from fedmrn.wire.terms import TERMS, read_terms, terms_section
+from fedmrn.wire.terms import TERMS, read_caps, read_terms, terms_section
 from fedmrn.wire.variance import CEILING, FLOOR, log_change, moved
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
@@ -240,8 +240,10 @@ def test_the_library_agrees(name: str) -> None:
             want[f] for f in ("codec", "role", "group", "elements")
         )
         if got.role is Role.TERMS:
-            assert list(read_terms(found).items()) == [tuple(row) for row in want["terms"]]
-            rebuilt += terms_section(dict(want["terms"]))
+            told = dict(want["terms"])
+            caps = told.pop("caps", ())
+            assert (read_terms(found), list(read_caps(found))) == (told, list(caps))
+            rebuilt += terms_section(told, caps)
             continue
         codec = codec_from(got.codec, got.params)
         assert codec.params() == got.params == bytes.fromhex(want["parameters"])

@@ -24,7 +24,7 @@ from fedmrn.server import Server
 from fedmrn.wire.frame import Frame, Role, Section
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import plain, read_state
-from fedmrn.wire.terms import read_terms, terms_section
+from fedmrn.wire.terms import read_caps, read_terms, terms_section
 
 TOLD = st.fixed_dictionaries(
     {},
@@ -167,3 +167,40 @@ def test_a_model_of_the_size_of_a_term_is_not_mistaken_for_it() -> None:
     frame = broadcast(rho=1.0)
     assert [s.role for s in frame.sections if s.group is Group.CODED] == [Role.TEMPLATE, Role.TERMS, Role.STATE]
     assert np.isfinite(read_state(frame, LAYOUT)).all()
+
+
+CAPS = [(0,), (-126, 127, 0, -1)]
+
+
+@pytest.mark.parametrize("caps", CAPS)
+def test_caps_are_read(caps: tuple[int, ...]) -> None:
+    for told in ({}, {"rho": 1.0}):
+        (section,) = terms_section(told, caps)
+        frame = telling(section)
+        assert (read_terms(frame), read_caps(frame)) == (told, caps)
+        assert section.count == len(told) + 1
+    assert read_caps(telling(*terms_section({"rho": 1.0}))) == ()
+
+
+@pytest.mark.parametrize("caps", [(-127,), (128,), (0, 300)])
+def test_caps_beyond_float32_cannot_be_told(caps: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="a cap is"):
+        terms_section({}, caps)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [(b"", MalformedFrameError), (b"\x80", BoundError), (b"\x00\x81", BoundError)]
+)
+def test_caps_that_cannot_be(value: bytes, error: type[Exception]) -> None:
+    frame = telling(Section(0, Role.TERMS, Group.CODED, 1, b"\1", record(32, value)))
+    assert read_terms(frame) == {}
+    with pytest.raises(error):
+        read_caps(frame)
+
+
+@pytest.mark.parametrize("caps", [(0,), (0, 0, 0)])
+def test_as_many_caps_as_coded_tensors(caps: tuple[int, ...]) -> None:
+    usual = broadcast()
+    frame = replace(usual, sections=(*usual.sections, *terms_section({}, caps)))
+    with pytest.raises(MalformedFrameError, match="the model has 2 coded tensors"):
+        read_state(frame, LAYOUT)
