@@ -10,7 +10,7 @@ import torch
 from small_federation import federation, records, run, small_model
 
 from fedmrn.federation.conduct import Conduct
-from fedmrn.federation.simulation import secret_of
+from fedmrn.federation.secrets import run_of, secret_of
 from fedmrn.federation.transport import Message, Reply
 from fedmrn.server import Server
 from fedmrn.torch import ModelLayout
@@ -69,7 +69,7 @@ def test_the_results_are_those_of_this_process(name: str) -> None:
 
 def test_a_second_ask_while_replies_are_pending() -> None:
     setting, view = federation(rounds=1), ModelLayout.of(small_model())
-    server = Server(view.layout, setting.scheme, view.read(), secret_of(setting.seed), run=bytes(16))
+    server = Server(view.layout, setting.scheme, view.read(), secret_of(setting.seed), run=run_of(setting.seed))
     one, *others = setting.sampled(1)
     conduct = Conduct(server.begin(1, [one, *others]), view.layout.trainable)
     with piped("fedmrn") as transport:

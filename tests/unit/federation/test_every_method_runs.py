@@ -13,7 +13,8 @@ from small_federation import CLIENTS, ROUNDS, federation, records, remembered, r
 from torch import nn
 
 from fedmrn.errors import ConfigError
-from fedmrn.federation.simulation import RoundResult, secret_of, simulate
+from fedmrn.federation.secrets import secret_of
+from fedmrn.federation.simulation import RoundResult, simulate
 from fedmrn.methods import METHODS as ALL
 from fedmrn.methods import method
 from fedmrn.server import Server
@@ -50,10 +51,10 @@ def test_three_rounds_repeat_to_the_byte(name: str) -> None:
 
 @every_method
 @pytest.mark.parametrize("done", [1, 2])
-def test_a_run_that_goes_on_from_state_and_memory_ends_as_the_whole_one(name: str, done: int) -> None:
+def test_a_run_that_goes_on_from_what_was_kept_ends_as_the_whole_one(name: str, done: int) -> None:
     results = list(whole(name))
-    kept = remembered(results[:done])
-    rest = run(federation(name), results[done - 1].state, first=done + 1, memory=kept)
+    kept, last = remembered(results[:done]), results[done - 1]
+    rest = run(federation(name), last.state, first=done + 1, memory=kept, carried=last.carried)
     assert records(rest) == records(results[done:])
 
 
@@ -106,7 +107,8 @@ class TestMemory:
     @pytest.mark.parametrize("done", [1, 2])
     def test_without_its_memory_a_run_goes_another_way(self, done: int) -> None:
         results = list(whole(self.NAME))
-        rest = run(federation(self.NAME), results[done - 1].state, first=done + 1)
+        last = results[done - 1]
+        rest = run(federation(self.NAME), last.state, first=done + 1, carried=last.carried)
         assert rest[-1].state.tobytes() != results[-1].state.tobytes()
         assert [r.clients for r in rest] == [r.clients for r in results[done:]]
 

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf, log
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from small_federation import CLIENTS, METHODS, SIZES, federation, records, rule, run, small_model
 from torch import Tensor, nn
 
 from fedmrn.errors import ConfigError, FrameError
-from fedmrn.federation.simulation import secret_of, simulate
+from fedmrn.federation.secrets import run_of, secret_of
+from fedmrn.federation.simulation import simulate
 from fedmrn.methods import method
 from fedmrn.numerics.rng import Stream
 from fedmrn.server import Round, Server
@@ -119,7 +122,7 @@ class TestRepeatable:
 
     def test_the_secret_is_sixteen_bytes_and_the_seeds_own(self) -> None:
         assert len(secret_of(1)) == 16
-        assert len({secret_of(s) for s in range(100)}) == 100
+        assert len({secret_of(s) for s in range(100)} | {run_of(s) for s in range(100)}) == 200
 
 
 class TestSampling:
@@ -243,7 +246,8 @@ class TestBytes:
         results = list(simulate(setting, model, state))
         monkeypatch.undo()
         for threads in (1, 2):
-            server = Server(view.layout, setting.scheme, state, secret_of(setting.seed), threads=threads, run=bytes(16))
+            secret, name = secret_of(setting.seed), run_of(setting.seed)
+            server = Server(view.layout, setting.scheme, state, secret, run=name, threads=threads)
             for result in results:
                 round_ = server.begin(result.round, result.clients)
                 mine = [(client, data) for number, client, data in tape.up if number == result.round]
@@ -271,16 +275,32 @@ class TestWeights:
         before = ModelLayout.of(small_model()).read().astype(np.float64)
         (result,) = run(federation("fedavg", rounds=1, by_batches=by_batches))
         weights = [-(-SIZES[c] // 4) if by_batches else SIZES[c] for c in result.clients]
-        updates = [
-            np.concatenate([np.frombuffer(s.body, "<f4") for s in Frame.from_bytes(d).sections]).astype(np.float64)
-            for _, _, d in tape.up
-        ]
-        # The sum's units are 2^-22, over a total weight of at least ten; the mean and the new state are rounded once.
+        assert max(weights) <= 4 * sorted(weights)[1]  # all count in full
+        updates = np.array(
+            [
+                np.concatenate([np.frombuffer(s.body, "<f4") for s in Frame.from_bytes(d).sections])
+                for _, _, d in tape.up
+            ],
+            np.float64,
+        )
+        layout = ModelLayout.of(small_model()).layout
+        for tensor in layout.tensors:
+            if tensor.group is not Group.CODED:
+                self.clip(updates[:, layout.slices[tensor.name]], log(4) if tensor.group is Group.VARIANCE else inf)
+        # The bounds, the mean and the new state are rounded to float32, none of them above the largest of the state.
         mean = np.average(updates, axis=0, weights=weights)
-        variances = ModelLayout.of(small_model()).layout.span(Group.VARIANCE)
+        variances = layout.span(Group.VARIANCE)
         expected = before + mean
         expected[variances] = before[variances] * np.exp(mean[variances])
-        assert np.abs(result.state - expected).max() <= 2 * 2.0**-24 * np.abs(expected).max()
+        assert np.abs(updates).max() < np.abs(expected).max() / 2
+        assert np.abs(result.state - expected).max() <= 3 * 2.0**-24 * np.abs(expected).max()
+
+    @staticmethod
+    def clip(tensor: NDArray[np.float64], most: float) -> None:
+        """Clip what four clients say of a tensor, a row each, to twice the second smallest distance from the median."""
+        middle = np.sort(tensor, axis=0)[1:3].mean(axis=0)
+        apart = min(most, 2 * sorted(np.abs(tensor - middle).max(axis=1))[1])
+        tensor[:] = np.clip(tensor, middle - apart, middle + apart)
 
     def test_the_two_ways_give_different_models(self) -> None:
         samples, batches = (run(federation("fedavg", rounds=1, by_batches=b))[0] for b in (False, True))

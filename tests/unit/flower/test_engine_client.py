@@ -19,7 +19,8 @@ from fedmrn.experiments.run.prepare import prepare
 from fedmrn.experiments.settings import load_setting
 from fedmrn.federation import transport as asked
 from fedmrn.federation.conduct import Conduct
-from fedmrn.federation.simulation import RoundResult, secret_of, simulate
+from fedmrn.federation.secrets import run_of, secret_of
+from fedmrn.federation.simulation import RoundResult, simulate
 from fedmrn.flower import simulation as engine
 from fedmrn.flower.simulation import on_flower
 from fedmrn.server import Server
@@ -142,7 +143,8 @@ def test_more_can_be_asked_while_replies_are_pending() -> None:
     federation, layout = prepared.federation, ModelLayout.of(prepared.model).layout
     state = ModelLayout.of(prepared.model).read()
     expected = next(simulate(federation, prepared.model, state)).state
-    round_ = Server(layout, federation.scheme, state, secret_of(1), run=bytes(16)).begin(1, federation.sampled(1))
+    server = Server(layout, federation.scheme, state, secret_of(1), run=run_of(1))
+    round_ = server.begin(1, federation.sampled(1))
     conduct, (one, *others) = Conduct(round_, layout.trainable), federation.sampled(1)
     with on_flower(build, CLIENTS) as transport:
         first = transport.ask([conduct.train(one)])

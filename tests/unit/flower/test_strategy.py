@@ -23,6 +23,7 @@ from fedmrn.server.optimizer import Momentum, Scaled
 from fedmrn.torch import ModelLayout
 from fedmrn.wire.frame import HEADER_SIZE, SECTION_SIZE
 from fedmrn.wire.layout import Group, Layout, TensorSpec
+from fedmrn.wire.messages import encode_update
 
 BAD = 13
 """The node that misbehaves."""
@@ -116,7 +117,7 @@ def test_the_arrays_cannot_be_averaged_by_mistake() -> None:
 
 def strategy_messages(plan: FedMRN) -> list[Message]:
     nodes = grid()
-    plan.begin(initial())
+    plan.begin(initial()).run = bytes(16)  # strategies of one secret then send the same
     messages = list(plan.configure_train(1, initial(), ConfigRecord(), nodes))
     for message in messages:
         message.metadata.__dict__["_message_id"] = f"to {message.metadata.dst_node_id}"
@@ -406,7 +407,7 @@ def test_an_evaluation_is_counted_by_its_kind_and_beside_the_updates() -> None:
     plan.start(grid(node13=failing), initial(), num_rounds=1)
     (report,) = plan.reports
     stage, view = report.stages[MessageKind.EVALUATE], ModelLayout.of(small_model())
-    header = HEADER_SIZE + 3 * SECTION_SIZE
+    header = HEADER_SIZE + len(Group) * SECTION_SIZE
     spans = {group.name.lower(): view.layout.span(group) for group in Group}
     bodies = {name: 3 * 4 * (span.stop - span.start) for name, span in spans.items()}
     assert stage.sent == {**bodies, "header": 3 * header, "checksum": 12, "config": 3 * (len("server-round") + 8)}
@@ -434,10 +435,12 @@ class Tied(nn.Module):
 
 def test_tied_weights_move_together_and_what_never_travels_stays() -> None:
     model = Tied()
-    plan = FedMRN(ModelLayout.of(model))
+    plan = FedMRN(ModelLayout.of(model), "fedavg")
     start = ArrayRecord(model.state_dict())
-    server = plan.begin(start)
-    server.state = server.state + np.float32(1)
+    round_ = plan.begin(start).begin(1, ["only"])
+    broadcast, ones = round_.broadcast_frame("only"), np.ones(plan.layout.size, np.float32)
+    round_.add("only", encode_update(broadcast, plan.layout, ones, weight=1, sampling_key=0).to_bytes())
+    round_.finish()
     after = plan.model(1)
     assert after.keys() == start.keys()
     assert (after["inner.weight"].numpy() == start["inner.weight"].numpy() + np.float32(1)).all()
