@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from math import prod
+from typing import Protocol
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -9,6 +10,18 @@ from numpy.typing import NDArray
 
 from fedmrn.errors import ConfigError
 from fedmrn.wire.layout import Layout
+
+
+class View(Protocol):
+    """What the strategy needs to know of a model; `fedmrn.torch.ModelLayout` is one."""
+
+    @property
+    def layout(self) -> Layout:
+        """The flat vector."""
+
+    @property
+    def tied(self) -> Mapping[str, str]:
+        """Further names of its tensors in the state dict."""
 
 
 def flat(layout: Layout, arrays: ArrayRecord) -> NDArray[np.float32]:

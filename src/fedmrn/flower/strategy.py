@@ -10,7 +10,7 @@ of its state dict. Messages differ, to train and to evaluate; `fedmrn.flower.cli
 import os
 from collections.abc import Iterable, Mapping
 from logging import INFO, WARNING, getLogger
-from typing import Any, Protocol
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -22,14 +22,14 @@ from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.report import RoundReport
 from fedmrn.federation.transport import MessageKind
 from fedmrn.flower.advice import Watch
-from fedmrn.flower.arrays import flat, state_dict
+from fedmrn.flower.arrays import View, flat, state_dict
 from fedmrn.flower.metrics import Metrics
 from fedmrn.flower.records import FRAME, STATE, Cutter, arrays_size, beside_arrays, to_array, update_bytes
 from fedmrn.flower.replies import Replies
 from fedmrn.flower.streaming import Streaming
 from fedmrn.methods import method as find_method
 from fedmrn.numerics.rng import derive_key
-from fedmrn.server import Server
+from fedmrn.server import Clipping, Server
 from fedmrn.server.optimizer import ServerOptimizer
 from fedmrn.text import nearest
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Limits
@@ -38,18 +38,6 @@ from fedmrn.wire.messages import model_frame
 
 log = getLogger("flwr").log
 _EVALUATE = ("frame", "arrays")
-
-
-class View(Protocol):
-    """What the strategy needs to know of a model; `fedmrn.torch.ModelLayout` is one."""
-
-    @property
-    def layout(self) -> Layout:
-        """The flat vector."""
-
-    @property
-    def tied(self) -> Mapping[str, str]:
-        """Further names of its tensors in the state dict."""
 
 
 class FedMRN(FedAvg):
@@ -64,6 +52,8 @@ class FedMRN(FedAvg):
         optimizer: of the server (`fedmrn.server.optimizer`): FedAvgM, FedAdam; by default the mean is added.
         secret: 16 to 64 bytes that noise keys are derived from, for one run alone; by default fresh ones at each start.
         limits: what is accepted from clients.
+        clipping: how one client's influence is bounded; None bounds it by the limits alone.
+        equal: count all clients alike, whatever weights they claim.
         evaluate: how the model travels to clients that evaluate it: as a "frame", coded as `down` says, which
             `fedmrn.flower.client.load` reads; or as plain "arrays", a state dict, for a stock client function.
         give_up_after: end the run with an error after so many rounds in a row without an update; None or 0: never.
@@ -87,6 +77,8 @@ class FedMRN(FedAvg):
         optimizer: ServerOptimizer | None = None,
         secret: bytes | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        clipping: Clipping | None = Clipping(),  # noqa: B008 - immutable
+        equal: bool = False,
         evaluate: str = "frame",
         give_up_after: int | None = 3,
         **fedavg: Any,
@@ -99,9 +91,9 @@ class FedMRN(FedAvg):
         self._framed, self._give_up_after = evaluate == "frame", give_up_after or 0
         self.layout, self.tied = (view, {}) if isinstance(view, Layout) else (view.layout, view.tied)
         self.method = find_method(method)
-        self.scheme = self.method.scheme(options, side, down, optimizer)
+        self.scheme = self.method.scheme(options, side, down, optimizer, equal=equal)
         self.reports: list[RoundReport] = []
-        self._secret, self._limits = secret, limits
+        self._secret, self._limits, self._clipping = secret, limits, clipping
         self._server: Server | None = None
         self._conduct: Conduct | None = None
         self._replies, self._watch = Replies(MessageKind.TRAIN), Watch(self._give_up_after)
@@ -136,7 +128,7 @@ class FedMRN(FedAvg):
         model = flat(self.layout, initial_arrays)
         state = Server.initial(self.layout, self.scheme, model)
         secret = os.urandom(32) if self._secret is None else self._secret
-        self._server = Server(self.layout, self.scheme, state, secret, limits=self._limits)
+        self._server = Server(self.layout, self.scheme, state, secret, limits=self._limits, clipping=self._clipping)
         sent = {*self.layout.slices, *self.tied}
         self._initial = ArrayRecord({name: array for name, array in initial_arrays.items() if name not in sent})
         self._conduct, self.reports = None, []

@@ -297,9 +297,9 @@ class TestWeights:
 
     @staticmethod
     def clip(tensor: NDArray[np.float64], most: float) -> None:
-        """Clip what four clients say of a tensor, a row each, to twice the second smallest distance from the median."""
+        """Clip what four clients say of a tensor, a row each, to four times the second smallest distance from the median."""
         middle = np.sort(tensor, axis=0)[1:3].mean(axis=0)
-        apart = min(most, 2 * sorted(np.abs(tensor - middle).max(axis=1))[1])
+        apart = min(most, 4 * sorted(np.abs(tensor - middle).max(axis=1))[1])
         tensor[:] = np.clip(tensor, middle - apart, middle + apart)
 
     def test_the_two_ways_give_different_models(self) -> None:

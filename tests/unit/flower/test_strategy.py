@@ -477,3 +477,18 @@ def test_it_is_a_fedavg() -> None:
     assert issubclass(FedMRN, FedAvg)
     plan = strategy(fraction_train=0.5, min_train_nodes=1)
     assert len(list(plan.configure_train(1, initial(), ConfigRecord(), grid()))) == 1
+
+
+def test_clipping_and_equal_weights_reach_the_server() -> None:
+    """A hundred times the weight counts four times, or once; without clipping in full."""
+    shares = {}
+    for name, options in {"clipped": {}, "equal": {"equal": True}, "bare": {"clipping": None}}.items():
+        plan = FedMRN(ModelLayout.of(small_model()), "fedavg", **options)  # type: ignore[arg-type]
+        server = plan.begin(initial())
+        before, round_ = server.state, server.begin(1, ["a", "b", "c"])
+        for client, weight in (("a", 1), ("b", 1), ("c", 100)):
+            update = np.full(plan.layout.size, float(client == "c"), np.float32)
+            frame = encode_update(round_.broadcast_frame(client), plan.layout, update, weight=weight, sampling_key=0)
+            round_.add(client, frame.to_bytes())
+        shares[name] = float((round_.finish() - before)[0])
+    assert shares == pytest.approx({"clipped": 4 / 6, "equal": 1 / 3, "bare": 100 / 102}, abs=1e-6)
