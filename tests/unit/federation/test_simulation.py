@@ -297,7 +297,7 @@ class TestWeights:
 
     @staticmethod
     def clip(tensor: NDArray[np.float64], most: float) -> None:
-        """Clip what four clients say of a tensor, a row each, to four times the second smallest distance from the median."""
+        """Clip what four clients say of a tensor, a row each, to four times the second smallest distance from it."""
         middle = np.sort(tensor, axis=0)[1:3].mean(axis=0)
         apart = min(most, 4 * sorted(np.abs(tensor - middle).max(axis=1))[1])
         tensor[:] = np.clip(tensor, middle - apart, middle + apart)
