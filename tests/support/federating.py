@@ -45,6 +45,11 @@ def starting_server(
     return Server(view.layout, scheme, Server.initial(view.layout, scheme, view.read()), SECRET, run=bytes(16))
 
 
+def server_at(server: Server, state: NDArray[np.float32]) -> Server:
+    """The same server before its first round, with another state."""
+    return Server(server.layout, server.scheme, state, SECRET, run=bytes(16))
+
+
 def broadcast_of(model: nn.Module, name: str = "fedmrn", **options: object) -> bytes:
     """What a client gets in a round of one client whose global model is this one."""
     return server_of(model, name, **options).begin(1, ["a"]).broadcast("a")  # type: ignore[arg-type]

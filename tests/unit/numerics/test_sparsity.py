@@ -71,10 +71,13 @@ def test_the_schedule_starts_after_its_start() -> None:
 
 
 def test_between_prunings_the_sparsity_stays() -> None:
-    """Every 3 rounds from the start on; after the last round the final sparsity, whatever the rest of the division."""
+    """In rounds 3, 6 and 9, wherever it starts; after the last round the final sparsity, whatever the rest."""
     schedule, each = CubicSchedule(0.9, 9, start=1, every=3), CubicSchedule(0.9, 9, start=1)
-    at = [1, 1, 1, 1, 4, 4, 4, 7, 7, 9, 10]
+    at = [0, 0, 0, 3, 3, 3, 6, 6, 6, 9, 9]
     assert [schedule.density(t) for t in range(11)] == [each.density(t) for t in at]
+    schedule, each = CubicSchedule(0.9, 8, start=4, every=3), CubicSchedule(0.9, 8, start=4)
+    at = [0, 0, 0, 0, 0, 0, 6, 6, 8]
+    assert [schedule.density(t) for t in range(9)] == [each.density(t) for t in at]
 
 
 @pytest.mark.parametrize("final", [0, 0.3, 0.97, 0.999])
@@ -85,7 +88,8 @@ def test_the_schedule_never_rises_and_ends_exactly(final: float, rounds: int, st
     assert densities == sorted(densities, reverse=True)
     assert densities[: start + 1] == [1] * (start + 1)
     assert densities[rounds:] == [1 - final] * 3
-    assert len(set(densities)) <= 2 + (rounds - start) // every
+    multiples = [t for t in range(start + 1, rounds) if t % every == 0]
+    assert len(set(densities)) == (2 + len(multiples) if final else 1)
 
 
 @pytest.mark.parametrize("final", [-0.1, 1 - 2.0**-21, 1, 1.5, float("nan"), float("inf")])

@@ -1,9 +1,12 @@
 """Batch norm in a federation: scales trained as floats, statistics averaged by weight, counters left alone."""
 
+from math import log
+
 import numpy as np
 import pytest
 import torch
 from federating import MASKED, batch, decoded, server_of
+from side_clipping import clipped
 from torch import nn
 from torch.nn import functional as F
 
@@ -38,22 +41,21 @@ def test_statistics_and_scales_are_averaged_by_weight(name: str) -> None:
         ends.append({k: v.double().numpy().copy() for k, v in model.state_dict().items()})
     ModelLayout.of(model).write(round_.finish())
     weights = np.array(list(CLIENTS.values())) / sum(CLIENTS.values())
+    start = net().state_dict()
     for key in ("1.weight", "1.bias", "1.running_mean"):
-        mean = sum(w * end[key] for w, end in zip(weights, ends, strict=True))
-        alike = sum(end[key] for end in ends) / len(ends)
+        before = start[key].double().numpy()
+        counts = clipped(np.array([end[key] - before for end in ends]))
         held = model.state_dict()[key].numpy()
-        # Rounded once when the update is made, once as the mean, once when it is added; and each of the three weighted
-        # contributions to units of 2^-23 of the sum (62 bits, less 17 for values up to 2^16 and 22 for the weights).
+        # Rounded once when the update is made, once as a distance from the median, once as a bound, once as the mean,
+        # and once when it is added; units of the sum are finer than 2^-60.
         size = max(np.abs(end[key]).max() for end in ends)
-        assert np.abs(held - mean).max() <= 3 * 2.0**-24 * size + len(CLIENTS) * 2.0**-24 / sum(CLIENTS.values())
-        assert np.abs(held - alike).max() > 1e-3 * size
-    # Variances by their logarithms, of which each is rounded once, to float32, and to units of 2^-23 of the sum.
-    logs = [np.log(end["1.running_var"]) for end in ends]
-    mean = np.exp(sum(w * log for w, log in zip(weights, logs, strict=True)))
-    most = 2.0**-24 * max(np.abs(log).max() for log in logs) + len(CLIENTS) * 2.0**-24 / sum(CLIENTS.values())
+        assert np.abs(held - before - weights @ counts).max() <= 5 * 2.0**-24 * size
+        assert np.abs(held - before - counts.mean(axis=0)).max() > 1e-3 * size
+    # Variances by their logarithms: each is rounded once, to float32, and its bound and the mean as above.
+    logs = clipped(np.array([np.log(end["1.running_var"]) for end in ends]), log(4))
     held = model.state_dict()["1.running_var"].numpy()
-    assert (np.abs(held / mean - 1) <= 2 * most + 2.0**-24).all()
-    assert (np.abs(held / np.exp(sum(logs) / len(logs)) - 1) > 1e-4).any()
+    assert (np.abs(held / np.exp(weights @ logs) - 1) <= 4 * 2.0**-24 * np.abs(logs).max() + 2.0**-24).all()
+    assert (np.abs(held / np.exp(logs.mean(axis=0)) - 1) > 1e-4).any()
 
 
 def test_counters_stay_at_home() -> None:

@@ -101,7 +101,9 @@ def rounds(
         for client, (x, y) in enumerate(parts):
             optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
             memory = {"memory": None} if server.scheme.method == METHODS["topk-ef"].id else {}
-            rule = attach(model, optimizer, round_.broadcast(client), steps=steps, sampling_key=client, **memory)
+            rule = attach(
+                model, optimizer, round_.broadcast(client), accept="any", steps=steps, sampling_key=client, **memory
+            )
             model.train()
             for _ in range(steps):
                 rule.zero_grad()
@@ -190,7 +192,9 @@ def test_every_local_rule_sends_the_change_of_logarithms(name: str) -> None:
     before = model.get_buffer("0.running_var").double().numpy().copy()
     round_ = server_for(model, name).begin(1, ["a"])
     memory = {"memory": None} if name == "topk-ef" else {}
-    rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.01), round_.broadcast("a"), steps=1, **memory)
+    rule = attach(
+        model, torch.optim.SGD(model.parameters(), lr=0.01), round_.broadcast("a"), accept="any", steps=1, **memory
+    )
     model.train()
     F.cross_entropy(model(torch.randn(8, 6)), torch.zeros(8, dtype=torch.long)).backward()
     rule.step()
@@ -205,7 +209,7 @@ def test_every_local_rule_sends_the_change_of_logarithms(name: str) -> None:
 def test_a_client_whose_variance_came_out_impossible_says_so(name: str, value: float) -> None:
     model = net()
     round_ = server_for(model, name).begin(1, ["a"])
-    rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.01), round_.broadcast("a"), steps=1)
+    rule = attach(model, torch.optim.SGD(model.parameters(), lr=0.01), round_.broadcast("a"), accept="any", steps=1)
     model.train()
     F.cross_entropy(model(torch.randn(8, 6)), torch.zeros(8, dtype=torch.long)).backward()
     rule.step()

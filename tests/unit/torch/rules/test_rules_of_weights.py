@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from federating import Pushed, batch, decoded, starting_server
+from federating import Pushed, batch, decoded, server_at, starting_server
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
@@ -234,8 +234,7 @@ def pruned(size: int = SIZE) -> tuple[Pushed, Server, NDArray[np.bool_]]:
     model = Pushed(size)
     server = starting_server(model, "fedsparsify-global")
     kept = np.arange(size) % 3 == 0
-    server.state = np.where(kept, server.state, np.float32(0))
-    return model, server, kept
+    return model, server_at(server, np.where(kept, server.state, np.float32(0))), kept
 
 
 def by_hand(optimiser: str, lr: float, w: NDArray[np.float64], gradients: torch.Tensor) -> NDArray[np.float64]:
@@ -303,8 +302,10 @@ class TestKeepSupport:
         model = nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4), nn.Linear(4, 3), nn.Linear(2, 2))
         server = starting_server(model, "fedsparsify-global")
         coded = server.layout.span(Group.CODED)
-        server.state[coded][::2] = 0
-        zero = server.state[coded] == 0
+        state = server.state.copy()
+        state[coded][::2] = 0
+        server = server_at(server, state)
+        zero = state[coded] == 0
         rule = attach(
             model,
             torch.optim.Adam(model.parameters(), lr=0.1),
@@ -328,8 +329,7 @@ class TestKeepSupport:
 
     def test_one_weight_that_is_left_still_trains(self) -> None:
         model, server, _ = pruned()
-        server.state[:] = 0
-        server.state[7] = 0.5
+        server = server_at(server, np.where(np.arange(SIZE) == 7, np.float32(0.5), np.float32(0)))
         rule = attach(
             model, MAKE["sgd"](model.parameters()), server.begin(1, ["a"]).broadcast("a"), accept="any", steps=1
         )
