@@ -1,6 +1,6 @@
 """How the server clips what clients say of dense tensors and statistics, written out once more.
 
-Around the median of each element, and no farther from it than twice what the middle client is anywhere in the tensor.
+Around the median of each element, and no farther from it than four times what the middle client is anywhere in the tensor.
 """
 
 from math import inf, log
@@ -18,7 +18,7 @@ def clipped(tensor: F64, most: float = inf) -> F64:
     ranked = np.sort(tensor, axis=0)
     middle = (ranked[(len(tensor) - 1) // 2] + ranked[len(tensor) // 2]) / 2
     distances = sorted(np.abs(tensor - middle).max(axis=1))
-    apart = min(most, 2 * distances[(len(tensor) - 1) // 2])
+    apart = min(most, 4 * distances[(len(tensor) - 1) // 2])
     return np.minimum(np.maximum(tensor, middle - apart), middle + apart)
 
 

@@ -291,13 +291,6 @@ class TestWeights:
         assert np.abs(updates).max() < np.abs(expected).max() / 2
         assert np.abs(result.state - expected).max() <= 3 * 2.0**-24 * np.abs(expected).max()
 
-    @staticmethod
-    def clip(tensor: NDArray[np.float64], most: float) -> None:
-        """Clip what four clients say of a tensor, a row each, to four times the second smallest distance from it."""
-        middle = np.sort(tensor, axis=0)[1:3].mean(axis=0)
-        apart = min(most, 4 * sorted(np.abs(tensor - middle).max(axis=1))[1])
-        tensor[:] = np.clip(tensor, middle - apart, middle + apart)
-
     def test_the_two_ways_give_different_models(self) -> None:
         samples, batches = (run(federation("fedavg", rounds=1, by_batches=b))[0] for b in (False, True))
         assert samples.clients == batches.clients
