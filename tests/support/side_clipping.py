@@ -1,6 +1,6 @@
 """How the server clips what clients say of dense tensors and statistics, written out once more.
 
-Around the median of each element, and no farther from it than four times what the middle client is anywhere in the tensor.
+Around the median of each element, and no farther from it than four times what the middle client is in the tensor.
 """
 
 from math import inf, log
