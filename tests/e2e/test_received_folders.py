@@ -102,7 +102,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("maker", EVERYWHERE)
-@pytest.mark.parametrize("name", ["config.toml", "rounds.jsonl", "checkpoint.bin", "carried-2.bin", "memory/0-2.bin"])
+@pytest.mark.parametrize("name", ["config.toml", "rounds.jsonl", "checkpoint.bin", "memory/0-2.bin"])
 def test_a_run_that_is_resumed_names_the_file(cli: Cli, tmp_path: Path, finished: Path, name: str, maker: str) -> None:
     (tmp_path / "target").write_bytes(PRECIOUS)
     (finished / "target").write_bytes(PRECIOUS)
@@ -131,7 +131,7 @@ def test_a_line_that_no_run_wrote_is_named_on_resuming(cli: Cli, finished: Path,
 
 
 LINKS = ["rounds.jsonl", "checkpoint.bin", ".lock", "last-update.bin", "config.toml", "partition.json", "partition.png"]
-LINKS += ["layout.json", "carried-1.bin", "memory", "checkpoint.bin.part", "report.html.part", "rounds.jsonl.part"]
+LINKS += ["layout.json", "memory", "checkpoint.bin.part", "report.html.part", "rounds.jsonl.part"]
 
 
 @pytest.mark.parametrize("name", LINKS)

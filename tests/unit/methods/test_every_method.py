@@ -8,7 +8,7 @@ from core_examples import CLIENTS, LAYOUT, SECRET, fitting, noisy, play, start
 from numpy.typing import NDArray
 
 from fedmrn.methods import METHODS, method
-from fedmrn.server import Server
+from fedmrn.server import Clipping, Server
 from fedmrn.wire.frame import Frame
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 from fedmrn.wire.messages import encode_update
@@ -73,21 +73,28 @@ def test_models_with_a_single_group(name: str, group: Group) -> None:
     assert all(m.shape == (12,) for m in server.models(60))
 
 
+@pytest.mark.parametrize(("clipping", "times"), [(None, 1), (Clipping(), 5)])
 @pytest.mark.parametrize(("side", "step"), [("float16", 2.0**-11), ("levels", 1 / 127)])
 @pytest.mark.parametrize("name", ["fedavg", "fedmrn", "fedmrn-mrc", "topk-ef"])
-def test_side_data_in_fewer_bits_moves_the_state_nearly_alike(name: str, side: str, step: float) -> None:
-    """By the rounding of a value, or by a level of its norm; the coded group does not notice."""
+def test_side_data_in_fewer_bits_moves_the_state_nearly_alike(
+    name: str, side: str, step: float, clipping: Clipping | None, times: int
+) -> None:
+    """By the rounding of a value, or by a level of its norm; the coded group does not notice.
+
+    Where values are clipped, the bounds move too: the median by as much as a value, and twice a distance from it by
+    four times that.
+    """
     states = []
     for how in ("float32", side):
         scheme = method(name).scheme(None, how)
-        server = Server(LAYOUT, scheme, noisy(LAYOUT.size, 1, 1.0), SECRET, run=bytes(16))
+        server = Server(LAYOUT, scheme, noisy(LAYOUT.size, 1, 1.0), SECRET, run=bytes(16), clipping=clipping)
         vectors = {c: noisy(LAYOUT.size, 10 + CLIENTS.index(c)) for c in CLIENTS}
         states.append(play(server, 1, vectors, WEIGHTS).finish())
     exact, rough = states
     coded = exact[CODED]
     assert rough[CODED].tobytes() == coded.tobytes()
     apart = np.abs(exact - rough)[CODED.stop :]
-    assert 0 < apart.max() <= step * 0.01 * np.sqrt(5) + 2.0**-24  # the norm of five values, each at most 0.01
+    assert 0 < apart.max() <= times * step * 0.01 * np.sqrt(5) + 2.0**-24  # the norm of five values, each at most 0.01
 
 
 def test_masks_that_shrink_run_through_bytes() -> None:
