@@ -59,7 +59,10 @@ def check_consent(broadcast: Frame, accept: Accept = MASKED) -> Method:
 
 
 def _words(accept: Accept) -> list[str]:
-    words = [accept] if isinstance(accept, str) else list(dict.fromkeys(accept))
+    try:
+        words = [accept] if isinstance(accept, str) else list(dict.fromkeys(accept))
+    except TypeError as error:  # no iterable, or of what is no text
+        raise ConfigError(f"accept is a method's name, {MASKED!r}, {ANY!r} or several, got {accept!r:.60}") from error
     if not words:
         raise ConfigError(f"accept names no method: leave it out for all of masked noise, or write {ANY!r}")
     for word in words:

@@ -104,9 +104,11 @@ class Admission:
             DuplicateFrameError: a frame of this client was folded.
             LimitError: as many frames were folded as the round was planned for.
         """
+        full = not self._has_room(1)  # first: what fills the round meanwhile may be this client's own frame
         if sender in self.senders:
             raise DuplicateFrameError("a frame of this client was folded already")
-        self._check_room(1)
+        if full:
+            raise LimitError(self._full)
 
     def _check_scales(self, group: Group, scales: TensorScales | None) -> None:
         """Refuse scales that are of other tensors than the model's, or above the caps that clients were told."""
@@ -150,13 +152,17 @@ class Admission:
             raise ConfigError("only aggregators of the same round, model, method and limits can be merged")
         if self.senders & other.senders:
             raise DuplicateFrameError("both aggregators folded a frame of the same client")
-        self._check_room(other.count)
+        if not self._has_room(other.count):
+            raise LimitError(self._full)
 
     def merge(self, other: "Admission") -> None:
         """Note the frames of another part of the round."""
         self.senders |= other.senders
         self.total_weight += other.total_weight
 
-    def _check_room(self, clients: int) -> None:
-        if self.count + clients > self.plan.max_clients:
-            raise LimitError(f"the round was planned for {self.plan.max_clients} clients, and as many were folded")
+    def _has_room(self, clients: int) -> bool:
+        return self.count + clients <= self.plan.max_clients
+
+    @property
+    def _full(self) -> str:
+        return f"the round was planned for {self.plan.max_clients} clients, and as many were folded"

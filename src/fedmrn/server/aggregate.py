@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs import Opened, Plane
-from fedmrn.errors import ConfigError, DuplicateFrameError
+from fedmrn.errors import ConfigError, DuplicateFrameError, WrongRoundError
 from fedmrn.numerics.threads import cores
 from fedmrn.server.admission import Admission
 from fedmrn.server.caps import Census, RoundCaps
@@ -94,7 +94,7 @@ class Aggregator:
         self.tally, self.census = Tally(layout), Census()
         self.lock = Lock()
         self.kept: list[Update] = []
-        self._folded, self._closed = 0, False
+        self._folded, self._stopped = 0, False
 
     @property
     def count(self) -> int:
@@ -119,14 +119,14 @@ class Aggregator:
 
         Raises:
             FrameError: one subclass for each cause; the sum is then as it was before.
-            FedmrnError: if a fold was interrupted half-way, or the aggregator is closed.
+            FedmrnError: if a fold was interrupted half-way.
         """
-        if self._closed:
-            self.sums.check_whole()
+        self._check_open()
         sender = noise_key if client is None else client
         sections = self.admission.open(frame, noise_key, sender)
         update = Update(sections, frame.weight, self.side.measure(sections))
         with self.lock:
+            self._check_open()  # another thread may have finished the round
             self.admission.check_sender(sender)  # another thread may have been first
             with self.sums:
                 if self.plan.caps is not None and self.plan.caps.first:
@@ -135,6 +135,20 @@ class Aggregator:
                     self._fold(update)
                 self._note(update)
                 self.admission.note(sender, self.admission.weight(frame))
+
+    def stop(self) -> None:
+        """Take no more frames: what is read from now on belongs together.
+
+        Raises:
+            EmptyRoundError: if no frame was folded; more are taken then.
+        """
+        with self.lock:
+            self.admission.check_any()
+            self._stopped = True
+
+    def _check_open(self) -> None:
+        if self._stopped:
+            raise WrongRoundError(f"round {self.plan.round} is finished: its sum is closed")
 
     def _note(self, update: Update) -> None:
         """Note what an update says of its tensors, and claims."""
@@ -181,12 +195,14 @@ class Aggregator:
 
         Raises:
             ConfigError, DuplicateFrameError, LimitError: as `Admission.check_merge`.
-            FedmrnError: if a fold of either was interrupted half-way, or it is closed.
+            WrongRoundError: this one takes no more frames.
+            FedmrnError: if a fold of either was interrupted half-way, or the other is closed.
         """
         if other is self:
             raise DuplicateFrameError("both hold the frames of the same clients: they are one aggregator")
         first, second = sorted((self, other), key=id)  # two that merge each other must not wait for each other
         with first.lock, second.lock:
+            self._check_open()
             self.sums.check_whole()
             other.sums.check_whole()
             self.admission.check_merge(other.admission)
@@ -225,7 +241,7 @@ class Aggregator:
         """Return the mean in the sum's own memory; nothing can be added or read afterwards."""
         with self.lock:
             weight = self._settled_weight()
-            self._closed = True
+            self._stopped = True
             mean = self.sums.close(weight)
             self.admission.total_weight = weight
             self.side, self.kept = SideData(self.plan.layout, self.plan.caps), []

@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 
 from fedmrn.codecs import Codec, Plane
 from fedmrn.errors import ConfigError, FedmrnError
+from fedmrn.server.caps import STILL
 from fedmrn.server.plan import RoundPlan
 from fedmrn.server.sum import Contribution, Sum
 from fedmrn.wire.layout import Group
 
 WAIT_FROM = 1 << 22
 """Elements from which the sum does not fit into a cache, and frames wait for others to be folded in one pass."""
+_COUNTED = {Plane.SIGN, Plane.KEPT}
+"""Planes whose values go up to 1, whatever an update's scales are."""
 TOGETHER = 8
 """Frames that are folded in one pass where they wait."""
 
@@ -53,7 +56,8 @@ class ExactSum:
         self.sums: dict[Group, Sum] = {}
         self._further: list[Sum] = []
         for group, codec in codecs.items():
-            made = [self._made(plan, group, codec, span) for span in self._spans(group)]
+            spans = zip((plan.planes if group is Group.CODED else (Plane.VALUE,)), self._spans(group), strict=True)
+            made = [self._made(plan, group, codec, plane, span) for plane, span in spans]
             self.sums[group] = made[0]
             self._further += made[1:]
         self.waiting: list[Contribution] = []
@@ -67,16 +71,16 @@ class ExactSum:
             spans += [slice(start, start + self._coded) for start in starts]
         return spans
 
-    def _made(self, plan: RoundPlan, group: Group, codec: Codec, span: slice) -> Sum:
+    def _made(self, plan: RoundPlan, group: Group, codec: Codec, plane: Plane, span: slice) -> Sum:
         caps, coded = plan.caps, group is Group.CODED
         capped = caps is not None and not caps.first and coded and codec.sends_scales
         fine = not (codec.known_magnitude or (capped and caps is not None and caps.learned))
         made = Sum(self.integers[span], plan.capacity, plan.max_clients, fine=fine)
-        least = 1.0 if coded and {Plane.SIGN, Plane.KEPT} & {*plan.planes} else 0.0  # signs and counts go up to 1
+        least = 1.0 if plane in _COUNTED else 0.0
         if capped and caps is not None:
             stops = np.cumsum(plan.layout.sizes(group), dtype=np.int64).tolist()
-            bounds = (codec.bound_of_scale(ldexp(1.0, cap)) for cap in caps.scales)
-            made.set_units(stops, (max(least, bound) for bound in bounds))
+            bounds = (1.0 if plane in _COUNTED else codec.bound_of_scale(ldexp(1.0, cap)) for cap in caps.scales)
+            made.set_units(stops, bounds)
         else:
             made.set_units([span.stop - span.start], [max(least, codec.bound(plan.limits.largest))])
         return made
@@ -126,8 +130,11 @@ class ExactSum:
         elif opened.direct_fold and self._coded >= WAIT_FROM and self._planes == (Plane.VALUE,):
             self.waiting.append(contribution)
         else:
+            scales = opened.tensor_scales()
+            moved = None if scales is None else np.where(scales.exponents > STILL, scales.values, np.float32(0))
             for plane, total in zip(self._planes, (first, *self._further), strict=True):
-                total.fold([Contribution(opened.plane(plane), contribution.weight)], self.threads)
+                known = None if plane in _COUNTED else moved
+                total.fold([Contribution(opened.plane(plane), contribution.weight, None, known)], self.threads)
         if len(self.waiting) == TOGETHER:
             self._fold_waiting()
 

@@ -11,8 +11,6 @@ from fedmrn.codecs import EncodeKeys
 from fedmrn.errors import (
     ConfigError,
     DuplicateFrameError,
-    FedmrnError,
-    FrameError,
     RoundOrderError,
     UnknownClientError,
     WrongRoundError,
@@ -41,6 +39,7 @@ class Round:
         aggregator: the sum of its updates.
         answered: the clients whose updates were folded.
         caps: how much one client moves at most; None where only the limits bound it.
+        before: the server's state when the round began.
     """
 
     def __init__(self, server: "Server", number: int, clients: Iterable[int | str]) -> None:
@@ -55,7 +54,7 @@ class Round:
             raise ConfigError(f"rounds are numbered from 1 to 2^32 - 1, got {number}")
         self._closed, self._finishing = False, Lock()
         self.answered: set[int | str] = set()
-        self._shown = server.shown  # all of a round's clients are shown the same
+        self.before, self._shown = server.state, server.shown  # all of a round's clients are shown the same
         self._exact = state_sections(server.layout, self._shown) if server.scheme.exact_broadcast else None
         codecs, layout = server.scheme.codecs_at(number), server.layout
         self._templates = templates(layout, codecs)
@@ -122,13 +121,7 @@ class Round:
         if isinstance(data, bytearray | memoryview):
             data = bytes(data)  # frames may wait, and must not change meanwhile
         frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=self._server.limits)
-        try:
-            self.aggregator.add(frame, key, client if self._server.scheme.shared_key else None)
-        except FrameError:
-            raise
-        except FedmrnError:
-            self._check_open()  # another thread has finished the round meanwhile
-            raise
+        self.aggregator.add(frame, key, client if self._server.scheme.shared_key else None)
         self.answered.add(client)
         return frame
 
@@ -164,11 +157,11 @@ class Round:
     def _step(self) -> NDArray[np.float32]:
         server, aggregator = self._server, self.aggregator
         rule, coded = server.scheme.rule, server.layout.span(Group.CODED)
-        aggregator.admission.check_any()
+        aggregator.stop()
+        self._closed = True
         more = [aggregator.finish_plane(plane) for plane in rule.planes[1:]]
         observed = aggregator.observed()
         seen = self._shown if rule.sees is Sees.SHOWN else server.state
-        self._closed = True
         state = aggregator.close()  # the mean, and then in its place the state: three dense models at most
         stepped = rule.step(self.number, seen[coded], state[coded], *more)
         if np.may_share_memory(stepped, state):  # a rule may return the mean itself

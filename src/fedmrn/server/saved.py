@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fedmrn.codecs import Raw
 from fedmrn.errors import (
+    ConfigError,
     FrameError,
     MalformedFrameError,
     RunError,
@@ -27,9 +28,11 @@ from fedmrn.files import read_file, write_atomic
 from fedmrn.server.caps import Caps, Exponents
 from fedmrn.server.carried import Carried
 from fedmrn.server.scheme import Scheme
+from fedmrn.server.statistics import check_moments
 from fedmrn.wire.frame import Frame, Kind, Limits, Role, Section
 from fedmrn.wire.layout import Group, Layout
 from fedmrn.wire.messages import read_exact_state, state_sections
+from fedmrn.wire.terms import LARGEST_CAP, LEAST_CAP
 
 FILE = "checkpoint.bin"
 RUN_SIZE = 16
@@ -95,7 +98,9 @@ def read_saved(folder: Path, layout: Layout, scheme: Scheme) -> Saved:
         state = read_exact_state(frame, layout)
         run, secret, caps, asked = _read_body(frame, layout)
         moments = _moments(frame, (scheme.optimizer.slots, layout.trainable))
-    except FrameError as error:
+        scheme.rule.check(state[layout.span(Group.CODED)])
+        check_moments(moments)
+    except (FrameError, ConfigError) as error:
         raise RunError(f"{path} does not fit: {error}{_CURE}") from error
     return Saved(
         layout=layout,
@@ -138,7 +143,10 @@ def _packed(exponents: Exponents) -> bytes:
 
 
 def _unpacked(data: memoryview) -> Exponents:
-    return tuple(None if e == _NONE else e for e in np.frombuffer(data, "<i2").tolist())
+    found = tuple(None if e == _NONE else e for e in np.frombuffer(data, "<i2").tolist())
+    if not all(e is None or LEAST_CAP <= e <= LARGEST_CAP for e in found):
+        raise MalformedFrameError(f"a cap is not from 2^{LEAST_CAP} to 2^{LARGEST_CAP}")
+    return found
 
 
 def _read_body(frame: Frame, layout: Layout) -> tuple[bytes, bytes, Caps, tuple[int | str, ...]]:

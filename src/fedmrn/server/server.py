@@ -144,7 +144,7 @@ class Server:
 
     def is_current(self, round: Round) -> bool:
         """Whether this is the round begun last, and not finished: the state is what its clients were shown."""
-        return round is self._begun
+        return round is self._begun and round.before is self._state
 
     def advance(
         self, round: Round, state: NDArray[np.float32], carried: Carried, observed: dict[str, dict[str, float]]
@@ -213,4 +213,10 @@ def _check_vector(what: str, vector: NDArray[np.float32], size: int) -> None:
 
 def _named(client: int | str) -> int | str:
     most = (1 << 64) - 1
-    return client if isinstance(client, str) else whole(client, "a client that is no text", least=-most, most=most)
+    if not isinstance(client, str):
+        return whole(client, "a client that is no text", least=-most, most=most)
+    try:
+        client.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"a client's name cannot be written as UTF-8: {client!r:.60}") from error
+    return client

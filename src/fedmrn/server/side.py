@@ -98,7 +98,7 @@ class SideData:
         farthest = self._bounds(self._caps.values)
         for group, contributions in self.kept.items():
             if contributions:
-                middle = _medians(contributions, farthest[group][1].size)
+                middle = _medians(contributions, farthest[group][1].size, smaller=group is Group.VARIANCE)
                 apart = self._apart(group, contributions, middle, farthest[group][1])
                 with np.errstate(over="ignore"):
                     low, high = (np.clip(x, -_LARGEST, _LARGEST) for x in (middle - apart, middle + apart))
@@ -108,13 +108,19 @@ class SideData:
     def _apart(
         self, group: Group, contributions: Sequence[Contribution], middle: F32, farthest: F32
     ) -> NDArray[np.float32]:
-        """Return how far each value may be from its median: what `farthest` says where most clients are at it."""
+        """Return how far each value may be from its median.
+
+        Where most clients are at the median all over a tensor, `farthest` says it; a variance stays there.
+        """
         sizes = self._sizes[group]
         away = np.stack([self._largest(c.opened, sizes, middle) for c in contributions])
         far = np.ldexp(np.sort(away, axis=0)[(len(contributions) - 1) // 2], self._above)
         apart = np.repeat(far.astype(np.float32), sizes)
-        apart = np.where(apart > 0, apart, farthest)
-        return np.minimum(apart, _APART) if group is Group.VARIANCE else apart
+        if group is not Group.VARIANCE:
+            apart = np.where(apart > 0, apart, farthest)
+        elif len(contributions) <= 2:
+            return farthest
+        return np.minimum(apart, farthest) if group is Group.VARIANCE else apart
 
     def _bounds(self, exponents: Sequence[int]) -> dict[Group, Bounds]:
         """Return the least and largest value of each element, given the exponent of each tensor's cap."""
@@ -131,12 +137,22 @@ class SideData:
         return found
 
 
-def _medians(contributions: Sequence[Contribution], size: int) -> F32:
-    """Return the median of each element over clients, float32, shape (size,)."""
+def _medians(contributions: Sequence[Contribution], size: int, *, smaller: bool) -> F32:
+    """Return the median of each element over clients, float32, shape (size,).
+
+    Args:
+        contributions: of all clients.
+        size: of the group.
+        smaller: of two clients, whose mean either could take anywhere, return the value of smaller magnitude.
+    """
     middle = np.empty(size, np.float32)
     for start in range(0, size, CHUNK):
         rows = np.empty((len(contributions), min(CHUNK, size - start)), np.float32)
         for row, contribution in zip(rows, contributions, strict=True):
             contribution.opened.read(start, row)
-        middle[start : start + rows.shape[1]] = np.median(rows.astype(np.float64), axis=0)
+        part = middle[start : start + rows.shape[1]]
+        if smaller and len(rows) == 2:
+            rows = np.sort(rows, axis=0)  # whoever came first does not matter: of -x and x it is -x
+            rows = np.take_along_axis(rows, np.abs(rows).argmin(axis=0)[None], 0)
+        part[:] = np.median(rows.astype(np.float64), axis=0)
     return middle

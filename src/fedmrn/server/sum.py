@@ -6,6 +6,7 @@ number of clients, so that the sum cannot overflow.
 
 Where values may be far smaller than the largest that are allowed, what rounding leaves of each is added too, to a
 second integer in units of 2^-e-k. Masks need no second one: their codewords, or the caps of their scales, are known.
+Only a frame whose scales lie very far below their caps gets one; that depends on the frame alone, not on others.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,8 @@ from fedmrn.numerics.threads import in_parallel
 PART = 1 << 18
 """Elements of the sum that stay in a cache while all waiting frames are folded into them."""
 _FINEST = 51
+_DIGITS = 2.0**24
+"""Units that a scale times its weight has at least, or else its frame's values are summed finely."""
 
 Bounds = tuple[NDArray[np.float32], NDArray[np.float32]]
 """The least and the largest value of each element, float32; what is outside counts as the nearer one."""
@@ -39,11 +42,18 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """A section times a weight, clipped to bounds where there are any."""
+    """A section times a weight, clipped to bounds where there are any.
+
+    Attributes:
+        opened, weight: as they came.
+        bounds: of each element.
+        scales: how large the values of each unit's tensor are, as far as that is known; 0 where they do not matter.
+    """
 
     opened: Opened
     weight: int
     bounds: Bounds | None = None
+    scales: NDArray[np.float32] | None = None
 
 
 class Sum:
@@ -57,7 +67,7 @@ class Sum:
     """
 
     def __init__(self, integers: NDArray[np.int64], capacity: int, clients: int, *, fine: bool) -> None:
-        self.integers = integers
+        self.integers, self._fine = integers, fine
         self.rest = np.zeros(integers.size, np.int64) if fine else None
         self._bits = capacity.bit_length()
         self._finer = min(_FINEST, 63 - clients.bit_length())
@@ -72,31 +82,39 @@ class Sum:
     def step(self) -> float:
         """The largest unit that contributions are rounded to."""
         exponent = min(unit.exponent for unit in self.units)
-        return ldexp(1.0, -exponent - (0 if self.rest is None else self._finer))
+        return ldexp(1.0, -exponent - (self._finer if self._fine else 0))
 
     def clear(self) -> None:
         """Forget all contributions."""
         self.integers[:] = 0
-        if self.rest is not None:
-            self.rest[:] = 0
+        self.rest = np.zeros(self.integers.size, np.int64) if self._fine else None
 
     def fold(self, contributions: Sequence[Contribution], threads: int) -> None:
         """Add contributions, all of a part of the sum at a time."""
-        plain = len(self.units) == 1 and self.rest is None
+        one, finely = len(self.units) == 1, [self._fine or self._is_small(c) for c in contributions]
+        if any(finely) and self.rest is None:
+            self.rest = np.zeros(self.integers.size, np.int64)
 
         def work(first: int, last: int) -> None:
             for start in range(first, last, PART):
                 stop = min(start + PART, last)
-                for c in contributions:
-                    if plain and c.bounds is None:
+                for c, fine in zip(contributions, finely, strict=True):
+                    if one and not fine and c.bounds is None:
                         factor, near = self._factor(self.units[0], c.weight)
                         c.opened.fold(start, factor, near, self.integers[start:stop])
                     else:
-                        self._fold_slowly(c, start, stop)
+                        self._fold_slowly(c, start, stop, self.rest if fine else None)
 
         in_parallel(work, self.integers.size, threads, CHUNK)
 
-    def _fold_slowly(self, c: Contribution, start: int, stop: int) -> None:
+    def _is_small(self, c: Contribution) -> bool:
+        """Whether a tensor's values are so far below its bound that its unit alone would cost them digits."""
+        if c.scales is None:
+            return False
+        units = np.ldexp(np.float64(c.weight), [unit.exponent for unit in self.units])
+        return bool(((c.scales > 0) & (c.scales * units < _DIGITS)).any())
+
+    def _fold_slowly(self, c: Contribution, start: int, stop: int, rest: NDArray[np.int64] | None) -> None:
         """Add the elements start..stop-1 of a contribution, each in its own unit."""
         values = np.empty(min(CHUNK, stop - start), np.float32)
         for at in range(start, stop, CHUNK):
@@ -108,16 +126,18 @@ class Sum:
             for unit in self.units:
                 if unit.stop > done:
                     end = min(unit.stop, at + part.size)
-                    self._add(part[done - at : end - at], self._factor(unit, c.weight), slice(done, end))
+                    self._add(part[done - at : end - at], self._factor(unit, c.weight), slice(done, end), rest)
                     done = end
                 if done == at + part.size:
                     break
 
-    def _add(self, values: NDArray[np.float32], factor: tuple[float, bool], where: slice) -> None:
-        if self.rest is None:
+    def _add(
+        self, values: NDArray[np.float32], factor: tuple[float, bool], where: slice, rest: NDArray[np.int64] | None
+    ) -> None:
+        if rest is None:
             fold_values(values, *factor, self.integers[where])
         else:
-            fold_finely(values, factor[0], ldexp(1.0, self._finer), self.integers[where], self.rest[where])
+            fold_finely(values, factor[0], ldexp(1.0, self._finer), self.integers[where], rest[where])
 
     @staticmethod
     def _factor(unit: Unit, weight: int) -> tuple[float, bool]:
@@ -128,8 +148,8 @@ class Sum:
     def merge(self, other: "Sum") -> None:
         """Add another sum with the same units."""
         self.integers += other.integers
-        if self.rest is not None and other.rest is not None:
-            self.rest += other.rest
+        if other.rest is not None:
+            self.rest = other.rest.copy() if self.rest is None else self.rest + other.rest
 
     def write_mean(self, weight: int, out: NDArray[np.float32]) -> None:
         """Write the sum over a total weight to `out`, which may lie in the sum's own memory, at its start or before."""

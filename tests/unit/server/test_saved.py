@@ -1,11 +1,13 @@
 """A server is put away and taken up: it goes on to the same bytes, and a damaged folder is named."""
 
 import os
+import re
 import stat
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from core_examples import CLIENTS, LAYOUT, SECRET, fitting, noisy, play, update
 
@@ -161,3 +163,25 @@ def test_every_byte_of_what_is_kept_beside_the_state_may_be_wrong(tmp_path: Path
 
 def test_it_is_no_message() -> None:
     assert [k.name for k in Kind] == ["UPDATE", "BROADCAST", "MODEL", "SAVED"]
+
+
+def test_a_file_whose_checksum_fits_may_hold_what_no_server_has(tmp_path: Path) -> None:
+    """Probabilities outside [0, 1], moments that are not finite, caps that are none: the file is named."""
+    one = server("fedpm", Adam(0.01, 0.9, 0.99, 0.001))
+    one.save(tmp_path)
+    path = tmp_path / FILE
+    frame = Frame.from_bytes(path.read_bytes(), kind=Kind.SAVED)
+    for role, at, value in (
+        (Role.STATE, 0, np.float32(3).tobytes()),
+        (Role.MOMENTS, 0, np.float32(np.nan).tobytes()),
+        (Role.SERVER, 37 + len(one.secret), b"\xff\x7f"),
+    ):
+        index = next(i for i, s in enumerate(frame.sections) if s.role is role)
+        section = frame.sections[index]
+        body = bytes(section.body[:at]) + value + bytes(section.body[at + len(value) :])
+        wrong = replace(section, body=body)
+        path.write_bytes(
+            replace(frame, sections=(*frame.sections[:index], wrong, *frame.sections[index + 1 :])).to_bytes()
+        )
+        with pytest.raises(RunError, match=re.escape(f"{path} does not fit: ")):
+            Server.load(tmp_path, one.layout, one.scheme)

@@ -330,3 +330,8 @@ def test_a_state_may_be_strided() -> None:
     codecs = {Group.CODED: Raw(), Group.DENSE: Raw(), Group.STATS: Raw()}
     server, whole = (Server(LAYOUT, Scheme(0, codecs), s, bytes(16), run=bytes(16)) for s in (state, state.copy()))
     assert server.begin(1, ["ann"]).broadcast("ann") == whole.begin(1, ["ann"]).broadcast("ann")
+
+
+def test_a_client_whose_name_is_no_text() -> None:
+    with pytest.raises(ConfigError, match=r"a client's name cannot be written as UTF-8: '\\ud83d'"):
+        _server().begin(1, ["ann", "\ud83d"])

@@ -8,8 +8,10 @@ from threading import Barrier
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from fedmrn.errors import DuplicateFrameError, WrongRoundError
+from fedmrn.codecs import Plane
+from fedmrn.errors import DuplicateFrameError, RoundOrderError, WrongRoundError
 from fedmrn.methods import method
 from fedmrn.server import Clipping, Round, Server
 from fedmrn.wire.frame import Frame
@@ -103,3 +105,60 @@ def test_a_round_that_ends_meanwhile_refuses_what_comes_later() -> None:
         for client in folded:
             again.add(client, frames[client])
         assert state.tobytes() == again.finish().tobytes()
+
+
+@pytest.mark.parametrize("clipping", WAYS, ids=["kept", "as they come", "unclipped"])
+def test_what_a_round_ends_on_belongs_together(clipping: Clipping | None) -> None:
+    """An update that comes while planes and observations are read is late: it is in none of them."""
+    _, round_, frames = begun("signsgd-vote", clipping)
+    round_.add(0, frames[0])
+    plane_of = round_.aggregator.finish_plane
+
+    def late(plane: Plane) -> NDArray[np.float32]:
+        mean = plane_of(plane)
+        with pytest.raises(WrongRoundError, match="round 1 is finished"):
+            round_.add(1, frames[1])
+        return mean
+
+    round_.aggregator.finish_plane = late  # type: ignore[method-assign]
+    state = round_.finish()
+    _, alone, _ = begun("signsgd-vote", clipping)
+    alone.add(0, frames[0])
+    assert state.tobytes() == alone.finish().tobytes()
+    assert round_.answered == {0}
+
+
+def test_a_frame_that_fills_the_round_is_not_in_its_own_way() -> None:
+    """The same frame on two threads, at its last place: the second one is a duplicate, and not one too many."""
+
+    class Late(set[int | str]):
+        def __contains__(self, sender: object) -> bool:
+            found = super().__contains__(sender)
+            self.add(3)  # another thread notes it just now
+            return found
+
+    admission = begun("fedmrn", None)[1].aggregator.admission
+    admission.senders = Late(range(100, 100 + len(CLIENTS) - 1))
+    admission.check_sender(3)
+    with pytest.raises(DuplicateFrameError):
+        admission.check_sender(3)
+
+
+def test_a_round_begun_while_another_ends_does_not_move_the_newer_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, first, frames = begun("fedmrn", Clipping())
+    first.add(0, frames[0])
+    clients = Round.clients
+
+    def slowly(self: Round) -> tuple[int | str, ...]:
+        if self is not first and server.round == 0:
+            first.finish()
+        return clients.fget(self)  # type: ignore[attr-defined, no-any-return]
+
+    monkeypatch.setattr(Round, "clients", property(slowly))
+    second = server.begin(2, CLIENTS)
+    state = server.state
+    asked = Frame.from_bytes(second.broadcast(0))
+    second.add(0, encode_update(asked, LAYOUT, np.ones(LAYOUT.size, np.float32), weight=1, sampling_key=1).to_bytes())
+    with pytest.raises(RoundOrderError):
+        second.finish()
+    assert server.state is state

@@ -183,3 +183,30 @@ def test_every_method_moves_variances_alike(name: str) -> None:
     for model in here.models(1):
         assert model[WHERE[Group.VARIANCE]].tobytes() == state[WHERE[Group.VARIANCE]].tobytes()
         assert np.isfinite(model).all()
+
+
+@pytest.mark.parametrize("clients", [2, 3, 10])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_one_client_moves_no_variance_of_others_that_keep_still(clients: int, sign: float) -> None:
+    """Layers in evaluation mode change nothing. Of two clients nobody knows which is right: a factor of two a round."""
+    here, rounds = server(), 8
+    for number in range(1, rounds + 1):
+        others = {str(k): zero() for k in range(clients - 1)}
+        play(here, number, {"loud": zero(VARIANCE=sign * 6e4), **others})
+    moved = np.abs(np.log2(here.state[WHERE[Group.VARIANCE]] / 0.5))
+    assert (moved <= (rounds + 1e-3 if clients == 2 else 0)).all()
+
+
+def test_of_two_clients_neither_order_nor_sign_matters() -> None:
+    states = set()
+    for names in ("ab", "ba"):
+        here = server()
+        changes = {"a": zero(VARIANCE=3.0), "b": zero(VARIANCE=-3.0)}
+        states.add(play(here, 1, {name: changes[name] for name in names}).tobytes())
+    assert len(states) == 1
+
+
+def test_what_two_clients_agree_on_gets_through_at_once() -> None:
+    here = server()
+    state = play(here, 1, {"a": zero(VARIANCE=23.0), "b": zero(VARIANCE=23.1)})
+    np.testing.assert_allclose(np.log(state[WHERE[Group.VARIANCE]] / 0.5), 23.05, atol=1e-3)

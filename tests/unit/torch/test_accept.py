@@ -145,3 +145,9 @@ def test_an_update_is_no_broadcast() -> None:
     client = Untouched()
     client.refuses(WrongKindError, update.to_bytes())
     client.refuses(WrongKindError, update)
+
+
+@pytest.mark.parametrize("accept", [None, 5, object(), [["masked"]], [{}], ["masked", None], b"masked", [], ""])
+def test_what_is_no_choice_of_methods_is_refused_in_words(accept: Any) -> None:
+    frame, client = broadcast_of(METHODS["fedmrn"]), Untouched()
+    client.refuses(ConfigError, frame, accept=accept)
