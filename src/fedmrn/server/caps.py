@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedmrn.codecs.scales import UNMOVED
 from fedmrn.errors import ConfigError
 from fedmrn.wire.layout import Group, Layout, TensorSpec
-from fedmrn.wire.terms import LARGEST_CAP, LEAST_CAP
+from fedmrn.wire.terms import LARGEST_CAP
 
 Exponents = tuple[int | None, ...]
 """For each tensor the exponent of its cap; None where none is known yet."""
@@ -190,7 +190,7 @@ def _moved(before: Exponents, used: Sequence[int], found: NDArray[np.int16], abo
         else:
             wanted = median + above
             moved = wanted if old is None else min(max(wanted, cap - 1), cap + 1)
-            caps.append(min(max(moved, LEAST_CAP), LARGEST_CAP))
+            caps.append(_possible(moved))
     return tuple(caps)
 
 
@@ -213,7 +213,12 @@ def _first(layout: Layout, shown: NDArray[np.float32], times: float) -> list[int
     largest = [float(np.abs(shown[layout.slices[t.name]]).max()) for t in tensors]
     others = sorted(x for x in largest if x > 0)
     middle = others[(len(others) - 1) // 2] if others else _NOTHING
-    return [min(max(int(e), LEAST_CAP), LARGEST_CAP) for e in exponents_of((x or middle) * times for x in largest)]
+    return [_possible(int(e)) for e in exponents_of((x or middle) * times for x in largest)]
+
+
+def _possible(exponent: int) -> int:
+    """Return the nearest exponent of a cap that clients can keep to: noise has no smaller scale."""
+    return min(max(exponent, STILL), LARGEST_CAP)
 
 
 _NOTHING = 0.125

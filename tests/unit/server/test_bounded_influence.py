@@ -294,6 +294,20 @@ def test_tensors_that_nobody_moves_yet() -> None:
     assert 2.0 ** (told[0] - 1) < largest <= 2.0 ** told[0]
 
 
+@pytest.mark.parametrize("clipping", WAYS, ids=["kept", "as they come"])
+@pytest.mark.parametrize("tiny", [1e-30, 1e-40])
+def test_tensors_that_have_all_but_vanished(tiny: float, clipping: Clipping) -> None:
+    """A cap follows their magnitude, and noise has no scale below 2^-80: nobody who keeps to caps is refused."""
+    state = begun("fedmrn", {}).state.copy()
+    state[LAYOUT.slices["small"]] = tiny
+    server = Server(LAYOUT, method("fedmrn").scheme({"scale": "auto"}), state, bytes(16), clipping=clipping)
+    for number in (1, 2, 3):
+        vectors = [honest(c, number) for c in range(3)]
+        for vector in vectors:
+            vector[LAYOUT.slices["small"]] = 0
+        assert play(server, number, vectors).answered == {0, 1, 2}
+
+
 def test_one_client_does_not_outweigh_nine() -> None:
     """In the first round and later, kept or as they come, on a first round that is configured or not."""
     for clipping in (Clipping(), Clipping(hold=0), Clipping(hold=0, first_weight=400)):
