@@ -22,7 +22,7 @@ from fedmrn.wire.terms import LARGEST_CAP, LEAST_CAP
 
 Exponents = tuple[int | None, ...]
 """For each tensor the exponent of its cap; None where none is known yet."""
-STILL = -80
+_STILL = -80
 """Exponents up to this say that a tensor was not moved: it is the least scale that noise can have."""
 
 
@@ -129,8 +129,8 @@ class RoundCaps:
 
     def closed(self, census: "Census") -> "RoundCaps":
         """Return the caps of a round whose updates were kept, now that all are known."""
-        found = zip(self.scales, medians(census.scales).tolist(), strict=bool(census.scales))
-        scales = tuple(cap if median <= STILL else median + self.clipping.scales for cap, median in found)
+        found = zip(self.scales, _medians(census.scales).tolist(), strict=bool(census.scales))
+        scales = tuple(cap if median <= _STILL else median + self.clipping.scales for cap, median in found)
         weight = census.weight(self.clipping)
         return replace(self, weight=weight, scales=scales or self.scales, learned=True, first=False)
 
@@ -166,12 +166,12 @@ class Census:
             weight = min(max(weight, (before.weight + 1) // 2), 2 * before.weight)
         return Caps(
             weight,
-            _moved(before.scales, used.scales, medians(self.scales), clipping.scales),
-            _moved(before.values, used.values, medians(self.values), clipping.values),
+            _moved(before.scales, used.scales, _medians(self.scales), clipping.scales),
+            _moved(before.values, used.values, _medians(self.values), clipping.values),
         )
 
 
-def medians(rows: Sequence[NDArray[np.int16]]) -> NDArray[np.int16]:
+def _medians(rows: Sequence[NDArray[np.int16]]) -> NDArray[np.int16]:
     """Return the lower median of each column, int16, shape (columns,); no columns where there are no rows."""
     if not rows:
         return np.zeros(0, np.int16)
@@ -184,7 +184,7 @@ def _moved(before: Exponents, used: Sequence[int], found: NDArray[np.int16], abo
         return before
     caps: list[int | None] = []
     for old, cap, median in zip(before, used, found.tolist(), strict=True):
-        if median <= STILL:
+        if median <= _STILL:
             caps.append(old)
         else:
             wanted = median + above

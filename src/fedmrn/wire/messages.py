@@ -254,13 +254,7 @@ def encode_update(
         body = codec.encode(part, keys)
         sections.append(Section(t.codec, Role.UPDATE, t.group, t.count, t.params, body))
     return Frame(
-        Kind.UPDATE,
-        broadcast.method,
-        broadcast.round,
-        broadcast.noise_key,
-        layout.digest,
-        weight,
-        tuple(sections),
+        Kind.UPDATE, broadcast.method, broadcast.round, broadcast.noise_key, layout.digest, weight, tuple(sections)
     )
 
 
