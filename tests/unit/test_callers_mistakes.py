@@ -30,8 +30,8 @@ def attached(steps: object) -> LocalRule:
 
 
 def server(**options: Any) -> Server:
-    state = options.pop("state", noisy(LAYOUT.size, 1))
-    return Server(LAYOUT, method("fedmrn").scheme(), state, options.pop("secret", SECRET), run=bytes(16), **options)
+    options = {"state": noisy(LAYOUT.size, 1), "secret": SECRET, "run": bytes(16), **options}
+    return Server(LAYOUT, method("fedmrn").scheme(), **options)
 
 
 @contextmanager
@@ -183,14 +183,13 @@ def test_limits_are_numbers() -> None:
 
 @pytest.mark.parametrize("limit", [5e-324, 1e-40, 0.1, 1e39, 1e300])
 def test_any_limit_leaves_a_sum_that_works(limit: float) -> None:
-    round_ = begin("fedavg", limits=Limits(max_value=limit))
+    limits = Limits(max_value=limit)
+    round_ = begin("fedavg", limits=limits)
     broadcast = Frame.from_bytes(round_.broadcast("ann"))
     update = np.full(LAYOUT.size, min(limit / 2, 1e37), np.float32)
     before = round_.broadcast_frame("ann")
-    round_.add(
-        "ann",
-        encode_update(broadcast, LAYOUT, update, weight=3, sampling_key=1, limits=Limits(max_value=limit)).to_bytes(),
-    )
+    mine = encode_update(broadcast, LAYOUT, update, weight=3, sampling_key=1, limits=limits)
+    round_.add("ann", mine.to_bytes())
     moved = round_.finish()
     assert np.isfinite(moved).all()
     assert before.round == 1

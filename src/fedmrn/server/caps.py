@@ -111,7 +111,8 @@ class RoundCaps:
         """Return the caps of a round with so many clients, who are shown this state."""
         first = _first(layout, shown, clipping.first)
         coded = len(caps.scales)
-        found = [a if a is not None else b for a, b in zip((*caps.scales, *caps.values), first, strict=True)]
+        known = zip((*caps.scales, *caps.values), first, strict=True)
+        found = [b if a is None else min(max(a, b - _FAR), b + _FAR) for a, b in known]
         side = sum(t.size for t in layout.tensors if t.group is not Group.CODED)
         return cls(
             weight=clipping.first_weight if caps.weight is None else caps.weight,
@@ -130,7 +131,7 @@ class RoundCaps:
 
     def closed(self, census: "Census") -> "RoundCaps":
         """Return the caps of a round whose updates were kept, now that all are known."""
-        found = zip(self.scales, medians(census.scales).tolist(), strict=bool(census.scales))
+        found = zip(self.scales, _medians(census.scales).tolist(), strict=bool(census.scales))
         scales = tuple(cap if median <= STILL else median + self.clipping.scales for cap, median in found)
         weight = census.weight(self.clipping)
         return replace(self, weight=weight, scales=scales or self.scales, learned=True, first=False)
@@ -167,12 +168,12 @@ class Census:
             weight = min(max(weight, (before.weight + 1) // 2), 2 * before.weight)
         return Caps(
             weight,
-            _moved(before.scales, used.scales, medians(self.scales), clipping.scales),
-            _moved(before.values, used.values, medians(self.values), clipping.values),
+            _moved(before.scales, used.scales, _medians(self.scales), clipping.scales),
+            _moved(before.values, used.values, _medians(self.values), clipping.values),
         )
 
 
-def medians(rows: Sequence[NDArray[np.int16]]) -> NDArray[np.int16]:
+def _medians(rows: Sequence[NDArray[np.int16]]) -> NDArray[np.int16]:
     """Return the lower median of each column, int16, shape (columns,); no columns where there are no rows."""
     if not rows:
         return np.zeros(0, np.int16)
@@ -210,7 +211,8 @@ def _tensors(layout: Layout, *, coded: bool) -> list[TensorSpec]:
 def _first(layout: Layout, shown: NDArray[np.float32], times: float) -> list[int]:
     """Return caps for tensors of which nothing is known but what clients are shown."""
     tensors = [*_tensors(layout, coded=True), *_tensors(layout, coded=False)]
-    largest = [float(np.abs(shown[layout.slices[t.name]]).max()) for t in tensors]
+    parts = [shown[layout.slices[t.name]] for t in tensors]
+    largest = [max(float(part.max()), -float(part.min())) for part in parts]
     others = sorted(x for x in largest if x > 0)
     middle = others[(len(others) - 1) // 2] if others else _NOTHING
     return [_possible(int(e)) for e in exponents_of((x or middle) * times for x in largest)]
@@ -221,5 +223,8 @@ def _possible(exponent: int) -> int:
     return min(max(exponent, STILL), LARGEST_CAP)
 
 
+_FAR = 20
+"""Powers of two that a cap may be away from the configured one: a first round in which most clients are hostile, and
+send next to nothing, does not hold training up for longer than it takes to come back from there."""
 _NOTHING = 0.125
 """The magnitude that stands for a model of zeros."""

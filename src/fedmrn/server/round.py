@@ -22,7 +22,7 @@ from fedmrn.server.carried import Carried
 from fedmrn.server.optimizer import Scaled
 from fedmrn.server.rules import Sees
 from fedmrn.server.statistics import check_round, move_variances
-from fedmrn.wire.frame import Frame, Kind
+from fedmrn.wire.frame import Frame, Kind, bytes_of
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import state_sections, templates
 from fedmrn.wire.terms import terms_section
@@ -118,8 +118,8 @@ class Round:
         self._check_open()
         if client in self.answered:
             raise DuplicateFrameError(f"client {client} answered already in round {self.number}")
-        if isinstance(data, bytearray | memoryview):
-            data = bytes(data)  # frames may wait, and must not change meanwhile
+        if not isinstance(data, bytes):
+            data = bytes(bytes_of(data))  # frames may wait, and must not change meanwhile
         frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=self._server.limits)
         self.aggregator.add(frame, key, client if self._server.scheme.shared_key else None)
         self.answered.add(client)

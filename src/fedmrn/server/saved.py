@@ -24,7 +24,7 @@ from fedmrn.errors import (
     WrongKindError,
     WrongMethodError,
 )
-from fedmrn.files import read_file, write_atomic
+from fedmrn.files import clear_scraps, read_file, write_atomic
 from fedmrn.server.caps import Caps, Exponents
 from fedmrn.server.carried import Carried
 from fedmrn.server.scheme import Scheme
@@ -71,6 +71,7 @@ def write_saved(folder: Path, saved: Saved) -> None:
         sections.append(Section(Raw.id, Role.MOMENTS, Group.CODED, moments.size, b"", body))
     sections.append(Section(0, Role.SERVER, Group.CODED, 1, bytes([_VERSION]), _body(saved)))
     frame = Frame(Kind.SAVED, saved.method, saved.round, 0, saved.layout.digest, 0, tuple(sections))
+    clear_scraps(folder)  # of saves that were killed: the secret is in them
     write_atomic(folder / FILE, frame.to_bytes(), private=True)
 
 

@@ -167,26 +167,11 @@ class Frame:
     def parts(self) -> list[bytes | memoryview]:
         """Return the frame's bytes in pieces, bodies uncopied: the header, three a section, the checksum."""
         total = HEADER_SIZE + sum(s.size for s in self.sections) + CHECKSUM_SIZE
-        parts: list[bytes | memoryview] = [
-            _HEADER.pack(
-                _MAGIC,
-                _VERSION,
-                self.kind,
-                self.method,
-                total,
-                self.round,
-                len(self.sections),
-                self.noise_key,
-                self.layout_digest,
-                self.weight,
-            )
-        ]
+        numbers = (self.kind, self.method, total, self.round, len(self.sections), self.noise_key)
+        parts: list[bytes | memoryview] = [_HEADER.pack(_MAGIC, _VERSION, *numbers, self.layout_digest, self.weight)]
         for s in self.sections:
-            parts += [
-                _SECTION.pack(s.codec, s.role, s.group, len(s.params), s.count, len(s.body)),
-                s.params,
-                s.body,
-            ]
+            head = _SECTION.pack(s.codec, s.role, s.group, len(s.params), s.count, len(s.body))
+            parts += [head, s.params, s.body]
         crc = 0
         for part in parts:
             crc = zlib.crc32(part, crc)
@@ -208,7 +193,7 @@ class Frame:
             LimitError, MalformedFrameError, WrongKindError: each for its cause (subclasses of FrameError).
             WrongMessageError: `data` is not bytes at all.
         """
-        view = _bytes_of(data)
+        view = bytes_of(data)
         _check_envelope(view, limits)
         _, _, kind_id, method, total, round_, n, key, digest, weight = _HEADER.unpack_from(view)
         if kind_id not in _ROLES:
@@ -242,8 +227,12 @@ class Frame:
         return next((s for s in self.sections if s.role is role and s.group is group), None)
 
 
-def _bytes_of(data: object) -> memoryview:
-    """Return what a transport handed over as bytes."""
+def bytes_of(data: object) -> memoryview:
+    """Return what a transport handed over as bytes, uncopied.
+
+    Raises:
+        WrongMessageError: it holds none.
+    """
     try:
         return memoryview(data).cast("B")  # type: ignore[arg-type]  # it raises for what holds no bytes
     except TypeError as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import frexp
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from fedmrn.numerics.bits import packed_size
 from fedmrn.whole import whole
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Role, Section
 from fedmrn.wire.layout import Group, Layout
-from fedmrn.wire.terms import read_caps, read_terms
+from fedmrn.wire.terms import LARGEST_CAP, LEAST_CAP, read_caps, read_terms
 from fedmrn.wire.variance import fault_of
 
 _RAW = Raw()
@@ -192,6 +193,13 @@ def told_caps(broadcast: Frame, layout: Layout) -> tuple[int, ...]:
     return caps
 
 
+def _caps(codec: Codec, told: tuple[int, ...], tensors: int, limits: Limits) -> tuple[int, ...]:
+    """Return the exponents of the largest scales to send: those told, and none whose values are beyond the limits."""
+    most = frexp(limits.largest / codec.bound_of_scale(1.0))[1] - 1
+    most = min(max(most, LEAST_CAP), LARGEST_CAP)
+    return tuple(min(cap, most) for cap in told or (most,) * tensors)
+
+
 def encode_update(
     broadcast: Frame,
     layout: Layout,
@@ -249,17 +257,11 @@ def encode_update(
             check_finite(part)
             part = codec.fitted(part, limits.max_value)
         elif codec.sends_scales:
-            keys = replace(keys, caps=told_caps(broadcast, layout))
+            keys = replace(keys, caps=_caps(codec, told_caps(broadcast, layout), len(keys.sizes), limits))
         body = codec.encode(part, keys)
         sections.append(Section(t.codec, Role.UPDATE, t.group, t.count, t.params, body))
     return Frame(
-        Kind.UPDATE,
-        broadcast.method,
-        broadcast.round,
-        broadcast.noise_key,
-        layout.digest,
-        weight,
-        tuple(sections),
+        Kind.UPDATE, broadcast.method, broadcast.round, broadcast.noise_key, layout.digest, weight, tuple(sections)
     )
 
 
@@ -269,12 +271,8 @@ def plain(frame: Frame, limits: Limits = DEFAULT_LIMITS) -> Frame:
     Byte accounts compare a frame with this. In an update's coded group only masks are written out: the bytes of any
     other codec are the method itself, and stay. A broadcast's templates become those of the plain update.
 
-    Args:
-        frame: as parsed; it is not changed.
-        limits: nothing is decoded to more than max_bytes.
-
     Raises:
-        LimitError: a section would be too large.
+        LimitError: a section would have more bytes than the limits allow.
         FrameError: a section that is coded does not decode.
     """
     return replace(frame, sections=tuple(_plain(s, frame.noise_key, limits.max_bytes) for s in frame.sections))

@@ -3,6 +3,7 @@
 An input is a byte that says which of the two files it is, and the file.
 """
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,23 @@ import numpy as np
 
 from fedmrn.errors import RunError
 from fedmrn.experiments.run import checkpoint, vectors
-from fedmrn.experiments.run.checkpoint import restore, save_checkpoint, saved_round
+from fedmrn.experiments.run.checkpoint import restore, save_checkpoint
 from fedmrn.federation.simulation import RoundResult
 from fedmrn.methods import METHODS
+from fedmrn.server import Carried, saved
+from fedmrn.server.caps import Caps
+from fedmrn.server.optimizer import Momentum
+from fedmrn.server.saved import read_saved, saved_round, write_saved
 from fedmrn.wire import frame, messages
 from fedmrn.wire.layout import Group
 
-from .base import Target, own_folder, require
+from .base import Target, ViolationError, own_folder, require
 from .frames import LAYOUT, reseal
 
 _ROUND, _CLIENT = 3, 7
 _CODED = LAYOUT.span(Group.CODED).stop
+_SCHEME = METHODS["topk-ef"].scheme(optimizer=Momentum(1.0, 0.9))
+_CAPS = Caps.at_start(LAYOUT)
 
 
 @cache
@@ -37,8 +44,12 @@ def _folder() -> Path:
         state=values,
         sample=b"",
         memory={_CLIENT: values[:_CODED]},
+        carried=Carried(
+            values[None, : LAYOUT.trainable].copy(), replace(_CAPS, weight=4, values=(3,) * len(_CAPS.values))
+        ),
     )
-    save_checkpoint(folder, LAYOUT, METHODS["topk-ef"].id, result)
+    save_checkpoint(folder, LAYOUT, METHODS["topk-ef"].id, 1, result)
+    write_saved(folder, replace(read_saved(folder, LAYOUT, _SCHEME), asked=("ann", -7)))  # in the midst of a round
     return folder
 
 
@@ -57,14 +68,19 @@ def _check(data: bytes) -> None:
     path.write_bytes(mutated)
     try:
         saved_round(_folder())
-        number, state, memory = restore(_folder(), _ROUND, LAYOUT, lambda r: {_CLIENT: _ROUND} if r >= _ROUND else {})
+        kept_by = {_CLIENT: _ROUND}
+        found, memory = restore(_folder(), _ROUND, LAYOUT, _SCHEME, lambda r: kept_by if r >= _ROUND else {})
     except RunError:
         return
     finally:
         path.write_bytes(good)
-    require(state is not None and bool(np.isfinite(state).all()), "a restored state is missing or not finite")
-    require(0 <= number <= _ROUND, f"round {number} was restored of {_ROUND} that are recorded")
-    require(number < _ROUND or set(memory) == {_CLIENT}, "what the client keeps was not restored")
+    if found is None:
+        raise ViolationError("a checkpoint that is there was not restored")
+    require(bool(np.isfinite(found.state).all()), "a restored state is not finite")
+    require(bool(np.isfinite(found.carried.moments).all()), "restored moments are not finite")
+    require(0 <= found.round <= _ROUND, f"round {found.round} was restored of {_ROUND} that are recorded")
+    require(len(found.run) == 16 <= len(found.secret), "a run's id or its secret has another length")
+    require(found.round < _ROUND or set(memory) == {_CLIENT}, "what the client keeps was not restored")
     for kept in memory.values():
         require(kept.shape == (_CODED,) and bool(np.isfinite(kept).all()), "what a client keeps is not such a vector")
 
@@ -78,5 +94,5 @@ def _seeds() -> list[bytes]:
 
 
 CHECKPOINT = Target(
-    "checkpoint", _check, _seeds, (frame, messages, checkpoint, vectors), memory=1 << 20, repair=_repair
+    "checkpoint", _check, _seeds, (frame, messages, checkpoint, saved, vectors), memory=1 << 20, repair=_repair
 )

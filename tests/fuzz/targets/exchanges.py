@@ -21,6 +21,8 @@ from .sections import CODEC_MODULES
 _ROWS = {row.id: row for row in METHODS.values()}
 _MODULES = (frame, messages, consent, round, server, aggregate, admission, fold, tally, *CODEC_MODULES)
 _SMALL = Limits(max_bytes=1 << 16)
+_BOB = 3
+"""The weight of the client that has answered."""
 _VECTOR = np.linspace(-0.01, 0.01, LAYOUT.size).astype(np.float32)
 
 
@@ -63,13 +65,16 @@ class _Fold:
         self.round: Round = self.server.begin(1, ["ann", "bob"])
         broadcast = Frame.from_bytes(self.round.broadcast("bob"))
         vector = np.where(self.server.state != 0, 0.005, 0).astype(np.float32)
-        self.round.add("bob", encode_update(broadcast, LAYOUT, vector, weight=3, sampling_key=2).to_bytes())
+        self.round.add("bob", encode_update(broadcast, LAYOUT, vector, weight=_BOB, sampling_key=2).to_bytes())
         self.sum = self.content()
 
     def content(self) -> tuple[object, ...]:
         folded = self.round.aggregator
         return (
             folded.sums.integers.tobytes(),
+            len(folded.kept),
+            tuple(folded.census.weights),
+            (len(folded.census.scales), len(folded.census.values)),
             frozenset(folded.admission.senders),
             folded.total_weight,
             frozenset(self.round.answered),
@@ -89,7 +94,8 @@ def _check_update(data: bytes) -> None:
         _folds[row.id] = fold
         return
     require(found.to_bytes() == data, "an accepted frame is written as other bytes")
-    weight = fold.sum[2] + (found.weight if row.weighted else 1)  # type: ignore[operator]
+    cap = 4 * min(_BOB, found.weight)  # the lower median of two is the smaller
+    weight = min(_BOB, cap) + min(found.weight, cap) if row.weighted else 2
     require(fold.round.aggregator.total_weight == weight, "the total weight is not that of both clients")
     limit = DEFAULT_LIMITS.max_value
     for s in found.sections:

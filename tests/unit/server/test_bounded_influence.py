@@ -387,3 +387,25 @@ def test_server_optimizers_see_the_clipped_mean() -> None:
     play(once, 1, vectors)
     trained = slice(0, LAYOUT.trainable)
     assert np.abs((server.state - before) - 2 * (once.state - before))[trained].max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e9])
+def test_a_first_round_of_hostile_clients_does_not_hold_training_up_for_long(size: float) -> None:
+    """Two of three, once: caps are at most 2^20 from the configured ones, and come back by a power a round."""
+    server = begun("fedmrn", {"scale": "auto"})
+    play(server, 1, [np.full(LAYOUT.size, min(size, 10_000), np.float32)] * 2 + [honest(2, 1)])
+    for number in range(2, 26):
+        play(server, number, [honest(c, number) for c in range(3)])
+    told = read_caps(Frame.from_bytes(server.begin(26, range(3)).broadcast(0)))
+    for cap, name in zip(told, ("large", "small", "zero"), strict=True):
+        assert STEPS[name] <= 2.0**cap <= 32 * STEPS[name], name
+
+
+@pytest.mark.parametrize(("name", "options"), NAMED)
+def test_an_honest_client_whose_update_is_beyond_all_limits_is_not_refused(
+    name: str, options: dict[str, object]
+) -> None:
+    """It sends the largest scale that is taken."""
+    round_ = begun(name, options).begin(1, range(3))
+    round_.add(0, sent(round_, 0, np.full(LAYOUT.size, 1e9, np.float32)))
+    assert round_.aggregator.count == 1
