@@ -210,3 +210,21 @@ def test_what_two_clients_agree_on_gets_through_at_once() -> None:
     here = server()
     state = play(here, 1, {"a": zero(VARIANCE=23.0), "b": zero(VARIANCE=23.1)})
     np.testing.assert_allclose(np.log(state[WHERE[Group.VARIANCE]] / 0.5), 23.05, atol=1e-3)
+
+
+@pytest.mark.parametrize("side", SIDE)
+@pytest.mark.parametrize("clients", [3, 10])
+@pytest.mark.parametrize("sign", [1.0, -1.0, 0.0], ids=["up", "down", "to and fro"])
+def test_one_client_takes_no_variance_away_from_its_order_of_magnitude(clients: int, side: str, sign: float) -> None:
+    """Others measure 1e-6 to 1e4, 20 % apart; they get there in the first round, and stay within a factor of three."""
+    here, rng = server(side=side), np.random.default_rng(1)
+    true = np.array([1e-6, 0.5, 30.0, 1e4])
+    for number in range(1, 21):
+        before = here.state[WHERE[Group.VARIANCE]].astype(np.float64)
+        vectors = {"loud": zero(VARIANCE=6e4 * (sign or (-1) ** number))}
+        for k in range(clients - 1):
+            vector = zero()
+            vector[WHERE[Group.VARIANCE]] = np.log(true * rng.lognormal(0, 0.2, 4) / before)
+            vectors[str(k)] = vector
+        state = play(here, number, vectors)
+        assert np.abs(np.log(state[WHERE[Group.VARIANCE]] / true)).max() < np.log(3), number
