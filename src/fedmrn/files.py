@@ -112,6 +112,8 @@ def read_file(
         return None
     except OSError as fault:
         raise error(f"{path} cannot be read: {fault.strerror or fault}{cure}") from fault
+    except MemoryError as fault:
+        raise error(f"{path} has {size} bytes, more than there is memory for{cure}") from fault
     if len(data) != size:
         raise error(f"{path} changed while it was read; try again")
     return data

@@ -262,3 +262,30 @@ def test_a_lock_outlives_neither_kill_nor_a_file_system_without_locks(
     with locked(folder):
         pass
     assert stat.S_ISREG((folder / ".lock").stat().st_mode)
+
+
+def test_a_file_that_does_not_fit_into_memory_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / "checkpoint.bin"
+    path.write_bytes(b"12345")
+
+    class Full:
+        """A file as the system has it where there is no room for its bytes."""
+
+        def __init__(self, *_: object, **__: object) -> None:
+            self._file = path.open("rb")
+
+        def __enter__(self) -> "Full":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self._file.close()
+
+        def fileno(self) -> int:
+            return self._file.fileno()
+
+        def read(self, _: int) -> bytes:
+            raise MemoryError
+
+    monkeypatch.setattr(files, "open_file", Full)
+    with pytest.raises(RunError, match=r"checkpoint\.bin has 5 bytes, more than there is memory for; delete it$"):
+        read_file(path, 1 << 40, "; delete it")

@@ -40,7 +40,7 @@ RUN_SIZE = 16
 _VERSION = 1
 _HEAD = struct.Struct("<16sBQIII")  # run, bytes of the secret, cap of weights (0: none), scales, values, clients
 _LENGTH = struct.Struct("<I")
-_LIMITS = Limits(max_bytes=1 << 44)
+_LIMITS = Limits(max_bytes=1 << 36)  # two moments and the state of five thousand million parameters
 _NONE = np.iinfo(np.int16).min
 
 
