@@ -18,7 +18,7 @@ SLOPES = {
     ("ridge", "FedAvg"): (-0.84, 0.26),
     ("ridge", "binary"): (-0.95, 0.29),
     ("ridge", "signed"): (-0.61, 0.24),
-    ("ridge", "signed, fixed scale"): (0.72, 0.18),
+    ("ridge", "signed, fixed scale"): (0.58, 0.26),
     ("logistic", "FedAvg"): (-0.96, 0.38),
     ("logistic", "binary"): (-0.95, 0.28),
     ("logistic", "signed"): (-0.98, 0.33),

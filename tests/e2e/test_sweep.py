@@ -54,10 +54,15 @@ def test_failures_are_told_tables_are_written_and_finished_cells_are_not_run_aga
     assert "scale=0.02/fedmrn-s-seed1" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
-    (tmp_path / "mine.toml").write_text(SWEEP.replace("train.rounds = 1", "train.rounds = 2"))
+    (tmp_path / "mine.toml").write_text(SWEEP.replace("train.rounds = 1", "train.rounds = 2"))  # more is no difference
+    done = cli("sweep", "mine.toml", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "5 cells: 0 finished, 5 begun, 0 new; not of this sweep: " in done.stdout
+
+    (tmp_path / "mine.toml").write_text(SWEEP.replace("train.local_epochs = 1", "train.local_epochs = 2"))
     done = cli("sweep", "mine.toml", "--dry-run")
     assert done.returncode == 2
-    assert "fedavg-seed1 holds another configuration: train.rounds is 1 there and 2 here" in done.stderr
+    assert "fedavg-seed1 holds another configuration: train.local_epochs is 1 there and 2 here" in done.stderr
 
 
 def test_a_dry_run_writes_nothing(cli: Cli, tmp_path: Path) -> None:
