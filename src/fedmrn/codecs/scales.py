@@ -41,6 +41,12 @@ def check_scales(scales: F32, max_value: float) -> None:
         raise BoundError(f"scales are {scales.min():.12g} to {scales.max():.12g}; 0 to {max_value:.12g} is accepted")
 
 
+def exponents_of(magnitudes: F32 | F64) -> NDArray[np.int16]:
+    """Return the least e with |x| <= 2^e for each finite magnitude, int16, of the same shape; `UNMOVED` for zero."""
+    fraction, exponent = np.frexp(magnitudes)
+    return np.where(magnitudes > 0, exponent - (fraction == 0.5), UNMOVED).astype(np.int16)
+
+
 @dataclass(frozen=True, slots=True)
 class TensorScales:
     """A float32 scale for each run of elements.
@@ -63,7 +69,7 @@ class TensorScales:
         sizes = [size for size in keys.segments(vector.size) if size]
         ends = np.cumsum(sizes, dtype=np.int64)
         runs = zip(ends, sizes, strict=True)
-        return cls(ends, _capped(np.array([scale(vector[end - size : end]) for end, size in runs], np.float32), keys))
+        return cls(ends, np.array([scale(vector[end - size : end]) for end, size in runs], np.float32)).under(keys)
 
     @classmethod
     def given(cls, scales: Sequence[float], vector: F32, keys: EncodeKeys) -> Self:
@@ -77,7 +83,7 @@ class TensorScales:
             values = np.array(scales, np.float32)
         if values.size != len(sizes) or not np.isfinite(values).all() or (values < 0).any():
             raise EncodeError(f"{len(sizes)} tensors need as many finite scales of at least 0, got {list(scales)}")
-        return cls(np.cumsum(sizes, dtype=np.int64), _capped(np.abs(values), keys))
+        return cls(np.cumsum(sizes, dtype=np.int64), np.abs(values)).under(keys)
 
     def to_bytes(self) -> bytes:
         """Return u32 number of runs, then for each u64 size and f32 scale."""
@@ -118,12 +124,17 @@ class TensorScales:
     @property
     def exponents(self) -> NDArray[np.int16]:
         """For each scale the least e with scale <= 2^e; `UNMOVED` for zero."""
-        fraction, exponent = np.frexp(self.values)
-        return np.where(self.values > 0, exponent - (fraction == 0.5), UNMOVED).astype(np.int16)
+        return exponents_of(self.values)
 
     def capped(self, caps: Sequence[int]) -> Self:
         """Return the same with no scale above 2^cap."""
         return replace(self, values=np.minimum(self.values, np.ldexp(np.float32(1), np.array(caps, np.int32))))
+
+    def under(self, keys: EncodeKeys) -> Self:
+        """Return the same under the caps that the client was told, if it was told any."""
+        if len(keys.caps) not in {0, self.values.size}:
+            raise EncodeError(f"{len(keys.caps)} caps for the scales of {self.values.size} tensors")
+        return self.capped(keys.caps) if keys.caps else self
 
     def at(self, index: int) -> float:
         """Return the scale of an element."""
@@ -136,15 +147,6 @@ class TensorScales:
         last = int(np.searchsorted(self.ends, stop, "left")) + 1
         lengths = np.diff(np.minimum(self.ends[first:last], stop), prepend=start)
         out[:] = np.repeat(self.values[first:last], lengths)
-
-
-def _capped(scales: F32, keys: EncodeKeys) -> F32:
-    if not keys.caps:
-        return scales
-    if len(keys.caps) != scales.size:
-        raise EncodeError(f"{len(keys.caps)} caps for the scales of {scales.size} tensors")
-    capped: F32 = np.minimum(scales, np.ldexp(np.float32(1), np.array(keys.caps, np.int32)))
-    return capped
 
 
 def largest_magnitude(x: F32) -> float:

@@ -8,14 +8,13 @@ in which they are not move it by little, and do not stop training either.
 All caps but those of weights are powers of two, written as exponents: 2^e.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import frexp
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.scales import UNMOVED
+from fedmrn.codecs.scales import exponents_of
 from fedmrn.errors import ConfigError
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 from fedmrn.wire.terms import LARGEST_CAP
@@ -195,15 +194,6 @@ def _moved(before: Exponents, used: Sequence[int], found: NDArray[np.int16], abo
     return tuple(caps)
 
 
-def exponents_of(magnitudes: Iterable[float]) -> NDArray[np.int16]:
-    """Return the least e with |x| <= 2^e for each finite magnitude; `UNMOVED` for zero."""
-    found = []
-    for x in magnitudes:
-        fraction, exponent = frexp(x)
-        found.append(exponent - (fraction == 0.5) if x > 0 else UNMOVED)
-    return np.array(found, np.int16)
-
-
 def _tensors(layout: Layout, *, coded: bool) -> list[TensorSpec]:
     return [t for t in layout.tensors if t.size and (t.group is Group.CODED) is coded]
 
@@ -215,7 +205,7 @@ def _first(layout: Layout, shown: NDArray[np.float32], times: float) -> list[int
     largest = [max(float(part.max()), -float(part.min())) for part in parts]
     others = sorted(x for x in largest if x > 0)
     middle = others[(len(others) - 1) // 2] if others else _NOTHING
-    return [_possible(int(e)) for e in exponents_of((x or middle) * times for x in largest)]
+    return [_possible(int(e)) for e in exponents_of(np.array([(x or middle) * times for x in largest]))]
 
 
 def _possible(exponent: int) -> int:

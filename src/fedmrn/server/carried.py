@@ -22,6 +22,10 @@ class Carried:
     moments: NDArray[np.float32]
     caps: Caps | None = None
 
+    def known(self, layout: Layout) -> Caps:
+        """Return the caps; those before round 1 where nothing is known."""
+        return self.caps or Caps.at_start(layout)
+
     @classmethod
     def at_start(cls, layout: Layout, scheme: Scheme) -> "Carried":
         """Return what a server has before round 1."""

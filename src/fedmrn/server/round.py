@@ -17,7 +17,7 @@ from fedmrn.errors import (
 )
 from fedmrn.numerics.rng import derive_key
 from fedmrn.server.aggregate import Aggregator
-from fedmrn.server.caps import Caps, RoundCaps
+from fedmrn.server.caps import RoundCaps
 from fedmrn.server.carried import Carried
 from fedmrn.server.optimizer import Scaled
 from fedmrn.server.rules import Sees
@@ -60,8 +60,9 @@ class Round:
         self._templates = templates(layout, codecs)
         self.caps: RoundCaps | None = None
         if server.clipping is not None:
-            learned = server.carried.caps or Caps.at_start(layout)
-            self.caps = RoundCaps.of(learned, server.clipping, layout, self._shown, len(self._keys))
+            self.caps = RoundCaps.of(
+                server.carried.known(layout), server.clipping, layout, self._shown, len(self._keys)
+            )
         tells = self.caps is not None and layout.sizes(Group.CODED) and codecs[Group.CODED].sends_scales
         self._terms = terms_section(server.scheme.terms, self.caps.told if self.caps and tells else ())
         self.aggregator = Aggregator(
@@ -178,7 +179,6 @@ class Round:
             state[coded] = rule.settle(state[coded], stepped)
         check_round(self.number, server.layout, state, moments)
         if self.caps is not None:
-            known = caps or Caps.at_start(server.layout)
-            caps = aggregator.census.next(known, self.caps)
+            caps = aggregator.census.next(server.carried.known(server.layout), self.caps)
         server.advance(self, state, Carried(moments, caps), observed)
         return state

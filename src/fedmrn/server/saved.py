@@ -131,7 +131,7 @@ def _frame(path: Path) -> Frame:
 
 
 def _body(saved: Saved) -> bytes:
-    caps, clients = saved.carried.caps or Caps.at_start(saved.layout), b""
+    caps, clients = saved.carried.known(saved.layout), b""
     for client in saved.asked:
         text = (f"i{client}" if isinstance(client, int) else f"s{client}").encode()
         clients += _LENGTH.pack(len(text)) + text

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs import CHUNK, Opened
-from fedmrn.server.caps import RoundCaps, exponents_of
+from fedmrn.codecs.scales import exponents_of
+from fedmrn.server.caps import RoundCaps
 from fedmrn.server.fold import ExactSum
 from fedmrn.server.sum import Bounds, Contribution
 from fedmrn.wire.layout import Group, Layout
@@ -58,7 +59,7 @@ class SideData:
         """Return the exponent of the largest magnitude of each tensor, int16, shape (tensors that are not empty,)."""
         found = {group: self._largest(opened, self._sizes[group]) for group, opened in sections if group in self._sizes}
         rows = [found.get(group, [0.0] * len(self._sizes[group])) for group in self._groups]
-        return exponents_of(x for row in rows for x in row)
+        return exponents_of(np.array([x for row in rows for x in row]))
 
     @staticmethod
     def _largest(opened: Opened, sizes: Sequence[int], middle: F32 | None = None) -> list[float]:
