@@ -18,7 +18,7 @@ F64 = NDArray[np.float64]
 
 _COUNT = struct.Struct("<I")
 _ROW = np.dtype([("size", "<u8"), ("scale", "<f4")])
-UNMOVED = -(1 << 15)
+_UNMOVED = -(1 << 15)
 """The exponent of a scale of zero: what has not moved."""
 
 
@@ -42,9 +42,9 @@ def check_scales(scales: F32, max_value: float) -> None:
 
 
 def exponents_of(magnitudes: F32 | F64) -> NDArray[np.int16]:
-    """Return the least e with |x| <= 2^e for each finite magnitude, int16, of the same shape; `UNMOVED` for zero."""
+    """Return the least e with |x| <= 2^e for each finite magnitude, int16, of the same shape; `_UNMOVED` for zero."""
     fraction, exponent = np.frexp(magnitudes)
-    return np.where(magnitudes > 0, exponent - (fraction == 0.5), UNMOVED).astype(np.int16)
+    return np.where(magnitudes > 0, exponent - (fraction == 0.5), _UNMOVED).astype(np.int16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class TensorScales:
 
     @property
     def exponents(self) -> NDArray[np.int16]:
-        """For each scale the least e with scale <= 2^e; `UNMOVED` for zero."""
+        """For each scale the least e with scale <= 2^e; `_UNMOVED` for zero."""
         return exponents_of(self.values)
 
     def capped(self, caps: Sequence[int]) -> Self:
