@@ -195,8 +195,11 @@ class LocalRule(Facade):
 
         if closure is None:
             self.adapt_gradients()
-        with self.moving():
+        to_optimizer(self.twins)  # and not `moving`: a captured step is replayed when its client has finished
+        try:
             loss = inner.step() if closure is None else inner.step(coded)
+        finally:
+            to_model(self.twins)
         self.settle()
         self.draw()  # after the last step too: the model is never left at what was moved, whatever is done then
         return loss
@@ -216,12 +219,13 @@ class LocalRule(Facade):
 
     @contextmanager
     def moving(self) -> Iterator[None]:
-        """Let the parameters hold what the optimiser moves."""
-        to_optimizer(self.twins)
+        """Let the parameters hold what the optimiser moves, while they are this rule's."""
+        twins = () if self._finished or self._superseded else self.twins
+        to_optimizer(twins)
         try:
             yield
         finally:
-            to_model(self.twins)
+            to_model(twins)
 
     @contextmanager
     def undiced(self) -> Iterator[None]:
@@ -361,7 +365,6 @@ class LocalRule(Facade):
         frame = self._ranks.first_frame(frame)
         self._finished = True
         self.release(frame)
-        self.twins = ()
         self._ranks.share(self._uncoded())
         for tensor in self.view.tensors:
             _HOLDERS.pop(tensor, None)
