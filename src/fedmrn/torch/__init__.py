@@ -15,8 +15,10 @@ from fedmrn.errors import MalformedFrameError
 from fedmrn.methods import MASKED, Accept, check_consent
 from fedmrn.torch.loop import LocalData, Training, evaluate, train, train_client
 from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
+from fedmrn.torch.modules import unwrapped
 from fedmrn.torch.rules.base import F32, LocalRule
 from fedmrn.torch.rules.masked_noise import MaskedTraining
+from fedmrn.torch.selection import Selection
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits
 from fedmrn.wire.messages import read_model
 from fedmrn.wire.terms import read_terms
@@ -45,7 +47,8 @@ def attach(
     """Return the optimiser wrapper of the method that the broadcast names; see `fedmrn.torch.rules.base`.
 
     Args:
-        model: any module; it is set to the broadcast's state.
+        model: any module; it is set to the broadcast's state. It may be wrapped by `torch.compile`, DataParallel or
+            DistributedDataParallel.
         optimizer: over this model's parameters.
         broadcast: what the server sent.
         steps: the number of local steps that will follow.
@@ -95,10 +98,10 @@ def load_model(
 ) -> None:
     """Set a model to the one that the server sent for evaluation.
 
-    A frame that is refused has not changed it. Frozen parameters and counters do not travel, and stay.
+    A frame that is refused has not changed it. What does not travel (frozen parameters, other buffers) stays.
 
     Args:
-        model: any module, of the server's layout.
+        model: any module of the server's layout; wrapped, as for `attach`, or not.
         frame: of kind model, as bytes or parsed.
         choose, variances: as for `ModelLayout.of`, and as on the server.
         limits: of the frame's bytes and sections.
@@ -117,6 +120,7 @@ __all__ = [
     "LocalRule",
     "MaskedTraining",
     "ModelLayout",
+    "Selection",
     "Training",
     "attach",
     "default_choice",
@@ -125,4 +129,5 @@ __all__ = [
     "local_rule",
     "train",
     "train_client",
+    "unwrapped",
 ]
