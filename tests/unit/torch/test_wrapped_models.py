@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn import functional as F
 
 from fedmrn.codecs import EncodeKeys
-from fedmrn.errors import UnsupportedModelError
+from fedmrn.errors import UnsupportedModelError, WrongLayoutError
 from fedmrn.torch import ModelLayout, attach, load_model, unwrapped
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import model_frame
@@ -103,6 +103,19 @@ def test_a_model_for_evaluation_is_loaded_into_the_wrapped_one() -> None:
     view, keys = ModelLayout.of(model), EncodeKeys(noise=1, sampling=2)
     load_model(compiled(evaluated), model_frame(view.layout, view.read(), method=1, round=1, codecs={}, keys=keys))
     assert torch.equal(evaluated[0].weight, model[0].weight)
+
+
+def test_an_unknown_wrapper_is_seen_in_the_error() -> None:
+    class Engine(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.engine = inner
+
+    broadcast, wrapped = server_of(bare()).begin(1, ["a"]).broadcast("a"), Engine(bare())
+    sgd = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+    with pytest.raises(WrongLayoutError, match=r"other tensors than this one, which has 8 from engine\.0\.weight on: "):
+        attach(wrapped, sgd, broadcast, steps=1)
+    attach(wrapped.engine, sgd, broadcast, steps=1)
 
 
 def test_an_attribute_called_module_is_no_wrapper() -> None:
