@@ -111,7 +111,11 @@ def _check_kind(frame: Frame, layout: Layout, kind: Kind) -> None:
     if frame.kind is not kind:
         raise WrongKindError(f"a frame of kind {kind.name.lower()} was expected, got {frame.kind.name.lower()}")
     if frame.layout_digest != layout.digest:
-        raise WrongLayoutError(f"the {kind.name.lower()} is for a model with other tensors than this one")
+        own = f", which has {len(layout.tensors)} from {layout.tensors[0].name} on" if layout.tensors else ""
+        raise WrongLayoutError(
+            f"the {kind.name.lower()} is for a model with other tensors than this one{own}: names, shapes and "
+            "choose=... must be the same as the server's"
+        )
 
 
 def _check_broadcast(frame: Frame, layout: Layout) -> None:
