@@ -52,8 +52,8 @@ class MaskedTraining(Through):
         self.progressive, self.stochastic = progressive, stochastic
         super().__init__(*args, **options)
 
-    def prepare(self, codec: Codec | None) -> None:
-        """Make the noise that the broadcast names, and choose the kernels of the device."""
+    def read_codec(self, codec: Codec | None) -> None:
+        """Note the noise and the codebook, and choose the kernels of the device."""
         asked = MaskCodec.of(codec)
         if asked is None:
             raise UnsupportedModelError("this broadcast does not ask for masked noise")
@@ -62,16 +62,19 @@ class MaskedTraining(Through):
         self._asked = asked.over(self._codec)
         self._follows_update = asked.noise_scale.follows_update
         self._multiple = FitsUpdate.multiple(masked.mask, masked.noise.law)
+        self._kernels = _kernels_of(self.view.device)
+
+    def prepare(self) -> None:
+        """Make the noise that the broadcast names."""
         self._parts = [twin.where for twin in self.coded if twin.where.start < twin.where.stop]
         self._exponents = torch.zeros(len(self._parts), dtype=torch.int32, device=self.view.device)
         self._caps = self._told_caps()
-        self._kernels = _kernels_of(self.view.device)
         self.noise = torch.empty_like(self.base)
         self._aimed = torch.empty(0, dtype=torch.int32, device=self.view.device)
         if self._kernels is None:
-            masked.noise.fill(self.broadcast.noise_key, 0, self.noise.numpy())
+            self._codec.noise.fill(self.broadcast.noise_key, 0, self.noise.numpy())
             return
-        self._kernels.fill(masked.noise, self.broadcast.noise_key, 0, self.noise)
+        self._kernels.fill(self._codec.noise, self.broadcast.noise_key, 0, self.noise)
         self._aimed = torch.empty(self._kernels.WORDS, dtype=torch.int32, device=self.view.device)
         self._unmasked = self._kernels.pack_draws([self.stream(0)], [0.0])[0].to(self.view.device)
         self._ahead = min(_AHEAD, self.steps + 1)

@@ -72,7 +72,7 @@ class Steps(Facade):
 
     def let_go(self) -> None:
         """Leave the model to whoever comes next."""
-        self.finished, self.twins = True, ()
+        self.finished = True
         for tensor in self.view.tensors:
             _HOLDERS.pop(tensor, None)
 
@@ -163,8 +163,11 @@ class Steps(Facade):
 
         if closure is None:
             self.adapt_gradients()
-        with self.moving():
+        to_optimizer(self.twins)  # and not `moving`: a captured step is replayed when its client has finished
+        try:
             loss = inner.step() if closure is None else inner.step(coded)
+        finally:
+            to_model(self.twins)
         self.settle()
         self.draw()  # after the last step too: the model is never left at what was moved, whatever is done then
         return loss
@@ -184,12 +187,13 @@ class Steps(Facade):
 
     @contextmanager
     def moving(self) -> Iterator[None]:
-        """Let the parameters hold what the optimiser moves."""
-        to_optimizer(self.twins)
+        """Let the parameters hold what the optimiser moves, as long as this rule trains them."""
+        twins = () if self.finished else self.twins
+        to_optimizer(twins)
         try:
             yield
         finally:
-            to_model(self.twins)
+            to_model(twins)
 
     @contextmanager
     def undiced(self) -> Iterator[None]:
