@@ -127,6 +127,7 @@ PUBLIC = {
         "ModelLayout",
         "Training",
         "attach",
+        "calibrate",
         "default_choice",
         "evaluate",
         "load_model",

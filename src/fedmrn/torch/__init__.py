@@ -13,6 +13,7 @@ except ModuleNotFoundError as error:
 
 from fedmrn.errors import MalformedFrameError
 from fedmrn.methods import MASKED, Accept, check_consent
+from fedmrn.torch.calibration import calibrate
 from fedmrn.torch.loop import LocalData, Training, evaluate, train, train_client
 from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
 from fedmrn.torch.rules.base import F32, LocalRule
@@ -119,6 +120,7 @@ __all__ = [
     "ModelLayout",
     "Training",
     "attach",
+    "calibrate",
     "default_choice",
     "evaluate",
     "load_model",

@@ -26,6 +26,18 @@ def is_persistent(module: nn.Module, name: str) -> bool:
     return name not in module._non_persistent_buffers_set  # noqa: SLF001
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside those that compile it or spread it over processes; another one as it is."""
+    while True:
+        inside = dict(model.named_children())
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif [*inside] == ["_orig_mod"]:
+            model = inside["_orig_mod"]
+        else:
+            return model
+
+
 def added(tensors: list[Tensor], more: list[Tensor], alpha: float) -> list[Tensor]:
     """Return tensors + alpha * more as torch's optimisers compute it for several tensors at a time (`foreach`)."""
     return list(torch._foreach_add(tensors, more, alpha=alpha))  # noqa: SLF001

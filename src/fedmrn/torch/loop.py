@@ -1,6 +1,6 @@
 """How a client trains: one record of settings, the training loop that every method's clients run, and evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +36,8 @@ class Training:
             do not call `view` on what they get.
         bfloat16: run forward and loss under torch's bfloat16 autocast; parameters, gradients and the optimizer stay
             float32. It is faster on processors with bfloat16 arithmetic, and slower on others.
+        statistics: batches that a client forwards once more after training, for the statistics of normalisation layers
+            (`LocalRule.refresh_statistics`), at most; 0: none, so that those of training's last batches are sent.
         graphs: on CUDA, capture steps of plain SGD and replay them (`fedmrn.torch.fast.graphs`).
 
     Raises:
@@ -51,6 +53,7 @@ class Training:
     augment: Augment | None = None
     channels_last: bool = False
     bfloat16: bool = False
+    statistics: int = 16
     graphs: bool = True
 
     def __post_init__(self) -> None:
@@ -59,6 +62,8 @@ class Training:
                 f"a client needs at least one local epoch and one sample a batch, got local_epochs = "
                 f"{self.local_epochs} and batch_size = {self.batch_size}"
             )
+        if self.statistics < 0:
+            raise ConfigError(f"statistics is a number of batches, 0 for none; got {self.statistics}")
         if self.optimizer not in LOCAL_OPTIMIZERS:
             hint = nearest(self.optimizer, LOCAL_OPTIMIZERS)
             raise ConfigError(f"optimizer {self.optimizer!r} does not exist{hint}")
@@ -175,6 +180,33 @@ def train(
     return total.item() / len(data)
 
 
+def refresh_statistics(model: nn.Module, rule: LocalRule, data: LocalData, training: Training) -> None:
+    """Compute the statistics that a client sends anew, from some of its samples as they are: without augmentation.
+
+    Args:
+        model, rule, data, training: as for `train`, after it.
+
+    Raises:
+        EncodeError: they are not finite: training diverged.
+    """
+    device = rule.view.device
+
+    def batches() -> Iterator[Tensor]:
+        order = Stream(data.key, domain(Purpose.SHUFFLE, training.local_epochs)).permutation(len(data))
+        chosen = torch.from_numpy(order[: training.statistics * training.batch_size]).to(data.x.device)
+        for part in chosen.tensor_split(training.batches(len(chosen))):  # of one size: none of a single sample
+            yield data.x[part].to(device)
+
+    def forward(x: Tensor) -> None:
+        if training.channels_last and device.type == "cpu":
+            x = channels_last(x)
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.bfloat16):
+            model(x)
+
+    if training.statistics:
+        rule.refresh_statistics(batches(), forward)
+
+
 def train_client(
     model: nn.Module,
     rule: LocalRule,
@@ -186,6 +218,8 @@ def train_client(
 ) -> tuple[Frame, float]:
     """Train one client, and return its update frame and the mean loss of its last epoch.
 
+    The running statistics that it sends are those of the weights that it sends (`refresh_statistics`).
+
     Args:
         model, rule, data, training, graphs: as for `train`.
         weight: of the client in the mean; by default what `training.weight` says.
@@ -194,6 +228,7 @@ def train_client(
         EncodeError: the update is not finite, or the weight is not positive.
     """
     mean = train(model, rule, data, training, graphs=graphs)
+    refresh_statistics(model, rule, data, training)
     return rule.finish(weight=training.weight(len(data)) if weight is None else weight), mean
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from fedmrn.torch.internals import ANY_BATCH_NORM, added, has_hooks, is_persistent
+from fedmrn.torch.internals import ANY_BATCH_NORM, added, has_hooks, is_persistent, unwrapped
 
 NORMS = [
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.LazyBatchNorm1d, nn.LazyBatchNorm2d),
@@ -71,3 +71,10 @@ def test_several_tensors_are_added_as_sgd_does() -> None:
     torch.optim.SGD(parameters, lr=0.3, foreach=True).step()
     for found, p in zip(added(values, gradients, -0.3), parameters, strict=True):
         assert torch.equal(found, p.detach())
+
+
+def test_a_compiled_or_spread_module_is_unwrapped() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    wrapped = torch.compile(nn.DataParallel(torch.compile(model, backend="eager")), backend="eager")
+    assert unwrapped(wrapped) is model
+    assert unwrapped(model) is model

@@ -3,6 +3,7 @@
     opt = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), broadcast, steps=S)
     for x, y in batches:                        # S steps
         opt.zero_grad(); loss(model(x), y).backward(); opt.step()
+    opt.refresh_statistics(x for x, _ in batches)  # with batch norm: what is sent of it is of the weights that are sent
     frame = opt.finish(weight=samples)
 
 While attached, the coded parameters are views of one flat buffer. For masked noise that buffer holds w + PSM(u) before
@@ -16,7 +17,8 @@ weights; put an L2 term into the loss), and closures.
 """
 
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from types import EllipsisType
 from typing import Any, ClassVar, Never
 
@@ -28,6 +30,7 @@ from torch import Tensor, nn
 from fedmrn.codecs import Codec, codec_from
 from fedmrn.errors import ConfigError, UnsupportedModelError
 from fedmrn.numerics.rng import fresh_key
+from fedmrn.torch.calibration import Forward, calibrate
 from fedmrn.torch.fast.fused import plain_sgd
 from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
 from fedmrn.whole import whole
@@ -83,7 +86,7 @@ class LocalRule(torch.optim.Optimizer):
     ) -> None:
         steps = whole(steps, "steps, the number of local steps,")
         self.broadcast = broadcast if isinstance(broadcast, Frame) else Frame.from_bytes(broadcast)
-        self.view = ModelLayout.of(model, choose, variances)
+        self._model, self.view = model, ModelLayout.of(model, choose, variances)
         self.received = read_state(self.broadcast, self.view.layout)
         check_templates(self.broadcast, self.view.layout)
         self.inner, self.steps, self.taken = optimizer, steps, 0
@@ -136,8 +139,7 @@ class LocalRule(torch.optim.Optimizer):
         Raises:
             ConfigError: after `finish`.
         """
-        if self._finished:
-            raise ConfigError("this client has finished; attach again for the next round")
+        self._check_open()
         self.taken += 1
 
     def captured(self) -> Hashable | None:
@@ -152,6 +154,33 @@ class LocalRule(torch.optim.Optimizer):
 
         `kept` holds their memory by name; what it lacks is added.
         """
+
+    def refresh_statistics(self, batches: Iterable[Any], forward: Forward | None = None) -> None:
+        """Compute the running statistics of normalisation layers anew; once, after the last step.
+
+        They are then those of the weights that training led to, without the dice of this client's own mask, of which
+        the mean over clients has little. `train_client` does it; in a loop of one's own it is a line before `finish`:
+        `opt.refresh_statistics(x for x, _ in loader)`. A model without such layers runs nothing.
+
+        Args:
+            batches, forward: as for `fedmrn.torch.calibrate`.
+
+        Raises:
+            ConfigError: after `finish`, or there is no batch.
+            EncodeError: statistics are not finite.
+        """
+        self._check_open()
+        with self.undiced():
+            calibrate(self._model, batches, forward=forward)
+
+    @contextmanager
+    def undiced(self) -> Iterator[None]:
+        """Put the weights that the update stands for into the model, without a draw of its own: here, those trained."""
+        yield
+
+    def _check_open(self) -> None:
+        if self._finished:
+            raise ConfigError("this client has finished; attach again for the next round")
 
     def finish(self, *, weight: int) -> Frame:
         """Return the update frame and give the model back.

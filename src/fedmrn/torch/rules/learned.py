@@ -124,6 +124,13 @@ class LearnedSign(Through):
         self._sign = torch.where((2 * self.uniform() - 1) * scale < self.u, 1.0, -1.0)
         self.weights.copy_(self.base + scale * self._sign)
 
+    def undiced_weights(self) -> Tensor:
+        """Return w + u, u clipped to what a sign can say: the mean over all draws."""
+        if not self._first:
+            return self.base + self.u
+        scale = self._spread()
+        return self.base + torch.clamp(self.u, -scale, scale)
+
     @torch.no_grad()
     def adapt_gradients(self) -> None:
         """Move each tensor's scale, and stop the gradient where |u| is beyond it."""

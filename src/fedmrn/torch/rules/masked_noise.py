@@ -12,7 +12,7 @@ from torch import Tensor
 from fedmrn.codecs import Codec, FitsUpdate, MaskCodec
 from fedmrn.codecs.scales import mean_magnitude
 from fedmrn.errors import UnsupportedModelError
-from fedmrn.numerics.masking import progressive_weights
+from fedmrn.numerics.masking import MaskType, progressive_weights
 from fedmrn.numerics.threads import in_parallel
 from fedmrn.torch.fast.fused import STAY, Move, plain_sgd, sgd_moves, without_gradients
 from fedmrn.torch.rules.through import Through
@@ -86,6 +86,14 @@ class MaskedTraining(Through):
         with without_gradients(tensors):
             self.inner.step()  # of the tensors left dense; and schedulers see that a step was taken
         self._draw_after([(where, move) for (_, where), move in zip(self.coded, moves, strict=True)])
+
+    def undiced_weights(self) -> Tensor:
+        """Return w + u, u clipped to what the mask can say: the mean over all masks of u."""
+        if not self.stochastic:
+            return self.weights
+        low = -self.noise.abs() if self._codec.mask is MaskType.SIGNED else self.noise.clamp(max=0)
+        high = self.noise.abs() if self._codec.mask is MaskType.SIGNED else self.noise.clamp(min=0)
+        return self.base + torch.clamp(self.u, low, high)
 
     def draw(self) -> None:
         """Put w + PSM(u) into the model for the next step."""

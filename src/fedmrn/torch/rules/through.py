@@ -1,6 +1,7 @@
 """Training through a code: the forward sees coded weights, the optimiser moves what is behind them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -50,6 +51,20 @@ class Through(LocalRule):
     def handed_over(self) -> F32:
         """Return the coded part of the update."""
         return self.u.cpu().numpy()
+
+    def undiced_weights(self) -> Tensor:
+        """The weights that the mean of many draws leads to; by default those of the next step."""
+        return self.weights
+
+    @contextmanager
+    def undiced(self) -> Iterator[None]:
+        """Put `undiced_weights` into the model."""
+        with torch.no_grad():
+            self.weights.copy_(self.undiced_weights())
+            try:
+                yield
+            finally:
+                self.draw()  # the same draw: it is a function of the step
 
     def final_weights(self, frame: Frame) -> F32:
         """Return the weights that the model is left with: as the server will see them."""
