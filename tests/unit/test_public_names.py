@@ -126,6 +126,7 @@ PUBLIC = {
         "MaskedTraining",
         "ModelLayout",
         "Training",
+        "answer_calibration",
         "attach",
         "calibrate",
         "default_choice",

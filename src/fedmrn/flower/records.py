@@ -8,15 +8,18 @@ hundred bytes with the client's noise key. Joined again they are the frame, byte
 from operator import is_
 from typing import NamedTuple, TypeVar
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
 
 from fedmrn.errors import WrongMessageError
 from fedmrn.federation.account import Account
+from fedmrn.federation.transport import MessageKind
 from fedmrn.wire.frame import CHECKSUM_SIZE, Frame, Role, Section
 
 _PLAIN = "numpy.ndarray"
 """The serialisation type of Flower's own arrays."""
 STYPE = "fedmrn.frame.v1"
+CALIBRATE = f"{MessageType.TRAIN}.{MessageKind.CALIBRATE}"
+"""The type of a message that asks for the statistics of a model; `@app.train("calibrate")` answers it."""
 FRAME = "frame"
 STATE = "state"
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)

@@ -1,7 +1,9 @@
 """Clients in PyTorch: flat parameters, local rules as optimiser wrappers, the training loop, evaluation."""
 
+from collections.abc import Iterable
 from importlib import import_module
 from types import EllipsisType
+from typing import Any
 
 from fedmrn.extras import explained
 
@@ -13,13 +15,14 @@ except ModuleNotFoundError as error:
 
 from fedmrn.errors import MalformedFrameError
 from fedmrn.methods import MASKED, Accept, check_consent
-from fedmrn.torch.calibration import calibrate
+from fedmrn.torch.calibration import Forward, calibrate
 from fedmrn.torch.loop import LocalData, Training, evaluate, train, train_client
 from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
 from fedmrn.torch.rules.base import F32, LocalRule
 from fedmrn.torch.rules.masked_noise import MaskedTraining
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits
 from fedmrn.wire.messages import read_model
+from fedmrn.wire.statistics import statistics_frame
 from fedmrn.wire.terms import read_terms
 
 
@@ -113,12 +116,42 @@ def load_model(
     view.write(read_model(parsed, view.layout))
 
 
+def answer_calibration(
+    model: nn.Module,
+    frame: Frame | bytes,
+    batches: Iterable[Any],
+    *,
+    weight: int,
+    forward: Forward | None = None,
+    choose: Choose = default_choice,
+    variances: Variances = (),
+    limits: Limits = DEFAULT_LIMITS,
+) -> Frame:
+    """Set a model to the one that the server sent to calibrate, and return its statistics on these samples.
+
+    Args:
+        model, frame, choose, variances, limits: as for `load_model`; the frame of a model is the same.
+        batches, forward: as for `calibrate`: of samples that the client trains on.
+        weight: of this client in the mean: samples, a positive integer.
+
+    Raises:
+        UsageError, EncodeError: as `calibrate`.
+        FrameError: as `load_model`.
+    """
+    parsed = frame if isinstance(frame, Frame) else Frame.from_bytes(frame, kind=Kind.MODEL, limits=limits)
+    load_model(model, parsed, choose=choose, variances=variances)
+    calibrate(model, batches, forward=forward)
+    view = ModelLayout.of(model, choose, variances)
+    return statistics_frame(parsed, view.layout, view.read()[view.layout.trainable :], weight=weight)
+
+
 __all__ = [
     "LocalData",
     "LocalRule",
     "MaskedTraining",
     "ModelLayout",
     "Training",
+    "answer_calibration",
     "attach",
     "calibrate",
     "default_choice",

@@ -36,7 +36,7 @@ class Training:
             do not call `view` on what they get.
         bfloat16: run forward and loss under torch's bfloat16 autocast; parameters, gradients and the optimizer stay
             float32. It is faster on processors with bfloat16 arithmetic, and slower on others.
-        statistics: batches that a client forwards once more after training, for the statistics of normalisation layers
+        statistics: samples that a client forwards once more after training, for the statistics of normalisation layers
             (`LocalRule.refresh_statistics`), at most; 0: none, so that those of training's last batches are sent.
         graphs: on CUDA, capture steps of plain SGD and replay them (`fedmrn.torch.fast.graphs`).
 
@@ -53,7 +53,7 @@ class Training:
     augment: Augment | None = None
     channels_last: bool = False
     bfloat16: bool = False
-    statistics: int = 16
+    statistics: int = 256
     graphs: bool = True
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class Training:
                 f"{self.local_epochs} and batch_size = {self.batch_size}"
             )
         if self.statistics < 0:
-            raise ConfigError(f"statistics is a number of batches, 0 for none; got {self.statistics}")
+            raise ConfigError(f"statistics is a number of samples, 0 for none; got {self.statistics}")
         if self.optimizer not in LOCAL_OPTIMIZERS:
             hint = nearest(self.optimizer, LOCAL_OPTIMIZERS)
             raise ConfigError(f"optimizer {self.optimizer!r} does not exist{hint}")
@@ -181,7 +181,9 @@ def train(
 
 
 def refresh_statistics(model: nn.Module, rule: LocalRule, data: LocalData, training: Training) -> None:
-    """Compute the statistics that a client sends anew, from some of its samples as they are: without augmentation.
+    """Compute the statistics that a client sends anew, from `training.statistics` of its samples at most.
+
+    They are taken as they are, without augmentation: so are those that a model is evaluated on.
 
     Args:
         model, rule, data, training: as for `train`, after it.
@@ -189,22 +191,35 @@ def refresh_statistics(model: nn.Module, rule: LocalRule, data: LocalData, train
     Raises:
         EncodeError: they are not finite: training diverged.
     """
-    device = rule.view.device
-
-    def batches() -> Iterator[Tensor]:
-        order = Stream(data.key, domain(Purpose.SHUFFLE, training.local_epochs)).permutation(len(data))
-        chosen = torch.from_numpy(order[: training.statistics * training.batch_size]).to(data.x.device)
-        for part in chosen.tensor_split(training.batches(len(chosen))):  # of one size: none of a single sample
-            yield data.x[part].to(device)
-
-    def forward(x: Tensor) -> None:
-        if training.channels_last and device.type == "cpu":
-            x = channels_last(x)
-        with torch.autocast(device.type, torch.bfloat16, enabled=training.bfloat16):
-            model(x)
-
     if training.statistics:
-        rule.refresh_statistics(batches(), forward)
+        device, most = rule.view.device, min(len(data), training.statistics)
+        batches = plain_batches(data, training, device, most=most, size=training.batch_size)
+        rule.refresh_statistics(batches, forward_of(model, training, device))
+
+
+def plain_batches(
+    data: LocalData, training: Training, device: torch.device, *, most: int, size: int
+) -> Iterator[Tensor]:
+    """Yield `most` of a client's inputs without augmentation, in an order of their own, in batches of `size` at most.
+
+    Batches are of one size, or differ by one: none has a single sample, which batch norm could not take, unless all do.
+    """
+    order = Stream(data.key, domain(Purpose.SHUFFLE, training.local_epochs)).permutation(len(data))
+    chosen = torch.from_numpy(order[:most]).to(data.x.device)
+    for part in chosen.tensor_split(-(-most // size)):
+        x = data.x[part].to(device)
+        yield channels_last(x) if training.channels_last and device.type == "cpu" else x
+
+
+def forward_of(model: nn.Module, training: Training, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return what runs a model forward as in training: under autocast, where the training says so."""
+
+    def forward(x: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.bfloat16):
+            out: Tensor = model(x)
+        return out
+
+    return forward
 
 
 def train_client(

@@ -90,10 +90,10 @@ def test_the_next_step_sees_what_it_would_have_seen(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*METHODS])
 def test_train_client_sends_refreshed_statistics_of_plain_samples(name: str) -> None:
-    """Of as many batches as the training says; the augmentation of training is not applied."""
+    """Of as many samples as the training says; the augmentation of training is not applied."""
     x, y = batch(16)
     sent = []
-    for count in (0, 2, 9):
+    for count in (0, 7, 99):
         model = net()
         training = Training(batch_size=4, lr=0.3, statistics=count, augment=lambda x, _, __: x + 7)
         rule = attached(model, name, **SCALED.get(name, {}))
@@ -120,7 +120,7 @@ def coded(data: bytes) -> bytes:
 def test_refreshing_changes_nothing_of_the_coded_part() -> None:
     x, y = batch(16)
     frames = []
-    for count in (0, 4):
+    for count in (0, 16):
         model = net()
         rule = attached(model, "fedmrn", scale=0.05)
         data = LocalData(x, y, key=3)
@@ -136,5 +136,5 @@ def test_a_finished_client_and_a_negative_number_are_refused() -> None:
     rule.finish(weight=1)
     with pytest.raises(ConfigError, match="this client has finished"):
         rule.refresh_statistics([batch(16)[0]])
-    with pytest.raises(ConfigError, match="statistics is a number of batches"):
+    with pytest.raises(ConfigError, match="statistics is a number of samples"):
         Training(statistics=-1)
