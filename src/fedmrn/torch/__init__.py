@@ -1,6 +1,6 @@
 """Clients in PyTorch: flat parameters, local rules as optimiser wrappers, the training loop, evaluation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from types import EllipsisType
 from typing import Any
@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
 
 from fedmrn.errors import MalformedFrameError
 from fedmrn.methods import MASKED, Accept, check_consent
-from fedmrn.torch.calibration import Forward, calibrate
+from fedmrn.torch.calibration import Forward, calibrate, samples_in
 from fedmrn.torch.loop import LocalData, Training, evaluate, train, train_client
 from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
 from fedmrn.torch.rules.base import F32, LocalRule
@@ -121,7 +121,7 @@ def answer_calibration(
     frame: Frame | bytes,
     batches: Iterable[Any],
     *,
-    weight: int,
+    weight: int | None = None,
     forward: Forward | None = None,
     choose: Choose = default_choice,
     variances: Variances = (),
@@ -132,7 +132,7 @@ def answer_calibration(
     Args:
         model, frame, choose, variances, limits: as for `load_model`; the frame of a model is the same.
         batches, forward: as for `calibrate`: of samples that the client trains on.
-        weight: of this client in the mean: samples, a positive integer.
+        weight: of this client in the mean, a positive integer; by default the samples in the batches.
 
     Raises:
         UsageError, EncodeError: as `calibrate`.
@@ -140,9 +140,18 @@ def answer_calibration(
     """
     parsed = frame if isinstance(frame, Frame) else Frame.from_bytes(frame, kind=Kind.MODEL, limits=limits)
     load_model(model, parsed, choose=choose, variances=variances)
-    calibrate(model, batches, forward=forward)
+    samples = 0
+
+    def counted() -> Iterator[Any]:
+        nonlocal samples
+        for batch in batches:
+            samples += samples_in(batch)
+            yield batch
+
+    calibrate(model, counted() if weight is None else batches, forward=forward)
     view = ModelLayout.of(model, choose, variances)
-    return statistics_frame(parsed, view.layout, view.read()[view.layout.trainable :], weight=weight)
+    values = view.read()[view.layout.trainable :]
+    return statistics_frame(parsed, view.layout, values, weight=max(samples, 1) if weight is None else weight)
 
 
 __all__ = [

@@ -75,6 +75,19 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, forward: Forward | No
         moments.write()
 
 
+def samples_in(batch: object) -> int:
+    """Return how many samples a batch has, in one of the forms that `calibrate` takes.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]
+    found = next((part for part in parts if isinstance(part, Tensor)), None)
+    if found is None or not found.dim():
+        raise ConfigError("a batch of this form does not say how many samples it has: pass weight=...")
+    return len(found)
+
+
 def _layers(model: nn.Module) -> dict[str, Any]:
     """The layers to calibrate, by name."""
     return {
