@@ -1,6 +1,5 @@
 """The exchange after the last round: nodes find the statistics of the model that is kept, and the server pools them."""
 
-import random
 from collections.abc import Iterable
 from logging import INFO, WARNING, getLogger
 
@@ -13,6 +12,7 @@ from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.transport import MessageKind
 from fedmrn.flower.records import CALIBRATE, FRAME, arrays_size, beside_arrays, statistics_bytes, to_array
 from fedmrn.flower.replies import Replies
+from fedmrn.numerics.rng import Purpose, Stream, derive_key, domain
 from fedmrn.server import Server
 
 log = getLogger("flwr").log
@@ -82,9 +82,10 @@ def calibrate_on(
     log(INFO, text, number, len(calibration.answered), len(stage.asked), f"{stage.up:,}", f"{stage.down:,}")
 
 
-def chosen(grid: Grid, calibrate: bool | int, trained: list[int]) -> list[int]:
+def chosen(grid: Grid, server: Server, calibrate: bool | int, trained: list[int]) -> list[int]:
     """Return the nodes to ask: those that were asked to train, or so many of those that are connected."""
     if calibrate is True:
         return trained
-    nodes = list(grid.get_node_ids())
-    return sorted(random.sample(nodes, min(calibrate, len(nodes))))
+    nodes = sorted(grid.get_node_ids())
+    stream = Stream(derive_key(server.secret, "calibration nodes"), domain(Purpose.CLIENTS, server.round))
+    return [nodes[i] for i in stream.permutation(len(nodes))[:calibrate]]

@@ -225,7 +225,7 @@ class FedMRN(FedAvg):
             log(WARNING, "round %s: no update was folded: the model stays as it was", server_round)
             return None, counts
         if self._calibrate and server_round == self._last and self._grid is not None and self._server is not None:
-            nodes = chosen(self._grid, self._calibrate, report.asked)
+            nodes = chosen(self._grid, self._server, self._calibrate, report.asked)
             key = self.arrayrecord_key
             calibrate_on(self._grid, self._server, conduct, nodes, key=key, timeout=self._timeout)
             self._watch.warn(server_round, report.failed_otherwise)
