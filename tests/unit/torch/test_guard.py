@@ -144,7 +144,7 @@ HARMLESS: dict[str, Callable[[Net], object]] = {
     "a frozen layer": lambda m: m.add_module("teacher", nn.Linear(2, 2).requires_grad_(False)),
     "a loss without parameters": lambda m: m.add_module("loss", nn.CrossEntropyLoss()),
     "a trained layer under a further name": lambda m: m.add_module("again", m.head),
-    "a frozen layer gone": lambda m: delattr(m, "base"),
+    "a frozen layer gone": lambda m: setattr(m, "base", None),
     "the trained data elsewhere": lambda m: setattr(m.head.weight, "data", torch.zeros(3, 6)),
 }
 
@@ -154,13 +154,8 @@ def test_what_is_no_change_is_let_be(change: Callable[[Net], object]) -> None:
     model, guard = guarded()
     for _ in range(2):
         change(model)
-        if "again" in dict(model.named_children()) or "late" in dict(model.named_buffers()):
-            model.__dict__["_modules"].pop("again", None)
-            model.__dict__["_buffers"].pop("late", None)
         guard.check()
         guard.check_contents()
-        if not hasattr(model, "base"):
-            break
 
 
 def test_a_statistic_that_its_layer_replaces_is_read_where_it_is_now() -> None:
