@@ -6,7 +6,6 @@ from types import EllipsisType
 from fedmrn.extras import explained
 
 try:
-    import torch
     from torch import nn
 except ModuleNotFoundError as error:
     raise explained(error, "fedmrn.torch") from error
@@ -18,6 +17,7 @@ from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_ch
 from fedmrn.torch.modules import unwrapped
 from fedmrn.torch.rules.base import F32, LocalRule
 from fedmrn.torch.rules.masked_noise import MaskedTraining
+from fedmrn.torch.rules.steps import Optimizers
 from fedmrn.torch.selection import Selection
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits
 from fedmrn.wire.messages import read_model
@@ -33,7 +33,7 @@ def local_rule(name: str) -> type[LocalRule]:
 
 def attach(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizers,
     broadcast: Frame | bytes,
     *,
     steps: int,
@@ -44,14 +44,18 @@ def attach(
     accept: Accept = MASKED,
     limits: Limits = DEFAULT_LIMITS,
 ) -> LocalRule:
-    """Return the optimiser wrapper of the method that the broadcast names; see `fedmrn.torch.rules.base`.
+    """Return an optimiser in front of yours, which trains by the method that the broadcast names.
+
+    Your loop goes on as it was: with weight decay, schedulers, clipping, closures, hooks. `finish` returns the update.
+    More in `fedmrn.torch.rules.base` and in docs/recipes.md.
 
     Args:
         model: any module; it is set to the broadcast's state. It may be wrapped by `torch.compile`, DataParallel or
-            DistributedDataParallel.
-        optimizer: over this model's parameters.
+            DistributedDataParallel; all processes of the last attach, train and finish alike, and get one frame.
+        optimizer: over this model's parameters: any of torch's but LBFGS, ASGD and SparseAdam, or one of the same kind.
+            A list where a model has several; their wrappers are then in `optimizers`, in that order.
         broadcast: what the server sent.
-        steps: the number of local steps that will follow.
+        steps: the number of local steps that will follow, of all optimisers together.
         sampling_key, choose, variances, memory: as for `LocalRule`.
         accept: the methods that this client is willing to send: "masked" for all of masked noise, "any", a method's
             name, or several of these.

@@ -1,24 +1,23 @@
 """Local rules as optimiser wrappers: an existing training loop keeps its shape.
 
-    opt = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), broadcast, steps=S)
+    opt = attach(model, torch.optim.AdamW(model.parameters()), broadcast, steps=S)
     for x, y in batches:                        # S steps
         opt.zero_grad(); loss(model(x), y).backward(); opt.step()
     frame = opt.finish(weight=samples)
 
-While attached, the coded parameters are views of one flat buffer. For masked noise that buffer holds w + PSM(u) before
-each forward; the ordinary backward leaves dL/dw there, which *is* the straight-through gradient for u. `step` lets the
-inner optimiser move u and draws the next masked weights. After `finish` the model is an ordinary model again.
+The inner optimiser moves the weights that it would move in plain training. Rules that train through a code keep those
+beside what the model computes with: before each forward the parameters hold coded weights, and the backward leaves
+their gradient, which goes straight through to what is moved. So decay, schedulers, clipping, hooks and closures mean
+what they mean without the wrapper, whatever the optimiser. After `finish` the model is an ordinary model again.
 
-Supported: element-wise torch optimisers (SGD with or without momentum, Adam and its like), learning-rate schedulers,
-gradient clipping between `backward` and `step`, and `torch.amp.GradScaler` (it unscales the gradients through this
-wrapper; a step that it skips is not taken). Refused: weight decay on coded parameters (it would shrink u, not the
-weights; put an L2 term into the loss), and closures.
+Refused by name: optimisers that search along a line (LBFGS), that hand over another average of the weights than the one
+they move (ASGD), or that need sparse gradients (SparseAdam).
 """
 
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Iterator
 from types import EllipsisType
-from typing import Any, ClassVar, Never
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,8 +27,10 @@ from torch import Tensor, nn
 from fedmrn.codecs import Codec, codec_from
 from fedmrn.errors import ConfigError, UnsupportedModelError
 from fedmrn.numerics.rng import fresh_key
-from fedmrn.torch.fast.fused import plain_sgd
 from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
+from fedmrn.torch.ranks import Ranks
+from fedmrn.torch.rules.steps import Optimizers, Steps
+from fedmrn.torch.rules.twins import Twin
 from fedmrn.whole import whole
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
@@ -39,19 +40,24 @@ from fedmrn.wire.variance import check_trained, log_change
 F32 = NDArray[np.float32]
 
 
-class LocalRule(torch.optim.Optimizer):
+class LocalRule(Steps):
     """Plain local training: optimise the weights, hand over the difference (FedAvg, post-training methods).
 
     Args:
         model: any module; it is set to the broadcast's state.
-        optimizer: over this model's parameters.
+        optimizer: over this model's parameters; or several, whose wrappers are then in `optimizers`.
         broadcast: what the server sent, as bytes or parsed.
-        steps: S, the number of local steps, at least 1.
+        steps: S, the number of local steps, at least 1; of all optimisers together.
         sampling_key: the client's own 64-bit key; by default from the operating system's entropy. Only a
             simulation, which must repeat itself, passes one: whoever knows it learns more than the mask.
         choose, variances: as for `ModelLayout.of`; the server must use the same.
         memory: what `memory` was after this client's last round, for the rules that keep something; float32, shape
             (coded parameters,). None for a client without a past: such a rule wants to be told.
+
+    Attributes:
+        optimizers: the wrapper of each optimiser, in the order given; of a single one the rule itself.
+
+    Parameters of fewer than 32 bits have float32 masters, which the optimiser moves; the model gets them rounded.
 
     Raises:
         ConfigError: steps is no whole number of at least 1.
@@ -64,15 +70,10 @@ class LocalRule(torch.optim.Optimizer):
     remembers: ClassVar[bool] = False
     """Whether a client keeps `memory` from round to round."""
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "device_step" in vars(cls) and "captured" not in vars(cls):
-            cls.captured = _never  # type: ignore[assignment, method-assign]
-
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizers,
         broadcast: Frame | bytes,
         *,
         steps: int,
@@ -83,11 +84,10 @@ class LocalRule(torch.optim.Optimizer):
     ) -> None:
         steps = whole(steps, "steps, the number of local steps,")
         self.broadcast = broadcast if isinstance(broadcast, Frame) else Frame.from_bytes(broadcast)
-        self.view = ModelLayout.of(model, choose, variances)
+        super().__init__(model, ModelLayout.of(model, choose, variances), optimizer)
         self.received = read_state(self.broadcast, self.view.layout)
         check_templates(self.broadcast, self.view.layout)
-        self.inner, self.steps, self.taken = optimizer, steps, 0
-        self.sampling_key = fresh_key() if sampling_key is None else sampling_key
+        self.steps = steps
         self.size = self.view.layout.span(Group.CODED).stop
         if self.remembers and isinstance(memory, EllipsisType):
             raise ConfigError(
@@ -99,59 +99,43 @@ class LocalRule(torch.optim.Optimizer):
         if memory is not None and (memory.shape != (self.size,) or memory.dtype != np.float32):
             raise ConfigError(f"a memory is float32 of shape ({self.size},), got {memory.dtype} {memory.shape}")
         self.memory = memory
-        self._finished = False
+        self.check()
+        self._ranks = Ranks(model, self.view.device)
+        self.sampling_key = self._ranks.first_key(fresh_key() if sampling_key is None else sampling_key)
         self.view.write(self.received)  # the first change to the model: whatever can be refused was
+        self.take_hold()
+        self.twins = self.make_twins()
         self.begin()
+
+    def check(self) -> None:
+        """Refuse what the rule cannot train, before the model is changed."""
 
     def begin(self) -> None:
         """Prepare local training, once the model holds the broadcast's state."""
+
+    def make_twins(self) -> tuple[Twin, ...]:
+        """Return the parameters of which the optimiser sees another tensor than the model."""
+        return self.masters()
+
+    def masters(self, first: int = 0) -> tuple[Twin, ...]:
+        """Return float32 masters of the parameters from this place on that have fewer bits."""
+        layout, start, twins = self.view.layout, torch.from_numpy(self.received), []
+        for spec, tensor, where in zip(layout.tensors, self.view.tensors, layout.slices.values(), strict=True):
+            if isinstance(tensor, nn.Parameter) and tensor.dtype != torch.float32 and where.start >= first:
+                master = start[where].view(tensor.shape).to(tensor.device, copy=True)
+                twins.append(Twin(spec.name, tensor, where, master, tensor.data.contiguous()))
+        return tuple(twins)
 
     def codecs(self) -> dict[Group, Codec]:
         """The codecs to use in place of the templates'."""
         return {}
 
-    def device_step(self) -> None:
-        """Do what the device does in a step; where `captured` allows it, replayed in place of a call."""
-        self.inner.step()
-
     def update(self) -> F32:
         """Return what this client hands over, float32, shape (layout.size,); `finish` puts in the variances' part."""
-        return self.view.read() - self.received
-
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Take one local step with the gradients that `backward` left.
-
-        Raises:
-            UnsupportedModelError: if a closure is given.
-            ConfigError: after `finish`.
-        """
-        if closure is not None:
-            raise UnsupportedModelError("optimisers that need a closure (LBFGS) cannot train through a mask")
-        self.advance()
-        self.device_step()
-
-    def advance(self) -> None:
-        """Count a step: what `step` does before `device_step`, and a captured step before it is replayed.
-
-        Raises:
-            ConfigError: after `finish`.
-        """
-        if self._finished:
-            raise ConfigError("this client has finished; attach again for the next round")
-        self.taken += 1
-
-    def captured(self) -> Hashable | None:
-        """Return what a captured `device_step` depends on (rates, addresses), or None if it must not be captured.
-
-        A subclass with a `device_step` of its own answers for it beside it; one that does not is never captured.
-        """
-        return plain_sgd(self.inner)
-
-    def place(self, kept: dict[str, Tensor]) -> None:
-        """Move what a captured `device_step` uses, beside the model's tensors, to where it was for earlier clients.
-
-        `kept` holds their memory by name; what it lacks is added.
-        """
+        vector = self.view.read()
+        for twin in self.twins:
+            vector[twin.where] = twin.moved.reshape(-1).cpu().numpy()
+        return vector - self.received
 
     def finish(self, *, weight: int) -> Frame:
         """Return the update frame and give the model back.
@@ -166,8 +150,11 @@ class LocalRule(torch.optim.Optimizer):
                 its range.
             ConfigError: if called twice.
         """
-        if self._finished:
+        if self.finished:
             raise ConfigError("finish was called already")
+        self.look()
+        self.guard.check_contents()
+        self.check_contents()
         if self.taken < self.steps:
             warnings.warn(
                 f"finish() after {self.taken} of {self.steps} steps: local training was not done to its end",
@@ -182,9 +169,17 @@ class LocalRule(torch.optim.Optimizer):
             codecs=self.codecs(),
             state=self.received,
         )
-        self._finished = True
+        frame = self._ranks.first_frame(frame)
+        self.finished = True
         self.release(frame)
+        self._ranks.share(self._uncoded())
+        self.let_go()
         return frame
+
+    def _uncoded(self) -> Iterator[Tensor]:
+        for tensor, spec in zip(self.view.tensors, self.view.layout.tensors, strict=True):
+            if spec.group is not Group.CODED:
+                yield tensor
 
     def _with_variances(self, vector: F32) -> F32:
         """Put the change of the running variances' logarithms into what any rule hands over."""
@@ -195,54 +190,17 @@ class LocalRule(torch.optim.Optimizer):
             vector[where] = log_change(self.received[where], after)
         return vector
 
+    def check_contents(self) -> None:
+        """See what was done since the last step in ways that `look` cannot see."""
+
     def release(self, frame: Frame) -> None:
         """Give the model back."""
 
-    def decoded(self, frame: Frame) -> F32:
-        """Return the coded part of this client's frame as the server will read it."""
-        section = frame.select(Role.UPDATE, Group.CODED)
+    def decoded(self, frame: Frame, group: Group = Group.CODED) -> F32:
+        """Return a group's part of this client's frame as the server will read it: float32, shape (its elements,)."""
+        section = frame.select(Role.UPDATE, group)
         if section is None:
-            raise UnsupportedModelError("the broadcast asked for no coded section")
+            raise UnsupportedModelError(f"the broadcast asked for no section of group {group.name.lower()}")
         codec = codec_from(section.codec, section.params)
-        codec = codec.bind(self.received[: self.size])
+        codec = codec.bind(self.received[self.view.layout.span(group)])
         return codec.decode(section.body, section.count, frame.noise_key)
-
-    # What torch expects of an optimiser, passed on to the inner one: schedulers and zero_grad work unchanged.
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The inner optimiser's parameter groups."""
-        return self.inner.param_groups
-
-    @property
-    def state(self) -> Any:  # type: ignore[override]
-        """The inner optimiser's state."""
-        return self.inner.state
-
-    @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
-        """The inner optimiser's defaults."""
-        return self.inner.defaults
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients, as torch does."""
-        self.inner.zero_grad(set_to_none)
-
-    def state_dict(self) -> Never:
-        """Refuse to save a client's local training half-way.
-
-        Raises:
-            UnsupportedModelError: always; so do `load_state_dict`, copying and pickling.
-        """
-        raise UnsupportedModelError("local training is repeated from its broadcast, never saved half-way or copied")
-
-    def load_state_dict(self, state_dict: object) -> Never:
-        """Refuse, as `state_dict` does."""
-        self.state_dict()
-
-    def __reduce_ex__(self, protocol: object) -> Never:
-        self.state_dict()
-
-
-def _never(_: LocalRule) -> None:
-    """Say of a rule that its steps are not captured."""
