@@ -18,7 +18,7 @@ from functools import partial
 
 import torch
 from hadamard import rounding
-from harness import Agreement, Benchmark, Case, Goal, Planned
+from harness import Agreement, Benchmark, Case, Goal, Planned, of_one_scale
 from limits import products
 from published import progress, replaced
 from torch import Tensor, nn
@@ -118,7 +118,9 @@ class Stepper:
         self.optimizer: torch.optim.Optimizer = torch.optim.SGD(parameters, lr=LR)
         if way in METHODS:
             view = ModelLayout.of(self.model)
-            server = Server(view.layout, METHODS[way].scheme(), view.read(), SECRET, run=bytes(16))
+            server = Server(
+                view.layout, METHODS[way].scheme(of_one_scale(METHODS[way])), view.read(), SECRET, run=bytes(16)
+            )
             broadcast = server.begin(1, [0]).broadcast(0)
             self.optimizer = attach(
                 self.model, self.optimizer, broadcast, accept="any", steps=self.planned, sampling_key=1
