@@ -31,12 +31,12 @@ def run_ranks(folder: Path, world: int) -> None:
     ]
     try:
         for rank in ranks:
-            _, errors = rank.communicate(timeout=120)
-            assert rank.returncode == 0, errors
+            rank.wait(timeout=120)
     finally:
         for rank in ranks:
             rank.kill()
-            rank.wait()
+        said = [rank.communicate()[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * world, "\n".join(said)
 
 
 @pytest.mark.slow

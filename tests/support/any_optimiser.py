@@ -126,11 +126,15 @@ class Case:
         make: parameters -> one optimiser, or several over parts of them.
         drive: how one step is taken.
         modes: whether it has `train()` and `eval()`, called around training as schedulefree wants.
+        same: the name of another case that takes the same path by other loops of torch; it is not asked to learn too.
+        scales: methods and options that it learns through.
     """
 
     make: Callable[[list[nn.Parameter]], torch.optim.Optimizer | list[torch.optim.Optimizer]]
     drive: Drive = one_step
     modes: bool = False
+    same: str = ""
+    scales: tuple[tuple[str, Options], ...] = (("fedmrn", {"scale": "auto"}), ("fedmrn-s", {"scale": "auto"}))
 
     def optimisers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         """Return the optimisers of a model, always as a list."""

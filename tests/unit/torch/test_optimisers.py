@@ -277,10 +277,10 @@ class TestClosures:
 
 
 class TestHooks:
-    """Of the wrapper, they are called with it; of the inner optimiser, with it and the weights of plain training."""
+    """On the wrapper or on the inner optimiser, they are called with the latter and the weights of plain training."""
 
     @pytest.mark.parametrize("on", ["wrapper", "inner"])
-    def test_they_are_called_once_a_step_with_what_they_were_registered_on(self, on: str) -> None:
+    def test_they_are_called_once_a_step_with_the_inner_optimiser(self, on: str) -> None:
         model = reader()
         inner = SGD(model.parameters(), lr=0.1)
         rule = masked(model, inner)
@@ -289,7 +289,7 @@ class TestHooks:
         removed = target.register_step_post_hook(lambda o, args, kwargs: called.append(("after", o)))
         steps(model, rule, 3)
         assert [when for when, _ in called] == ["before", "after"] * 3
-        assert all(o is target for _, o in called)
+        assert all(o is inner for _, o in called)
         removed.remove()
         steps(model, rule, 1)
         assert len(called) == 7
@@ -475,7 +475,7 @@ class TestSteps:
         rule = attach(model, SGD(model.parameters(), lr=0.0), broadcast, accept="any", steps=4, sampling_key=3)
         assert isinstance(rule, MaskedTraining)
         noise = rule.noise
-        rule.u.copy_(noise / 2)
+        rule.moved.copy_(w + noise / 2)
         shares = []
         for _ in range(4):
             rule.draw()
