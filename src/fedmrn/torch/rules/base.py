@@ -387,13 +387,13 @@ class LocalRule(Facade):
     def release(self, frame: Frame) -> None:
         """Give the model back."""
 
-    def decoded(self, frame: Frame) -> F32:
-        """Return the coded part of this client's frame as the server will read it."""
-        section = frame.select(Role.UPDATE, Group.CODED)
+    def decoded(self, frame: Frame, group: Group = Group.CODED) -> F32:
+        """Return a group's part of this client's frame as the server will read it: float32, shape (its elements,)."""
+        section = frame.select(Role.UPDATE, group)
         if section is None:
-            raise UnsupportedModelError("the broadcast asked for no coded section")
+            raise UnsupportedModelError(f"the broadcast asked for no section of group {group.name.lower()}")
         codec = codec_from(section.codec, section.params)
-        codec = codec.bind(self.received[: self.size])
+        codec = codec.bind(self.received[self.view.layout.span(group)])
         return codec.decode(section.body, section.count, frame.noise_key)
 
 

@@ -114,5 +114,9 @@ class Facade(torch.optim.Optimizer):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A copy is one of the inner optimiser: a client's place in its round is not copied."""
-        with self.moving():
-            return self.inner.__reduce_ex__(protocol)
+        return _itself, (self.inner,)
+
+
+def _itself(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Return the optimiser: what a copy of a wrapper is made by."""
+    return optimizer

@@ -129,6 +129,14 @@ class Through(LocalRule):
         final = torch.from_numpy(self.final_weights(frame)).to(self.view.device)
         for twin in self.coded:
             twin.tensor.data = final[twin.where].view(twin.tensor.shape).to(twin.shown.dtype, copy=True)
+        layout, vector = self.view.layout, self.received.copy()
+        for group in (Group.DENSE, Group.STATS):
+            where = layout.span(group)
+            if where.start < where.stop:
+                vector[where] += self.decoded(frame, group)
+        for spec, tensor, where in zip(layout.tensors, self.view.tensors, layout.slices.values(), strict=True):
+            if spec.group in {Group.DENSE, Group.STATS}:
+                tensor.copy_(torch.from_numpy(vector[where]).view(tensor.shape))
 
     @contextmanager
     def undiced(self) -> Iterator[None]:
