@@ -131,7 +131,7 @@ CASES = {
     "prodigy": Case(make=of("prodigyopt", "Prodigy", lr=1.0, weight_decay=1e-2, d0=1e-3)),
     "lion": Case(make=of("pytorch_optimizer", "Lion", lr=3e-3, weight_decay=1e-1)),
     "lamb": Case(make=of("pytorch_optimizer", "Lamb", lr=0.02, weight_decay=1e-2)),
-    "lars": Case(make=of("pytorch_optimizer", "LARS", lr=1.0, momentum=0.9, trust_coefficient=0.02)),
+    "lars": Case(make=of("pytorch_optimizer", "LARS", lr=1.0, momentum=0.9, trust_coefficient=0.002)),
     "adan": Case(make=of("pytorch_optimizer", "Adan", lr=0.01, weight_decay=1e-2, weight_decouple=True)),
     "sam, one call": Case(make=sharp, drive=sharp_by_closure, same="sam, two calls"),
     "sam, two calls": Case(make=sharp, drive=sharp_by_two_calls),

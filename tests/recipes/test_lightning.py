@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedmrn.torch import ModelLayout
 from recipes import federate, images, loader_of, run_block, small_net, wrong
 
 lightning = pytest.importorskip("lightning", reason="Lightning is not installed: pip install 'fedmrn[dev]'")
@@ -62,7 +61,6 @@ def test_it_runs_two_rounds_and_learns(heading: str, tmp_path: Any) -> None:
             },
         )
         assert space["client"].fedmrn.taken == space["client"].fedmrn.steps == 4 * 6
-        ModelLayout.of(model).write(ModelLayout.of(space["client"]).read())
         frame: bytes = space["frame"].to_bytes()
         return frame
 

@@ -47,7 +47,6 @@ def test_it_runs_two_rounds_and_learns(dtype: torch.dtype) -> None:
                 },
             )
         assert {p.dtype for p in space["model"].parameters()} == {dtype}
-        ModelLayout.of(model).write(ModelLayout.of(space["model"]).read())
         frame: bytes = space["frame"].to_bytes()
         return frame
 

@@ -20,7 +20,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 CLIENTS = ("ann", "bob")
 
 Client = Callable[[nn.Module, bytes, int], bytes]
-"""(a model of any values, broadcast, which client) -> the frame's bytes; the model is what the client keeps."""
+"""(a model of any values, broadcast, which client) -> the frame's bytes."""
 
 
 def headings() -> list[str]:
@@ -73,10 +73,7 @@ def wrong(model: nn.Module, data: TensorDataset) -> float:
 def federate(
     make: Callable[[], nn.Module], client: Client, score: Callable[[nn.Module], float], *, rounds: int = 2
 ) -> tuple[list[float], int]:
-    """Run rounds of two clients; return the score before and after each, and the bytes of one update.
-
-    In round 1 each client's model must be what the server makes of its frame alone.
-    """
+    """Run rounds of two clients; return the score before and after each, and the bytes of one update."""
     start = make()
     view, scheme = ModelLayout.of(start), method("fedmrn").scheme({"scale": "auto"})
     state = Server.initial(view.layout, scheme, view.read())
