@@ -6,7 +6,6 @@ from types import EllipsisType
 from fedmrn.extras import explained
 
 try:
-    import torch
     from torch import nn
 except ModuleNotFoundError as error:
     raise explained(error, "fedmrn.torch") from error
@@ -15,8 +14,9 @@ from fedmrn.errors import MalformedFrameError
 from fedmrn.methods import MASKED, Accept, check_consent
 from fedmrn.torch.loop import LocalData, Training, evaluate, train, train_client
 from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
-from fedmrn.torch.rules.base import F32, LocalRule, Optimizers
+from fedmrn.torch.rules.base import F32, LocalRule
 from fedmrn.torch.rules.masked_noise import MaskedTraining
+from fedmrn.torch.rules.steps import Optimizers
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits
 from fedmrn.wire.messages import read_model
 from fedmrn.wire.terms import read_terms
@@ -44,7 +44,7 @@ def attach(
 ) -> LocalRule:
     """Return an optimiser in front of yours, which trains by the method that the broadcast names.
 
-    Your loop goes on as it was, with weight decay, schedulers, clipping, closures and hooks; `finish` returns the update.
+    Your loop goes on as it was: with weight decay, schedulers, clipping, closures, hooks. `finish` returns the update.
     More in `fedmrn.torch.rules.base` and in docs/recipes.md.
 
     Args:

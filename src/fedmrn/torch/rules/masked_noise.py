@@ -15,8 +15,8 @@ from fedmrn.errors import UnsupportedModelError
 from fedmrn.numerics.masking import progressive_weights, sum_of_distances
 from fedmrn.numerics.threads import in_parallel
 from fedmrn.torch.fast.fused import STAY, Move, is_plain_sgd, plain_sgd, sgd_moves, without_gradients
-from fedmrn.torch.rules.base import Closure
 from fedmrn.torch.rules.facade import Loss
+from fedmrn.torch.rules.steps import Closure
 from fedmrn.torch.rules.through import Through
 from fedmrn.torch.rules.twins import Twin
 from fedmrn.wire.layout import Group
