@@ -153,6 +153,7 @@ class LocalRule(Steps):
         if self.finished:
             raise ConfigError("finish was called already")
         self.look()
+        self.guard.check_contents()
         self.check_contents()
         if self.taken < self.steps:
             warnings.warn(

@@ -15,6 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from fedmrn.errors import ConfigError
 from fedmrn.torch.fast.fused import plain_sgd
+from fedmrn.torch.guard import Guard
 from fedmrn.torch.model_layout import ModelLayout
 from fedmrn.torch.rules.facade import Facade, Loss
 from fedmrn.torch.rules.optimizers import Part, Together, check_optimizers, runs_closure_first, stepped
@@ -39,6 +40,7 @@ class Steps(Facade):
         optimizers: the wrapper of each optimiser, in the order given; of a single one the rule itself.
         taken: local steps so far.
         twins: the parameters of which the optimiser sees another tensor than the model.
+        guard: over what does not travel.
         finished: whether the update was made: the model is an ordinary one again.
     """
 
@@ -52,6 +54,7 @@ class Steps(Facade):
         super().__init__(inners[0] if len(inners) == 1 else Together(inners))
         self.optimizers: tuple[Facade, ...] = (self,) if len(inners) == 1 else tuple(Part(self, o) for o in inners)
         self.model, self.view, self.taken = model, view, 0
+        self.guard = Guard(view)
         self.twins: tuple[Twin, ...] = ()
         self.finished = self._superseded = False
 
@@ -69,7 +72,7 @@ class Steps(Facade):
 
     def let_go(self) -> None:
         """Leave the model to whoever comes next."""
-        self.finished, self.twins = True, ()
+        self.finished = True
         for tensor in self.view.tensors:
             _HOLDERS.pop(tensor, None)
 
@@ -98,6 +101,7 @@ class Steps(Facade):
             UnsupportedModelError: names the tensor that cannot be trained any more.
         """
         self._check_open()
+        self.guard.check()
         for twin in self.twins:
             twin.put_right()
         for twin in self.edited():
@@ -159,8 +163,11 @@ class Steps(Facade):
 
         if closure is None:
             self.adapt_gradients()
-        with self.moving():
+        to_optimizer(self.twins)  # and not `moving`: a captured step is replayed when its client has finished
+        try:
             loss = inner.step() if closure is None else inner.step(coded)
+        finally:
+            to_model(self.twins)
         self.settle()
         self.draw()  # after the last step too: the model is never left at what was moved, whatever is done then
         return loss
@@ -180,12 +187,13 @@ class Steps(Facade):
 
     @contextmanager
     def moving(self) -> Iterator[None]:
-        """Let the parameters hold what the optimiser moves."""
-        to_optimizer(self.twins)
+        """Let the parameters hold what the optimiser moves, as long as this rule trains them."""
+        twins = () if self.finished else self.twins
+        to_optimizer(twins)
         try:
             yield
         finally:
-            to_model(self.twins)
+            to_model(twins)
 
     @contextmanager
     def undiced(self) -> Iterator[None]:
