@@ -29,8 +29,9 @@ SCORES: Mapping[Task, str] = MappingProxyType(
 class Arrays(NamedTuple):
     """The samples and targets of a data set, as its files hold them.
 
-    Images are uint8 (0 to 255) or float32 (0 to 1), shape (n, channels, height, width); characters are uint8 codes,
-    tokens int32 ids, shape (n, length). Targets are int64, shape (n,), or uint8 for each pixel, shape (n, height, width).
+    Images are uint8 (0 to 255) or float32 (0 to 1), shape (n, channels, height, width); characters are uint8 codes and
+    tokens int32 ids, shape (n, length).
+    Targets are int64, shape (n,), or uint8 for each pixel, shape (n, height, width).
     `roles` holds the indices of the training samples of each user that the files name, if they name any.
     """
 

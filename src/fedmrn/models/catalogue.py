@@ -27,8 +27,8 @@ CNNS: Mapping[str, tuple[tuple[int, ...], ...]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """What a model predicts, what builds it from the shape of a sample and the number of classes, and whether that reads
-    weights from files."""
+    """What a model predicts, what builds it from the shape of a sample and the number of classes, and whether its first
+    weights are trained already."""
 
     task: Task
     build: Callable[[tuple[int, ...], int], nn.Module]

@@ -60,21 +60,35 @@ def minilm(classes: int, *, lora: bool) -> SentenceClassifier:
     Raises:
         ConfigError: a library or the package of the weights is not installed.
     """
+    encoder = pretrained_encoder()
+    if lora:
+        try:
+            from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415 - an extra
+        except ModuleNotFoundError as error:
+            raise _missing(error) from error
+        adapters = LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules="all-linear")
+        encoder = inject_adapter_in_model(adapters, encoder)
+    return SentenceClassifier(encoder, classes)
+
+
+def pretrained_encoder() -> nn.Module:
+    """Return all-MiniLM-L6-v2 without its pooler, which sentence embeddings do not use, float32.
+
+    Raises:
+        ConfigError: transformers or the package of the weights is not installed.
+    """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported: all files are here
     try:
         from transformers import AutoModel  # noqa: PLC0415 - an extra, and seconds to import
         from transformers.utils import logging  # noqa: PLC0415
-
-        if lora:
-            from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise ConfigError(f'model minilm needs {error.name}: pip install "fedmrn[finetune]"') from error
+        raise _missing(error) from error
     folder = find_minilm()
-    before, shows = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # the pooler, which sentence embeddings do not use, is told as "unexpected"
+    verbosity, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # it would tell of the pooler
     logging.disable_progress_bar()
     try:
-        encoder = AutoModel.from_pretrained(
+        encoder: nn.Module = AutoModel.from_pretrained(
             folder,
             add_pooling_layer=False,
             attn_implementation="sdpa",
@@ -83,10 +97,11 @@ def minilm(classes: int, *, lora: bool) -> SentenceClassifier:
             attention_probs_dropout_prob=0.0,
         )
     finally:
-        logging.set_verbosity(before)
-        if shows:
+        logging.set_verbosity(verbosity)
+        if shown:
             logging.enable_progress_bar()
-    if lora:
-        adapters = LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules="all-linear")
-        encoder = inject_adapter_in_model(adapters, encoder)
-    return SentenceClassifier(encoder, classes)
+    return encoder
+
+
+def _missing(error: ModuleNotFoundError) -> ConfigError:
+    return ConfigError(f'model minilm needs {error.name}: pip install "fedmrn[finetune]"')
