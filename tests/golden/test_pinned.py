@@ -84,7 +84,7 @@ PROGRESSIVE = {MaskType.BINARY: "c4e984ddc29b97a970462bf131d6f4fe", MaskType.SIG
 def test_progressive_draw(mask: MaskType) -> None:
     noise = NoiseSpec(Law.UNIFORM, 0.01).chunk(KEY, 0, SIZE)
     base, out = Stream(8, 8).uniform(0, SIZE), np.empty(SIZE, np.float32)
-    progressive_weights(_update(), noise, base, 0.4, Stream(99, domain(Purpose.TRAIN_MASK, 5)), mask, out)
+    progressive_weights(base + _update(), noise, base, 0.4, Stream(99, domain(Purpose.TRAIN_MASK, 5)), mask, out)
     assert _digest(out) == PROGRESSIVE[mask]
 
 

@@ -1,4 +1,4 @@
-"""Stochastic masking and progressive stochastic masking (PSM): the one place where u meets the noise n.
+"""Stochastic masking and progressive stochastic masking (PSM): the one place where an update meets the noise n.
 
 With p the masking probability of an element (methods.md, "FedMRN"; Li et al. 2024, section 3):
 
@@ -12,6 +12,9 @@ draw r in [0, 1), with exactly the law of two independent draws:
     r < q * p       upper codeword          q * p <= r < q      lower codeword          r >= q      clipped u
 
 Without SM (an ablation) the nearer codeword is taken: upper if p >= 1/2.
+
+While a client trains, u is the distance of the weights that its optimiser moves from those that it received. An
+element that is neither masked nor clipped is such a weight itself, to the bit, and not a sum that is rounded again.
 """
 
 from enum import IntEnum
@@ -29,6 +32,7 @@ _ZERO = np.float32(0.0)
 _HALF = np.float32(0.5)
 _ONE = np.float32(1.0)
 _NONE = np.empty(0, np.float32)
+_HALF_TREE = 512
 
 
 class MaskType(IntEnum):
@@ -62,34 +66,37 @@ def _draw(u, n, key, dom, start, signed, stochastic, out):  # type: ignore[no-un
 
 
 @compiled(inline="always")
-def _psm(u, noise, word, q, signed, stochastic):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _psm(moved, base, noise, word, q, signed, stochastic):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    u = moved - base
     p = _probability(u, noise, signed)
     if not stochastic:
         p = _ONE if p >= _HALF else _ZERO
     r = np.float32(np.int32(word >> np.uint32(8))) * _UNIT
     lower = -noise if signed else _ZERO
-    clipped = min(max(u, min(lower, noise)), max(lower, noise))
+    least, most = min(lower, noise), max(lower, noise)
+    clipped = least if u < least else most
+    kept = base + clipped if (u < least) | (u > most) else moved
     masked = noise if r < q * p else lower
-    return masked if r < q else clipped
+    return base + masked if r < q else kept
 
 
 @compiled(error_model="numpy")
-def _progress(u, g, rate, n, base, q, key, dom, start, signed, stochastic, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _progress(moved, g, rate, n, base, q, key, dom, start, signed, stochastic, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     words = np.empty(BLOCK, np.uint32)
     done = 0
     while done < out.size:
         w, end = words_from(key, dom, start, done, out.size, words)
-        v, m, b, o = u[done:end], n[done:end], base[done:end], out[done:end]
+        v, m, b, o = moved[done:end], n[done:end], base[done:end], out[done:end]
         if g.size:
             step = g[done:end]
             for i in range(v.size):
                 v[i] = fma(rate, step[i], v[i])  # type: ignore[call-arg]
         if signed:
             for i in range(o.size):
-                o[i] = b[i] + _psm(v[i], m[i], w[i], q, True, stochastic)
+                o[i] = _psm(v[i], b[i], m[i], w[i], q, True, stochastic)
         else:
             for i in range(o.size):
-                o[i] = b[i] + _psm(v[i], m[i], w[i], q, False, stochastic)
+                o[i] = _psm(v[i], b[i], m[i], w[i], q, False, stochastic)
         done = end
 
 
@@ -135,7 +142,7 @@ def draw_mask(
 
 
 def progressive_weights(
-    u: NDArray[np.float32],
+    moved: NDArray[np.float32],
     noise: NDArray[np.float32],
     base: NDArray[np.float32],
     q: float,
@@ -148,23 +155,23 @@ def progressive_weights(
     gradient: NDArray[np.float32] = _NONE,
     rate: float = 0.0,
 ) -> None:
-    """Write base + PSM(u) into `out`; all vectors float32 of one shape (k,), elements start..start+k-1 of the update.
+    """Write base + PSM(moved - base) into `out`; all vectors float32 of one shape (k,), elements start..start+k-1.
 
     Args:
-        u: the update; moved in place if a gradient is given.
+        moved: the weights that the optimiser moves; moved in place if a gradient is given.
         noise: the noise of the same elements, never zero.
-        base: what is added.
-        q: min(1, tau / S) in [0, 1].
+        base: the weights that training started from.
+        q: min(1, tau / S) in [0, 1]; with 0 nothing is masked, and u only clipped.
         stream: the client's own randomness; element i uses draw i of it, whatever the range asked for.
         mask: the codebook.
-        out: the weights.
+        out: the weights of the next step. What is neither masked nor clipped is `moved`, to the bit.
         start: the index of the first element.
         stochastic: sample with probability p; otherwise threshold p at 1/2.
-        gradient: if given, u - rate * gradient takes the place of u first, rounded once: a step of SGD.
+        gradient: if given, moved - rate * gradient takes the place of moved first, rounded once: a step of SGD.
         rate: the learning rate, rounded to float32.
     """
     _progress(
-        u,
+        moved,
         gradient,
         np.float32(-rate),
         noise,
@@ -177,3 +184,51 @@ def progressive_weights(
         stochastic,
         out,
     )
+
+
+@compiled()
+def _sum_of_distances(a, b):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    half = np.empty(_HALF_TREE, np.float64)
+    whole = a.size // (2 * _HALF_TREE) * (2 * _HALF_TREE)
+    total = 0.0
+    for at in range(0, whole, 2 * _HALF_TREE):
+        # A tree of sums: each floor is a loop whose turns do not depend on each other, so that it is vectorised.
+        a0, b0 = a[at : at + _HALF_TREE], b[at : at + _HALF_TREE]
+        a1, b1 = a[at + _HALF_TREE : at + 2 * _HALF_TREE], b[at + _HALF_TREE : at + 2 * _HALF_TREE]
+        for i in range(_HALF_TREE):
+            half[i] = np.float64(abs(a0[i] - b0[i])) + np.float64(abs(a1[i] - b1[i]))
+        floor = _HALF_TREE
+        while floor > 1:
+            floor //= 2
+            low, high = half[:floor], half[floor : 2 * floor]
+            for i in range(floor):
+                low[i] += high[i]
+        total += half[0]
+    for i in range(whole, a.size):
+        total += np.float64(abs(a[i] - b[i]))
+    return total
+
+
+def sum_of_distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Return the sum over elements of |a - b|: differences in float32, the sum in float64 in an order of its own.
+
+    Both are float32, of one shape (k,).
+    """
+    return float(_sum_of_distances(a, b))
+
+
+@compiled()
+def _fingerprint(bits):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    total = np.uint32(0)
+    for i in range(bits.size):
+        total = np.uint32(total + np.uint32(bits[i]) * np.uint32(2 * i + 1))
+    return total
+
+
+def fingerprint(values: NDArray[np.generic]) -> int:
+    """Return 32 bits that change with any one element, and with nearly every other change.
+
+    Args:
+        values: shape (k,), contiguous, of elements of two or four bytes.
+    """
+    return int(_fingerprint(values.view(f"u{values.itemsize}")))

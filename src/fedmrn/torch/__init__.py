@@ -15,7 +15,7 @@ from fedmrn.errors import MalformedFrameError
 from fedmrn.methods import MASKED, Accept, check_consent
 from fedmrn.torch.loop import LocalData, Training, evaluate, train, train_client
 from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
-from fedmrn.torch.rules.base import F32, LocalRule
+from fedmrn.torch.rules.base import F32, LocalRule, Optimizers
 from fedmrn.torch.rules.masked_noise import MaskedTraining
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits
 from fedmrn.wire.messages import read_model
@@ -31,7 +31,7 @@ def local_rule(name: str) -> type[LocalRule]:
 
 def attach(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizers,
     broadcast: Frame | bytes,
     *,
     steps: int,
@@ -42,13 +42,18 @@ def attach(
     accept: Accept = MASKED,
     limits: Limits = DEFAULT_LIMITS,
 ) -> LocalRule:
-    """Return the optimiser wrapper of the method that the broadcast names; see `fedmrn.torch.rules.base`.
+    """Return an optimiser in front of yours, which trains by the method that the broadcast names.
+
+    Your loop goes on as it was, with weight decay, schedulers, clipping, closures and hooks; `finish` returns the update.
+    More in `fedmrn.torch.rules.base` and in docs/recipes.md.
 
     Args:
-        model: any module; it is set to the broadcast's state.
-        optimizer: over this model's parameters.
+        model: any module; it is set to the broadcast's state. Where it is a DDP model, all its processes attach, train
+            and finish alike, and get one frame.
+        optimizer: over this model's parameters: any of torch's but LBFGS, ASGD and SparseAdam, or one of the same kind.
+            A list where a model has several; their wrappers are then in `optimizers`, in that order.
         broadcast: what the server sent.
-        steps: the number of local steps that will follow.
+        steps: the number of local steps that will follow, of all optimisers together.
         sampling_key, choose, variances, memory: as for `LocalRule`.
         accept: the methods that this client is willing to send: "masked" for all of masked noise, "any", a method's
             name, or several of these.

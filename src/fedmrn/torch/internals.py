@@ -29,3 +29,8 @@ def is_persistent(module: nn.Module, name: str) -> bool:
 def added(tensors: list[Tensor], more: list[Tensor], alpha: float) -> list[Tensor]:
     """Return tensors + alpha * more as torch's optimisers compute it for several tensors at a time (`foreach`)."""
     return list(torch._foreach_add(tensors, more, alpha=alpha))  # noqa: SLF001
+
+
+def version(tensor: Tensor) -> int:
+    """Return how often a tensor was changed in place, but for changes through its `data`."""
+    return tensor._version  # noqa: SLF001

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import oracle
 from fedmrn.codecs import EncodeKeys, MaskedNoise
 from fedmrn.methods import method
-from fedmrn.numerics.masking import MaskType, draw_mask, progressive_weights
+from fedmrn.numerics.masking import MaskType, draw_mask, fingerprint, progressive_weights, sum_of_distances
 from fedmrn.numerics.noise import Law, NoiseSpec
 from fedmrn.numerics.rng import Purpose, Stream, domain
 from fedmrn.server import Server
@@ -129,15 +129,16 @@ def _plain_mask(u: F32, n: F32, r: F32, mask: MaskType, stochastic: bool) -> NDA
     return r < p if stochastic else p >= np.float32(0.5)
 
 
-def _plain_progressive(u: F32, n: F32, base: F32, q: float, r: F32, mask: MaskType, stochastic: bool) -> F32:
-    q32 = np.float32(q)
+def _plain_progressive(moved: F32, n: F32, base: F32, q: float, r: F32, mask: MaskType, stochastic: bool) -> F32:
+    q32, u = np.float32(q), moved - base
     p = _plain_probability(u, n, mask)
     if not stochastic:
         p = (p >= np.float32(0.5)).astype(np.float32)
     lower = -n if mask is MaskType.SIGNED else np.zeros_like(n)
     clipped = np.clip(u, np.minimum(lower, n), np.maximum(lower, n))
+    kept = np.where(clipped == u, moved, base + clipped)
     selected, upper = r < q32, r < q32 * p
-    return base + np.where(selected, np.where(upper, n, lower), clipped)
+    return np.where(selected, base + np.where(upper, n, lower), kept)
 
 
 def _inputs(law: Law, size: int) -> tuple[F32, F32, F32, Stream]:
@@ -172,8 +173,9 @@ def test_progressive_weights_are_the_formula(q: float, mask: MaskType, stochasti
     for law in Law:
         u, n, base, stream = _inputs(law, 5000)
         out = np.full_like(base, np.nan)
-        progressive_weights(u, n, base, q, stream, mask, out, stochastic=stochastic)
-        expected = _plain_progressive(u, n, base, q, stream.uniform(0, u.size), mask, stochastic)
+        moved = base + u
+        progressive_weights(moved, n, base, q, stream, mask, out, stochastic=stochastic)
+        expected = _plain_progressive(moved, n, base, q, stream.uniform(0, u.size), mask, stochastic)
         assert np.array_equal(out.view(np.uint32), expected.view(np.uint32))
 
 
@@ -332,3 +334,36 @@ def test_without_sampling_the_nearer_codeword_is_taken(mask: MaskType) -> None:
     other = np.where(decoded == n, -n if mask is MaskType.SIGNED else 0, n).astype(np.float64)
     # Nearer, up to the rounding of u / n near the middle.
     assert (np.abs(decoded - u) <= np.abs(other - u) + 2.0**-22 * np.abs(n)).all()
+
+
+@pytest.mark.parametrize("mask", MaskType)
+def test_what_is_neither_masked_nor_clipped_is_what_was_moved(mask: MaskType) -> None:
+    """To the bit, also where the weights received and their distance add up to a neighbour of it."""
+    rng = np.random.default_rng(1)
+    base = rng.standard_normal(20_000).astype(np.float32)
+    moved = (base + rng.uniform(0, 0.5, base.size) * 10.0 ** rng.uniform(-8, 0, base.size)).astype(np.float32)
+    assert (base + (moved - base) != moved).any(), "no element here tells the two apart"
+    out = np.empty_like(base)
+    progressive_weights(moved, np.ones_like(base), base, 0.0, Stream(1, 2), mask, out)
+    assert out.tobytes() == moved.tobytes()
+
+
+@pytest.mark.parametrize("size", [0, 1, 1023, 1024, 5000])
+def test_the_sum_of_distances_is_that_of_exact_numbers(size: int) -> None:
+    """Differences are rounded to float32; each of at most `size` additions in float64 rounds by 2^-53 of the sum."""
+    rng = np.random.default_rng(size)
+    a, b = (rng.standard_normal(size).astype(np.float32) for _ in range(2))
+    exact = math.fsum(np.abs(a - b).astype(np.float64).tolist())
+    assert abs(sum_of_distances(a, b) - exact) <= size * 2.0**-53 * exact
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_any_one_change_changes_the_fingerprint(kind: type[np.generic]) -> None:
+    values = np.random.default_rng(1).standard_normal(257).astype(kind)
+    before = fingerprint(values)
+    assert fingerprint(values.copy()) == before
+    for i in range(values.size):
+        changed = values.copy()
+        changed[i] = np.nextafter(changed[i], kind(9))
+        assert fingerprint(changed) != before
+    assert fingerprint(np.roll(values, 1)) != before

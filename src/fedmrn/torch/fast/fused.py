@@ -41,6 +41,15 @@ def _rounds_once(device: str = "cpu") -> bool:
     return all(bool((a == exact).all()) for a in moved)
 
 
+def is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether an optimiser's step is plain SGD for some of what it holds, and nothing looks at it."""
+    return (
+        type(optimizer) is torch.optim.SGD
+        and not has_hooks(optimizer)
+        and any(_rate(group) is not None for group in optimizer.param_groups)
+    )
+
+
 def sgd_moves(optimizer: torch.optim.Optimizer, tensors: Sequence[Tensor]) -> list[Move] | None:
     """Return what the optimiser's step does to each tensor, if that is plain SGD and nothing else; otherwise None."""
     if type(optimizer) is not torch.optim.SGD or has_hooks(optimizer) or not _rounds_once(tensors[0].device.type):

@@ -78,15 +78,17 @@ def _noise(out, draw, table, scale, start, size, LAW: tl.constexpr):  # pragma: 
 
 @triton.jit
 def _weights_plane(
-    w, at, u, g, rate, n, base, q, out, size, MOVE: tl.constexpr, SIGNED: tl.constexpr, SM: tl.constexpr
+    word, at, moved, g, rate, n, base, q, out, size, MOVE: tl.constexpr, SIGNED: tl.constexpr, SM: tl.constexpr
 ):  # pragma: no cover - compiled
     inside = (at >= 0) & (at < size)
-    v = tl.load(u + at, mask=inside, other=0.0)
+    v = tl.load(moved + at, mask=inside, other=0.0)
     if MOVE:
         v = tl.fma(rate, tl.load(g + at, mask=inside, other=0.0), v)
-        tl.store(u + at, v, mask=inside)
+        tl.store(moved + at, v, mask=inside)
+    w = tl.load(base + at, mask=inside, other=0.0)
+    u = v - w
     upper = tl.load(n + at, mask=inside, other=1.0)
-    p = tl.div_rn(v, upper)
+    p = tl.div_rn(u, upper)
     if SIGNED:
         p = (p + 1.0) * 0.5
         lower = -upper
@@ -96,26 +98,24 @@ def _weights_plane(
     p = tl.where(p > 1.0, 1.0, p)
     if not SM:
         p = tl.where(p >= 0.5, 1.0, 0.0)
-    r = (w >> 8).to(tl.int32).to(tl.float32) * _UNIT
+    r = (word >> 8).to(tl.int32).to(tl.float32) * _UNIT
     least, most = tl.where(upper < lower, upper, lower), tl.where(upper > lower, upper, lower)
-    clipped = tl.where(least > v, least, v)
-    clipped = tl.where(most < clipped, most, clipped)
-    drawn = tl.where(r < q, tl.where(r < q * p, upper, lower), clipped)
-    tl.store(out + at, tl.load(base + at, mask=inside, other=0.0) + drawn, mask=inside)
+    kept = tl.where((u < least) | (u > most), w + tl.where(u < least, least, most), v)
+    tl.store(out + at, tl.where(r < q, w + tl.where(r < q * p, upper, lower), kept), mask=inside)
 
 
 @triton.jit(do_not_specialize=["start", "size"])
 def _weights(
-    u, g, rate, n, base, draw, out, start, size, MOVE: tl.constexpr, SIGNED: tl.constexpr, SM: tl.constexpr
+    moved, g, rate, n, base, draw, out, start, size, MOVE: tl.constexpr, SIGNED: tl.constexpr, SM: tl.constexpr
 ):  # pragma: no cover - compiled
     block = tl.cast(start, tl.int64) // _BLOCK + tl.program_id(0)
     at = block * _BLOCK - start + tl.arange(0, _PLANE)
     q = tl.load(draw + 4).to(tl.float32, bitcast=True)
     w0, w1, w2, w3 = _philox(block, draw)
-    _weights_plane(w0, at, u, g, rate, n, base, q, out, size, MOVE, SIGNED, SM)
-    _weights_plane(w1, at + _PLANE, u, g, rate, n, base, q, out, size, MOVE, SIGNED, SM)
-    _weights_plane(w2, at + 2 * _PLANE, u, g, rate, n, base, q, out, size, MOVE, SIGNED, SM)
-    _weights_plane(w3, at + 3 * _PLANE, u, g, rate, n, base, q, out, size, MOVE, SIGNED, SM)
+    _weights_plane(w0, at, moved, g, rate, n, base, q, out, size, MOVE, SIGNED, SM)
+    _weights_plane(w1, at + _PLANE, moved, g, rate, n, base, q, out, size, MOVE, SIGNED, SM)
+    _weights_plane(w2, at + 2 * _PLANE, moved, g, rate, n, base, q, out, size, MOVE, SIGNED, SM)
+    _weights_plane(w3, at + 3 * _PLANE, moved, g, rate, n, base, q, out, size, MOVE, SIGNED, SM)
 
 
 def pack_draws(streams: Sequence[Stream], q: Sequence[float]) -> Tensor:
@@ -154,7 +154,7 @@ def fill(noise: NoiseSpec, key: int, start: int, out: Tensor) -> None:
 
 
 def write_weights(
-    u: Tensor,
+    moved: Tensor,
     noise: Tensor,
     base: Tensor,
     draw: Tensor,
@@ -166,30 +166,30 @@ def write_weights(
     gradient: Tensor | None = None,
     rate: float = 0.0,
 ) -> None:
-    """Write base + PSM(u) into `out`, as `fedmrn.numerics.masking.progressive_weights` does.
+    """Write base + PSM(moved - base) into `out`, as `fedmrn.numerics.masking.progressive_weights` does.
 
     Args:
-        u, noise, base, out: float32, shape (k,), contiguous, on one device.
+        moved, noise, base, out: float32, shape (k,), contiguous, on one device.
         draw: q and the stream: a row of `pack_draws`, on that device.
         mask: the codebook.
         start: the index of the first element, below 2^62.
         stochastic: sample with probability p; otherwise threshold p at 1/2.
-        gradient: if given, u - rate * gradient takes the place of u first, rounded once; as u.
+        gradient: if given, moved - rate * gradient takes the place of moved first, rounded once; as moved.
         rate: the learning rate, rounded to float32.
     """
-    if not u.numel():
+    if not moved.numel():
         return
     with torch.cuda.device_of(out):
-        _weights[_blocks(start, u.numel())](
-            u,
-            u if gradient is None else gradient,
+        _weights[_blocks(start, moved.numel())](
+            moved,
+            moved if gradient is None else gradient,
             float(np.float32(-rate)),
             noise,
             base,
             draw,
             out,
             start,
-            u.numel(),
+            moved.numel(),
             gradient is not None,
             mask is MaskType.SIGNED,
             stochastic,
@@ -197,20 +197,31 @@ def write_weights(
         )
 
 
-def rescale(u: Tensor, parts: Sequence[slice], multiple: float, noise: Tensor, exponents: Tensor, caps: Tensor) -> None:
-    """Give the noise of each part the scale that fits u there, as `fedmrn.codecs.mask.scale.FitsUpdate` says.
+def rescale(
+    moved: Tensor,
+    base: Tensor,
+    parts: Sequence[slice],
+    multiple: float,
+    noise: Tensor,
+    exponents: Tensor,
+    caps: Tensor,
+) -> None:
+    """Give the noise of each part the scale that fits u = moved - base there (`fedmrn.codecs.mask.scale.FitsUpdate`).
 
     Nothing waits for the device, so that a step with it can be captured.
 
     Args:
-        u, noise: float32, shape (k,), contiguous, on one device.
+        moved, base, noise: float32, shape (k,), contiguous, on one device.
         parts: where each tensor is; none is empty.
         multiple: of the mean of |u|; the scale is the power of two nearest to it.
         exponents: int32, shape (len(parts),), on that device: of the scales that the noise has, and then will have.
         caps: of the largest scales that are allowed, as `exponents`.
     """
     means = torch.stack(
-        [torch.linalg.vector_norm(u[where], 1, dtype=torch.float64) / (where.stop - where.start) for where in parts]
+        [
+            torch.linalg.vector_norm(moved[where] - base[where], 1, dtype=torch.float64) / (where.stop - where.start)
+            for where in parts
+        ]
     )
     wanted = FitsUpdate.exponents(means, multiple, caps, torch)
     more = wanted - exponents

@@ -42,11 +42,13 @@ class KeepSupport(LocalRule):
         self._kept = [(t, t.detach() != 0) for t, spec in specs if spec.group is Group.CODED]
 
     @torch.no_grad()
-    def device_step(self) -> None:
-        """Let the optimiser move the weights, and put the pruned ones back to zero."""
-        self.inner.step()
+    def settle(self) -> None:
+        """Put the pruned weights back to zero."""
+        moved = {id(twin.tensor): twin.moved for twin in self.twins}
         for tensor, kept in self._kept:
             tensor.mul_(kept)
+            if id(tensor) in moved:
+                moved[id(tensor)].mul_(kept)
 
 
 class HandOverWeights(KeepSupport):

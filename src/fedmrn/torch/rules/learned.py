@@ -11,6 +11,7 @@ from fedmrn.errors import UnsupportedModelError
 from fedmrn.server.rules import check_binarisation, frozen_weights
 from fedmrn.torch.rules.base import F32
 from fedmrn.torch.rules.through import Through
+from fedmrn.torch.rules.twins import Twin
 from fedmrn.wire.frame import Frame
 from fedmrn.wire.layout import Group
 
@@ -38,14 +39,33 @@ class ProbabilityMask(Through):
         asked = Bernoulli.of(codec)
         if asked is None:
             raise UnsupportedModelError("this broadcast does not ask for masks of frozen weights")
-        self._frozen = torch.from_numpy(frozen_weights(self.view.layout, asked.seed)).to(self.u.device)
-        self.u = torch.logit(self.base, eps=1e-6)
+        self._frozen = torch.from_numpy(frozen_weights(self.view.layout, asked.seed)).to(self.view.device)
+        self.moved.copy_(torch.logit(self.base, eps=1e-6))
 
+    @torch.no_grad()
     def draw(self) -> None:
         """Put w0 * m into the model for the next step."""
-        self._p = torch.sigmoid(self.u)
-        mask = self.uniform() < self._p
-        torch.mul(self._frozen, mask, out=self.weights)
+        self._p = torch.sigmoid(self.moved)
+        self._mask = self.uniform() < self._p
+        self.put(self._frozen * self._mask)
+        self.note()
+
+    def drawn(self, twin: Twin) -> Tensor:
+        """Return the weights of a parameter that were drawn last."""
+        weights = self._frozen[twin.where] * self._mask[twin.where]
+        return weights.view(twin.shown.shape).to(twin.shown.dtype)
+
+    def take_over(self, twin: Twin) -> None:
+        """Refuse weights that somebody wrote: those of a mask over frozen weights cannot be chosen."""
+        if not torch.equal(twin.shown, self.drawn(twin)):
+            raise UnsupportedModelError(
+                f"{twin.name} was written to while this client trains: in FedPM its values are frozen weights under a "
+                "mask, and only their probabilities are trained; write to the model before attach or after finish"
+            )
+
+    def put_undiced(self) -> None:
+        """Put the weights into the model that are to be expected of the masks."""
+        self.put(self._frozen * torch.sigmoid(self.moved))
 
     @torch.no_grad()
     def adapt_gradients(self) -> None:
@@ -53,13 +73,15 @@ class ProbabilityMask(Through):
         slope = self._frozen * self._p * (1 - self._p)
         if self._by_probability:
             slope *= self._p
-        for tensor, where in self.coded:
-            if tensor.grad is not None:
-                tensor.grad.mul_(slope[where].view(tensor.shape))
+        for twin in self.coded:
+            gradient = twin.fresh_gradient()
+            if gradient is not None:
+                gradient.mul_(slope[twin.where].view(gradient.shape))
+                twin.adapted()
 
     def handed_over(self) -> F32:
         """Return the probabilities."""
-        return torch.sigmoid(self.u.cpu()).numpy()
+        return torch.sigmoid(self.moved.cpu()).numpy()
 
     def final_weights(self, frame: Frame) -> F32:
         """Return the frozen weights under the mask that was sent."""
@@ -105,40 +127,54 @@ class LearnedSign(Through):
 
     def _spread(self) -> Tensor:
         """The scale of every element."""
-        sizes = torch.tensor([t.numel() for t, _ in self.coded])
-        return torch.repeat_interleave(torch.tensor(self._scales()), sizes).to(self.u.device)
+        sizes = torch.tensor([twin.tensor.numel() for twin in self.coded])
+        return torch.repeat_interleave(torch.tensor(self._scales()), sizes).to(self.view.device)
 
     def _start(self) -> None:
         low, _ = self.LIMITS
-        self._first = [max(low, float(self.u[w].abs().mean())) if t.numel() else low for t, w in self.coded]
+        u = self.u
+        means = [u[t.where].abs().mean() if t.tensor.numel() else torch.zeros(()) for t in self.coded]
+        self._first = [max(low, float(mean)) for mean in means]
 
+    @torch.no_grad()
     def draw(self) -> None:
         """Put w + u, or after the warm-up w + a * sign, into the model for the next step."""
+        self._last = self._weights()
+        self.put(self._last)
+        self.note()
+
+    def _weights(self) -> Tensor:
         free = max(1.0, self.warmup * self.steps + 1e-9)  # 0.29 * 100 is 28.999... in doubles
         if not self._first and self.taken + 1 <= free:
-            self.weights.copy_(self.base + self.u)
-            return
+            return self.moved
         if not self._first:
             self._start()
         scale = self._spread()
         self._sign = torch.where((2 * self.uniform() - 1) * scale < self.u, 1.0, -1.0)
-        self.weights.copy_(self.base + scale * self._sign)
+        return self.base + scale * self._sign
+
+    def drawn(self, twin: Twin) -> Tensor:
+        """Return the weights of a parameter that were drawn last."""
+        return self._last[twin.where].view(twin.shown.shape).to(twin.shown.dtype)
 
     @torch.no_grad()
     def adapt_gradients(self) -> None:
         """Move each tensor's scale, and stop the gradient where |u| is beyond it."""
         if not self._first:
             return
-        for i, ((tensor, where), scale) in enumerate(zip(self.coded, self._scales(), strict=True)):
-            if tensor.grad is None:
+        u = self.u
+        for i, (twin, scale) in enumerate(zip(self.coded, self._scales(), strict=True)):
+            gradient = twin.fresh_gradient()
+            if gradient is None:
                 continue
-            ratio = (self.u[where] / scale).view(tensor.shape)
+            ratio = (u[twin.where] / scale).view(gradient.shape)
             inside = ratio.abs() <= 1
-            slope = torch.where(inside, self._sign[where].view(tensor.shape) - ratio, ratio.sign())
-            towards = float((tensor.grad * slope).sum())
+            slope = torch.where(inside, self._sign[twin.where].view(gradient.shape) - ratio, ratio.sign())
+            towards = float((gradient * slope).sum())
             if self.LIMITS[0] < scale < self.LIMITS[1]:
-                self._exponent[i] -= self._rate(tensor) * towards * self.rho * scale
-            tensor.grad.mul_(inside)
+                self._exponent[i] -= self._rate(twin.tensor) * towards * self.rho * scale
+            gradient.mul_(inside)
+            twin.adapted()
 
     def _rate(self, tensor: Tensor) -> float:
         """The optimiser's rate for a tensor; 0 if it does not move it."""
@@ -149,5 +185,5 @@ class LearnedSign(Through):
         """Return the codec of signs with the scales that were learned."""
         if not self._first:
             self._start()
-        learned = [a for a, (tensor, _) in zip(self._scales(), self.coded, strict=True) if tensor.numel()]
+        learned = [a for a, twin in zip(self._scales(), self.coded, strict=True) if twin.tensor.numel()]
         return {Group.CODED: Sign(SignRule.LEARNED, tuple(learned))}

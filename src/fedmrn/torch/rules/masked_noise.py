@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -10,19 +11,23 @@ import torch
 from torch import Tensor
 
 from fedmrn.codecs import Codec, FitsUpdate, MaskCodec
-from fedmrn.codecs.scales import mean_magnitude
 from fedmrn.errors import UnsupportedModelError
-from fedmrn.numerics.masking import progressive_weights
+from fedmrn.numerics.masking import progressive_weights, sum_of_distances
 from fedmrn.numerics.threads import in_parallel
-from fedmrn.torch.fast.fused import STAY, Move, plain_sgd, sgd_moves, without_gradients
+from fedmrn.torch.fast.fused import STAY, Move, is_plain_sgd, plain_sgd, sgd_moves, without_gradients
+from fedmrn.torch.rules.base import Closure
+from fedmrn.torch.rules.facade import Loss
 from fedmrn.torch.rules.through import Through
+from fedmrn.torch.rules.twins import Twin
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import told_caps
 from fedmrn.wire.terms import LARGEST_CAP
 
 _AHEAD = 1024
 """Steps whose random streams are put on a device at a time."""
-_VECTORS = ("u", "weights", "base", "noise", "_aimed", "_exponents", "_caps")
+_PIECE = 1 << 18
+"""Elements of fewer bits that are drawn at a time."""
+_VECTORS = ("moved", "weights", "base", "noise", "_aimed", "_exponents", "_caps")
 """What a captured step of `MaskedTraining` uses beside the model's tensors."""
 
 
@@ -36,9 +41,9 @@ class MaskedTraining(Through):
         stochastic: sample masks (SM); otherwise take the nearer codeword (ablation "no SM").
         **options: as for `LocalRule`.
 
-    Memory beyond plain training: u, w and the noise, three float32 a coded parameter, and the broadcast's bytes.
-    Plain SGD moves u in the pass that draws the next weights; other optimisers take a pass of their own first, and so
-    does SGD where the client chooses the noise's scales, which follow u before each draw.
+    Memory beyond plain training: what the optimiser moves, w and the noise, three float32 a coded parameter, and the
+    broadcast's bytes. Plain SGD moves in the pass that draws the next weights; other optimisers take a pass of their
+    own first, and so does SGD where the client chooses the noise's scales, which follow u before each draw.
     """
 
     options: ClassVar[tuple[str, ...]] = ("progressive", "stochastic")
@@ -57,7 +62,7 @@ class MaskedTraining(Through):
         self._asked = asked.over(self._codec)
         self._follows_update = asked.noise_scale.follows_update
         self._multiple = FitsUpdate.multiple(masked.mask, masked.noise.law)
-        self._parts = [where for _, where in self.coded if where.start < where.stop]
+        self._parts = [twin.where for twin in self.coded if twin.where.start < twin.where.stop]
         self._exponents = torch.zeros(len(self._parts), dtype=torch.int32, device=self.view.device)
         self._caps = self._told_caps()
         self._kernels = _kernels_of(self.view.device)
@@ -68,6 +73,7 @@ class MaskedTraining(Through):
             return
         self._kernels.fill(masked.noise, self.broadcast.noise_key, 0, self.noise)
         self._aimed = torch.empty(self._kernels.WORDS, dtype=torch.int32, device=self.view.device)
+        self._unmasked = self._kernels.pack_draws([self.stream(0)], [0.0])[0].to(self.view.device)
         self._ahead = min(_AHEAD, self.steps + 1)
         self._aim()
 
@@ -76,31 +82,56 @@ class MaskedTraining(Through):
         caps = told_caps(self.broadcast, self.view.layout) or (LARGEST_CAP,) * len(self._parts)
         return torch.tensor(caps, dtype=torch.int32, device=self.view.device)
 
-    def device_step(self) -> None:
-        """Move u and draw the next weights: in one pass where the optimiser is plain SGD."""
-        tensors = [t for t, _ in self.coded]
-        moves = None if self._follows_update else sgd_moves(self.inner, tensors)
+    def device_step(self, inner: torch.optim.Optimizer | None = None, closure: Closure | None = None) -> Loss:
+        """Move, and draw the next weights: in one pass where the optimiser is plain SGD."""
+        inner = self.inner if inner is None else inner
+        tensors = [twin.tensor for twin in self.coded]
+        # What has fewer bits has gradients of fewer bits, and is drawn apart.
+        if self._follows_update or any(twin.narrow for twin in self.twins) or not is_plain_sgd(inner):
+            return self.move(inner, closure)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        moves = sgd_moves(inner, tensors)
         if moves is None:
-            super().device_step()
-            return
+            self.move(inner, None)
+            return loss
         with without_gradients(tensors):
-            self.inner.step()  # of the tensors left dense; and schedulers see that a step was taken
-        self._draw_after([(where, move) for (_, where), move in zip(self.coded, moves, strict=True)])
+            inner.step()  # of the tensors left dense; and schedulers see that a step was taken
+        self._draw_after([(twin.where, move) for twin, move in zip(self.coded, moves, strict=True)])
+        self.note()
+        return loss
 
     def draw(self) -> None:
         """Put w + PSM(u) into the model for the next step."""
         self._rescale()
         self._draw_after([(slice(0, self.size), STAY)])
+        self.note()
+
+    def put_undiced(self) -> None:
+        """Put w + u into the model, u clipped to what masks can say."""
+        self._rescale()
+        self._draw_after([(slice(0, self.size), STAY)], q=0.0)
+
+    def drawn(self, twin: Twin) -> Tensor:
+        """Return the weights of a parameter that were drawn last."""
+        out = torch.empty_like(self.moved[twin.where])
+        self._write(twin.where, STAY, out, self._q(self.taken + 1))
+        return out.view(twin.shown.shape).to(twin.shown.dtype)
 
     def _rescale(self) -> None:
         """Let the noise follow u, where the client chooses its scales: powers of two, so that nothing is rounded."""
         if not self._follows_update:
             return
         if self._kernels is not None:
-            self._kernels.rescale(self.u, self._parts, self._multiple, self.noise, self._exponents, self._caps)
+            self._kernels.rescale(
+                self.moved, self.base, self._parts, self._multiple, self.noise, self._exponents, self._caps
+            )
             return
-        u, noise, exponents = (v.numpy() for v in (self.u, self.noise, self._exponents))
-        means = np.array([mean_magnitude(u[where]) for where in self._parts], np.float64)
+        moved, base, noise, exponents = (v.numpy() for v in (self.moved, self.base, self.noise, self._exponents))
+        sums = [sum_of_distances(moved[where], base[where]) for where in self._parts]
+        means = np.array([total / (p.stop - p.start) for total, p in zip(sums, self._parts, strict=True)], np.float64)
         wanted = FitsUpdate.exponents(means, self._multiple, self._caps.numpy())
         for where, more in zip(self._parts, (wanted - exponents).tolist(), strict=True):
             if more:  # in two halves: the whole factor may be beyond float32
@@ -108,49 +139,62 @@ class MaskedTraining(Through):
                 noise[where] *= 2.0 ** (more - more // 2)
         exponents[:] = wanted
 
-    def _draw_after(self, moves: Sequence[tuple[slice, Move]]) -> None:
-        """Move u first, in the same pass."""
-        if self._kernels is None:
-            self._draw_on_cpu(moves)
+    def _draw_after(self, moves: Sequence[tuple[slice, Move]], q: float | None = None) -> None:
+        """Move first, in the same pass."""
+        q = self._q(self.taken + 1) if q is None else q
+        if not any(twin.narrow for twin in self.coded):
+            for where, move in moves if self._kernels is not None else ():
+                self._write(where, move, self.weights[where], q)
+            if self._kernels is None:
+                in_parallel(partial(self._draw_range, moves, q), self.size, torch.get_num_threads())
             return
+        for twin in self.coded:
+            if twin.narrow:
+                for at in range(twin.where.start, twin.where.stop, _PIECE):
+                    part = slice(at, min(at + _PIECE, twin.where.stop))
+                    out = torch.empty_like(self.moved[part])
+                    self._write(part, STAY, out, q)
+                    twin.shown.view(-1)[part.start - twin.where.start :][: out.numel()].copy_(out)
+            else:
+                self._write(twin.where, STAY, twin.shown.view(-1), q)
+
+    def _draw_range(self, moves: Sequence[tuple[slice, Move]], q: float, first: int, last: int) -> None:
         for where, move in moves:
+            part = slice(max(first, where.start), min(last, where.stop))
+            if part.start < part.stop:
+                moved = Move(move.gradient[part.start - where.start : part.stop - where.start], move.rate)
+                self._write(part, moved, self.weights[part], q)
+
+    def _write(self, part: slice, move: Move, out: Tensor, q: float) -> None:
+        """Move a part of the elements, and write their next weights into `out`."""
+        stays = not move.gradient.numel()
+        if self._kernels is not None:
             self._kernels.write_weights(
-                self.u[where],
-                self.noise[where],
-                self.base[where],
-                self._aimed,
+                self.moved[part],
+                self.noise[part],
+                self.base[part],
+                self._aimed if q else self._unmasked,
                 self._codec.mask,
-                self.weights[where],
-                start=where.start,
+                out,
+                start=part.start,
                 stochastic=self.stochastic,
-                gradient=None if move is STAY else move.gradient,
+                gradient=None if stays else move.gradient,
                 rate=move.rate,
             )
-
-    def _draw_on_cpu(self, moves: Sequence[tuple[slice, Move]]) -> None:
-        q, stream = self._q(self.taken + 1), self.stream(self.taken + 1)
-        u, noise, base, out = (v.numpy() for v in (self.u, self.noise, self.base, self.weights))
-        parts = [(where, move.gradient.numpy(), move.rate) for where, move in moves]
-
-        def work(first: int, last: int) -> None:
-            for where, gradient, rate in parts:
-                part = slice(max(first, where.start), min(last, where.stop))
-                if part.start < part.stop:
-                    progressive_weights(
-                        u[part],
-                        noise[part],
-                        base[part],
-                        q,
-                        stream,
-                        self._codec.mask,
-                        out[part],
-                        start=part.start,
-                        stochastic=self.stochastic,
-                        gradient=gradient[part.start - where.start : part.stop - where.start],
-                        rate=rate,
-                    )
-
-        in_parallel(work, self.size, torch.get_num_threads())
+            return
+        progressive_weights(
+            self.moved[part].numpy(),
+            self.noise[part].numpy(),
+            self.base[part].numpy(),
+            q,
+            self.stream(self.taken + 1),
+            self._codec.mask,
+            out.numpy(),
+            start=part.start,
+            stochastic=self.stochastic,
+            gradient=move.gradient.numpy(),
+            rate=move.rate,
+        )
 
     def _q(self, step: int) -> float:
         """The share of elements that are masked in a step; tau counts from 1."""
@@ -174,19 +218,23 @@ class MaskedTraining(Through):
     def captured(self) -> Hashable | None:
         """Return the rates, settings and addresses that a step of plain SGD depends on; None for other optimisers."""
         sgd = plain_sgd(self.inner)
-        if sgd is None:
+        if sgd is None or any(twin.narrow for twin in self.twins):
             return None
         places = tuple(getattr(self, name).data_ptr() for name in _VECTORS)
         return sgd, self._codec.mask, self.stochastic, self._follows_update, self._multiple, places
 
     def place(self, kept: dict[str, Tensor]) -> None:
         """Move the vectors of a captured step to where those of earlier clients were."""
+        if self.captured() is None:
+            return
         for name in _VECTORS:
             vector = getattr(self, name)
             if name not in kept or kept[name].shape != vector.shape:
                 kept[name] = torch.empty_like(vector)
             setattr(self, name, kept[name].copy_(vector))
-        self.show(self.weights)
+        for twin in self.coded:
+            shape, where = twin.shown.shape, twin.where  # all have 32 bits here: weights are in flat order
+            twin.move_to(self.moved[where].view(shape), self.weights[where].view(shape))
 
     def codecs(self) -> dict[Group, Codec]:
         """Return the codec that was asked for, around the mask of this rule."""

@@ -1,51 +1,107 @@
 """Training through a code: the forward sees coded weights, the optimiser moves what is behind them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from fedmrn.codecs import Codec, codec_from
 from fedmrn.errors import UnsupportedModelError
+from fedmrn.numerics.masking import fingerprint
 from fedmrn.numerics.rng import Purpose, Stream, domain
 from fedmrn.torch.rules.base import F32, LocalRule
+from fedmrn.torch.rules.twins import Twin
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
 
 
 class Through(LocalRule):
-    """While attached, the coded parameters are views of one flat buffer of coded weights, drawn anew for each step.
+    """While attached, the coded parameters hold coded weights, drawn anew for each step.
 
-    A subclass says what the optimiser moves (`u`), how weights come from it (`draw`), and what is handed over.
+    A subclass says how weights come from what the optimiser moves (`draw`), and what is handed over.
+
+    Attributes:
+        base: the weights that were received, w: float32, shape (size,).
+        moved: what the optimiser moves, of the same shape: by default w + u, the weights of plain training.
+        weights: the coded weights of the parameters of 32 bits, in flat order.
+        coded: the twins of the coded parameters.
     """
 
-    def begin(self) -> None:
-        """Set up u, the buffer of weights, and what the codec needs; draw the first weights."""
+    def check(self) -> None:
+        """Refuse an optimiser of another model."""
+        pairs = zip(self.view.layout.tensors, self.view.tensors, strict=True)
+        _check_holds(self.inner, [tensor for spec, tensor in pairs if spec.group is Group.CODED])
+
+    def make_twins(self) -> tuple[Twin, ...]:
+        """Set up what is moved and the buffer of weights; return the coded parameters, and others of fewer bits."""
         self.base = torch.from_numpy(self.received[: self.size]).to(self.view.device)
-        self.u, self.weights = torch.zeros_like(self.base), self.base.clone()
-        specs = zip(self.view.tensors, self.view.layout.tensors, self.view.layout.slices.values(), strict=True)
-        self.coded = [(t, where) for t, spec, where in specs if spec.group is Group.CODED]
+        self.moved = self.base.clone()
+        self.coded, self.dense = self._coded_twins(), self.masters(self.size)
+        return (*self.coded, *self.dense)
+
+    def begin(self) -> None:
+        """Set up what the codec needs, and draw the first weights."""
         template = self.broadcast.select(Role.TEMPLATE, Group.CODED)
         self.prepare(None if template is None else codec_from(template.codec, template.params))
-        _check_optimizer(self.inner, [t for t, _ in self.coded])
-        self.show(self.weights)
         self.draw()
 
-    def show(self, vector: Tensor) -> None:
-        """Make the coded parameters views of this vector."""
-        for tensor, where in self.coded:
-            tensor.data = vector[where].view(tensor.shape)
+    def _coded_twins(self) -> tuple[Twin, ...]:
+        """Make the coded parameters views of the buffer of weights, where they have 32 bits."""
+        names = [spec.name for spec in self.view.layout.tensors if spec.group is Group.CODED]
+        coded = list(zip(names, self.view.tensors, self.view.layout.slices.values(), strict=False))
+        self.weights = self.base.new_empty(sum(t.numel() for _, t, _ in coded if t.dtype == torch.float32))
+        twins, start = [], 0
+        for name, tensor, where in coded:
+            shown = tensor.data.contiguous()
+            if tensor.dtype == torch.float32:
+                shown = self.weights[start : start + tensor.numel()].view(tensor.shape)
+                start += tensor.numel()
+            twins.append(Twin(name, tensor, where, self.moved[where].view(tensor.shape), shown))
+        return tuple(twins)
+
+    @property
+    def u(self) -> Tensor:
+        """The update: how far the optimiser has moved the weights, float32, shape (size,)."""
+        return self.moved - self.base
 
     def prepare(self, codec: Codec | None) -> None:
         """Look at the codec that the broadcast asks for, and set up."""
         raise NotImplementedError
 
     def draw(self) -> None:
-        """Put the weights of the next step into the buffer."""
+        """Put the weights of the next step into the model, and note them (`note`)."""
         raise NotImplementedError
 
-    def adapt_gradients(self) -> None:
-        """Turn the gradients of the weights into those of `u`; straight through, they are the same."""
+    def drawn(self, twin: Twin) -> Tensor:
+        """Return the weights of a parameter that were drawn last, of the shape and dtype that the model has."""
+        raise NotImplementedError
+
+    def put(self, weights: Tensor) -> None:
+        """Put weights into the model: float32, shape (size,)."""
+        for twin in self.coded:
+            twin.shown.copy_(weights[twin.where].view(twin.shown.shape))
+
+    @torch.no_grad()
+    def note(self) -> None:
+        """Note the weights that were drawn, so that edits are seen; and round what has fewer bits and is not coded."""
+        for twin in self.dense:
+            twin.shown.copy_(twin.moved)
+            twin.note()
+        self._drawn = self._print()
+        for twin in self.coded:
+            if twin.narrow or self.weights.device.type != "cpu":
+                twin.note()
+
+    def _print(self) -> int:
+        return fingerprint(self.weights.numpy()) if self.weights.device.type == "cpu" else 0
+
+    def edited(self) -> Iterable[Twin]:
+        """Yield each twin whose weights somebody may have written to since they were drawn."""
+        apart = self.weights.device.type != "cpu"
+        yield from (twin for twin in self.twins if (twin.narrow or apart) and twin.changed())
+        if self._print() != self._drawn:
+            yield from (twin for twin in self.coded if not twin.narrow)
 
     def handed_over(self) -> F32:
         """Return the coded part of the update."""
@@ -55,29 +111,46 @@ class Through(LocalRule):
         """Return the weights that the model is left with: as the server will see them."""
         return self.received[: self.size] + self.decoded(frame)
 
-    def device_step(self) -> None:
-        """Let the optimiser move u, and draw the next weights."""
-        # The inner optimiser sees u in place of the weights, so that momentum, Adam and schedulers mean what they say.
-        self.adapt_gradients()
-        self.show(self.u)
-        try:
-            self.inner.step()
-        finally:
-            self.show(self.weights)
-        self.draw()  # after the last step too: the model is never left at u, whatever is done before `finish`
-
     def update(self) -> F32:
         """Return what is handed over in the coded part, and the difference elsewhere."""
-        vector = self.view.read() - self.received
+        vector = super().update()
         vector[: self.size] = self.handed_over()
         return vector
+
+    def check_contents(self) -> None:
+        """Take over what was written into the model since the last step in ways that `look` cannot see."""
+        if self.weights.device.type != "cpu":
+            for twin in self.twins:
+                self.take_over(twin)
 
     @torch.no_grad()
     def release(self, frame: Frame) -> None:
         """Give the model ordinary parameters again, with the weights that the server will see."""
         final = torch.from_numpy(self.final_weights(frame)).to(self.view.device)
-        for tensor, where in self.coded:
-            tensor.data = final[where].view(tensor.shape).clone()
+        for twin in self.coded:
+            twin.tensor.data = final[twin.where].view(twin.tensor.shape).to(twin.shown.dtype, copy=True)
+        layout, vector = self.view.layout, self.received.copy()
+        for group in (Group.DENSE, Group.STATS):
+            where = layout.span(group)
+            if where.start < where.stop:
+                vector[where] += self.decoded(frame, group)
+        for spec, tensor, where in zip(layout.tensors, self.view.tensors, layout.slices.values(), strict=True):
+            if spec.group in {Group.DENSE, Group.STATS}:
+                tensor.copy_(torch.from_numpy(vector[where]).view(tensor.shape))
+
+    @contextmanager
+    def undiced(self) -> Iterator[None]:
+        """Let the model hold the weights that it is trained to, without the dice of the code."""
+        self.look()
+        self.put_undiced()
+        try:
+            yield
+        finally:
+            self.draw()
+
+    def put_undiced(self) -> None:
+        """Put the weights without dice into the model."""
+        self.put(self.moved)
 
     def stream(self, step: int) -> Stream:
         """The client's own randomness for a step; steps count from 1."""
@@ -88,20 +161,9 @@ class Through(LocalRule):
         return torch.from_numpy(self.stream(self.taken + 1).uniform(0, self.size)).to(self.view.device)
 
 
-def _check_optimizer(optimizer: torch.optim.Optimizer, coded: Iterable[Tensor]) -> None:
+def _check_holds(optimizer: torch.optim.Optimizer, coded: Iterable[Tensor]) -> None:
     coded_ids = {id(t) for t in coded}
-    if isinstance(optimizer, torch.optim.ASGD):
-        raise UnsupportedModelError(
-            "ASGD decays what it moves, which is the update and not the weights; use SGD or Adam"
-        )
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise UnsupportedModelError("LBFGS needs a closure and cannot train through a mask; use SGD or Adam")
     if not any(id(p) in coded_ids for group in optimizer.param_groups for p in group["params"]):
         raise UnsupportedModelError(
             "the optimiser holds none of this model's coded parameters; make it from this model"
         )
-    for group in optimizer.param_groups:
-        if group.get("weight_decay") and any(id(p) in coded_ids for p in group["params"]):
-            raise UnsupportedModelError(
-                "weight decay would shrink the update, not the weights: set it to 0 and put an L2 term in the loss"
-            )

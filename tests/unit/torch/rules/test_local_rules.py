@@ -128,7 +128,7 @@ def test_training_that_diverged_says_so(name: str) -> None:
     rule = attach(model, sgd(model), broadcast_of(model, name), accept="any", steps=1)
     step(model, rule)
     with torch.no_grad():
-        (rule.u if isinstance(rule, MaskedTraining) else model[0].weight)[0] = torch.nan
+        (rule.moved if isinstance(rule, MaskedTraining) else model[0].weight)[0] = torch.nan
     with pytest.raises(EncodeError, match="training diverged"):
         rule.finish(weight=1)
 

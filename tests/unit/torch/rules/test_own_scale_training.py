@@ -72,7 +72,7 @@ def test_weights_of_every_step(name: str, law: str, optimiser: str) -> None:
         noise = unit * np.repeat(np.array(scales, np.float32), sizes)
         q = 1.0 if name == "fedmrn-no-pm" else (at + 1) / STEPS
         stream, expected = Stream(KEY, domain(Purpose.TRAIN_MASK, at + 1)), np.empty_like(base)
-        progressive_weights(u, noise, base, q, stream, mask, expected, stochastic=fixed["stochastic"])
+        progressive_weights(rule.moved.numpy(), noise, base, q, stream, mask, expected, stochastic=fixed["stochastic"])
         assert coded_part(model).tobytes() == expected.tobytes(), at
         step(model, rule, at)
     assert len(kinds) > 2, "the scales never moved: nothing was tested"
