@@ -53,7 +53,7 @@ def trained_arrays(model: nn.Module, strategy: FedMRN) -> ArrayRecord:
 
 
 def print_table(strategy: FedMRN, result: Result) -> None:
-    """Print the accuracy of each round, the bits of an update a trained parameter, and all bytes, evaluation included."""
+    """Print accuracy, bits of an update a trained parameter, and all bytes both ways, evaluation included, by round."""
     print(f"{strategy.method.name}: {strategy.layout.trainable:,} trained parameters")
     print(f"{'round':>5} {'accuracy':>8} {'folded':>6} {'bits/parameter':>14} {'all up':>12} {'all down':>13}")
     reports = {report.round: report for report in strategy.reports}
@@ -61,6 +61,7 @@ def print_table(strategy: FedMRN, result: Result) -> None:
         row = f"{number:5} {tested['accuracy']:8.4f}"
         if number in reports:
             report = reports[number]
-            bits = 8 * report.up / (max(1, report.folded) * strategy.layout.trainable)
-            row += f" {report.folded:6} {bits:14.3f} {report.total_up:12,} {report.total_down:13,}"
+            folded = len(report.folded)
+            bits = 8 * report.up / max(1, folded * strategy.layout.trainable)
+            row += f" {folded:6} {bits:14.3f} {report.total_up:12,} {report.total_down:13,}"
         print(row)
