@@ -1,5 +1,6 @@
 """The sentence classifier: packed batches against one text at a time, sizes, what is trained, what is refused."""
 
+import pickle
 import sys
 from importlib.util import find_spec
 
@@ -94,3 +95,11 @@ def test_a_missing_library_is_told(monkeypatch: pytest.MonkeyPatch, library: str
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ConfigError, match=rf'model minilm needs {library}: pip install "fedmrn\[finetune\]"'):
         minilm(5, lora=lora)
+
+
+def test_processes_that_train_clients_can_be_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentence, "pretrained_encoder", tiny_encoder)
+    model, ids = minilm(5, lora=True), texts(3, 10)
+    there = pickle.loads(pickle.dumps(model))
+    assert torch.equal(there(ids), model(ids))
+    assert ModelLayout.of(there).layout == ModelLayout.of(model).layout
