@@ -100,6 +100,6 @@ def test_a_missing_library_is_told(monkeypatch: pytest.MonkeyPatch, library: str
 def test_processes_that_train_clients_can_be_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sentence, "pretrained_encoder", tiny_encoder)
     model, ids = minilm(5, lora=True), texts(3, 10)
-    there = pickle.loads(pickle.dumps(model))
+    there = pickle.loads(pickle.dumps(model))  # noqa: S301 - of this process
     assert torch.equal(there(ids), model(ids))
     assert ModelLayout.of(there).layout == ModelLayout.of(model).layout
