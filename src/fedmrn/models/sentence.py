@@ -62,8 +62,10 @@ class SentenceClassifier(nn.Module):
 
 
 def _packed(lengths: list[int]) -> tuple[int, int, list[int]]:
-    """Return rows, their width, and where each text starts in their concatenation: the longest first, in the row that is
-    emptiest."""
+    """Return rows, their width, and where each text starts in their concatenation.
+
+    Texts go to the row that is emptiest, the longest first.
+    """
     filled = [0] * -(-len(lengths) // TEXTS_A_ROW)
     places = [(0, 0)] * len(lengths)
     for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
