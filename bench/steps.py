@@ -1,7 +1,9 @@
 """One training step: clear gradients, forward, loss, backward, update, and for FedMRN the weights of the next step.
 
   plain               torch.optim.SGD on the model's own weights (batches channels-last, as all of fedmrn's clients)
-  fedmrn, fedmrn-s    the same loop through the wrapper of `fedmrn.torch.attach`
+  fedmrn, fedmrn-s    the same loop through the wrapper of `fedmrn.torch.attach`, with the scales that clients choose
+  fedmrn, fixed       with one scale, so that SGD moves the weights in the pass that draws the next ones
+  ..., adamw          the same with torch.optim.AdamW and weight decay in place of SGD
   published, -s       layers of `published`, default layout, the same batches
   products            as many multiplications in matrix products: what the processor could do at best
 
@@ -115,10 +117,14 @@ class Stepper:
             signed = way.endswith("-s")
             self.model = replaced(self.model, SCALES["fedmrn-s" if signed else "fedmrn"], signed)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
+        name, _, variant = way.partition(", ")
         self.optimizer: torch.optim.Optimizer = torch.optim.SGD(parameters, lr=LR)
-        if way in METHODS:
+        if variant == "adamw":
+            self.optimizer = torch.optim.AdamW(parameters, lr=LR / 100, weight_decay=0.01)
+        if name in METHODS:
             view = ModelLayout.of(self.model)
-            server = Server(view.layout, METHODS[way].scheme(), view.read(), SECRET, run=bytes(16))
+            scheme = METHODS[name].scheme({"scale": SCALES[name] if variant == "fixed" else "auto"})
+            server = Server(view.layout, scheme, view.read(), SECRET, run=bytes(16))
             broadcast = server.begin(1, [0]).broadcast(0)
             self.optimizer = attach(
                 self.model, self.optimizer, broadcast, accept="any", steps=self.planned, sampling_key=1
@@ -143,7 +149,7 @@ class Stepper:
 
 def step(setting: Setting) -> Benchmark:
     """Build the benchmark of a model."""
-    ways = ("plain", "fedmrn", "fedmrn-s", "published", "published-s")
+    ways = ("plain", "fedmrn", "fedmrn-s", "fedmrn, fixed", "plain, adamw", "fedmrn, adamw", "published", "published-s")
     steppers = {way: Stepper(way, setting) for way in ways}
     with FlopCounterMode(display=False) as counter:
         F.cross_entropy(steppers["plain"].model(steppers["plain"].x), steppers["plain"].y).backward()
@@ -167,15 +173,17 @@ def step(setting: Setting) -> Benchmark:
         **steppers,
         "products": products(counter.get_total_flops() * setting.steps),
     }
-    most = 1.10 if "transformer" in setting.name else 1.05
     return Benchmark(
         f"step, {setting.name}",
         setting.steps,
         cases,
-        ("plain", "published", "products"),
+        ("plain", "plain, adamw", "published", "products"),
         check,
         unit="ms a step",
-        goals=(Goal("fedmrn", most, "plain"), Goal("fedmrn-s", most, "plain")),
+        goals=(
+            *(Goal(way, 1.05, "plain") for way in ("fedmrn", "fedmrn-s", "fedmrn, fixed")),
+            Goal("fedmrn, adamw", 1.10, "plain, adamw"),
+        ),
         limit=("products", "multiply rate: the step's multiplications in matrix products"),
         facts=lambda: {
             "parameters": f"{coded.trainable:,}",

@@ -10,7 +10,8 @@ and in the published code (BerivanIsik/sparse-random-networks), whose draw has a
 
     dL/dtheta = theta * dL/dm,  so that dL/ds has one more factor of sigmoid(s)
 
-FedBAT (Li et al., ICML 2024), for a tensor with weights w and update u, after the first phi S steps (before, plain):
+FedBAT (Li et al., ICML 2024), for a tensor with weights w and update u, after the first phi S steps (before, plain);
+what moves are the weights w + u, as in plain training, so that they are what is rounded:
 
     a = clip(a0 exp(rho t), 5e-4, 5e-2),  a0 = mean |u| when the plain steps end,  t = 0 at first
     the forward pass uses w + a where r < clip((u / a + 1) / 2, 0, 1), else w - a
@@ -121,6 +122,10 @@ class FedPM(Network):
             top = torch.tensor(Stream(seed, domain(Purpose.FROZEN)).words(*self.places[name]) >> 31).view(shape)
             self.frozen[name] = (1 - 2 * top.to(dtype)) * e / sqrt(fan_in)
 
+    def u(self, name: str) -> Tensor:
+        """The scores."""
+        return self.moving[name]
+
     def probability(self, name: str, tau: int = 0) -> Tensor:
         """The chance of a one."""
         return 1 / (1 + (-self.moving[name]).exp())
@@ -141,7 +146,7 @@ class FedPM(Network):
 
 
 class FedBAT(Network):
-    """One client of FedBAT."""
+    """One client of FedBAT; `moving` are the weights w + u."""
 
     def __init__(
         self,
@@ -156,35 +161,39 @@ class FedBAT(Network):
     ) -> None:
         super().__init__(state, key, mover, dtype)
         self.plain, self.rho = warmup * steps, rho
-        self.moving = {k: torch.zeros_like(self.base[k]) for k in CODED}
+        self.moving = {k: self.base[k].clone() for k in CODED}
         self.first: dict[str, float] = {}
         self.t = dict.fromkeys(CODED, 0.0)
         self.between = dict.fromkeys(CODED, 0)
         self.beyond = dict.fromkeys(CODED, 0)
+
+    def u(self, name: str) -> Tensor:
+        """How far the weights have moved."""
+        return self.moving[name] - self.base[name]
 
     def is_plain(self, tau: int) -> bool:
         return tau <= self.plain
 
     def scale(self, name: str) -> float:
         if name not in self.first:
-            self.first[name] = max(LIMITS[0], float(self.moving[name].abs().mean()))
+            self.first[name] = max(LIMITS[0], float(self.u(name).abs().mean()))
         return min(LIMITS[1], max(LIMITS[0], self.first[name] * exp(self.rho * self.t[name])))
 
     def probability(self, name: str, tau: int = 0) -> Tensor:
         """The chance of a plus."""
-        return ((self.moving[name] / self.scale(name) + 1) / 2).clamp(0, 1)
+        return ((self.u(name) / self.scale(name) + 1) / 2).clamp(0, 1)
 
     def weights(self, name: str, tau: int, ones: Tensor) -> Tensor:
         """What the forward pass uses."""
         if self.is_plain(tau):
-            return self.base[name] + self.moving[name]
+            return self.moving[name]
         return self.base[name] + self.scale(name) * (2 * ones - 1)
 
     def step(self, tau: int, ones: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
         g = self.gradients({k: self.weights(k, tau, ones[k]) for k in CODED}, x, y)
         for name in CODED:
             if not self.is_plain(tau):
-                a, u, sign = self.scale(name), self.moving[name], 2 * ones[name] - 1
+                a, u, sign = self.scale(name), self.u(name), 2 * ones[name] - 1
                 # Rounding may not decide who is inside: the two sides of the limit are told apart clearly.
                 assert float((u.abs() / a - 1).abs().min()) > 1e-5, "choose another example: |u| is at its scale"
                 inside = u.abs() <= a

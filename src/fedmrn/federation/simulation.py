@@ -26,8 +26,9 @@ from fedmrn.federation.transport import Reply, Transport
 from fedmrn.numerics.rng import Purpose, Stream, derive_key, domain
 from fedmrn.server import Carried, Clipping, Server
 from fedmrn.server.scheme import Scheme
-from fedmrn.torch import ModelLayout, Training, evaluate
+from fedmrn.torch import ModelLayout, Training, default_choice, evaluate
 from fedmrn.torch.loop import channels_last
+from fedmrn.torch.model_layout import Choose
 from fedmrn.torch.objectives import CLASSES, Objective
 
 Memory = dict[int, NDArray[np.float32]]
@@ -48,6 +49,7 @@ class Federation:
         clients_per_round: sampled without replacement.
         seed: of everything random.
         rule: makes a client's local rule.
+        choose: what of the model is compressed, sent as floats, averaged or left, as for `ModelLayout.of`.
         objective: the loss and the score of evaluation; `training.loss` is what clients minimise.
 
     Raises:
@@ -65,6 +67,7 @@ class Federation:
     clients_per_round: int
     seed: int
     rule: RuleFactory = own_method
+    choose: Choose = default_choice
     objective: Objective = CLASSES
 
     def __post_init__(self) -> None:
@@ -93,7 +96,7 @@ class Federation:
 
     def client(self, model: nn.Module) -> Callable[[], Client]:
         """Return what makes the trainer of this federation's clients on a model, here or in another process."""
-        return partial(Client, model, self.training, seed=self.seed, rule=self.rule)
+        return partial(Client, model, self.training, seed=self.seed, rule=self.rule, choose=self.choose)
 
     def in_process(self, model: nn.Module, workers: int = 1) -> AbstractContextManager[Transport]:
         """Return the transport to clients on this machine, as a context; see `fedmrn.federation.in_process`."""
@@ -181,7 +184,7 @@ def simulate(
         UnusableModelError: a round leads to a model that is not finite.
         WorkerError: a client failed or did not answer, or a worker process was lost.
     """
-    view = ModelLayout.of(model)
+    view = ModelLayout.of(model, federation.choose)
     server = Server(
         view.layout,
         federation.scheme,
@@ -240,7 +243,7 @@ def _result(
 
     `started` is when the round did, by `time.perf_counter`.
     """
-    view, report = ModelLayout.of(model), conduct.report
+    view, report = ModelLayout.of(model, federation.choose), conduct.report
     quick = federation.training.channels_last and view.device.type == "cpu"
     test = partial(evaluate, layout=channels_last) if quick else evaluate
     scores = []

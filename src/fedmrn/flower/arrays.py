@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from fedmrn.errors import ConfigError
 from fedmrn.wire.layout import Layout
 
+_FLOATS = ("float32", "float16")
+_WRAPPERS = ("_orig_mod.", "module.")
+"""What torch.compile and DataParallel put before the names of a state dict."""
+
 
 class View(Protocol):
     """What the strategy needs to know of a model; `fedmrn.torch.ModelLayout` is one."""
@@ -28,13 +32,15 @@ def flat(layout: Layout, arrays: ArrayRecord) -> NDArray[np.float32]:
     """Return a state dict's values in the order of a layout, float32, shape (layout.size,).
 
     Raises:
-        ConfigError: a tensor is not there, not float32, or of another shape.
+        ConfigError: a tensor is not there, neither float32 nor float16, or of another shape.
     """
     vector = np.empty(layout.size, np.float32)
     for tensor in layout.tensors:
         array = arrays.get(tensor.name)
-        if array is None or array.dtype != "float32" or tuple(array.shape) != tensor.shape:
+        if array is None or array.dtype not in _FLOATS or tuple(array.shape) != tensor.shape:
             found = "not there" if array is None else f"{array.dtype} of shape {tuple(array.shape)}"
+            if array is None and any(prefix + tensor.name in arrays for prefix in _WRAPPERS):
+                found = "there by the name of a wrapper (take fedmrn.torch.unwrapped(model).state_dict())"
             raise ConfigError(
                 f"arrays must be the model's state dict: {tensor.name} is {found}, and must be float32 of "
                 f"shape {tensor.shape}"

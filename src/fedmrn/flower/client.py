@@ -51,7 +51,8 @@ def attach(
     """Set the model to what the server sent, and return the optimiser to train it with; see `fedmrn.torch.attach`.
 
     Args:
-        model: any module; it need not be given the server's arrays first.
+        model: any module; it need not be given the server's arrays first. It may be wrapped by `torch.compile`,
+            DataParallel or DistributedDataParallel.
         optimizer: over this model's parameters.
         message: the training message.
         context: of this client.
@@ -95,7 +96,7 @@ def load(
     """Set the model to the one that the server sent for evaluation; see `fedmrn.torch.load_model`.
 
     Args:
-        model: any module; frozen parameters and counters do not travel, and stay.
+        model: any module, wrapped or not; what does not travel (frozen parameters, other buffers) stays.
         message: the evaluation message.
         arrayrecord_key, choose, variances, limits: as for `attach`.
 

@@ -44,7 +44,8 @@ class Server:
 
     Raises:
         ConfigError: if the state or the moments are not of the layout's shape, the state is not finite, has a negative
-            variance or is not one of the scheme's rule, or the secret, the run's id or the round's number cannot be.
+            variance or is not one of the scheme's rule, the secret, the run's id or the round's number cannot be, or
+            clipping is off where it is what scales are learned by.
     """
 
     def __init__(
@@ -73,6 +74,11 @@ class Server:
         self.layout, self.scheme = layout, scheme
         self.secret, self.run, self.limits, self.threads = secret, run, limits, threads
         self.clipping = clipping
+        if clipping is None and scheme.codecs[Group.CODED].takes_scales:
+            raise ConfigError(
+                'scale = "auto" with noise_key = "round" learns scales as clipping does: leave clipping on, '
+                "or set scale to a number"
+            )
         self.carried = carried = Carried.at_start(layout, scheme) if carried is None else carried
         shape, moments = (scheme.optimizer.slots, layout.trainable), carried.moments
         if moments.shape != shape or moments.dtype != np.float32:

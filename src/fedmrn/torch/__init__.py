@@ -6,7 +6,6 @@ from types import EllipsisType
 from fedmrn.extras import explained
 
 try:
-    import torch
     from torch import nn
 except ModuleNotFoundError as error:
     raise explained(error, "fedmrn.torch") from error
@@ -15,8 +14,11 @@ from fedmrn.errors import MalformedFrameError
 from fedmrn.methods import MASKED, Accept, check_consent
 from fedmrn.torch.loop import LocalData, Training, evaluate, train, train_client
 from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
-from fedmrn.torch.rules.base import F32, LocalRule, Optimizers
+from fedmrn.torch.modules import unwrapped
+from fedmrn.torch.rules.base import F32, LocalRule
 from fedmrn.torch.rules.masked_noise import MaskedTraining
+from fedmrn.torch.rules.steps import Optimizers
+from fedmrn.torch.selection import Selection
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits
 from fedmrn.wire.messages import read_model
 from fedmrn.wire.terms import read_terms
@@ -44,12 +46,12 @@ def attach(
 ) -> LocalRule:
     """Return an optimiser in front of yours, which trains by the method that the broadcast names.
 
-    Your loop goes on as it was, with weight decay, schedulers, clipping, closures and hooks; `finish` returns the update.
+    Your loop goes on as it was: with weight decay, schedulers, clipping, closures, hooks. `finish` returns the update.
     More in `fedmrn.torch.rules.base` and in docs/recipes.md.
 
     Args:
-        model: any module; it is set to the broadcast's state. Where it is a DDP model, all its processes attach, train
-            and finish alike, and get one frame.
+        model: any module; it is set to the broadcast's state. It may be wrapped by `torch.compile`, DataParallel or
+            DistributedDataParallel; all processes of the last attach, train and finish alike, and get one frame.
         optimizer: over this model's parameters: any of torch's but LBFGS, ASGD and SparseAdam, or one of the same kind.
             A list where a model has several; their wrappers are then in `optimizers`, in that order.
         broadcast: what the server sent.
@@ -100,10 +102,10 @@ def load_model(
 ) -> None:
     """Set a model to the one that the server sent for evaluation.
 
-    A frame that is refused has not changed it. Frozen parameters and counters do not travel, and stay.
+    A frame that is refused has not changed it. What does not travel (frozen parameters, other buffers) stays.
 
     Args:
-        model: any module, of the server's layout.
+        model: any module of the server's layout; wrapped, as for `attach`, or not.
         frame: of kind model, as bytes or parsed.
         choose, variances: as for `ModelLayout.of`, and as on the server.
         limits: of the frame's bytes and sections.
@@ -122,6 +124,7 @@ __all__ = [
     "LocalRule",
     "MaskedTraining",
     "ModelLayout",
+    "Selection",
     "Training",
     "attach",
     "default_choice",
@@ -130,4 +133,5 @@ __all__ = [
     "local_rule",
     "train",
     "train_client",
+    "unwrapped",
 ]

@@ -19,8 +19,8 @@ from fedmrn.wire.layout import Group
 class ProbabilityMask(Through):
     """Train the probabilities of a mask over frozen weights (FedPM; Isik et al., ICLR 2023, Algorithm 1).
 
-    `u` holds scores s; the forward sees w0 * m with m ~ Bernoulli(sigmoid(s)), and the gradient goes straight through
-    the draw. What is handed over are the probabilities; the codec draws the mask that is sent.
+    `moved` holds scores s. The forward sees w0 * m with m ~ Bernoulli(sigmoid(s)), and the gradient goes straight
+    through the draw. What is handed over are the probabilities; the codec draws the mask that is sent.
 
     Args:
         backward: whether the gradient of a mask is multiplied by its probability on the way to it, as in the published
@@ -34,12 +34,16 @@ class ProbabilityMask(Through):
         self._by_probability = backward
         super().__init__(*args, **options)
 
-    def prepare(self, codec: Codec | None) -> None:
-        """Make the frozen weights that the codec's seed names, and start from scores of the probabilities received."""
+    def read_codec(self, codec: Codec | None) -> None:
+        """Note the seed of the frozen weights."""
         asked = Bernoulli.of(codec)
         if asked is None:
             raise UnsupportedModelError("this broadcast does not ask for masks of frozen weights")
-        self._frozen = torch.from_numpy(frozen_weights(self.view.layout, asked.seed)).to(self.view.device)
+        self._seed = asked.seed
+
+    def prepare(self) -> None:
+        """Make the frozen weights, and start from scores of the probabilities received."""
+        self._frozen = torch.from_numpy(frozen_weights(self.view.layout, self._seed)).to(self.view.device)
         self.moved.copy_(torch.logit(self.base, eps=1e-6))
 
     @torch.no_grad()
@@ -110,11 +114,14 @@ class LearnedSign(Through):
         self.warmup, self.rho = warmup, rho
         super().__init__(*args, **options)
 
-    def prepare(self, codec: Codec | None) -> None:
+    def read_codec(self, codec: Codec | None) -> None:
         """Check that the broadcast asks for signs of learned scales."""
         asked = Sign.of(codec)
         if asked is None or asked.rule is not SignRule.LEARNED:
             raise UnsupportedModelError("this broadcast does not ask for signs with learned scales")
+
+    def prepare(self) -> None:
+        """Start without scales: they are measured when the warm-up is over."""
         self._first: list[float] = []  # a0, once the warm-up is over
         self._exponent = [0.0] * len(self.coded)
         self._sign = torch.zeros(0)

@@ -15,13 +15,13 @@ from fedmrn.errors import UnsupportedModelError
 from fedmrn.numerics.masking import progressive_weights, sum_of_distances
 from fedmrn.numerics.threads import in_parallel
 from fedmrn.torch.fast.fused import STAY, Move, is_plain_sgd, plain_sgd, sgd_moves, without_gradients
-from fedmrn.torch.rules.base import Closure
 from fedmrn.torch.rules.facade import Loss
+from fedmrn.torch.rules.steps import Closure
 from fedmrn.torch.rules.through import Through
 from fedmrn.torch.rules.twins import Twin
 from fedmrn.wire.layout import Group
-from fedmrn.wire.messages import told_caps
 from fedmrn.wire.terms import LARGEST_CAP
+from fedmrn.wire.told import told_caps, told_scales
 
 _AHEAD = 1024
 """Steps whose random streams are put on a device at a time."""
@@ -52,8 +52,8 @@ class MaskedTraining(Through):
         self.progressive, self.stochastic = progressive, stochastic
         super().__init__(*args, **options)
 
-    def prepare(self, codec: Codec | None) -> None:
-        """Make the noise that the broadcast names, and choose the kernels of the device."""
+    def read_codec(self, codec: Codec | None) -> None:
+        """Note the noise and the codebook, and choose the kernels of the device."""
         asked = MaskCodec.of(codec)
         if asked is None:
             raise UnsupportedModelError("this broadcast does not ask for masked noise")
@@ -62,20 +62,31 @@ class MaskedTraining(Through):
         self._asked = asked.over(self._codec)
         self._follows_update = asked.noise_scale.follows_update
         self._multiple = FitsUpdate.multiple(masked.mask, masked.noise.law)
+        self._kernels = _kernels_of(self.view.device)
+
+    def prepare(self) -> None:
+        """Make the noise that the broadcast names."""
         self._parts = [twin.where for twin in self.coded if twin.where.start < twin.where.stop]
         self._exponents = torch.zeros(len(self._parts), dtype=torch.int32, device=self.view.device)
         self._caps = self._told_caps()
-        self._kernels = _kernels_of(self.view.device)
         self.noise = torch.empty_like(self.base)
         self._aimed = torch.empty(0, dtype=torch.int32, device=self.view.device)
         if self._kernels is None:
-            masked.noise.fill(self.broadcast.noise_key, 0, self.noise.numpy())
+            self._codec.noise.fill(self.broadcast.noise_key, 0, self.noise.numpy())
+            self._scale_as_told()
             return
-        self._kernels.fill(masked.noise, self.broadcast.noise_key, 0, self.noise)
+        self._kernels.fill(self._codec.noise, self.broadcast.noise_key, 0, self.noise)
+        self._scale_as_told()
         self._aimed = torch.empty(self._kernels.WORDS, dtype=torch.int32, device=self.view.device)
         self._unmasked = self._kernels.pack_draws([self.stream(0)], [0.0])[0].to(self.view.device)
         self._ahead = min(_AHEAD, self.steps + 1)
         self._aim()
+
+    def _scale_as_told(self) -> None:
+        """Give the noise the scales that the server tells all clients of a round: powers of two, nothing is rounded."""
+        told = told_scales(self.broadcast, self.view.layout)
+        for where, exponent in zip(self._parts, told, strict=bool(told)):
+            self.noise[where] *= 2.0**exponent
 
     def _told_caps(self) -> Tensor:
         """The exponents of the largest scales that the server takes, int32, one a tensor."""

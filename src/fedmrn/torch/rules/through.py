@@ -29,7 +29,9 @@ class Through(LocalRule):
     """
 
     def check(self) -> None:
-        """Refuse an optimiser of another model."""
+        """Refuse a broadcast that asks for another codec, and an optimiser of another model."""
+        template = self.broadcast.select(Role.TEMPLATE, Group.CODED)
+        self.read_codec(None if template is None else codec_from(template.codec, template.params))
         pairs = zip(self.view.layout.tensors, self.view.tensors, strict=True)
         _check_holds(self.inner, [tensor for spec, tensor in pairs if spec.group is Group.CODED])
 
@@ -42,8 +44,7 @@ class Through(LocalRule):
 
     def begin(self) -> None:
         """Set up what the codec needs, and draw the first weights."""
-        template = self.broadcast.select(Role.TEMPLATE, Group.CODED)
-        self.prepare(None if template is None else codec_from(template.codec, template.params))
+        self.prepare()
         self.draw()
 
     def _coded_twins(self) -> tuple[Twin, ...]:
@@ -65,8 +66,16 @@ class Through(LocalRule):
         """The update: how far the optimiser has moved the weights, float32, shape (size,)."""
         return self.moved - self.base
 
-    def prepare(self, codec: Codec | None) -> None:
-        """Look at the codec that the broadcast asks for, and set up."""
+    def read_codec(self, codec: Codec | None) -> None:
+        """Note what the codec that the broadcast asks for says, before anything is changed.
+
+        Raises:
+            UnsupportedModelError: it is none that this rule trains for.
+        """
+        raise NotImplementedError
+
+    def prepare(self) -> None:
+        """Set up what the codec needs."""
         raise NotImplementedError
 
     def draw(self) -> None:

@@ -170,11 +170,11 @@ def test_what_is_not_plain_sgd_is_not_captured(name: str, make: Optimiser) -> No
 
 def test_a_rule_with_a_step_of_its_own_is_not_captured() -> None:
     class Own(LocalRule):
-        def device_step(self) -> None:
+        def device_step(self, inner: object = None, closure: object = None) -> None:
             self.inner.step()
 
     class OwnMasked(MaskedTraining):
-        def device_step(self) -> None:
+        def device_step(self, inner: object = None, closure: object = None) -> None:
             super().device_step()
 
     for kind, name in ((Own, "fedavg"), (OwnMasked, "fedmrn")):
@@ -307,7 +307,7 @@ class TestOnCuda:
             model = net().to(device)
             rule = attach(model, sgd(model), broadcast_of(net(), name), accept="any", steps=1, sampling_key=5)
             assert isinstance(rule, MaskedTraining)
-            rule.u.copy_(torch.linspace(-0.02, 0.02, rule.size))
+            rule.moved.copy_(rule.base.cpu() + torch.linspace(-0.02, 0.02, rule.size))
             rule.draw()
             assert (
                 rule.noise.cpu().numpy().tobytes()
