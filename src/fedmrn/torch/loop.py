@@ -27,8 +27,9 @@ class Training:
     Attributes:
         local_epochs: E, how often a client goes through its samples.
         batch_size: B; the last batch of an epoch may be smaller.
-        optimizer: its name, sgd or adam.
+        optimizer: its name, sgd, adam or adamw.
         lr: the optimizer's learning rate.
+        weight_decay: the optimizer's, on all trained parameters.
         loss: of a batch's outputs and targets; a mean over the batch.
         by_batches: weight clients by batches an epoch instead of samples (the published code).
         augment: applied to each batch.
@@ -48,6 +49,7 @@ class Training:
     batch_size: int = 32
     optimizer: str = "sgd"
     lr: float = 0.1
+    weight_decay: float = 0.0
     loss: Loss = F.cross_entropy
     by_batches: bool = False
     augment: Augment | None = None
@@ -81,9 +83,9 @@ class Training:
         return self.batches(samples) if self.by_batches else samples
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Return a fresh optimizer over a model's parameters."""
+        """Return a fresh optimizer over a model's trained parameters."""
         made: torch.optim.Optimizer = getattr(torch.optim, LOCAL_OPTIMIZERS[self.optimizer])(
-            model.parameters(), lr=self.lr
+            [p for p in model.parameters() if p.requires_grad], lr=self.lr, weight_decay=self.weight_decay
         )
         return made
 

@@ -50,6 +50,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         batch_size=train.batch_size,
         optimizer=options.optimizer,
         lr=options.lr,
+        weight_decay=options.weight_decay,
         loss=objective.loss,
         by_batches=train.weight_by == "batches",
         augment=partial(augment, fill=dataset.black()) if dataset.augment else None,
