@@ -3,9 +3,9 @@
 import lightning.pytorch as pl
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from pytorchlightning_example.task import LitAutoEncoder, load_data
 
 from fedmrn.flower.client import load, reply
+from pytorchlightning_example.task import LitAutoEncoder, load_data
 
 # Flower ClientApp
 app = ClientApp()

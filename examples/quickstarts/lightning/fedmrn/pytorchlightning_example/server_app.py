@@ -4,10 +4,10 @@ import lightning.pytorch as pl
 import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
-from pytorchlightning_example.task import LitAutoEncoder, load_centralized_dataset
 
 from fedmrn import ModelLayout
 from fedmrn.flower import FedMRN
+from pytorchlightning_example.task import LitAutoEncoder, load_centralized_dataset
 
 # Create ServerApp
 app = ServerApp()

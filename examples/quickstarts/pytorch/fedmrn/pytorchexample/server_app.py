@@ -3,10 +3,10 @@
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
-from pytorchexample.task import Net, load_centralized_dataset, test
 
 from fedmrn import ModelLayout
 from fedmrn.flower import FedMRN
+from pytorchexample.task import Net, load_centralized_dataset, test
 
 # Create ServerApp
 app = ServerApp()

@@ -3,11 +3,11 @@
 import torch
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+
+from fedmrn.flower.client import load, reply
 from huggingface_example.task import get_model, load_data
 from huggingface_example.task import test as test_fn
 from huggingface_example.task import train as train_fn
-
-from fedmrn.flower.client import load, reply
 
 # Flower ClientApp
 app = ClientApp()

@@ -3,10 +3,10 @@
 import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
-from huggingface_example.task import get_model, load_centralized_dataset, test
 
 from fedmrn import ModelLayout
 from fedmrn.flower import FedMRN
+from huggingface_example.task import get_model, load_centralized_dataset, test
 
 # Create ServerApp
 app = ServerApp()
