@@ -70,6 +70,8 @@ PUBLIC = {
         "Sparse",
         "Support",
         "Ternary",
+        "Told",
+        "ToldScale",
         "codec_from",
     ],
     "fedmrn.codecs.mask": [],
