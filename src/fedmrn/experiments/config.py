@@ -61,6 +61,10 @@ class TrainConfig:
     autocast: Literal["off", "bfloat16"] = "off"
     device: Literal["cpu", "cuda", "auto"] = "cpu"  # auto: CUDA where it is
     graphs: StrictBool = True  # on CUDA, a step captured once and replayed
+    # Samples that a client forwards once more after training, at most, for the statistics of batch norm that it sends.
+    statistics: Most = 256
+    # After which rounds their clients find the statistics of the new model, before it is evaluated.
+    calibrate: Literal["never", "last", "every"] = "never"
 
 
 @dataclass(frozen=True, config=_STRICT)

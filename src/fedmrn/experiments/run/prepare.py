@@ -56,6 +56,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         augment=partial(augment, fill=dataset.black()) if dataset.augment else None,
         channels_last=True,
         bfloat16=train.autocast == "bfloat16",
+        statistics=train.statistics,
         graphs=train.graphs,
     )
     federation = Federation(
@@ -70,6 +71,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         clients_per_round=train.clients_per_round,
         seed=experiment.seed,
         objective=objective,
+        calibrate=train.calibrate,
     )
     return Prepared(dataset, federation, model)
 
