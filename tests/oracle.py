@@ -182,11 +182,19 @@ def parts(codec: int, params: bytes, count: int, body: bytes, key: int) -> dict[
     elif codec == 12:
         rows = scales(body)
         found = {"scales": rows, **parts(params[0], params[1:], count, body[4 + 12 * len(rows) :], key)}
+    elif codec == 13:
+        rows, after = scales(body), 4 + 13 * len(scales(body))
+        wanted = list(struct.unpack_from(f"{len(rows)}b", body, after - len(rows)))
+        found = {"scales": rows, "wanted": wanted, **parts(params[0], params[1:], count, body[after:], key)}
     elif codec == 9 and body[0] == 1:
         found["sizes"], found["frequencies"], _ = coded_parts(params, body)
     elif codec == 11 and body[0] == 1:
         found["sizes"], found["prior"], found["information"], found["path"] = random_parts(params, body)
     return found
+
+
+A_TENSOR = {32: "caps", 33: "scales"}
+"""Terms of an exponent a tensor, by tag."""
 
 
 def terms(body: bytes) -> list[tuple[str, Any]]:
@@ -195,8 +203,8 @@ def terms(body: bytes) -> list[tuple[str, Any]]:
     while at < len(body):
         tag, length = struct.unpack_from("<HI", body, at)
         value = body[at + 6 : at + 6 + length]
-        if tag == 32:
-            found.append(("caps", list(struct.unpack(f"{length}b", value))))
+        if tag in A_TENSOR:
+            found.append((A_TENSOR[tag], list(struct.unpack(f"{length}b", value))))
         else:
             name, form = TERMS[tag]
             found.append((name, struct.unpack(form, value)[0]))
@@ -207,15 +215,15 @@ def terms(body: bytes) -> list[tuple[str, Any]]:
 def encode_terms(found: list[tuple[str, Any]]) -> bytes:
     """The only body that says these terms."""
     tags = {name: (tag, form) for tag, (name, form) in TERMS.items()}
-    rows = sorted((*tags[name], value) for name, value in found if name != "caps")
+    rows = sorted((*tags[name], value) for name, value in found if name in tags)
     body = b"".join(struct.pack("<HI", tag, struct.calcsize(form)) + struct.pack(form, v) for tag, form, v in rows)
-    for caps in (value for name, value in found if name == "caps"):
-        body += struct.pack("<HI", 32, len(caps)) + struct.pack(f"{len(caps)}b", *caps)
+    for tag, exponents in ((tag, dict(found)[name]) for tag, name in A_TENSOR.items() if name in dict(found)):
+        body += struct.pack("<HI", tag, len(exponents)) + struct.pack(f"{len(exponents)}b", *exponents)
     return body
 
 
 def scales(body: bytes) -> list[tuple[int, float]]:
-    """The table of scales at the start of a body of codec 2 or 12: (size, scale) of each run."""
+    """The table of scales at the start of a body of codec 2, 12 or 13: (size, scale) of each run."""
     (runs,) = struct.unpack_from("<I", body)
     return [struct.unpack_from("<Qf", body, 4 + 12 * k) for k in range(runs)]
 
@@ -636,9 +644,9 @@ def decode(
         runs = scales(body)
         each = [scale for size, scale in runs for _ in range(size)]
         return [s if bit else -s for s, bit in zip(each, unpacked(body[4 + 12 * len(runs) :], count), strict=True)]
-    if codec == 12:
+    if codec in (12, 13):
         runs = scales(body)
-        rest = decode(params[0], params[1:], count, body[4 + 12 * len(runs) :], key, state)
+        rest = decode(params[0], params[1:], count, body[4 + (12 if codec == 12 else 13) * len(runs) :], key, state)
         each = [scale for size, scale in runs for _ in range(size)]
         return [s * v for s, v in zip(each, rest, strict=True)]
     assert (codec, params, len(state)) == (8, b"", count)
@@ -671,12 +679,13 @@ def encode(section: dict[str, Any], key: int) -> bytes:
     if codec == 1:
         law, _, scale = struct.unpack("<BBf", params)
         return packed([v == noise(law, scale, key, i) for i, v in enumerate(values)])
-    if codec in (2, 12):
+    if codec in (2, 12, 13):
         rows = [struct.pack("<Qf", *row) for row in section["scales"]]
         table = struct.pack("<I", len(rows)) + b"".join(rows)
         each = [scale for size, scale in section["scales"] for _ in range(size)]
         inner = {**section, "codec": params[0], "params": params[1:]}
         inner["values"] = [v / s for v, s in zip(values, each, strict=True)]
+        table += struct.pack(f"{len(section.get('wanted', []))}b", *section.get("wanted", []))
         return table + (packed([v > 0 for v in values]) if codec == 2 else encode(inner, key))
     if codec in ENCODERS:
         return ENCODERS[codec](section)

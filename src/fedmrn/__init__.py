@@ -2,7 +2,7 @@
 
 What most users need is here; `import fedmrn` itself imports no library, and each name only what it needs:
 
-    attach, ModelLayout                a client's side, in PyTorch
+    attach, ModelLayout, Selection     a client's side, in PyTorch
     Server, method, METHODS            the server's side: rounds and methods, without a training framework
     Layout, TensorSpec, Group          a model's layout, for a server without torch
     Frame, Limits                      the bytes between them
@@ -21,7 +21,7 @@ from fedmrn.extras import explained
 if TYPE_CHECKING:
     from fedmrn.methods import METHODS, method
     from fedmrn.server import Server
-    from fedmrn.torch import ModelLayout, attach
+    from fedmrn.torch import ModelLayout, Selection, attach
     from fedmrn.wire.frame import Frame, Limits
     from fedmrn.wire.layout import Group, Layout, TensorSpec
 else:
@@ -32,6 +32,7 @@ else:
         "Layout": "wire.layout",
         "Limits": "wire.frame",
         "ModelLayout": "torch",
+        "Selection": "torch",
         "Server": "server",
         "TensorSpec": "wire.layout",
         "attach": "torch",
@@ -69,6 +70,7 @@ __all__ = [
     "Layout",
     "Limits",
     "ModelLayout",
+    "Selection",
     "Server",
     "TensorSpec",
     "UnusableModelError",

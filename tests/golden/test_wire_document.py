@@ -31,6 +31,7 @@ from fedmrn.codecs import (
     codec_from,
 )
 from fedmrn.codecs.mask import coded_mask
+from fedmrn.codecs.mask.scaled_mask import ScaledMask
 from fedmrn.codecs.mask.trellis import LARGEST_LOG2_STATES
 from fedmrn.experiments.run.layout_file import read_layout, write_layout
 from fedmrn.methods import METHODS, ReadBy
@@ -46,7 +47,7 @@ from fedmrn.wire import frame
 from fedmrn.wire.frame import Frame, Kind, Limits, Role, Section
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 from fedmrn.wire.messages import read_state
-from fedmrn.wire.terms import TERMS, read_caps, read_terms, terms_section
+from fedmrn.wire.terms import TERMS, read_caps, read_scales, read_terms, terms_section
 from fedmrn.wire.variance import CEILING, FLOOR, log_change, moved
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
@@ -73,7 +74,7 @@ def bits_of(section: dict[str, Any]) -> list[int]:
 
 def masked_noise_of(codec: int, params: bytes) -> bytes:
     """The six bytes of codec 1 among the parameters of a codec of masked noise."""
-    return params[1:7] if codec == 12 else params[:6]
+    return params[1:7] if codec in (12, 13) else params[:6]
 
 
 def formula(section: Section, count: int) -> NDArray[np.float32]:
@@ -88,7 +89,7 @@ def formula(section: Section, count: int) -> NDArray[np.float32]:
 
 
 def test_the_document_has_its_examples() -> None:
-    assert list(EXAMPLES) == [f"9.{k}" for k in (*range(1, 21), 22, 23, 24)]
+    assert list(EXAMPLES) == [f"9.{k}" for k in (*range(1, 21), 22, 23, 24, 25, 26, 27)]
     assert DOCUMENT.count("```hex") == DOCUMENT.count("```json") == len(EXAMPLES)
     seen = {(d["kind"], s["parameters"][:4]) for _, d in EXAMPLES.values() for s in d["sections"]}
     assert {(1, "0000"), (1, "0101"), (1, ""), (2, "0000"), (2, "")} <= seen
@@ -116,6 +117,8 @@ def test_the_document_has_its_examples() -> None:
         (10, 2),
         (11, 0),
         (12, 0),
+        (13, 0),
+        (13, 2),
     } == codecs
 
 
@@ -124,8 +127,10 @@ def check_parts(got: dict[str, Any], want: dict[str, Any], key: int) -> None:
     codec, params, body = got["codec"], got["params"], got["body"]
     rows = [list(row) if isinstance(row, tuple) else row for row in got.get("scales", [])]
     assert rows == want.get("scales", [])
-    if codec == 12:
-        codec, params, body = params[0], params[1:], body[4 + 12 * len(rows) :]
+    assert got.get("wanted") == want.get("wanted")
+    if codec in (12, 13):
+        head = 4 + 12 * len(rows) + len(want.get("wanted", ()))
+        codec, params, body = params[0], params[1:], body[head:]
     if codec in (9, 11) and "bits" in want:
         decode = oracle.decode_mask if codec == 9 else oracle.decode_random
         assert bits_of(want) == decode(params, got["elements"], body, key)
@@ -210,13 +215,14 @@ def _rebuilt(codec: Codec, got: Section, want: dict[str, Any], key: int, layout:
         return pack_bits(values == n)
     if isinstance(codec, Levels | Rotated) or (isinstance(codec, OwnScale) and isinstance(codec.inner, ShorterMask)):
         return _rebuilt_otherwise(codec, got, want, key, layout, values)
-    if isinstance(codec, OwnScale):  # what is decoded has other magnitudes than the update
+    if isinstance(codec, ScaledMask):  # what is decoded has other magnitudes than the update
         n = codec.masked.noise.chunk(key, 0, got.count)
         assert n.tolist() == want["noise"]
         sizes, scales = zip(*want["scales"], strict=True)
         each = np.repeat(np.array(scales, np.float32), sizes)
         rows = b"".join(struct.pack("<Qf", *row) for row in want["scales"])
-        return struct.pack("<I", len(want["scales"])) + rows + pack_bits(values == n * each)
+        wanted = np.array(want.get("wanted", ()), np.int8).tobytes()
+        return struct.pack("<I", len(want["scales"])) + rows + wanted + pack_bits(values == n * each)
     if isinstance(codec, Sign):
         assert codec.rule is SignRule.LEARNED
         codec = Sign(codec.rule, tuple(scale for _, scale in want["scales"]))
@@ -241,9 +247,13 @@ def test_the_library_agrees(name: str) -> None:
         )
         if got.role is Role.TERMS:
             told = dict(want["terms"])
-            caps = told.pop("caps", ())
-            assert (read_terms(found), list(read_caps(found))) == (told, list(caps))
-            rebuilt += terms_section(told, caps)
+            caps, scales = told.pop("caps", ()), told.pop("scales", ())
+            assert (read_terms(found), list(read_caps(found)), list(read_scales(found))) == (
+                told,
+                list(caps),
+                list(scales),
+            )
+            rebuilt += terms_section(told, caps, scales)
             continue
         codec = codec_from(got.codec, got.params)
         assert codec.params() == got.params == bytes.fromhex(want["parameters"])
@@ -255,7 +265,7 @@ def test_the_library_agrees(name: str) -> None:
 
 def test_the_dumps_show_every_layout_of_masks() -> None:
     """An example whose last mask byte were zero would not show where the bits of that byte lie."""
-    for name in ("9.1", "9.2", "9.4", "9.5", "9.10", "9.11"):
+    for name in ("9.1", "9.2", "9.4", "9.5", "9.10", "9.11", "9.26"):
         bits = EXAMPLES[name][1]["sections"][0]["bits"]
         assert len(bits) % 8
         assert "1" in bits[8:]

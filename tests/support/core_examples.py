@@ -21,6 +21,8 @@ LAYOUT = Layout.of(
 )
 SECRET = b"sixteen bytes or"
 CLIENTS = ("ann", "bob", "cyd")
+PUBLISHED = {"fedmrn": {"scale": 0.01}, "fedmrn-s": {"scale": 0.005}}
+"""Options of methods whose frames have the one published scale, and no table of scales."""
 
 
 def noisy(size: int, key: int, spread: float = 0.01) -> NDArray[np.float32]:
@@ -37,11 +39,9 @@ def begin(
     limits: Limits = DEFAULT_LIMITS,
     threads: int = 1,
 ) -> Round:
-    """A fresh server's round."""
-    state = noisy(layout.size, 1, 1.0)
-    return Server(layout, method(name).scheme(), state, SECRET, limits=limits, threads=threads, run=bytes(16)).begin(
-        number, clients
-    )
+    """A fresh server's round, of noise in the published scale."""
+    state, scheme = noisy(layout.size, 1, 1.0), method(name).scheme(PUBLISHED.get(name))
+    return Server(layout, scheme, state, SECRET, limits=limits, threads=threads, run=bytes(16)).begin(number, clients)
 
 
 def start(name: str, layout: Layout = LAYOUT, **options: object) -> Server:

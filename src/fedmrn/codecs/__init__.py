@@ -12,8 +12,9 @@ from fedmrn.codecs.mask.coded_mask import CodedMask
 from fedmrn.codecs.mask.masked_noise import MaskedNoise
 from fedmrn.codecs.mask.own_scale import OwnScale
 from fedmrn.codecs.mask.random_code import RandomCode
-from fedmrn.codecs.mask.scale import FitsUpdate, Fixed, NoiseScale
+from fedmrn.codecs.mask.scale import FitsUpdate, Fixed, NoiseScale, Told
 from fedmrn.codecs.mask.shorter_mask import ShorterMask
+from fedmrn.codecs.mask.told_scale import ToldScale
 from fedmrn.codecs.observation import DENSITY, NOISE_SCALE, Observable, Observed
 from fedmrn.codecs.raw import Raw
 from fedmrn.codecs.rotated import Rotated, ScaleRule
@@ -71,5 +72,7 @@ __all__ = [
     "Sparse",
     "Support",
     "Ternary",
+    "Told",
+    "ToldScale",
     "codec_from",
 ]

@@ -40,12 +40,14 @@ class EncodeKeys:
         sampling: the client's own key; it never leaves the client.
         sizes: elements of each tensor in the vector, in order, for codecs with a scale a tensor; empty for one tensor.
         caps: exponents of the largest scale 2^e that each tensor that is not empty may have; empty where none is told.
+        scales: exponents of the scale that each of them has to have; empty where none is told.
     """
 
     noise: int
     sampling: int
     sizes: tuple[int, ...] = ()
     caps: tuple[int, ...] = ()
+    scales: tuple[int, ...] = ()
 
     def segments(self, count: int) -> tuple[int, ...]:
         """Return `sizes` for a vector of `count` elements; one segment where none are given.
@@ -93,6 +95,11 @@ class Opened(ABC):
     def tensor_scales(self) -> "TensorScales | None":
         """Return the scale that the sender gave each tensor; None where the codec sends none."""
         return None
+
+    def wanted_scales(self) -> NDArray[np.int16] | None:
+        """Return the exponents of the scales that fit the sender's update, one a tensor; by default those it sent."""
+        scales = self.tensor_scales()
+        return None if scales is None else scales.exponents
 
     def capped(self, caps: Sequence[int]) -> "Opened":
         """Return the section with no scale above 2^cap of its tensor; itself where the codec sends none."""
@@ -167,6 +174,11 @@ class Codec(ABC):
     def sends_scales(self) -> bool:
         """Whether an update carries a scale for each tensor, which clients can be told to keep under a cap."""
         return False
+
+    @property
+    def told_multiple(self) -> float | None:
+        """What a scale to be told is over the mean magnitude of the update that it fits; None where none is told."""
+        return None
 
     @property
     def known_magnitude(self) -> bool:

@@ -3,6 +3,7 @@
 Its sampling key comes from the run's seed, so that a simulation can be repeated; that is not private.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
@@ -14,12 +15,25 @@ from torch import nn
 from fedmrn.federation.transport import Message, MessageKind, Reply
 from fedmrn.methods import ANY
 from fedmrn.numerics.rng import derive_key
-from fedmrn.torch import LocalData, LocalRule, ModelLayout, Training, attach, train_client
+from fedmrn.torch import (
+    LocalData,
+    LocalRule,
+    ModelLayout,
+    Training,
+    answer_calibration,
+    attach,
+    default_choice,
+    train_client,
+)
 from fedmrn.torch.fast.graphs import CudaGraphs, StepGraphs
+from fedmrn.torch.loop import forward_of, plain_batches
+from fedmrn.torch.model_layout import Choose
 from fedmrn.wire.frame import Frame, Kind
 
 Samples = tuple[NDArray[np.generic], NDArray[np.generic]]
 """A client's inputs and targets."""
+_CALIBRATION_BATCH = 256
+"""Samples that are forwarded at a time, at least: layers behind others see what those make of a batch's statistics."""
 
 
 class RuleFactory(Protocol):
@@ -55,16 +69,28 @@ class Client:
         training: how clients train.
         seed: of the run.
         rule: makes the local rule.
+        choose: as for `ModelLayout.of`; the rule is told where it is not the default.
     """
 
-    def __init__(self, model: nn.Module, training: Training, *, seed: int, rule: RuleFactory = own_method) -> None:
-        self._model, self._training, self._seed, self._rule = model, training, seed, rule
-        view = ModelLayout.of(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        training: Training,
+        *,
+        seed: int,
+        rule: RuleFactory = own_method,
+        choose: Choose = default_choice,
+    ) -> None:
+        self._model, self._training, self._seed = model, training, seed
+        takes_choice: Callable[..., LocalRule] = rule
+        self._rule: RuleFactory = rule if choose is default_choice else partial(takes_choice, choose=choose)
+        view = ModelLayout.of(model, choose)
         self._cuda = [view.device] if view.device.type == "cuda" else []
         self._graphs = StepGraphs(CudaGraphs(view.device)) if captures_steps(training, view.device) else None
-        sent = {tensor.name for tensor in view.layout.tensors}
-        # Counters and the like are not sent: each client starts from those of the model as it was built.
-        self._others = [(b, b.clone()) for name, b in model.named_buffers() if name not in sent]
+        sent = {id(tensor) for tensor in view.tensors}
+        # What is not sent and may change is each client's own: it starts from that of the model as it was built.
+        own = (*model.buffers(), *(view.model.get_parameter(name) for name in view.frozen if name in view.free))
+        self._others = [(t, t.detach().clone()) for t in own if id(t) not in sent]
 
     def answer(self, message: Message, samples: Samples) -> Reply:
         """Do what a message asks of the client that holds these samples.
@@ -72,18 +98,13 @@ class Client:
         Raises:
             FrameError, UsageError, EncodeError: as training does.
         """
+        if message.kind is MessageKind.CALIBRATE:
+            return self._calibrate(message, samples)
         if message.kind is not MessageKind.TRAIN:
             error = f"a simulated client answers messages of kind train, and this is of kind {message.kind}"
             return Reply(client=message.client, kind=message.kind, error=error)
         broadcast = Frame.from_bytes(message.data, kind=Kind.BROADCAST)
-        for buffer, initial in self._others:
-            buffer.copy_(initial)
-
-        def key(label: str) -> int:
-            return derive_key(self._seed, label, broadcast.round, message.client)
-
-        x, y = samples
-        data = LocalData(torch.from_numpy(x), torch.from_numpy(y), key("order"))
+        data, key = self._begin(broadcast.round, message.client, samples)
         with torch.random.fork_rng(devices=self._cuda):
             torch.manual_seed(key("framework") >> 1)  # dropout and the like
             rule = self._rule(
@@ -102,3 +123,33 @@ class Client:
             metrics={"train_loss": loss},
             kept=rule.memory if rule.remembers else None,
         )
+
+    def _calibrate(self, message: Message, samples: Samples) -> Reply:
+        """Find the statistics of a model on all of the client's samples."""
+        frame = Frame.from_bytes(message.data, kind=Kind.MODEL)
+        data, key = self._begin(frame.round, message.client, samples)
+        training, device = self._training, ModelLayout.of(self._model).device
+        size = max(training.batch_size, _CALIBRATION_BATCH)
+        with torch.random.fork_rng(devices=self._cuda):
+            torch.manual_seed(key("calibration") >> 1)
+            self._model.train()  # every layer takes part, as in training
+            answer = answer_calibration(
+                self._model,
+                frame,
+                plain_batches(data, training, device, most=len(data), size=size),
+                weight=training.weight(len(data)),
+                forward=forward_of(self._model, training, device),
+            )
+        return Reply(client=message.client, kind=message.kind, data=answer.to_bytes())
+
+    def _begin(self, round: int, client: int, samples: Samples) -> tuple[LocalData, Callable[[str], int]]:
+        """Forget what earlier clients left in the model; return this one's samples, and what makes its keys."""
+        with torch.no_grad():
+            for tensor, initial in self._others:
+                tensor.copy_(initial)
+
+        def key(label: str) -> int:
+            return derive_key(self._seed, label, round, client)
+
+        x, y = samples
+        return LocalData(torch.from_numpy(x), torch.from_numpy(y), key("order")), key

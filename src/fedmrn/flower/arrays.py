@@ -1,4 +1,4 @@
-"""A model's state dict as Flower's arrays, to the flat vector and back."""
+"""A model's state dict as Flower's arrays: to the flat vector and back, and into the frame of a model."""
 
 from collections.abc import Mapping
 from math import prod
@@ -8,8 +8,17 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
+from fedmrn.codecs import EncodeKeys
 from fedmrn.errors import ConfigError
+from fedmrn.numerics.rng import derive_key
+from fedmrn.server import Server
+from fedmrn.wire.frame import Frame
 from fedmrn.wire.layout import Layout
+from fedmrn.wire.messages import model_frame
+
+_FLOATS = ("float32", "float16")
+_WRAPPERS = ("_orig_mod.", "module.")
+"""What torch.compile and DataParallel put before the names of a state dict."""
 
 
 class View(Protocol):
@@ -28,13 +37,15 @@ def flat(layout: Layout, arrays: ArrayRecord) -> NDArray[np.float32]:
     """Return a state dict's values in the order of a layout, float32, shape (layout.size,).
 
     Raises:
-        ConfigError: a tensor is not there, not float32, or of another shape.
+        ConfigError: a tensor is not there, neither float32 nor float16, or of another shape.
     """
     vector = np.empty(layout.size, np.float32)
     for tensor in layout.tensors:
         array = arrays.get(tensor.name)
-        if array is None or array.dtype != "float32" or tuple(array.shape) != tensor.shape:
+        if array is None or array.dtype not in _FLOATS or tuple(array.shape) != tensor.shape:
             found = "not there" if array is None else f"{array.dtype} of shape {tuple(array.shape)}"
+            if array is None and any(prefix + tensor.name in arrays for prefix in _WRAPPERS):
+                found = "there by the name of a wrapper (take fedmrn.torch.unwrapped(model).state_dict())"
             raise ConfigError(
                 f"arrays must be the model's state dict: {tensor.name} is {found}, and must be float32 of "
                 f"shape {tensor.shape}"
@@ -59,3 +70,20 @@ def state_dict(
     for tensor in layout.tensors:
         arrays[tensor.name] = Array(values[layout.slices[tensor.name]].reshape(tensor.shape))
     return ArrayRecord({**arrays, **{other: arrays[name] for other, name in tied.items()}})
+
+
+def to_frame(server: Server, arrays: ArrayRecord, number: int) -> Frame:
+    """Return the frame of a model to evaluate: one for all nodes, under a key of its own.
+
+    Raises:
+        ConfigError: the arrays are not those of the server's model.
+    """
+    keys = EncodeKeys(derive_key(server.secret, "model", number), derive_key(server.secret, "model draws", number))
+    return model_frame(
+        server.layout,
+        flat(server.layout, arrays),
+        method=server.scheme.method,
+        round=number,
+        codecs=server.scheme.down,
+        keys=keys,
+    )

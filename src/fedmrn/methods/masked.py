@@ -2,22 +2,25 @@
 
 from collections.abc import Callable
 
-from fedmrn.codecs import Codec, MaskedNoise, NoiseScale, OwnScale, RandomCode, ShorterMask
+from fedmrn.codecs import Codec, MaskedNoise, OwnScale, RandomCode, ShorterMask, ToldScale
 from fedmrn.methods.method import Method, Options
 from fedmrn.methods.option import by_name
-from fedmrn.methods.options import BINARY, BINARY_SCALE, LAW, RANDOM_CODE, SIGNED, SIGNED_SCALE
+from fedmrn.methods.options import LAW, MASKED, RANDOM_CODE, SCALE
 from fedmrn.numerics.masking import MaskType
 from fedmrn.numerics.noise import NoiseSpec
 
 
-def _scaled(scale: NoiseScale, masks: MaskedNoise | ShorterMask) -> Codec:
-    return OwnScale(masks) if scale.follows_update else masks
+def _scaled(o: Options, masks: MaskedNoise | ShorterMask) -> Codec:
+    """Return the codec of masks whose scales are a number, chosen by clients, or told where clients share a noise."""
+    if not o["scale"].follows_update:
+        return masks
+    return ToldScale(masks) if o.get("noise_key", False) else OwnScale(masks)
 
 
 def _masked(mask: MaskType, *, stochastic: bool = True) -> Callable[[Options], Codec]:
     def codec(o: Options) -> Codec:
         noise = NoiseSpec(o["noise"], o["scale"].of_parameters)
-        return _scaled(o["scale"], o["coding"](MaskedNoise(noise, mask, stochastic)))
+        return _scaled(o, o["coding"](MaskedNoise(noise, mask, stochastic)))
 
     return codec
 
@@ -25,7 +28,7 @@ def _masked(mask: MaskType, *, stochastic: bool = True) -> Callable[[Options], C
 def _random_code(mask: MaskType) -> Callable[[Options], Codec]:
     def codec(o: Options) -> Codec:
         masked = MaskedNoise(NoiseSpec(o["noise"], o["scale"].of_parameters), mask)
-        return _scaled(o["scale"], RandomCode(masked, o["buckets"], o["log2_states"], o["rate"]))
+        return _scaled(o, RandomCode(masked, o["buckets"], o["log2_states"], o["rate"]))
 
     return codec
 
@@ -37,7 +40,7 @@ ROWS = (
         summary="masked random noise, binary mask {0, n}: one bit a parameter",
         local="masked_noise:MaskedTraining",
         codec=_masked(MaskType.BINARY),
-        options=BINARY,
+        options=MASKED,
     ),
     Method(
         id=3,
@@ -45,7 +48,7 @@ ROWS = (
         summary="masked random noise, signed mask {-n, n}: one bit a parameter",
         local="masked_noise:MaskedTraining",
         codec=_masked(MaskType.SIGNED),
-        options=SIGNED,
+        options=MASKED,
     ),
     Method(
         id=20,
@@ -53,7 +56,7 @@ ROWS = (
         summary="ablation of fedmrn: every element masked from the first step",
         local="masked_noise:MaskedTraining",
         codec=_masked(MaskType.BINARY),
-        options=BINARY,
+        options=MASKED,
         fixed={"progressive": False},
         like="fedmrn",
     ),
@@ -63,7 +66,7 @@ ROWS = (
         summary="ablation of fedmrn: the nearer codeword in place of a sample",
         local="masked_noise:MaskedTraining",
         codec=_masked(MaskType.BINARY, stochastic=False),
-        options=BINARY,
+        options=MASKED,
         fixed={"stochastic": False},
         like="fedmrn",
     ),
@@ -73,7 +76,7 @@ ROWS = (
         summary="ablation of fedmrn: train freely, mask once at the end",
         local="base:LocalRule",
         codec=_masked(MaskType.BINARY),
-        options=BINARY,
+        options=MASKED,
         like="fedmrn",
     ),
     Method(
@@ -82,7 +85,7 @@ ROWS = (
         summary="fedmrn by minimal random coding: names one of many shared masks",
         local="masked_noise:MaskedTraining",
         codec=_random_code(MaskType.BINARY),
-        options=by_name(LAW, BINARY_SCALE, *RANDOM_CODE),
+        options=by_name(LAW, SCALE, *RANDOM_CODE),
         like="fedmrn",
     ),
     Method(
@@ -91,7 +94,7 @@ ROWS = (
         summary="fedmrn-s by minimal random coding: names one of many shared masks",
         local="masked_noise:MaskedTraining",
         codec=_random_code(MaskType.SIGNED),
-        options=by_name(LAW, SIGNED_SCALE, *RANDOM_CODE),
+        options=by_name(LAW, SCALE, *RANDOM_CODE),
         like="fedmrn-s",
     ),
 )

@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from fedmrn.codecs import CodedMask
-from fedmrn.methods.option import NumberOption, Option, ReadBy, ScaleOption, WholeOption, WordOption, by_name, words_of
+from fedmrn.methods.option import (
+    AUTO,
+    NumberOption,
+    Option,
+    ReadBy,
+    ScaleOption,
+    WholeOption,
+    WordOption,
+    by_name,
+    words_of,
+)
 from fedmrn.numerics.noise import Law
 from fedmrn.server.rules import Merge
 
@@ -24,11 +34,12 @@ _NOISE_KEY = WordOption(
     choices=MappingProxyType({"client": False, "round": True}),
     what="noise_key",
 )
-_SCALE_WORDS = 'scale of the noise; "auto": each client fits one to its own update, per tensor'
-BINARY_SCALE = ScaleOption(name="scale", default=0.01, words=_SCALE_WORDS)
-SIGNED_SCALE = ScaleOption(name="scale", default=0.005, words=_SCALE_WORDS)
-BINARY = by_name(LAW, BINARY_SCALE, _CODING, _NOISE_KEY)
-SIGNED = by_name(LAW, SIGNED_SCALE, _CODING, _NOISE_KEY)
+SCALE = ScaleOption(
+    name="scale",
+    default=AUTO,
+    words='scale of the noise; "auto" fits one to the updates, per tensor. Published: 0.01 binary, 0.005 signed',
+)
+MASKED = by_name(LAW, SCALE, _CODING, _NOISE_KEY)
 RANDOM_CODE = (
     WholeOption(name="buckets", default=16, words="buckets of |noise| with a prior each, 1 to 64"),
     WholeOption(name="log2_states", default=8, words="size of the trellis, 1 to 10: each more doubles the search"),

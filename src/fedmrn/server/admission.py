@@ -111,19 +111,33 @@ class Admission:
             raise LimitError(self._full)
 
     def _check_scales(self, group: Group, scales: TensorScales | None) -> None:
-        """Refuse scales that are of other tensors than the model's, or above the caps that clients were told."""
+        """Refuse scales of other tensors than the model's, above the caps that were told, or not those that were."""
         if scales is None:
             return
         if not np.array_equal(scales.ends, np.cumsum(self.plan.layout.sizes(group), dtype=np.int64)):
             raise WrongParametersError("the scales are of other tensors than the model's")
-        told = () if self.plan.caps is None else self.plan.caps.told
-        if group is not Group.CODED or not told:
+        caps = self.plan.caps
+        if group is not Group.CODED or caps is None:
+            return
+        self._check_told(scales, caps.told_scales)
+        told = caps.told
+        if not told:
             return
         above = np.flatnonzero(scales.exponents > np.array(told))
         if above.size:
             tensor, cap = self._coded[above[0]], 2.0 ** told[above[0]]
             raise BoundError(
                 f"the scale of {tensor} is {scales.values[above[0]]:g}; clients were told to send {cap:g} at most"
+            )
+
+    def _check_told(self, scales: TensorScales, told: tuple[int, ...]) -> None:
+        """Refuse a mask of noise in other scales than all clients were told."""
+        asked = zip(self._coded, told, scales.exponents.tolist(), strict=bool(told))
+        wrong = next(((name, e, found) for name, e, found in asked if found != e), None)
+        if wrong is not None:
+            name, e, found = wrong
+            raise WrongParametersError(
+                f"the scale of {name} is {2.0**found:g}; all clients of the round were told {2.0**e:g}"
             )
 
     def note(self, sender: int | str, weight: int) -> None:

@@ -157,9 +157,9 @@ class Aggregator:
         for group, opened in update.sections:
             if group is Group.CODED:
                 self.tally.add(opened)
-                scales = opened.tensor_scales()
-                if scales is not None:
-                    self.census.scales.append(scales.exponents)
+                wanted = opened.wanted_scales()
+                if wanted is not None:
+                    self.census.scales.append(wanted)
 
     def _fold(self, update: Update) -> None:
         weight = min(update.weight, self.sums.plan.max_weight)

@@ -6,6 +6,9 @@ clients as long as they are the majority. A cap at most doubles and at most halv
 in which they are not move it by little, and do not stop training either.
 
 All caps but those of weights are powers of two, written as exponents: 2^e.
+
+Where clients share one noise, what a round fixes is no cap of a tensor's scale but the scale itself: the median of
+what would have fitted the clients of the round before, under the same law.
 """
 
 from collections.abc import Sequence
@@ -14,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmrn.codecs.mask.scale import FitsUpdate
 from fedmrn.codecs.scales import exponents_of
 from fedmrn.errors import ConfigError
 from fedmrn.wire.layout import Group, Layout, TensorSpec
@@ -81,18 +85,32 @@ class Caps:
         return cls(None, (None,) * len(_tensors(layout, coded=True)), (None,) * len(_tensors(layout, coded=False)))
 
 
+@dataclass(frozen=True, slots=True)
+class TellsScales:
+    """What the server needs to tell the scales of a round's noise.
+
+    Attributes:
+        multiple: the scale that fits a tensor over the mean magnitude of its update.
+        most: the exponent of the largest scale that is taken.
+    """
+
+    multiple: float
+    most: int
+
+
 @dataclass(frozen=True)
 class RoundCaps:
     """The caps of one round; every partial sum of it has the same.
 
     Attributes:
         weight: what a client counts at most.
-        scales: exponents, for each coded tensor that is not empty.
+        scales: exponents, for each coded tensor that is not empty; of its scale itself where `tells`.
         values: the same for the other groups.
         learned: whether all caps of scales come from earlier rounds: then the sums need no more digits than they have.
         hold: whether side data is kept until the round closes, and clipped by its own median.
         first: whether whole updates are: then the other caps do not hold, and nobody is told of them.
         clipping: what caps are made by.
+        tells: whether all clients are told the scale of each coded tensor's noise, and choose none.
     """
 
     weight: int
@@ -102,37 +120,59 @@ class RoundCaps:
     hold: bool
     first: bool
     clipping: Clipping
+    tells: bool = False
 
     @classmethod
     def of(
-        cls, caps: Caps, clipping: Clipping, layout: Layout, shown: NDArray[np.float32], clients: int
+        cls,
+        caps: Caps,
+        clipping: Clipping,
+        layout: Layout,
+        shown: NDArray[np.float32],
+        clients: int,
+        told: TellsScales | None = None,
     ) -> "RoundCaps":
-        """Return the caps of a round with so many clients, who are shown this state."""
+        """Return the caps of a round with so many clients, who are shown this state; with `told`, scales."""
         first = _first(layout, shown, clipping.first)
         coded = len(caps.scales)
+        if told is not None:
+            first[:coded] = _first_scales(layout, told)
         known = zip((*caps.scales, *caps.values), first, strict=True)
         found = [b if a is None else min(max(a, b - _FAR), b + _FAR) for a, b in known]
         side = sum(t.size for t in layout.tensors if t.group is not Group.CODED)
         return cls(
             weight=clipping.first_weight if caps.weight is None else caps.weight,
-            scales=tuple(found[:coded]),
+            scales=tuple(found[:coded] if told is None else (min(e, told.most) for e in found[:coded])),
             values=tuple(found[coded:]),
-            learned=None not in caps.scales,
+            learned=told is not None or None not in caps.scales,
             hold=side * clients <= clipping.hold,
             first=caps.weight is None and layout.size * clients <= clipping.hold,
             clipping=clipping,
+            tells=told is not None,
         )
 
     @property
     def told(self) -> tuple[int, ...]:
-        """What clients are told of the scales that they may send."""
-        return () if self.first else self.scales
+        """What clients are told of the largest scales that they may send."""
+        return () if self.first or self.tells else self.scales
+
+    @property
+    def told_scales(self) -> tuple[int, ...]:
+        """What clients are told of the scales that they have to send."""
+        return self.scales if self.tells else ()
+
+    @property
+    def above(self) -> int:
+        """How many powers of two the next round's exponent of a scale lies above this round's median."""
+        return 0 if self.tells else self.clipping.scales
 
     def closed(self, census: "Census") -> "RoundCaps":
         """Return the caps of a round whose updates were kept, now that all are known."""
+        weight = census.weight(self.clipping)
+        if self.tells:
+            return replace(self, weight=weight, first=False)
         found = zip(self.scales, _medians(census.scales).tolist(), strict=bool(census.scales))
         scales = tuple(cap if median <= STILL else median + self.clipping.scales for cap, median in found)
-        weight = census.weight(self.clipping)
         return replace(self, weight=weight, scales=scales or self.scales, learned=True, first=False)
 
 
@@ -167,7 +207,7 @@ class Census:
             weight = min(max(weight, (before.weight + 1) // 2), 2 * before.weight)
         return Caps(
             weight,
-            _moved(before.scales, used.scales, _medians(self.scales), clipping.scales),
+            _moved(before.scales, used.scales, _medians(self.scales), used.above),
             _moved(before.values, used.values, _medians(self.values), clipping.values),
         )
 
@@ -208,6 +248,19 @@ def _first(layout: Layout, shown: NDArray[np.float32], times: float) -> list[int
     return [_possible(int(e)) for e in exponents_of(np.array([(x or middle) * times for x in largest]))]
 
 
+def _first_scales(layout: Layout, told: TellsScales) -> list[int]:
+    """Return the scales of coded tensors of whose updates nothing is known, from their fan-in.
+
+    That of a tensor is its size over its first axis, and of a vector (a bias) that of the tensor before it, its layer.
+    """
+    fans: list[int] = []
+    for t in _tensors(layout, coded=True):
+        vector = len(t.shape) < 2
+        fans.append(fans[-1] if vector and fans else t.size if vector else t.size // t.shape[0])
+    found: list[int] = FitsUpdate.exponents(_FIRST_MOVE / np.sqrt(np.array(fans, np.float64)), told.multiple).tolist()
+    return found
+
+
 def _possible(exponent: int) -> int:
     """Return the nearest exponent of a cap that clients can keep to: noise has no smaller scale."""
     return min(max(exponent, STILL), LARGEST_CAP)
@@ -216,5 +269,9 @@ def _possible(exponent: int) -> int:
 _FAR = 20
 """Powers of two that a cap may be away from the configured one: a first round in which most clients are hostile, and
 send next to nothing, does not hold training up for longer than it takes to come back from there."""
+_FIRST_MOVE = 0.125
+"""What the mean |u| of a tensor is taken for in a first round of told scales, times sqrt(fan-in): a quarter of the mean
+magnitude that torch gives a layer at first. What fits is within two powers of two of it on digits and Fashion-MNIST,
+and is known after that round."""
 _NOTHING = 0.125
 """The magnitude that stands for a model of zeros."""

@@ -17,7 +17,7 @@ from fedmrn.errors import (
 )
 from fedmrn.numerics.rng import derive_key
 from fedmrn.server.aggregate import Aggregator
-from fedmrn.server.caps import RoundCaps
+from fedmrn.server.caps import RoundCaps, TellsScales
 from fedmrn.server.carried import Carried
 from fedmrn.server.optimizer import Scaled
 from fedmrn.server.rules import Sees
@@ -26,6 +26,7 @@ from fedmrn.wire.frame import Frame, Kind, bytes_of
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import state_sections, templates
 from fedmrn.wire.terms import terms_section
+from fedmrn.wire.told import largest_scale
 
 if TYPE_CHECKING:
     from fedmrn.server.server import Server
@@ -59,12 +60,16 @@ class Round:
         codecs, layout = server.scheme.codecs_at(number), server.layout
         self._templates = templates(layout, codecs)
         self.caps: RoundCaps | None = None
+        coded = codecs[Group.CODED]
         if server.clipping is not None:
+            multiple = coded.told_multiple
+            told = None if multiple is None else TellsScales(multiple, largest_scale(coded, server.limits))
             self.caps = RoundCaps.of(
-                server.carried.known(layout), server.clipping, layout, self._shown, len(self._keys)
+                server.carried.known(layout), server.clipping, layout, self._shown, len(self._keys), told
             )
-        tells = self.caps is not None and layout.sizes(Group.CODED) and codecs[Group.CODED].sends_scales
-        self._terms = terms_section(server.scheme.terms, self.caps.told if self.caps and tells else ())
+        tells = self.caps is not None and layout.sizes(Group.CODED) and coded.sends_scales
+        told_terms = (self.caps.told, self.caps.told_scales) if self.caps and tells else ()
+        self._terms = terms_section(server.scheme.terms, *told_terms)
         self.aggregator = Aggregator(
             server.layout,
             self._templates,

@@ -49,8 +49,8 @@ class Scheme:
         coded = self.codecs.get(Group.CODED)
         if self.shared_key and coded is not None and coded.own_scales:
             raise ConfigError(
-                'scale = "auto" gives each client noise of its own scale, and noise_key = "round" one noise to all: '
-                'set scale to a number, or noise_key to "client"'
+                f"codec {coded.name} lets each client choose the scale of a noise that all share: "
+                "tell them one (codec told-scale), or give each a key of its own"
             )
 
     @property

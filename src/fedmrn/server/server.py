@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.errors import ConfigError, RoundOrderError
+from fedmrn.server.calibration import Calibration
 from fedmrn.server.caps import Clipping
 from fedmrn.server.carried import Carried
 from fedmrn.server.round import Round
@@ -44,7 +45,8 @@ class Server:
 
     Raises:
         ConfigError: if the state or the moments are not of the layout's shape, the state is not finite, has a negative
-            variance or is not one of the scheme's rule, or the secret, the run's id or the round's number cannot be.
+            variance or is not one of the scheme's rule, the secret, the run's id or the round's number cannot be, or
+            clipping is off where it is what scales are learned by.
     """
 
     def __init__(
@@ -73,6 +75,11 @@ class Server:
         self.layout, self.scheme = layout, scheme
         self.secret, self.run, self.limits, self.threads = secret, run, limits, threads
         self.clipping = clipping
+        if clipping is None and scheme.codecs[Group.CODED].told_multiple is not None:
+            raise ConfigError(
+                'scale = "auto" with noise_key = "round" learns scales as clipping does: leave clipping on, '
+                "or set scale to a number"
+            )
         self.carried = carried = Carried.at_start(layout, scheme) if carried is None else carried
         shape, moments = (scheme.optimizer.slots, layout.trainable), carried.moments
         if moments.shape != shape or moments.dtype != np.float32:
@@ -141,6 +148,18 @@ class Server:
         begun = Round(self, round, [_named(c) for c in clients])
         self._begun, self.asked = begun, begun.clients
         return begun
+
+    def calibrate(self, clients: Iterable[int | str]) -> Calibration:
+        """Begin to ask these clients for the statistics of the newest model; see `fedmrn.server.calibration`.
+
+        Raises:
+            ConfigError, RoundOrderError: as for `Calibration`.
+        """
+        return Calibration(self, [_named(client) for client in clients])
+
+    def take_statistics(self, state: NDArray[np.float32]) -> None:
+        """Go on from the same state with other statistics; called by `Calibration.finish`."""
+        self._keep(state)
 
     def is_current(self, round: Round) -> bool:
         """Whether this is the round begun last, and not finished: the state is what its clients were shown."""

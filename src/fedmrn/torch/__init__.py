@@ -1,7 +1,9 @@
 """Clients in PyTorch: flat parameters, local rules as optimiser wrappers, the training loop, evaluation."""
 
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from types import EllipsisType
+from typing import Any
 
 from fedmrn.extras import explained
 
@@ -12,13 +14,17 @@ except ModuleNotFoundError as error:
 
 from fedmrn.errors import MalformedFrameError
 from fedmrn.methods import MASKED, Accept, check_consent
+from fedmrn.torch.calibration import Forward, calibrate, samples_in
 from fedmrn.torch.loop import LocalData, Training, evaluate, train, train_client
 from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
+from fedmrn.torch.modules import unwrapped
 from fedmrn.torch.rules.base import F32, LocalRule
 from fedmrn.torch.rules.masked_noise import MaskedTraining
 from fedmrn.torch.rules.steps import Optimizers
+from fedmrn.torch.selection import Selection
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits
 from fedmrn.wire.messages import read_model
+from fedmrn.wire.statistics import statistics_frame
 from fedmrn.wire.terms import read_terms
 
 
@@ -48,8 +54,8 @@ def attach(
     More in `fedmrn.torch.rules.base` and in docs/recipes.md.
 
     Args:
-        model: any module; it is set to the broadcast's state. Where it is a DDP model, all its processes attach, train
-            and finish alike, and get one frame.
+        model: any module; it is set to the broadcast's state. It may be wrapped by `torch.compile`, DataParallel or
+            DistributedDataParallel; all processes of the last attach, train and finish alike, and get one frame.
         optimizer: over this model's parameters: any of torch's but LBFGS, ASGD and SparseAdam, or one of the same kind.
             A list where a model has several; their wrappers are then in `optimizers`, in that order.
         broadcast: what the server sent.
@@ -100,10 +106,10 @@ def load_model(
 ) -> None:
     """Set a model to the one that the server sent for evaluation.
 
-    A frame that is refused has not changed it. Frozen parameters and counters do not travel, and stay.
+    A frame that is refused has not changed it. What does not travel (frozen parameters, other buffers) stays.
 
     Args:
-        model: any module, of the server's layout.
+        model: any module of the server's layout; wrapped, as for `attach`, or not.
         frame: of kind model, as bytes or parsed.
         choose, variances: as for `ModelLayout.of`, and as on the server.
         limits: of the frame's bytes and sections.
@@ -117,17 +123,59 @@ def load_model(
     view.write(read_model(parsed, view.layout))
 
 
+def answer_calibration(
+    model: nn.Module,
+    frame: Frame | bytes,
+    batches: Iterable[Any],
+    *,
+    weight: int | None = None,
+    forward: Forward | None = None,
+    choose: Choose = default_choice,
+    variances: Variances = (),
+    limits: Limits = DEFAULT_LIMITS,
+) -> Frame:
+    """Set a model to the one that the server sent to calibrate, and return its statistics on these samples.
+
+    Args:
+        model, frame, choose, variances, limits: as for `load_model`; the frame of a model is the same.
+        batches, forward: as for `calibrate`: of samples that the client trains on.
+        weight: of this client in the mean, a positive integer; by default the samples in the batches.
+
+    Raises:
+        UsageError, EncodeError: as `calibrate`.
+        FrameError: as `load_model`.
+    """
+    parsed = frame if isinstance(frame, Frame) else Frame.from_bytes(frame, kind=Kind.MODEL, limits=limits)
+    load_model(model, parsed, choose=choose, variances=variances)
+    samples = 0
+
+    def counted() -> Iterator[Any]:
+        nonlocal samples
+        for batch in batches:
+            samples += samples_in(batch)
+            yield batch
+
+    calibrate(model, counted() if weight is None else batches, forward=forward)
+    view = ModelLayout.of(model, choose, variances)
+    values = view.read()[view.layout.trainable :]
+    return statistics_frame(parsed, view.layout, values, weight=max(samples, 1) if weight is None else weight)
+
+
 __all__ = [
     "LocalData",
     "LocalRule",
     "MaskedTraining",
     "ModelLayout",
+    "Selection",
     "Training",
+    "answer_calibration",
     "attach",
+    "calibrate",
     "default_choice",
     "evaluate",
     "load_model",
     "local_rule",
     "train",
     "train_client",
+    "unwrapped",
 ]

@@ -4,6 +4,10 @@ When torch renames one of them, what uses it would be wrong without a word (a ho
 the cause. So they stand here only, and `tests/unit/torch/test_internals.py` checks what each of them does.
 """
 
+import sys
+from collections.abc import Mapping
+from operator import attrgetter
+
 import torch
 from torch import Tensor, nn
 from torch.optim import optimizer as optim
@@ -31,6 +35,28 @@ def added(tensors: list[Tensor], more: list[Tensor], alpha: float) -> list[Tenso
     return list(torch._foreach_add(tensors, more, alpha=alpha))  # noqa: SLF001
 
 
-def version(tensor: Tensor) -> int:
-    """Return how often a tensor was changed in place, but for changes through its `data`."""
-    return tensor._version  # noqa: SLF001
+def compiled_from(module: nn.Module) -> nn.Module | None:
+    """Return the module that `torch.compile` made this one from, or None if it is no such wrapper."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # a second to import, and loaded by whoever compiles
+    if dynamo is None or not isinstance(module, dynamo.OptimizedModule):
+        return None
+    inner: nn.Module = module._orig_mod  # noqa: SLF001
+    return inner
+
+
+version: "attrgetter[int]" = attrgetter("_version")
+"""How often a tensor was written to in place, but by `.data`; there is none for tensors made in inference mode."""
+
+children: "attrgetter[Mapping[str, nn.Module | None]]" = attrgetter("_modules")
+"""A module's children by name, the same one under two names too, which `named_children` leaves out."""
+
+parameters: "attrgetter[Mapping[str, nn.Parameter | None]]" = attrgetter("_parameters")
+"""A module's own parameters; `parameters()` takes twenty times as long."""
+
+buffers: "attrgetter[Mapping[str, Tensor | None]]" = attrgetter("_buffers")
+"""A module's own buffers."""
+
+
+def is_made_of_others(tensor: Tensor) -> bool:
+    """Return whether a tensor is a class over other tensors, such as a quantised or a sharded one."""
+    return torch.utils._python_dispatch.is_traceable_wrapper_subclass(tensor)  # noqa: SLF001

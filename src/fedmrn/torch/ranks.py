@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from fedmrn.torch.internals import compiled_from
 from fedmrn.wire.frame import Frame
 
 
@@ -20,8 +21,9 @@ class Ranks:
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        wrapped = next((m for m in _layers(model) if isinstance(m, DistributedDataParallel)), None)
-        self._group = None if wrapped is None else wrapped.process_group
+        while (inside := compiled_from(model)) is not None:
+            model = inside
+        self._group = model.process_group if isinstance(model, DistributedDataParallel) else None
         self._device = device
 
     def first_key(self, key: int) -> int:
@@ -50,13 +52,3 @@ class Ranks:
             body = torch.empty(int(size), dtype=torch.uint8, device=self._device)
         dist.broadcast(body, group=self._group, group_src=0)
         return body.cpu().numpy().tobytes()
-
-
-def _layers(model: nn.Module) -> Iterable[nn.Module]:
-    """Yield a model and what its wrappers wrap: compilation may lie over DDP."""
-    while True:
-        yield model
-        inner = getattr(model, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            return
-        model = inner

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import frexp
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,8 @@ from fedmrn.numerics.bits import packed_size
 from fedmrn.whole import whole
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Role, Section
 from fedmrn.wire.layout import Group, Layout
-from fedmrn.wire.terms import LARGEST_CAP, LEAST_CAP, read_caps, read_terms
+from fedmrn.wire.terms import read_terms
+from fedmrn.wire.told import scales_to_keep, told_caps, told_scales
 from fedmrn.wire.variance import fault_of
 
 _RAW = Raw()
@@ -111,13 +111,18 @@ def _check_kind(frame: Frame, layout: Layout, kind: Kind) -> None:
     if frame.kind is not kind:
         raise WrongKindError(f"a frame of kind {kind.name.lower()} was expected, got {frame.kind.name.lower()}")
     if frame.layout_digest != layout.digest:
-        raise WrongLayoutError(f"the {kind.name.lower()} is for a model with other tensors than this one")
+        own = f", which has {len(layout.tensors)} from {layout.tensors[0].name} on" if layout.tensors else ""
+        raise WrongLayoutError(
+            f"the {kind.name.lower()} is for a model with other tensors than this one{own}: names, shapes and "
+            "choose=... must be the same as the server's"
+        )
 
 
 def _check_broadcast(frame: Frame, layout: Layout) -> None:
     _check_kind(frame, layout, Kind.BROADCAST)
     read_terms(frame)
     told_caps(frame, layout)
+    told_scales(frame, layout)
 
 
 def check_templates(broadcast: Frame, layout: Layout) -> None:
@@ -180,26 +185,6 @@ def _read_values(frame: Frame, layout: Layout) -> NDArray[np.float32]:
     return state
 
 
-def told_caps(broadcast: Frame, layout: Layout) -> tuple[int, ...]:
-    """Return the exponents of the largest scale of each coded tensor that is not empty; none where none is told.
-
-    Raises:
-        MalformedFrameError: they are not as many as the model has tensors.
-        FrameError: as `fedmrn.wire.terms.read_caps`.
-    """
-    caps, tensors = read_caps(broadcast), len(layout.sizes(Group.CODED))
-    if caps and len(caps) != tensors:
-        raise MalformedFrameError(f"the broadcast tells {len(caps)} caps, and the model has {tensors} coded tensors")
-    return caps
-
-
-def _caps(codec: Codec, told: tuple[int, ...], tensors: int, limits: Limits) -> tuple[int, ...]:
-    """Return the exponents of the largest scales to send: those told, and none whose values are beyond the limits."""
-    most = frexp(limits.largest / codec.bound_of_scale(1.0))[1] - 1
-    most = min(max(most, LEAST_CAP), LARGEST_CAP)
-    return tuple(min(cap, most) for cap in told or (most,) * tensors)
-
-
 def encode_update(
     broadcast: Frame,
     layout: Layout,
@@ -257,7 +242,7 @@ def encode_update(
             check_finite(part)
             part = codec.fitted(part, limits.max_value)
         elif codec.sends_scales:
-            keys = replace(keys, caps=_caps(codec, told_caps(broadcast, layout), len(keys.sizes), limits))
+            keys = scales_to_keep(broadcast, layout, codec, keys, limits)
         body = codec.encode(part, keys)
         sections.append(Section(t.codec, Role.UPDATE, t.group, t.count, t.params, body))
     return Frame(

@@ -4,8 +4,9 @@ The section has role TERMS, codec 0, group CODED and one byte of parameters, the
 term, in increasing order of tags: u16 tag, u32 length of the value, the value. Terms at their default are not written,
 and where none is left there is no section. A reader refuses a tag that it does not know: terms are not advice.
 
-One term is not a setting, but changes from round to round: the *caps*, for each coded tensor that is not empty the
-exponent of the largest scale 2^e that its update may have, one signed byte each. Its tag is 32.
+Two terms are no settings, but change from round to round; each has one signed byte for each coded tensor that is not
+empty. Tag 32, the *caps*: the exponent of the largest scale 2^e that an update may have. Tag 33, the *scales*: that of
+the scale which the round's noise has.
 """
 
 import struct
@@ -16,6 +17,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from fedmrn.codecs.mask.scale import LARGEST_EXPONENT, SMALLEST_EXPONENT
 from fedmrn.errors import (
     BoundError,
     ConfigError,
@@ -32,9 +34,23 @@ from fedmrn.wire.layout import Group
 _VERSION = 1
 _RECORD = struct.Struct("<HI")
 _DOUBLE, _SWITCH = struct.Struct("<d"), struct.Struct("<B")
-_CAPS = 32
 LEAST_CAP, LARGEST_CAP = -126, 127
 """The exponents that a cap can have: 2^e is a normal float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exponents:
+    """A term of one exponent a tensor: its tag, what one is called, and the range of 2^e."""
+
+    tag: int
+    name: str
+    least: int
+    largest: int
+
+
+_CAPS = Exponents(32, "cap", LEAST_CAP, LARGEST_CAP)
+_SCALES = Exponents(33, "scale", SMALLEST_EXPONENT, LARGEST_EXPONENT)
+_A_TENSOR = {_CAPS.tag, _SCALES.tag}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,24 +120,30 @@ def check_terms(terms: Mapping[str, float]) -> None:
             raise ConfigError(f"{name} = {shown(value)} cannot be told to clients: it is {TERMS[name].words}")
 
 
-def terms_section(terms: Mapping[str, float], caps: Sequence[int] = ()) -> tuple[Section, ...]:
+def terms_section(
+    terms: Mapping[str, float], caps: Sequence[int] = (), scales: Sequence[int] = ()
+) -> tuple[Section, ...]:
     """Return the section that tells these terms: none where there are none.
 
     Args:
         terms: settings by name.
         caps: exponents of the largest scale of each coded tensor that is not empty; none where they are not told.
+        scales: exponents of the scale that the noise of each has; none where they are not told.
 
     Raises:
-        ConfigError: as `check_terms`, or a cap is out of its range.
+        ConfigError: as `check_terms`, or a cap or a scale is out of its range.
     """
     check_terms(terms)
     records = []
     for term in sorted((TERMS[name] for name in terms), key=lambda term: term.tag):
         records.append((term.tag, term.form.pack(term.kind(terms[term.name]))))
-    if caps:
-        if not all(LEAST_CAP <= cap <= LARGEST_CAP for cap in caps):
-            raise ConfigError(f"a cap is 2^{LEAST_CAP} to 2^{LARGEST_CAP}, got exponents {min(caps)} to {max(caps)}")
-        records.append((_CAPS, np.array(caps, np.int8).tobytes()))
+    for kind, values in ((_CAPS, caps), (_SCALES, scales)):
+        if not all(kind.least <= e <= kind.largest for e in values):
+            raise ConfigError(
+                f"a {kind.name} is 2^{kind.least} to 2^{kind.largest}, got exponents {min(values)} to {max(values)}"
+            )
+        if values:
+            records.append((kind.tag, np.array(values, np.int8).tobytes()))
     if not records:
         return ()
     body = b"".join(_RECORD.pack(tag, len(data)) + data for tag, data in records)
@@ -138,7 +160,7 @@ def read_terms(broadcast: Frame) -> dict[str, float]:
         MalformedFrameError: records are out of order, repeated, cut, of another length than their term's, or not
             as many as the section says; or the section's header is not that of terms.
     """
-    return {_BY_TAG[tag].name: _value(_BY_TAG[tag], data) for tag, data in _checked(broadcast) if tag != _CAPS}
+    return {_BY_TAG[tag].name: _value(_BY_TAG[tag], data) for tag, data in _checked(broadcast) if tag in _BY_TAG}
 
 
 def read_caps(broadcast: Frame) -> tuple[int, ...]:
@@ -148,15 +170,30 @@ def read_caps(broadcast: Frame) -> tuple[int, ...]:
         BoundError: a cap is not a normal float32.
         FrameError: as `read_terms`.
     """
-    found = next((data for tag, data in _checked(broadcast) if tag == _CAPS), None)
-    if found is None:
+    return _exponents(broadcast, _CAPS)
+
+
+def read_scales(broadcast: Frame) -> tuple[int, ...]:
+    """Return the exponents of the scales that a broadcast tells, one for each coded tensor that is not empty; or none.
+
+    Raises:
+        BoundError: a scale is not from 2^-80 to 2^80.
+        FrameError: as `read_terms`.
+    """
+    return _exponents(broadcast, _SCALES)
+
+
+def _exponents(broadcast: Frame, kind: Exponents) -> tuple[int, ...]:
+    data = next((data for tag, data in _checked(broadcast) if tag == kind.tag), None)
+    if data is None:
         return ()
-    caps: list[int] = np.frombuffer(found, np.int8).tolist()
-    if not caps:
-        raise MalformedFrameError("the term of caps is empty")
-    if min(caps) < LEAST_CAP:
-        raise BoundError(f"a cap of 2^{min(caps)} is told; 2^{LEAST_CAP} to 2^{LARGEST_CAP} is accepted")
-    return tuple(caps)
+    found: list[int] = np.frombuffer(data, np.int8).tolist()
+    if not found:
+        raise MalformedFrameError(f"the term of {kind.name}s is empty")
+    wrong = next((e for e in found if not kind.least <= e <= kind.largest), None)
+    if wrong is not None:
+        raise BoundError(f"a {kind.name} of 2^{wrong} is told; 2^{kind.least} to 2^{kind.largest} is accepted")
+    return tuple(found)
 
 
 def _checked(broadcast: Frame) -> list[tuple[int, memoryview]]:
@@ -175,7 +212,7 @@ def _checked(broadcast: Frame) -> list[tuple[int, memoryview]]:
         if tag <= last:
             raise MalformedFrameError(f"term {tag} follows term {last}: tags must increase")
         last = tag
-        if tag != _CAPS and tag not in _BY_TAG:
+        if tag not in _A_TENSOR and tag not in _BY_TAG:
             raise UnknownTermError(f"the broadcast sets term {tag}, which this version does not know: update fedmrn")
         found.append((tag, data))
     if not found or len(found) != section.count:

@@ -27,7 +27,11 @@ LAYOUT = Layout.of(
     ]
 )
 LEAN = Layout.of([TensorSpec("w", (40,), Group.CODED)])
-_OPTIONS = {"fedmrn-post": {"coding": "entropy"}, "fedmrn-no-pm": {"coding": "entropy", "scale": "auto"}}
+_OPTIONS = {
+    "fedmrn-post": {"coding": "entropy"},
+    "fedmrn-no-pm": {"coding": "entropy"},
+    "fedmrn-no-sm": {"noise_key": "round"},
+}
 _AT_BODY = 12  # of a section's header: where the length of its body lies
 
 

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from fedmrn import codecs
-from fedmrn.codecs import CodedMask, EncodeKeys, Float16, Levels, MaskedNoise, OwnScale, codec_from, mask
+from fedmrn.codecs import CodedMask, EncodeKeys, Float16, Levels, MaskedNoise, OwnScale, ToldScale, codec_from, mask
 from fedmrn.errors import FrameError
 from fedmrn.methods import METHODS
 from fedmrn.numerics import bits
@@ -58,7 +58,15 @@ def _seeds() -> list[bytes]:
     used = [codec for row in METHODS.values() for codec in row.scheme().codecs.values()]
     known = {(codec.id, codec.params()): codec for codec in used}
     own = MaskedNoise(NoiseSpec(Law.GAUSSIAN, 1.0), MaskType.SIGNED)
-    more = (Float16(), Levels(127, 64), CodedMask(masked), OwnScale(own), OwnScale(CodedMask(own)))
+    more = (
+        Float16(),
+        Levels(127, 64),
+        CodedMask(masked),
+        masked,
+        OwnScale(CodedMask(own)),
+        ToldScale(own),
+        ToldScale(CodedMask(own)),
+    )
     known |= {(codec.id, codec.params()): codec for codec in more}
     inputs = []
     for codec in known.values():

@@ -17,7 +17,7 @@ from fedmrn.federation.simulation import simulate
 from fedmrn.methods import method
 from fedmrn.numerics.rng import Stream
 from fedmrn.server import Round, Server
-from fedmrn.torch import LocalRule, ModelLayout, evaluate
+from fedmrn.torch import LocalRule, ModelLayout, Selection, evaluate
 from fedmrn.wire.frame import Frame, Kind
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import plain
@@ -272,7 +272,8 @@ class TestWeights:
     ) -> None:
         tape = Tape(monkeypatch)
         before = ModelLayout.of(small_model()).read().astype(np.float64)
-        (result,) = run(federation("fedavg", rounds=1, by_batches=by_batches))
+        # Statistics of training's last batches: their changes are small, so that rounding is of the state's size.
+        (result,) = run(federation("fedavg", rounds=1, by_batches=by_batches, statistics=0))
         weights = [-(-SIZES[c] // 4) if by_batches else SIZES[c] for c in result.clients]
         assert max(weights) <= 4 * sorted(weights)[1]  # all count in full
         updates = np.array(
@@ -420,3 +421,48 @@ class TestThreads:
 def test_an_unknown_optimizer_is_refused() -> None:
     with pytest.raises(ConfigError, match="optimizer 'adm' does not exist; did you mean 'adam'"):
         federation(optimizer="adm")
+
+
+class Moving(nn.Module):
+    """A buffer and a frozen layer that each forward changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small_model()
+        self.teacher = nn.Linear(1, 1, bias=False).requires_grad_(False)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen += 1
+            with torch.no_grad():
+                self.teacher.weight += 1
+        return self.inner(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("field", ["statistics", "local"])
+def test_a_federation_with_a_choice_of_tensors(field: str) -> None:
+    """Chosen as statistics they are averaged over clients; left local, each client starts from those of the model."""
+    names, model = ["seen", "teacher.weight"], Moving()
+    with torch.no_grad():
+        model.teacher.weight.fill_(5)
+    choose = Selection(**{field: names})
+    setting = federation("fedavg", rounds=2, choose=choose)
+    view = ModelLayout.of(model, choose)
+    assert all((name in view.layout.slices) == (field == "statistics") for name in names)
+    start = []
+    forward = model.forward
+
+    def noted(x: Tensor) -> Tensor:
+        if model.training:
+            start.append((float(model.seen), float(model.teacher.weight)))
+        return forward(x)
+
+    model.forward = noted  # type: ignore[method-assign]
+    *_, last = simulate(setting, model, view.read())
+    if field == "local":
+        assert start.count((0, 5)) == 2 * setting.clients_per_round
+        return
+    seen, teacher = (float(last.state[view.layout.slices[name]][0]) for name in names)
+    assert seen >= 2  # a step or more a round
+    assert teacher >= 5 + 2

@@ -20,7 +20,7 @@ from fedmrn.flower import FedMRN, records
 from fedmrn.methods import METHODS
 from fedmrn.server import Server
 from fedmrn.server.optimizer import Momentum, Scaled
-from fedmrn.torch import ModelLayout
+from fedmrn.torch import ModelLayout, unwrapped
 from fedmrn.wire.frame import HEADER_SIZE, SECTION_SIZE
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 from fedmrn.wire.messages import encode_update
@@ -464,6 +464,20 @@ def test_a_server_without_torch_gives_the_layout() -> None:
             plan.begin(wrong)
     with pytest.raises(ConfigError, match="call start"):
         FedMRN(layout).model(1)
+
+
+def test_a_start_of_float16_and_names_of_a_wrapper() -> None:
+    model = nn.Linear(3, 2)
+    layout = ModelLayout.of(model).layout
+    plan = FedMRN(layout)
+    plan.begin(ArrayRecord({name: value.half() for name, value in model.state_dict().items()}))
+    after = plan.model(0)
+    assert after["weight"].dtype == "float32"
+    assert (after["weight"].numpy() == model.weight.detach().half().float().numpy()).all()
+    for wrapped in (torch.compile(model, backend="eager"), nn.DataParallel(model)):
+        with pytest.raises(ConfigError, match=r"weight is there by the name of a wrapper .*unwrapped\(model\)"):
+            plan.begin(ArrayRecord(wrapped.state_dict()))
+        plan.begin(ArrayRecord(unwrapped(wrapped).state_dict()))
 
 
 def test_a_wrong_method_or_option_is_told() -> None:

@@ -22,6 +22,7 @@ from fedmrn.codecs import (
     Sparse,
     Support,
     Ternary,
+    ToldScale,
 )
 from fedmrn.errors import (
     ConfigError,
@@ -133,6 +134,8 @@ CODES: list[tuple[Codec, set[str]]] = [
     (CodedMask(SIGNED, 2), {"fedmrn-s"}),
     (OwnScale(UNIT), {"fedmrn", "fedmrn-no-pm", "fedmrn-no-sm", "fedmrn-post"}),
     (OwnScale(CodedMask(UNIT)), {"fedmrn", "fedmrn-no-pm", "fedmrn-no-sm", "fedmrn-post"}),
+    (ToldScale(UNIT), {"fedmrn", "fedmrn-no-pm", "fedmrn-no-sm", "fedmrn-post"}),
+    (ToldScale(CodedMask(UNIT)), {"fedmrn", "fedmrn-no-pm", "fedmrn-no-sm", "fedmrn-post"}),
     (RandomCode(BINARY), {"fedmrn-mrc"}),
     (RandomCode(SIGNED, 3, 2), {"fedmrn-s-mrc"}),
     (OwnScale(RandomCode(UNIT)), {"fedmrn-mrc"}),

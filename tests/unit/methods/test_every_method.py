@@ -102,7 +102,7 @@ def test_masks_that_shrink_run_through_bytes() -> None:
     layout = Layout.of([TensorSpec("w", (40, 50), Group.CODED), TensorSpec("b", (40,), Group.CODED)])
     states, lengths = [], []
     for coding in ("raw", "entropy"):
-        server = start("fedmrn", layout, coding=coding)
+        server = start("fedmrn", layout, coding=coding, scale=0.01)
         vectors = {c: noisy(layout.size, i, 0.0005) for i, c in enumerate(CLIENTS)}
         round_ = server.begin(1, CLIENTS)
         frames = [

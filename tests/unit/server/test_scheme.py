@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedmrn.codecs import CodedMask, Float16, Levels, MaskedNoise, RandomCode, Raw, Sparse
+from fedmrn.codecs import CodedMask, Float16, Levels, MaskedNoise, OwnScale, RandomCode, Raw, Sparse
 from fedmrn.errors import ConfigError
 from fedmrn.methods import METHODS, method
 from fedmrn.methods.method import SIDE
@@ -30,11 +30,19 @@ def test_each_row(name: str) -> None:
     assert scheme.codecs[Group.DENSE] == scheme.codecs[Group.STATS] == Raw()
 
 
+@pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.masked])
+def test_a_user_who_says_no_scale_gets_one_that_fits(name: str) -> None:
+    row = method(name)
+    assert row.defaults["scale"] == "auto"
+    assert isinstance(row.scheme().codecs[Group.CODED], OwnScale)
+    assert row.scheme().codecs == row.scheme({"scale": "auto"}).codecs
+
+
 def test_published_scales() -> None:
     binary = MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY)
     signed = MaskedNoise(NoiseSpec(Law.UNIFORM, 0.005), MaskType.SIGNED)
-    assert method("fedmrn").scheme().codecs[Group.CODED] == binary
-    assert method("fedmrn-s").scheme().codecs[Group.CODED] == signed
+    assert method("fedmrn").scheme({"scale": 0.01}).codecs[Group.CODED] == binary
+    assert method("fedmrn-s").scheme({"scale": 0.005}).codecs[Group.CODED] == signed
     assert method("fedavg").scheme().codecs[Group.CODED] == Raw()
 
 
@@ -50,12 +58,12 @@ def test_noise_options() -> None:
 def test_how_the_bits_of_a_mask_travel() -> None:
     binary = MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY)
     signed = MaskedNoise(NoiseSpec(Law.GAUSSIAN, 0.25), MaskType.SIGNED)
-    assert method("fedmrn").scheme({"coding": "raw"}).codecs[Group.CODED] == binary
-    assert method("fedmrn").scheme({"coding": "entropy"}).codecs[Group.CODED] == CodedMask(binary)
+    assert method("fedmrn").scheme({"scale": 0.01, "coding": "raw"}).codecs[Group.CODED] == binary
+    assert method("fedmrn").scheme({"scale": 0.01, "coding": "entropy"}).codecs[Group.CODED] == CodedMask(binary)
     own = {"noise": "gaussian", "scale": 0.25}
     assert method("fedmrn-s").scheme({**own, "coding": "entropy"}).codecs[Group.CODED] == CodedMask(signed)
     for name in ("fedmrn-no-pm", "fedmrn-no-sm", "fedmrn-post"):
-        found = method(name).scheme({"coding": "entropy"}).codecs[Group.CODED]
+        found = method(name).scheme({"scale": 0.01, "coding": "entropy"}).codecs[Group.CODED]
         assert isinstance(found, CodedMask)
         assert found.params() == CodedMask(binary).params()
     with pytest.raises(ConfigError, match="coding 'entopy' does not exist; did you mean 'entropy'"):
@@ -67,8 +75,8 @@ def test_the_rows_of_random_codes() -> None:
     signed = MaskedNoise(NoiseSpec(Law.UNIFORM, 0.005), MaskType.SIGNED)
     assert [method(name).id for name in ("fedmrn-mrc", "fedmrn-s-mrc")] == [23, 24]
     assert [method(name).like for name in ("fedmrn-mrc", "fedmrn-s-mrc")] == ["fedmrn", "fedmrn-s"]
-    assert method("fedmrn-mrc").scheme().codecs[Group.CODED] == RandomCode(binary, 16, 8, 1.125)
-    assert method("fedmrn-s-mrc").scheme().codecs[Group.CODED] == RandomCode(signed, 16, 8, 1.125)
+    assert method("fedmrn-mrc").scheme({"scale": 0.01}).codecs[Group.CODED] == RandomCode(binary, 16, 8, 1.125)
+    assert method("fedmrn-s-mrc").scheme({"scale": 0.005}).codecs[Group.CODED] == RandomCode(signed, 16, 8, 1.125)
     options = {"noise": "bernoulli", "scale": 0.25, "buckets": 3, "log2_states": 5, "rate": 2}
     inner = MaskedNoise(NoiseSpec(Law.BERNOULLI, 0.25), MaskType.BINARY)
     assert method("fedmrn-mrc").scheme(options).codecs[Group.CODED] == RandomCode(inner, 3, 5, 2.0)

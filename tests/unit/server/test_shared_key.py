@@ -7,6 +7,7 @@ import pytest
 from core_examples import CLIENTS, LAYOUT, SECRET, noisy
 
 import oracle
+from fedmrn.codecs import ToldScale
 from fedmrn.errors import ConfigError, DuplicateFrameError, LimitError, WrongKeyError, WrongRoundError
 from fedmrn.methods import METHODS, method
 from fedmrn.numerics.masking import MaskType, probability
@@ -23,8 +24,8 @@ RUN = "00" * 16
 ROWS = [name for name, row in METHODS.items() if "noise_key" in row.options]
 
 
-def _server(name: str = "fedmrn", secret: bytes = SECRET, **options: object) -> Server:
-    scheme = method(name).scheme({"noise_key": "round", **options})
+def _server(name: str = "fedmrn", secret: bytes = SECRET, *, scale: float | str = 0.01, **options: object) -> Server:
+    scheme = method(name).scheme({"noise_key": "round", "scale": scale, **options})
     return Server(LAYOUT, scheme, noisy(LAYOUT.size, 1, 1.0), secret, run=bytes(16))
 
 
@@ -47,6 +48,7 @@ def test_the_rows_that_have_the_option() -> None:
     for name in ROWS:
         assert not method(name).scheme().shared_key
         assert method(name).scheme({"noise_key": "client"}) == method(name).scheme()
+        assert isinstance(method(name).scheme({"noise_key": "round"}).codecs[Group.CODED], ToldScale)
         assert method(name).scheme({"noise_key": "round"}).shared_key
     assert not any(row.scheme().shared_key for row in METHODS.values())
     with pytest.raises(ConfigError, match="noise_key 'rounds' does not exist; did you mean 'round'"):
@@ -148,7 +150,9 @@ def test_a_frame_of_another_round_or_key_is_refused() -> None:
     data = bytearray(_answer(first, "ann", noisy(LAYOUT.size, 1)))
     with pytest.raises(WrongRoundError):
         second.add("ann", bytes(data))
-    own = Server(LAYOUT, method("fedmrn").scheme(), noisy(LAYOUT.size, 1, 1.0), SECRET, run=bytes(16)).begin(1, CLIENTS)
+    own = Server(
+        LAYOUT, method("fedmrn").scheme({"scale": 0.01}), noisy(LAYOUT.size, 1, 1.0), SECRET, run=bytes(16)
+    ).begin(1, CLIENTS)
     for round_, other in ((first, own), (own, first)):
         with pytest.raises(WrongKeyError):
             round_.add("ann", _answer(other, "ann", noisy(LAYOUT.size, 1)))

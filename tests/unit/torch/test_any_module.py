@@ -62,11 +62,12 @@ def test_describe_accounts_for_every_tensor(specimen: Specimen) -> None:
     coded = [t for t in view.layout.tensors if t.group is Group.CODED]
     assert f"coded: {sum(t.size for t in coded):,} values in {len(coded)} tensors" in text
     others = [t.name for t in view.layout.tensors if t.group is not Group.CODED]
-    for name in (*others, *view.frozen, *view.counters):
+    for name in (*others, *view.frozen, *view.local, *view.counters):
         assert name in text
     left = {n for n, p in model.named_parameters() if not p.requires_grad}
     left |= {n for n, b in model.named_buffers() if not b.is_floating_point()}
     assert {*view.frozen, *view.counters} == left
+    assert view.local == ()
 
 
 @every_model

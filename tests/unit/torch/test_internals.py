@@ -7,7 +7,18 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from fedmrn.torch.internals import ANY_BATCH_NORM, added, has_hooks, is_persistent
+from fedmrn.torch.internals import (
+    ANY_BATCH_NORM,
+    added,
+    buffers,
+    children,
+    compiled_from,
+    has_hooks,
+    is_made_of_others,
+    is_persistent,
+    parameters,
+    version,
+)
 
 NORMS = [
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.LazyBatchNorm1d, nn.LazyBatchNorm2d),
@@ -71,3 +82,43 @@ def test_several_tensors_are_added_as_sgd_does() -> None:
     torch.optim.SGD(parameters, lr=0.3, foreach=True).step()
     for found, p in zip(added(values, gradients, -0.3), parameters, strict=True):
         assert torch.equal(found, p.detach())
+
+
+def test_what_was_compiled() -> None:
+    module = nn.Linear(2, 2)
+    assert compiled_from(module) is None
+    assert compiled_from(torch.compile(module, backend="eager")) is module  # type: ignore[arg-type]
+    module.compile(backend="eager")
+    assert compiled_from(module) is None
+
+
+def test_what_a_module_holds_under_every_name() -> None:
+    module = nn.Module()
+    module.one = module.two = nn.ReLU()
+    module.weight = module.again = nn.Parameter(torch.zeros(1))
+    module.register_buffer("table", torch.zeros(1))
+    module.register_buffer("later", None)
+    assert dict(children(module)) == {"one": module.one, "two": module.one}
+    assert dict(parameters(module)) == {"weight": module.weight, "again": module.weight}
+    assert dict(buffers(module)) == {"table": module.table, "later": None}
+
+
+def test_writes_are_counted() -> None:
+    x = nn.Parameter(torch.zeros(3))
+    seen = version(x)
+    with torch.no_grad():
+        x[0] = 1
+    assert version(x) > seen
+    seen = version(x)
+    x.data[1] = 1
+    assert version(x) == seen, "the guard may then look at versions alone, at the end of training too"
+    with torch.inference_mode():
+        made = torch.zeros(3)
+    assert made.is_inference()
+    with pytest.raises(RuntimeError, match="version counter"):
+        version(made)
+
+
+def test_a_tensor_made_of_others() -> None:
+    assert not is_made_of_others(nn.Parameter(torch.zeros(2)))
+    assert is_made_of_others(torch.nested.nested_tensor([torch.zeros(2)], layout=torch.jagged))

@@ -1,25 +1,29 @@
-"""The inner optimiser acts on u: SGD, momentum and Adam by hand, schedulers, clipping, scaling, and what is refused.
+"""An optimiser in its wrapper: schedulers, clipping, scaling, closures, hooks, saving, several of them, and refusals.
 
-`Pushed` has the same gradient wherever its weights are, so that what u must become can be written down. Tolerances: one
-step rounds u and the optimiser's state a few times; ten units of 2^-24 of the largest |u| a step are ample.
+The oracle is plain training: `as_plain` runs a loop twice, through the wrapper with masks off and without it, and
+compares every bit. Which optimisers there are is the conformance suite's matter (tests/conformance/test_optimisers.py).
 """
 
 import copy
-import pickle
+import io
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from any_optimiser import Hold, Reader, as_plain, loss_of, reader, sentences, values
 from federating import MASKED, Pushed, batch, broadcast_of
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import SGD, Adam, AdamW, lr_scheduler
 
 from fedmrn.errors import ConfigError, UnsupportedModelError
 from fedmrn.torch import MaskedTraining, attach
 
 SIZE, STEPS = 40, 6
+DATA = sentences(96)
 
 
 def gradients() -> list[Tensor]:
@@ -34,260 +38,395 @@ def masked(
     return rule
 
 
-def push(model: Pushed, rule: MaskedTraining, given: list[Tensor]) -> NDArray[np.float32]:
-    """Take the steps; return u."""
-    for gradient in given:
-        rule.zero_grad()
-        model.pushed(gradient).backward()
-        rule.step()
-    return rule.u.numpy().copy()
-
-
-def close(u: NDArray[np.float32], expected: NDArray[np.float64]) -> None:
-    assert u.shape == expected.shape
-    assert np.abs(u - expected).max() <= 10 * STEPS * 2.0**-24 * np.abs(expected).max()
-
-
-@pytest.mark.parametrize("name", MASKED)
-def test_sgd(name: str) -> None:
-    model, given = Pushed(SIZE), gradients()
-    u = push(model, masked(model, torch.optim.SGD(model.parameters(), lr=0.3), name), given)
-    close(u, -0.3 * sum(g.double().numpy() for g in given))
-
-
-def test_momentum() -> None:
-    model, given = Pushed(SIZE), gradients()
-    u = push(model, masked(model, torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)), given)
-    expected, v = np.zeros(SIZE), np.zeros(SIZE)
-    for g in given:
-        v = 0.9 * v + g.double().numpy()
-        expected -= 0.3 * v
-    close(u, expected)
-
-
-def test_adam() -> None:
-    model, given = Pushed(SIZE), gradients()
-    rule = masked(model, torch.optim.Adam(model.parameters(), lr=0.01, betas=(0.8, 0.9), eps=1e-3))
-    u = push(model, rule, given)
-    expected, m, v = np.zeros(SIZE), np.zeros(SIZE), np.zeros(SIZE)
-    for t, g in enumerate((g.double().numpy() for g in given), 1):
-        m = 0.8 * m + 0.2 * g
-        v = 0.9 * v + 0.1 * g * g
-        expected -= 0.01 * (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.9**t)) + 1e-3)
-    close(u, expected)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
-        lambda p: torch.optim.SGD(p, lr=0.1, foreach=True),
-        lambda p: torch.optim.Adam(p, amsgrad=True),
-        lambda p: torch.optim.Adam(p, foreach=True),
-        lambda p: torch.optim.AdamW(p, weight_decay=0.0),
-        torch.optim.RMSprop,
-        torch.optim.Adagrad,
-        torch.optim.Rprop,
-    ],
-    ids=["nesterov", "sgd foreach", "amsgrad", "adam foreach", "adamw", "rmsprop", "adagrad", "rprop"],
-)
-def test_any_optimiser_moves_u_as_it_moves_a_vector_that_starts_at_zero(make) -> None:  # type: ignore[no-untyped-def]
-    model, given = Pushed(SIZE), gradients()
-    u = push(model, masked(model, make(model.parameters())), given)
-    alone = nn.Parameter(torch.zeros(SIZE))
-    optimizer = make([alone])
-    for gradient in given:
-        alone.grad = gradient.clone()
+def steps(model: nn.Module, optimizer: torch.optim.Optimizer, n: int = 20, after: Callable[[], Any] = int) -> None:
+    """Train for n steps, with something done after each."""
+    for step in range(n):
+        optimizer.zero_grad()
+        loss_of(model, DATA, step, 16)().backward()
         optimizer.step()
-    assert torch.equal(torch.from_numpy(u), alone.detach())
+        after()
 
 
-@pytest.mark.parametrize("on", ["the wrapper", "the inner optimiser"])
-def test_a_scheduler_on_either_optimiser_scales_the_steps_on_u(on: str) -> None:
-    model, given = Pushed(SIZE), gradients()
-    inner = torch.optim.SGD(model.parameters(), lr=0.4)
-    rule = masked(model, inner)
-    schedule = torch.optim.lr_scheduler.StepLR(rule if on == "the wrapper" else inner, step_size=2, gamma=0.5)
-    for gradient in given:
-        rule.zero_grad()
-        model.pushed(gradient).backward()
-        rule.step()
-        schedule.step()
-    rates = [0.4, 0.4, 0.2, 0.2, 0.1, 0.1]
-    close(rule.u.numpy(), -sum(r * g.double().numpy() for r, g in zip(rates, given, strict=True)))
-    assert rule.param_groups is inner.param_groups
-    assert inner.param_groups[0]["lr"] == pytest.approx(0.05)
+SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]] = {
+    "steps": lambda o: lr_scheduler.StepLR(o, step_size=2, gamma=0.5),
+    "one cycle": lambda o: lr_scheduler.OneCycleLR(o, max_lr=0.1, total_steps=21),
+    "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, 20),
+    "lambda": lambda o: lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t)),
+    "warm-up, then exponential": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.LinearLR(o, total_iters=5), lr_scheduler.ExponentialLR(o, 0.9)], milestones=[5]
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=0.1, total_steps=STEPS + 1),
-        lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, STEPS),
-        lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t)),
-    ],
-    ids=["one cycle", "cosine", "lambda"],
-)
-def test_other_schedulers_on_the_wrapper_do_as_on_the_inner_optimiser(schedule) -> None:  # type: ignore[no-untyped-def]
-    given, ends = gradients(), []
-    for on_wrapper in (True, False):
-        model = Pushed(SIZE)
-        inner = torch.optim.SGD(model.parameters(), lr=0.4, momentum=0.9)
-        rule = masked(model, inner)
-        changes = schedule(rule if on_wrapper else inner)
-        for gradient in given:
-            rule.zero_grad()
-            model.pushed(gradient).backward()
-            rule.step()
-            changes.step()
-        ends.append(rule.u.clone())
-    assert torch.equal(*ends)
-    plain = Pushed(SIZE)
-    assert not torch.equal(
-        ends[0], torch.from_numpy(push(plain, masked(plain, torch.optim.SGD(plain.parameters(), lr=0.4)), given))
-    )
+class TestSchedulers:
+    """On the wrapper or on the inner optimiser, they are the inner optimiser's."""
+
+    @pytest.mark.parametrize("on", ["the wrapper", "the inner optimiser"])
+    @pytest.mark.parametrize("name", SCHEDULERS)
+    def test_a_scheduler_does_what_it_does_in_plain_training(self, name: str, on: str) -> None:
+        rates = []
+
+        def loop(model: nn.Module, hold: Hold) -> None:
+            inner = SGD(model.parameters(), lr=0.4, momentum=0.9)
+            optimizer = hold(inner)
+            schedule = SCHEDULERS[name](optimizer if on == "the wrapper" else inner)
+            steps(model, optimizer, after=schedule.step)
+            rates.append((schedule.get_last_lr(), inner.param_groups[0]["lr"], optimizer.param_groups[0]["lr"]))
+
+        as_plain(loop)
+        assert rates[0] == rates[1]
+        assert rates[0][0][0] != 0.4
+
+    def test_a_plateau_lowers_the_rate(self) -> None:
+        def loop(model: nn.Module, hold: Hold) -> None:
+            optimizer = hold(SGD(model.parameters(), lr=0.4))
+            schedule = lr_scheduler.ReduceLROnPlateau(optimizer, patience=1)
+            steps(model, optimizer, after=lambda: schedule.step(1.0))
+            assert optimizer.param_groups[0]["lr"] < 0.01
+
+        as_plain(loop)
+
+    def test_a_warm_restart_of_a_saved_schedule_goes_on(self) -> None:
+        def loop(model: nn.Module, hold: Hold) -> None:
+            optimizer = hold(SGD(model.parameters(), lr=0.4))
+            schedule = lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.5)
+            steps(model, optimizer, 5, schedule.step)
+            again = lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.5)
+            again.load_state_dict(schedule.state_dict())
+            steps(model, optimizer, 5, again.step)
+            assert optimizer.param_groups[0]["lr"] == pytest.approx(0.4 / 8)
+
+        as_plain(loop)
 
 
-def test_every_way_of_clearing_gradients_is_the_same() -> None:
-    given, ends = gradients(), []
-    for clear in (
-        lambda model, rule: rule.zero_grad(),
-        lambda model, rule: rule.zero_grad(set_to_none=False),
-        lambda model, rule: model.zero_grad(),
-        lambda model, rule: model.zero_grad(set_to_none=False),
-        lambda model, rule: rule.inner.zero_grad(),
-    ):
-        model = Pushed(SIZE)
-        rule = masked(model, torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.5))
-        for gradient in given:
-            clear(model, rule)
-            model.pushed(gradient).backward()
-            rule.step()
-        ends.append(rule.u.clone())
-    assert all(torch.equal(ends[0], end) for end in ends[1:])
+class TestGradients:
+    """What stands between backward and step."""
+
+    @pytest.mark.parametrize("clip", [nn.utils.clip_grad_norm_, nn.utils.clip_grad_value_])
+    def test_clipping(self, clip: Callable[[Any, float], Any]) -> None:
+        def loop(model: nn.Module, hold: Hold) -> None:
+            optimizer = hold(SGD(model.parameters(), lr=0.4, momentum=0.9))
+            for step in range(20):
+                optimizer.zero_grad()
+                loss_of(model, DATA, step, 16)().backward()
+                clip(model.parameters(), 0.01)
+                optimizer.step()
+
+        assert not torch.equal(as_plain(loop)["head.bias"], as_plain(without_clipping)["head.bias"])
+
+    def test_accumulation(self) -> None:
+        def loop(model: nn.Module, hold: Hold) -> None:
+            optimizer = hold(AdamW(model.parameters(), lr=0.01))
+            for step in range(20):
+                (loss_of(model, DATA, step, 8)() / 4).backward()
+                if step % 4 == 3:
+                    optimizer.step()
+                    optimizer.zero_grad()
+
+        as_plain(loop)
+
+    @pytest.mark.parametrize("to_none", [True, False])
+    @pytest.mark.parametrize("by", ["wrapper", "model", "inner"])
+    def test_every_way_of_clearing(self, by: str, to_none: bool) -> None:
+        def loop(model: nn.Module, hold: Hold) -> None:
+            inner = SGD(model.parameters(), lr=0.3, momentum=0.5)
+            optimizer = hold(inner)
+            cleared = {"wrapper": optimizer, "model": model, "inner": inner}[by]
+            for step in range(20):
+                cleared.zero_grad(set_to_none=to_none)
+                assert all((p.grad is None) if to_none or not step else not p.grad.any() for p in model.parameters())
+                loss_of(model, DATA, step, 16)().backward()
+                optimizer.step()
+
+        as_plain(loop)
+
+    def test_a_parameter_without_a_gradient_stays(self) -> None:
+        def loop(model: Any, hold: Hold) -> None:
+            optimizer = hold(AdamW(model.parameters(), lr=0.01, weight_decay=0.1))
+            held = model.head.bias.detach().clone()
+            for step in range(5):
+                optimizer.zero_grad()
+                loss_of(model, DATA, step, 16)().backward()
+                model.head.bias.grad = None
+                optimizer.step()
+            assert torch.equal(held, model.head.bias)
+
+        as_plain(loop)
 
 
-def test_zero_grad_clears_in_the_way_that_was_asked_for() -> None:
-    model = Pushed(SIZE)
-    rule = masked(model, torch.optim.SGD(model.parameters(), lr=0.3))
-    model.pushed(torch.ones(SIZE)).backward()
-    rule.zero_grad(set_to_none=False)
-    assert model.w.grad is not None
-    assert not model.w.grad.any()
-    rule.zero_grad()
-    assert model.w.grad is None
-
-
-def test_gradients_that_are_not_cleared_add_up() -> None:
-    model, (first, second, *_) = Pushed(SIZE), gradients()
-    rule = masked(model, torch.optim.SGD(model.parameters(), lr=0.5), steps=1)
-    model.pushed(first).backward()
-    model.pushed(second).backward()
-    rule.step()
-    close(rule.u.numpy(), -0.5 * (first + second).double().numpy())
-
-
-def test_clipping_between_backward_and_step_bounds_the_step_on_u() -> None:
-    model, (gradient, *_) = Pushed(SIZE), gradients()
-    rule = masked(model, torch.optim.SGD(model.parameters(), lr=0.5), steps=1)
-    model.pushed(gradient).backward()
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), 0.1))
-    assert norm > 1
-    rule.step()
-    exact = gradient.double().numpy()
-    close(rule.u.numpy(), -0.5 * 0.1 * exact / (np.linalg.norm(exact) + 1e-6))
-
-
-def test_parameter_groups_keep_their_own_rates() -> None:
-    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
-    groups = [
-        {"params": model[0].parameters(), "lr": 0.0},
-        {"params": model[1].parameters(), "weight_decay": 0.1},
-        {"params": model[2].parameters()},
-    ]
-    # Weight decay on what stays dense is what it always is.
-    rule = masked(model, torch.optim.SGD(groups, lr=0.1), steps=1)
-    x, y = batch()
-    F.cross_entropy(model(x), y).backward()
-    rule.step()
-    assert not rule.u[: 6 * 4 + 4].any()
-    assert rule.u[6 * 4 + 4 :].all()
-
-
-def test_an_optimiser_over_a_part_of_the_model_leaves_the_rest_at_zero() -> None:
-    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
-    rule = masked(model, torch.optim.SGD(model[1].parameters(), lr=0.1), steps=1)
-    x, y = batch()
-    F.cross_entropy(model(x), y).backward()
-    rule.step()
-    assert not rule.u[: 6 * 4 + 4].any()
-    assert rule.u[6 * 4 + 4 :].all()
-
-
-@pytest.mark.parametrize("make", [lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=1e-4), torch.optim.AdamW])
-def test_weight_decay_on_coded_parameters_is_refused_and_says_what_to_do(make) -> None:  # type: ignore[no-untyped-def]
-    model = Pushed(SIZE)
-    with pytest.raises(UnsupportedModelError, match="put an L2 term in the loss"):
-        masked(model, make(model.parameters()))
-
-
-def test_a_closure_is_refused() -> None:
-    model = Pushed(SIZE)
-    rule = masked(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    with pytest.raises(UnsupportedModelError, match="closure"):
-        rule.step(lambda: 0.0)
-    assert rule.taken == 0
-
-
-def test_the_optimisers_state_is_the_inner_ones_and_is_not_saved() -> None:
-    model = Pushed(SIZE)
-    inner = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    rule = masked(model, inner)
-    push(model, rule, gradients()[:1])
-    assert rule.state is inner.state
-    assert "momentum_buffer" in rule.state[model.w]
-    assert rule.defaults is inner.defaults
-    assert "lr: 0.1" in repr(rule)
-    with pytest.raises(UnsupportedModelError, match="never saved half-way"):
-        rule.state_dict()
+def without_clipping(model: nn.Module, hold: Hold) -> None:
+    steps(model, hold(SGD(model.parameters(), lr=0.4, momentum=0.9)))
 
 
 class TestGradientScaling:
     """A `GradScaler` unscales the gradients through the wrapper before it lets it step."""
 
-    @staticmethod
-    def run(scale: float | None, *, spoil: int = -1) -> tuple[MaskedTraining, nn.Module]:
-        torch.manual_seed(9)
-        model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
-        rule = masked(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
-        scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
-        x, y = batch()
-        for step in range(STEPS):
-            rule.zero_grad()
-            scaler.scale(F.cross_entropy(model(x), y)).backward()
-            if step == spoil:
-                model[0].weight.grad[0, 0] = torch.inf
-            scaler.step(rule)
-            scaler.update()
-        return rule, model
+    @pytest.mark.parametrize("unscale", [False, True])
+    @pytest.mark.parametrize("scale", [1024.0, 1000.0])
+    def test_it_does_what_it_does_in_plain_training(self, scale: float, unscale: bool) -> None:
+        def loop(model: nn.Module, hold: Hold) -> None:
+            optimizer, scaler = (
+                hold(SGD(model.parameters(), lr=0.1, momentum=0.9)),
+                torch.amp.GradScaler("cpu", init_scale=scale),
+            )
+            for step in range(20):
+                optimizer.zero_grad()
+                scaler.scale(loss_of(model, DATA, step, 16)()).backward()
+                if unscale:
+                    scaler.unscale_(optimizer)
+                    nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+                scaler.step(optimizer)
+                scaler.update()
 
-    def test_a_power_of_two_changes_no_bit(self) -> None:
-        (scaled, _), (plain, _) = self.run(1024.0), self.run(None)
-        assert scaled.u.any()
-        assert torch.equal(scaled.u, plain.u)
-        assert scaled.finish(weight=1).to_bytes() == plain.finish(weight=1).to_bytes()
-
-    def test_any_other_scale_changes_rounding_only(self) -> None:
-        (scaled, _), (plain, _) = self.run(1000.0), self.run(None)
-        # Each gradient is rounded about three times more; a mask that fell otherwise would show as 0.1 * |n|.
-        assert (scaled.u - plain.u).abs().max() <= 100 * STEPS * 2.0**-24 * plain.u.abs().max()
+        as_plain(loop)
 
     def test_a_step_that_the_scaler_skips_is_not_taken(self) -> None:
-        rule, _ = self.run(1024.0, spoil=2)
-        assert rule.taken == STEPS - 1
-        assert torch.isfinite(rule.u).all()
-        with pytest.warns(UserWarning, match=f"after {STEPS - 1} of {STEPS} steps"):
+        def loop(model: Any, hold: Hold) -> None:
+            optimizer, scaler = hold(SGD(model.parameters(), lr=0.1)), torch.amp.GradScaler("cpu", init_scale=64.0)
+            for step in range(6):
+                optimizer.zero_grad()
+                scaler.scale(loss_of(model, DATA, step, 16)()).backward()
+                if step == 2:
+                    model.head.weight.grad[0, 0] = torch.inf
+                before = values(model)
+                scaler.step(optimizer)
+                scaler.update()
+                assert (step == 2) == all(torch.equal(before[n], p) for n, p in model.named_parameters())
+            assert scaler.get_scale() == 32.0
+
+        as_plain(loop)
+
+    def test_skipped_steps_are_missed_at_the_end(self) -> None:
+        model = reader()
+        rule = masked(model, SGD(model.parameters(), lr=0.1), steps=2)
+        scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+        for spoil in (True, False):
+            rule.zero_grad()
+            scaler.scale(loss_of(model, DATA, 0, 16)()).backward()
+            if spoil:
+                model.head.weight.grad[0, 0] = torch.inf  # type: ignore[index]
+            scaler.step(rule)
+            scaler.update()
+        assert rule.taken == 1
+        with pytest.warns(UserWarning, match="after 1 of 2 steps"):
             rule.finish(weight=1)
+
+
+class TestClosures:
+    """`step(closure)`: called once, with gradients on, its loss returned."""
+
+    def test_the_loss_is_returned_and_gradients_are_on_although_they_are_off_around(self) -> None:
+        def loop(model: nn.Module, hold: Hold) -> None:
+            optimizer, calls = hold(AdamW(model.parameters(), lr=0.01)), []
+            for step in range(10):
+
+                def closure(step: int = step) -> Tensor:
+                    assert torch.is_grad_enabled()
+                    optimizer.zero_grad()
+                    loss = loss_of(model, DATA, step, 16)()
+                    loss.backward()
+                    calls.append(loss)
+                    return loss
+
+                with torch.no_grad():
+                    returned = optimizer.step(closure)  # type: ignore[arg-type]
+                assert returned is calls[-1]
+                assert len(calls) == step + 1
+
+        as_plain(loop)
+
+    @pytest.mark.parametrize("name", MASKED)
+    def test_it_sees_the_masked_weights_that_a_forward_before_would_see(self, name: str) -> None:
+        model = Pushed(SIZE)
+        rule = masked(model, SGD(model.parameters(), lr=0.3), name)
+        seen = []
+        for gradient in gradients():
+            held = model.w.detach().clone()
+
+            def closure(gradient: Tensor = gradient) -> float:
+                seen.append(model.w.detach().clone())
+                rule.zero_grad()
+                loss = model.pushed(gradient)
+                loss.backward()
+                return loss.item()
+
+            assert isinstance(rule.step(closure), float)
+            assert torch.equal(seen[-1], held)
+        assert len(seen) == STEPS
+
+    def test_with_and_without_a_closure_the_frame_is_the_same(self) -> None:
+        frames = []
+        for by_closure in (True, False):
+            model = reader()
+            rule = masked(model, AdamW(model.parameters(), lr=0.01))
+            for step in range(STEPS):
+
+                def closure(step: int = step, model: Reader = model, rule: MaskedTraining = rule) -> Tensor:
+                    rule.zero_grad()
+                    loss = loss_of(model, DATA, step, 16)()
+                    loss.backward()
+                    return loss
+
+                if by_closure:
+                    rule.step(closure)  # type: ignore[arg-type]
+                else:
+                    closure()
+                    rule.step()
+            frames.append(rule.finish(weight=1).to_bytes())
+        assert frames[0] == frames[1]
+
+
+class TestHooks:
+    """On the wrapper or on the inner optimiser, they are called with the latter and the weights of plain training."""
+
+    @pytest.mark.parametrize("on", ["wrapper", "inner"])
+    def test_they_are_called_once_a_step_with_the_inner_optimiser(self, on: str) -> None:
+        model = reader()
+        inner = SGD(model.parameters(), lr=0.1)
+        rule = masked(model, inner)
+        target, called = {"wrapper": rule, "inner": inner}[on], []
+        target.register_step_pre_hook(lambda o, args, kwargs: called.append(("before", o)))
+        removed = target.register_step_post_hook(lambda o, args, kwargs: called.append(("after", o)))
+        steps(model, rule, 3)
+        assert [when for when, _ in called] == ["before", "after"] * 3
+        assert all(o is inner for _, o in called)
+        removed.remove()
+        steps(model, rule, 1)
+        assert len(called) == 7
+
+    @pytest.mark.parametrize("on", ["wrapper", "inner"])
+    def test_a_hook_that_changes_gradients_before_or_weights_after_does_what_it_does_in_plain_training(
+        self, on: str
+    ) -> None:
+        def loop(model: nn.Module, hold: Hold) -> None:
+            inner = AdamW(model.parameters(), lr=0.05)
+            optimizer = hold(inner)
+            target = optimizer if on == "wrapper" else inner
+
+            def before(*_: Any) -> None:
+                nn.utils.clip_grad_value_(model.parameters(), 0.01)
+
+            def after(*_: Any) -> None:
+                with torch.no_grad():
+                    for p in model.parameters():
+                        p.clamp_(-0.3, 0.3)
+
+            target.register_step_pre_hook(before)
+            target.register_step_post_hook(after)
+            steps(model, optimizer)
+
+        ends = as_plain(loop)
+        assert max(float(p.abs().max()) for p in ends.values()) == pytest.approx(0.3)
+
+
+class TestSaving:
+    """`state_dict` is the inner optimiser's."""
+
+    @pytest.mark.parametrize("through_a_file", [False, True])
+    def test_saved_and_loaded_it_goes_on_as_in_plain_training(self, through_a_file: bool) -> None:
+        def loop(model: nn.Module, hold: Hold) -> None:
+            optimizer = hold(AdamW(model.parameters(), lr=0.01))
+            steps(model, optimizer, 5)
+            saved = optimizer.state_dict()
+            if through_a_file:
+                file = io.BytesIO()
+                torch.save(saved, file)
+                file.seek(0)
+                saved = torch.load(file, weights_only=True)
+            else:
+                saved = copy.deepcopy(saved)
+            steps(model, optimizer, 3)
+            optimizer.load_state_dict(saved)
+            steps(model, optimizer, 5)
+            assert {int(s["step"]) for s in optimizer.state.values()} == {10}
+
+        as_plain(loop)
+
+    def test_it_is_what_the_inner_optimiser_saves(self) -> None:
+        model = reader()
+        inner = Adam(model.parameters(), lr=0.01)
+        rule = masked(model, inner)
+        steps(model, rule, 2)
+        ours, own = rule.state_dict(), inner.state_dict()
+        assert ours["param_groups"] == own["param_groups"]
+        assert ours["state"].keys() == own["state"].keys()
+        for index, state in own["state"].items():
+            assert all(torch.equal(ours["state"][index][key], value) for key, value in state.items())
+
+    def test_state_groups_and_defaults_are_the_inner_ones(self) -> None:
+        model = Pushed(SIZE)
+        inner = SGD(model.parameters(), lr=0.1, momentum=0.9)
+        rule = masked(model, inner)
+        rule.zero_grad()
+        model.pushed(torch.ones(SIZE)).backward()
+        rule.step()
+        assert rule.state is inner.state
+        assert rule.param_groups is inner.param_groups
+        assert rule.defaults is inner.defaults
+        assert "momentum_buffer" in rule.state[model.w]
+        assert "lr: 0.1" in repr(rule)
+
+
+class TestSeveral:
+    """Several optimisers over one model, and groups that are added later."""
+
+    def test_each_moves_its_own_part_in_turns_and_one_frame_is_sent(self) -> None:
+        ends = []
+        for plain in (True, False):
+            model = reader()
+            given = [SGD(model.embedding.parameters(), lr=0.1), AdamW(model.head.parameters(), lr=0.01)]
+            optimizers: Any = given
+            if not plain:
+                broadcast = broadcast_of(model, "fedmrn-s", law="bernoulli", scale=2.0**15)
+                rule = attach(model, given, broadcast, accept="any", steps=10**12, sampling_key=3)
+                optimizers = rule.optimizers
+            for step in range(20):
+                optimizer = optimizers[step % 2]
+                model.zero_grad()
+                loss_of(model, DATA, step, 16)().backward()
+                optimizer.step()
+            ends.append(values(model))
+        assert [n for n in ends[0] if not torch.equal(ends[0][n], ends[1][n])] == []
+        assert torch.equal(ends[0]["hidden.weight"], values(reader())["hidden.weight"])
+
+    def test_a_tuple_will_do_and_all_steps_are_counted_together(self) -> None:
+        model = reader()
+        rule = attach(
+            model,
+            (SGD(model.embedding.parameters(), lr=0.1), AdamW(model.head.parameters(), lr=0.01)),
+            broadcast_of(model),
+            steps=4,
+            sampling_key=3,
+        )
+        first, second = rule.optimizers
+        for step in range(2):
+            model.zero_grad()
+            loss_of(model, DATA, step, 16)().backward()
+            first.step()
+            second.step()
+        assert rule.finish(weight=3).weight == 3
+
+    @pytest.mark.parametrize("on", ["wrapper", "inner"])
+    def test_a_group_that_is_added_later_is_trained_from_then_on(self, on: str) -> None:
+        def loop(model: Any, hold: Hold) -> None:
+            inner = AdamW(model.head.parameters(), lr=0.01)
+            optimizer = hold(inner)
+            steps(model, optimizer, 5)
+            group = {"params": list(model.hidden.parameters()), "lr": 0.02}
+            (optimizer if on == "wrapper" else inner).add_param_group(group)
+            steps(model, optimizer, 5)
+
+        ends, start = as_plain(loop), values(reader())
+        assert {n for n in ends if torch.equal(ends[n], start[n])} == {"embedding.weight", "norm.weight", "norm.bias"}
+
+    def test_decay_that_is_set_after_attach_acts(self) -> None:
+        def loop(model: nn.Module, hold: Hold) -> None:
+            optimizer = hold(AdamW(model.parameters(), lr=0.01, weight_decay=0.0))
+            steps(model, optimizer, 3)
+            optimizer.param_groups[0]["weight_decay"] = 0.5
+            steps(model, optimizer, 3)
+
+        as_plain(loop)
 
 
 class TestSteps:
@@ -295,37 +434,37 @@ class TestSteps:
 
     def test_fewer_than_one_step_is_refused(self) -> None:
         model = Pushed(SIZE)
-        for steps in (0, -1):
+        for wanted in (0, -1):
             with pytest.raises(ConfigError, match="at least 1"):
-                masked(model, torch.optim.SGD(model.parameters(), lr=0.1), steps=steps)
+                masked(model, SGD(model.parameters(), lr=0.1), steps=wanted)
 
     def test_finishing_early_warns_and_still_gives_a_frame(self) -> None:
-        model = Pushed(SIZE)
-        rule = masked(model, torch.optim.SGD(model.parameters(), lr=0.1))
-        push(model, rule, gradients()[:2])
+        model = reader()
+        rule = masked(model, SGD(model.parameters(), lr=0.1))
+        steps(model, rule, 2)
         with pytest.warns(UserWarning, match="after 2 of 6 steps: local training was not done"):
             frame = rule.finish(weight=1)
         assert frame.weight == 1
 
     def test_all_steps_give_no_warning(self) -> None:
-        model = Pushed(SIZE)
-        rule = masked(model, torch.optim.SGD(model.parameters(), lr=0.1))
-        push(model, rule, gradients())
+        model = reader()
+        rule = masked(model, SGD(model.parameters(), lr=0.1))
+        steps(model, rule, STEPS)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             rule.finish(weight=1)
 
     def test_nothing_goes_on_after_finish(self) -> None:
-        model = Pushed(SIZE)
-        rule = masked(model, torch.optim.SGD(model.parameters(), lr=0.1))
-        push(model, rule, gradients())
+        model = reader()
+        rule = masked(model, SGD(model.parameters(), lr=0.1))
+        steps(model, rule, STEPS)
         rule.finish(weight=1)
-        held = model.w.detach().clone()
+        held = values(model)
         with pytest.raises(ConfigError, match="attach again"):
             rule.step()
         with pytest.raises(ConfigError, match="called already"):
             rule.finish(weight=1)
-        assert torch.equal(model.w, held)
+        assert all(torch.equal(held[n], p) for n, p in model.named_parameters())
 
     @pytest.mark.parametrize("name", MASKED)
     def test_the_schedule_of_the_masks_reaches_all_elements_at_the_last_step(self, name: str) -> None:
@@ -333,18 +472,16 @@ class TestSteps:
         model = Pushed(SIZE * 50)
         broadcast = broadcast_of(model, name)
         w = model.w.detach().clone()
-        rule = attach(
-            model, torch.optim.SGD(model.parameters(), lr=0.0), broadcast, accept="any", steps=4, sampling_key=3
-        )
+        rule = attach(model, SGD(model.parameters(), lr=0.0), broadcast, accept="any", steps=4, sampling_key=3)
         assert isinstance(rule, MaskedTraining)
         noise = rule.noise
-        rule.u.copy_(noise / 2)
+        rule.moved.copy_(w + noise / 2)
         shares = []
         for _ in range(4):
             rule.draw()
             upper, lower = w + noise, w - noise if name == "fedmrn-s" else w
             at_codeword = (model.w == upper) | (model.w == lower)
-            assert bool((at_codeword | (model.w == w + noise / 2)).all())
+            assert bool((at_codeword | ((model.w - (w + noise / 2)).abs() <= 2.0**-24)).all())
             shares.append(float(at_codeword.float().mean()))
             rule.zero_grad()
             model.pushed(torch.zeros(len(w))).backward()
@@ -356,41 +493,79 @@ class TestSteps:
     def test_steps_beyond_s_are_still_taken_through_the_mask(self) -> None:
         model, given = Pushed(SIZE), gradients()
         w = model.w.detach().clone()
-        rule = masked(model, torch.optim.SGD(model.parameters(), lr=0.01), steps=2)
-        noise = rule.noise
+        rule = masked(model, SGD(model.parameters(), lr=0.01), steps=2)
+        noise, held = rule.noise, []
         for gradient in given:
             rule.zero_grad()
             model.pushed(gradient).backward()
             rule.step()
+            held.append(rule.u.clone())
             if rule.taken >= 2:
                 assert bool(((model.w == w + noise) | (model.w == w)).all())
-        close(rule.u.numpy(), -0.01 * sum(g.double().numpy() for g in given))
+        exact = -0.01 * np.cumsum([g.double().numpy() for g in given], 0)
+        # Weights lie in [-2, 2]: each step rounds one by at most 2^-24, and rounds its own length by less.
+        assert np.abs(np.stack(held) - exact).max() <= 3 * STEPS * 2.0**-24
 
 
-def test_an_optimiser_of_another_model_is_refused() -> None:
-    model, other = Pushed(SIZE), Pushed(SIZE)
-    with pytest.raises(UnsupportedModelError, match="make it from this model"):
-        masked(model, torch.optim.SGD(other.parameters(), lr=0.1))
+class TestRefusals:
+    """By name, with the way out."""
+
+    @pytest.mark.parametrize("kind", [torch.optim.LBFGS, torch.optim.ASGD, torch.optim.SparseAdam])
+    def test_three_of_torch_are_refused_by_name(self, kind: type[torch.optim.Optimizer]) -> None:
+        model = Pushed(SIZE)
+        held = model.w.detach().clone()
+        with pytest.raises(UnsupportedModelError, match=rf"{kind.__name__}\b.*: .*(use|take|train)"):
+            masked(model, kind(model.parameters()))  # type: ignore[call-arg]
+        assert torch.equal(held, model.w)
+
+    def test_one_of_several_is_refused_too(self) -> None:
+        model = reader()
+        given = [AdamW(model.head.parameters()), torch.optim.ASGD(model.hidden.parameters())]
+        with pytest.raises(UnsupportedModelError, match="ASGD"):
+            attach(model, given, broadcast_of(model), steps=2, sampling_key=3)
+
+    def test_a_kind_derived_from_them_is_refused(self) -> None:
+        class Mine(torch.optim.LBFGS):
+            pass
+
+        model = Pushed(SIZE)
+        with pytest.raises(UnsupportedModelError, match=r"LBFGS|Mine"):
+            masked(model, Mine(model.parameters()))
+
+    def test_an_optimiser_of_another_model(self) -> None:
+        model, other = Pushed(SIZE), Pushed(SIZE)
+        with pytest.raises(UnsupportedModelError, match="make it from this model"):
+            masked(model, SGD(other.parameters(), lr=0.1))
+
+    def test_an_attribute_that_no_optimiser_has(self) -> None:
+        model = Pushed(SIZE)
+        rule = masked(model, SGD(model.parameters(), lr=0.1))
+        with pytest.raises(AttributeError, match="no_such_thing"):
+            rule.no_such_thing  # noqa: B018
+        assert not hasattr(rule, "eval")
 
 
-def test_lbfgs_is_refused_at_once() -> None:
+def test_an_optimiser_over_a_part_of_the_model_leaves_the_rest_where_it_was() -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
+    rule = masked(model, SGD(model[1].parameters(), lr=0.1), steps=1)
+    x, y = batch()
+    F.cross_entropy(model(x), y).backward()
+    rule.step()
+    assert not rule.u[: 6 * 4 + 4].any()
+    assert rule.u[6 * 4 + 4 :].all()
+
+
+def test_unknown_attributes_are_the_inner_optimisers() -> None:
+    class Odd(SGD):
+        temperature = 3
+
+        def cool(self) -> int:
+            self.temperature -= 1
+            return self.temperature
+
     model = Pushed(SIZE)
-    with pytest.raises(UnsupportedModelError, match="LBFGS"):
-        masked(model, torch.optim.LBFGS(model.parameters()))
-
-
-def test_averaged_sgd_is_refused() -> None:
-    """Its lambd decays what it moves, which would be u."""
-    model = Pushed(SIZE)
-    with pytest.raises(UnsupportedModelError, match="ASGD"):
-        masked(model, torch.optim.ASGD(model.parameters()))
-
-
-def test_a_rule_is_not_copied_or_loaded_and_other_rules_go_on() -> None:
-    model = Pushed(SIZE)
-    rule = masked(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    for attempt in (copy.deepcopy, copy.copy, pickle.dumps, lambda r: r.load_state_dict({})):
-        with pytest.raises(UnsupportedModelError, match="never saved half-way"):
-            attempt(rule)
-    other = Pushed(SIZE)
-    push(other, masked(other, torch.optim.SGD(other.parameters(), lr=0.1)), gradients())
+    inner = Odd(model.parameters(), lr=0.1)
+    rule: Any = masked(model, inner)
+    assert rule.temperature == 3
+    assert rule.cool() == 2
+    assert inner.temperature == 2

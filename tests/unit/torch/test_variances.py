@@ -14,8 +14,8 @@ from fedmrn.errors import BoundError, ConfigError, EncodeError, UnsupportedModel
 from fedmrn.methods import METHODS, method
 from fedmrn.methods.method import DOWN, SIDE
 from fedmrn.server import Server
-from fedmrn.torch import ModelLayout, attach
-from fedmrn.torch.model_layout import is_variance
+from fedmrn.torch import ModelLayout, Selection, attach
+from fedmrn.torch.selection import is_variance
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import state_sections
@@ -56,12 +56,15 @@ def test_normalisation_layers_are_known(layer: nn.Module) -> None:
 def test_others_are_known_by_both_names_or_named() -> None:
     model = nn.Sequential(nn.Linear(2, 3), Whitening())
     usual = {"1.running_mean": Group.STATS, "1.running_var": Group.VARIANCE}
-    stats = {"1.seen": Group.STATS, "1.spread": Group.STATS}
-    assert groups(ModelLayout.of(model)) == usual | stats
+    assert groups(ModelLayout.of(model)) == usual
+    assert ModelLayout.of(model).local == ("1.spread", "1.seen")
     named = ModelLayout.of(model, variances=["1.spread"])
-    assert groups(named) == usual | stats | {"1.spread": Group.VARIANCE}
+    assert groups(named) == usual | {"1.spread": Group.VARIANCE}
+    assert named.local == ("1.seen",)
     assert "variance: 6 values in 2 tensors: 1.running_var, 1.spread" in named.describe()
     assert set(groups(ModelLayout.of(model, variances=lambda *_: False)).values()) == {Group.STATS}
+    assert ModelLayout.of(model, Selection(variances=["*.spread"])).layout == named.layout
+    assert ModelLayout.of(model, Selection(variances=["1.spread"]), ["1.running_var"]).layout == named.layout
     both = ModelLayout.of(model, variances=lambda name, owner, b: is_variance(name, owner, b) or "spread" in name)
     assert both.layout == named.layout
     model[1].register_buffer("running_mean", None)

@@ -34,5 +34,5 @@ class MaskCodec(Codec):
 
     @property
     def known_magnitude(self) -> bool:
-        """Unless clients choose the scale."""
+        """Whether the scale is a parameter: unless clients choose it."""
         return not self.own_scales

@@ -1,184 +1,48 @@
 """OwnScale: masked noise whose scale each client chooses, a tensor at a time, from its own update (scale = "auto").
 
 The scales travel with the mask, and the noise itself is that of scale 1; `fedmrn.codecs.mask.scale` says how they are
-found, and why. Since they are powers of two, no product with a scale is rounded.
+found, and why.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import frexp, ldexp
-from typing import ClassVar, Self
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import Codec, EncodeKeys, Opened, check_finite
-from fedmrn.codecs.mask.base import MaskCodec
+from fedmrn.codecs.base import EncodeKeys
 from fedmrn.codecs.mask.coded_mask import CodedMask
-from fedmrn.codecs.mask.masked_noise import MaskedNoise, OpenedMask
+from fedmrn.codecs.mask.masked_noise import MaskedNoise
 from fedmrn.codecs.mask.random_code import RandomCode
 from fedmrn.codecs.mask.scale import FitsUpdate
+from fedmrn.codecs.mask.scaled_mask import ScaledMask
 from fedmrn.codecs.mask.shorter_mask import ShorterMask
-from fedmrn.codecs.observation import NOISE_SCALE, Observed
-from fedmrn.codecs.scales import TensorScales, mean_magnitude
-from fedmrn.errors import BoundError, ConfigError, MalformedFrameError
-from fedmrn.numerics.noise import LARGEST_SCALE, SMALLEST_SCALE
-
-F32 = NDArray[np.float32]
-_INNER: dict[int, type[MaskedNoise] | type[ShorterMask]] = {c.id: c for c in (MaskedNoise, CodedMask, RandomCode)}
-_LARGEST = np.finfo(np.float32).max
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedScaledMask(Opened):
-    """A mask over noise of scale 1, times the scales that the sender chose, powers of two."""
-
-    inner: OpenedMask
-    scales: TensorScales
-
-    def read(self, start: int, out: F32) -> None:
-        """Write the elements of a chunk."""
-        scales = np.empty_like(out)
-        self.scales.spread(start, scales)
-        self.inner.read(start, out)
-        out *= scales
-
-    def tensor_scales(self) -> TensorScales:
-        """Return the scales of the tensors."""
-        return self.scales
-
-    def capped(self, caps: Sequence[int]) -> Self:
-        """Return the section with no scale above 2^cap of its tensor."""
-        return replace(self, scales=self.scales.capped(caps))
-
-    def observed(self, tensors: Sequence[slice]) -> Observed:
-        """Return the number of ones of each tensor, and the exponent of the scale of its first element."""
-        exponents = [frexp(self.scales.at(where.start))[1] - 1 for where in tensors]
-        return {**self.inner.observed(tensors), NOISE_SCALE: exponents}
-
-    def describe(self, count: int) -> str:
-        """Return the kind of the mask, the law of the noise and the range of its scales, and the share of ones."""
-        return self.inner.describe_with(self.scales.values.tolist(), count)
+from fedmrn.codecs.scales import TensorScales
 
 
 @dataclass(frozen=True)
-class OwnScale(MaskCodec):
-    """Masked noise with a scale for each tensor that is not empty, measured when an update is encoded.
-
-    Attributes:
-        inner: what becomes of u over its scale; its noise has scale 1.
-
-    Raises:
-        ConfigError: the inner noise has another scale.
-    """
+class OwnScale(ScaledMask):
+    """Masked noise with a scale for each tensor that is not empty, measured when an update is encoded."""
 
     id: ClassVar[int] = 12
     name: ClassVar[str] = "own-scale"
-    inner: MaskedNoise | ShorterMask
-
-    def __post_init__(self) -> None:
-        if self.masked.noise.scale != 1:
-            raise ConfigError(f"noise with scales of its own has scale 1 otherwise, got {self.masked.noise.scale}")
-
-    @property
-    def family(self) -> tuple[object, ...]:
-        """The class, and what the inner codec says."""
-        return (type(self), *self.inner.family)
-
-    @property
-    def masked(self) -> MaskedNoise:
-        """The codec that sends the same mask as plain bits."""
-        return self.inner.masked
-
-    def over(self, masked: MaskedNoise) -> Self:
-        """Return a copy of this codec around `masked`."""
-        return replace(self, inner=self.inner.over(masked))
+    inners: ClassVar[dict[int, type[MaskedNoise] | type[ShorterMask]]] = {
+        c.id: c for c in (MaskedNoise, CodedMask, RandomCode)
+    }
 
     @property
     def noise_scale(self) -> FitsUpdate:
         """A scale for each tensor, fitted to the update."""
         return FitsUpdate()
 
-    @property
-    def sends_scales(self) -> bool:
-        """Yes."""
-        return True
-
-    @property
-    def multiple(self) -> float:
-        """What a tensor's scale is over its mean |u|, but for rounding to a power of two."""
-        return FitsUpdate.multiple(self.masked.mask, self.masked.noise.law)
-
-    def scale(self, u: F32) -> float:
-        """Return the scale for a tensor's update u, float32, shape (k,), k > 0."""
-        return ldexp(1.0, int(FitsUpdate.exponents(np.float64(mean_magnitude(u)), self.multiple)))
-
-    def params(self) -> bytes:
-        """Return the id of the inner codec in a byte, and its parameters."""
-        return bytes([self.inner.id]) + self.inner.params()
-
-    @classmethod
-    def from_params(cls, params: bytes) -> Self:
-        """Return the codec with these parameters."""
-        if not params or params[0] not in _INNER:
-            raise MalformedFrameError(f"codec own-scale cannot have parameters {params.hex()}")
-        try:
-            return cls(_INNER[params[0]].from_params(params[1:]))
-        except ConfigError as error:
-            raise MalformedFrameError(f"codec own-scale cannot have parameters {params.hex()}") from error
-
-    def bound(self, max_value: float) -> float:
-        """Return `max_value`: scales that go beyond it are refused."""
-        return max_value
-
-    def bound_of_scale(self, scale: float) -> float:
-        """Return the largest magnitude of noise of this scale."""
-        return scale * self.inner.bound(float("inf"))
-
-    def encode(self, vector: F32, keys: EncodeKeys) -> bytes:
-        """Measure the scales, and encode the update u in units of them."""
-        check_finite(vector)
+    def head(self, vector: NDArray[np.float32], keys: EncodeKeys) -> tuple[TensorScales, bytes]:
+        """Measure the scales that fit, each no more than its cap."""
         scales = TensorScales.measure(vector, keys, self.scale)
-        unit = np.empty_like(vector)
-        scales.spread(0, unit)
-        with np.errstate(over="ignore", under="ignore"):  # u far beyond its noise is clipped, and far below rounds to 0
-            np.divide(vector, unit, out=unit)
-        np.clip(unit, -_LARGEST, _LARGEST, out=unit)
-        return scales.to_bytes() + self.inner.encode(unit, keys)
+        return scales, scales.to_bytes()
 
-    def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> OpenedScaledMask:
-        """Check the table of scales, and open the rest.
-
-        Raises:
-            NonFiniteError: a scale is NaN or infinite.
-            BoundError: a scale is negative, or would give values above max_value.
-            FrameError: as the inner codec's `open`; MalformedFrameError also for a table that does not fit, or a scale
-                that is not a power of two from 2^-80 to 2^80.
-        """
-        scales, rest = self._split(body, count, max_value)
-        return OpenedScaledMask(self.inner.open(rest, count, noise_key, max_value), scales)
-
-    def _split(self, body: bytes | memoryview, count: int, max_value: float) -> tuple[TensorScales, memoryview]:
-        scales, rest = TensorScales.split(body, count, None, max_value)
-        values = scales.values
-        if (np.frexp(values)[0] != 0.5).any() or (values < SMALLEST_SCALE).any() or (values > LARGEST_SCALE).any():
-            raise MalformedFrameError("a scale of own-scale is not a power of two from 2^-80 to 2^80")
-        if values.size and float(values.max()) * self.inner.bound(max_value) > max_value:
-            raise BoundError(f"noise of scale {values.max():g} goes beyond {max_value:.12g}")
-        return scales, rest
-
-    @property
-    def uncoded(self) -> Codec:
-        """This codec around the mask as plain bits."""
-        return self if self.inner.uncoded is self.inner else OwnScale(self.masked)
-
-    def uncode(self, body: bytes | memoryview, count: int, noise_key: int) -> bytes | memoryview:
-        """Return the scales and the packed mask.
-
-        Raises:
-            FrameError: as `open`.
-        """
-        if self.inner.uncoded is self.inner:
-            return body
-        scales, rest = self._split(body, count, float("inf"))
-        return scales.to_bytes() + bytes(self.inner.uncode(rest, count, noise_key))
+    def split(
+        self, body: bytes | memoryview, count: int, max_value: float
+    ) -> tuple[TensorScales, NDArray[np.int16], memoryview]:
+        """Check the table of scales: they are those that fit."""
+        scales, rest = self.split_scales(body, count, max_value)
+        return scales, scales.exponents, rest

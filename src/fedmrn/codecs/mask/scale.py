@@ -1,10 +1,12 @@
-"""The scale of masked noise: a number that the server sets, or one that each client fits to its own update.
+"""The scale of masked noise: a number that the server sets, or one a tensor that fits the update.
 
 One scale for all tensors and rounds is too small for some, whose masks then say no more than a sign, and too large for
 others, whose update drowns in the randomness of its mask; which it is changes as training converges. A client knows how
 large its update u is: the noise of each tensor gets the power of two nearest to a fixed multiple of the mean of |u|.
 (Not of the root mean square: where a few elements move far, that gives signed masks so much noise for all others that
 training can run away.) No product with a power of two is rounded: training, mask and server see the same noise.
+
+Clients that share one noise cannot each choose its scale: there the server tells one, from what clients wished for.
 """
 
 from abc import ABC, abstractmethod
@@ -20,7 +22,8 @@ from fedmrn.numerics.noise import LARGEST_SCALE, SMALLEST_SCALE, Law
 _OVER = {MaskType.BINARY: 4.0, MaskType.SIGNED: 1.0}
 """Scale of uniform noise over the mean of |u|. Smaller for signed masks, whose sampling adds more variance."""
 _SAME_POWER = {Law.UNIFORM: 1.0, Law.GAUSSIAN: 3.0**-0.5, Law.BERNOULLI: 3.0**-0.5}
-_LEAST, _MOST = frexp(SMALLEST_SCALE)[1] - 1, frexp(LARGEST_SCALE)[1] - 1
+SMALLEST_EXPONENT, LARGEST_EXPONENT = frexp(SMALLEST_SCALE)[1] - 1, frexp(LARGEST_SCALE)[1] - 1
+"""What e can be in a scale 2^e of noise."""
 
 
 class NoiseScale(ABC):
@@ -46,6 +49,18 @@ class Fixed(NoiseScale):
     def of_parameters(self) -> float:
         """This scale."""
         return self.scale
+
+
+@dataclass(frozen=True, slots=True)
+class Told(NoiseScale):
+    """A scale for each round and tensor that the broadcast tells: `scale = "auto"` where clients share one noise."""
+
+    follows_update: ClassVar[bool] = False
+
+    @property
+    def of_parameters(self) -> float:
+        """Return 1: each tensor's scale is told."""
+        return 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +98,7 @@ class FitsUpdate(NoiseScale):
         """
         wanted = means * multiple
         nearest = xp.frexp(wanted * wanted)[1] // 2  # 2^e with |log2(wanted) - e| <= 1/2
-        nearest = xp.where(wanted > 0, nearest, _LEAST)
-        found = xp.clip(xp.where(xp.isfinite(wanted), nearest, 0), _LEAST, _MOST)
-        return found if caps is None else xp.minimum(found, xp.clip(caps, _LEAST, _MOST))
+        least, most = SMALLEST_EXPONENT, LARGEST_EXPONENT
+        nearest = xp.where(wanted > 0, nearest, least)
+        found = xp.clip(xp.where(xp.isfinite(wanted), nearest, 0), least, most)
+        return found if caps is None else xp.minimum(found, xp.clip(caps, least, most))

@@ -20,8 +20,8 @@ from fedmrn.torch.rules.steps import Closure
 from fedmrn.torch.rules.through import Through
 from fedmrn.torch.rules.twins import Twin
 from fedmrn.wire.layout import Group
-from fedmrn.wire.messages import told_caps
 from fedmrn.wire.terms import LARGEST_CAP
+from fedmrn.wire.told import told_caps, told_scales
 
 _AHEAD = 1024
 """Steps whose random streams are put on a device at a time."""
@@ -73,12 +73,20 @@ class MaskedTraining(Through):
         self._aimed = torch.empty(0, dtype=torch.int32, device=self.view.device)
         if self._kernels is None:
             self._codec.noise.fill(self.broadcast.noise_key, 0, self.noise.numpy())
+            self._scale_as_told()
             return
         self._kernels.fill(self._codec.noise, self.broadcast.noise_key, 0, self.noise)
+        self._scale_as_told()
         self._aimed = torch.empty(self._kernels.WORDS, dtype=torch.int32, device=self.view.device)
         self._unmasked = self._kernels.pack_draws([self.stream(0)], [0.0])[0].to(self.view.device)
         self._ahead = min(_AHEAD, self.steps + 1)
         self._aim()
+
+    def _scale_as_told(self) -> None:
+        """Give the noise the scales that the server tells all clients of a round: powers of two, nothing is rounded."""
+        told = told_scales(self.broadcast, self.view.layout)
+        for where, exponent in zip(self._parts, told, strict=bool(told)):
+            self.noise[where] *= 2.0**exponent
 
     def _told_caps(self) -> Tensor:
         """The exponents of the largest scales that the server takes, int32, one a tensor."""
@@ -113,9 +121,9 @@ class MaskedTraining(Through):
         self.note()
 
     def put_undiced(self) -> None:
-        """Put w + u into the model, u clipped to what masks can say."""
-        self._rescale()
-        self._draw_after([(slice(0, self.size), STAY)], q=0.0)
+        """Put w + u into the model, u clipped to what masks can say: the mean over all masks of u."""
+        if self.stochastic:
+            self._draw_after([(slice(0, self.size), STAY)], q=0.0)
 
     def drawn(self, twin: Twin) -> Tensor:
         """Return the weights of a parameter that were drawn last."""

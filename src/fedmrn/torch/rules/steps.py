@@ -15,6 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from fedmrn.errors import ConfigError
 from fedmrn.torch.fast.fused import plain_sgd
+from fedmrn.torch.guard import Guard
 from fedmrn.torch.model_layout import ModelLayout
 from fedmrn.torch.rules.facade import Facade, Loss
 from fedmrn.torch.rules.optimizers import Part, Together, check_optimizers, runs_closure_first, stepped
@@ -39,6 +40,7 @@ class Steps(Facade):
         optimizers: the wrapper of each optimiser, in the order given; of a single one the rule itself.
         taken: local steps so far.
         twins: the parameters of which the optimiser sees another tensor than the model.
+        guard: over what does not travel.
         finished: whether the update was made: the model is an ordinary one again.
     """
 
@@ -52,6 +54,7 @@ class Steps(Facade):
         super().__init__(inners[0] if len(inners) == 1 else Together(inners))
         self.optimizers: tuple[Facade, ...] = (self,) if len(inners) == 1 else tuple(Part(self, o) for o in inners)
         self.model, self.view, self.taken = model, view, 0
+        self.guard = Guard(view)
         self.twins: tuple[Twin, ...] = ()
         self.finished = self._superseded = False
 
@@ -98,6 +101,7 @@ class Steps(Facade):
             UnsupportedModelError: names the tensor that cannot be trained any more.
         """
         self._check_open()
+        self.guard.check()
         for twin in self.twins:
             twin.put_right()
         for twin in self.edited():

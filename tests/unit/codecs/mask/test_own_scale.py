@@ -241,8 +241,9 @@ def test_the_word_auto(name: str) -> None:
 
 
 def test_what_auto_does_not_go_with() -> None:
-    with pytest.raises(ConfigError, match=r'scale = "auto" gives each client.* noise_key = "round"'):
-        method("fedmrn").scheme({"scale": "auto", "noise_key": "round"})
+    scheme = method("fedmrn").scheme()
+    with pytest.raises(ConfigError, match=r"own-scale lets each client choose the scale of a noise that all share"):
+        replace(scheme, shared_key=True)
     with pytest.raises(ConfigError, match="scale"):
         method("fedmrn").resolve({"scale": "automatic"})
 
@@ -282,7 +283,7 @@ def test_a_round(coding: str) -> None:
 
 
 def test_methods_without_it_tell_no_scales() -> None:
-    server = Server(LAYOUT, method("fedmrn").scheme(), normal(LAYOUT.size, 5), bytes(16), run=bytes(16))
+    server = Server(LAYOUT, method("fedmrn").scheme({"scale": 0.01}), normal(LAYOUT.size, 5), bytes(16), run=bytes(16))
     round_ = server.begin(1, [0])
     frame = encode_update(
         Frame.from_bytes(round_.broadcast(0)), LAYOUT, normal(LAYOUT.size, 1), weight=1, sampling_key=1
