@@ -79,7 +79,7 @@ class MaskedTraining(Through):
         self._scale_as_told()
         self._aimed = torch.empty(self._kernels.WORDS, dtype=torch.int32, device=self.view.device)
         self._unmasked = self._kernels.pack_draws([self.stream(0)], [0.0])[0].to(self.view.device)
-        self._ahead = min(_AHEAD, self.steps + 1)
+        self._ahead, self._first_draw = min(_AHEAD, self.steps + 1), -1
         self._aim()
 
     def _scale_as_told(self) -> None:
@@ -213,16 +213,22 @@ class MaskedTraining(Through):
 
     def _aim(self) -> None:
         """Put what the next draw needs where the device's kernels read it: no step waits for a copy from the host."""
-        at = self.taken % self._ahead
-        if at == 0:
-            steps = range(self.taken + 1, self.taken + 1 + self._ahead)
+        first = self.taken - self.taken % self._ahead
+        if first != self._first_draw:
+            steps = range(first + 1, first + 1 + self._ahead)
             rows = self._kernels.pack_draws([self.stream(s) for s in steps], [self._q(s) for s in steps])
-            self._draws = rows.to(self.view.device)
-        self._aimed.copy_(self._draws[at])
+            self._draws, self._first_draw = rows.to(self.view.device), first
+        self._aimed.copy_(self._draws[self.taken - first])
 
     def advance(self) -> None:
         """Count a step, and let the device's kernels know."""
         super().advance()
+        if self._kernels is not None:
+            self._aim()
+
+    def retreat(self) -> None:
+        """Take a step back, and let the device's kernels know."""
+        super().retreat()
         if self._kernels is not None:
             self._aim()
 

@@ -91,7 +91,11 @@ class Steps(Facade):
         """Take one local step of one of the optimisers; as `step`."""
         self.look()
         self.advance()
-        return self.device_step(inner, closure)
+        try:
+            return self.device_step(inner, closure)
+        except BaseException:
+            self.retreat()  # the weights in the model are those of the step that was not taken
+            raise
 
     def look(self) -> None:
         """See what was done to the model since the last step: put it right, take it over, or refuse it.
@@ -152,7 +156,7 @@ class Steps(Facade):
             to_model(self.twins)
             try:
                 if not known:
-                    self.draw()
+                    self._redraw()
                 known = False  # from the second call on the optimiser may have moved
                 with torch.enable_grad():
                     loss = closure() if closure is not None else None
@@ -216,6 +220,16 @@ class Steps(Facade):
         self.settle()
         self.draw()
         return result
+
+    def _redraw(self) -> None:
+        """Put weights of the present step into the model, by its dice, from where the optimiser has moved to."""
+        self.retreat()
+        self.draw()
+        self.advance()
+
+    def retreat(self) -> None:
+        """Take back that a step was counted."""
+        self.taken -= 1
 
     def advance(self) -> None:
         """Count a step: what `step` does before `device_step`, and a captured step before it is replayed.
