@@ -14,6 +14,7 @@ from fedmrn.wire import frame
 from fedmrn.wire.frame import CHECKSUM_SIZE, HEADER_SIZE, SECTION_SIZE, Frame, Kind, Role
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 from fedmrn.wire.messages import encode_update, model_frame
+from fedmrn.wire.statistics import statistics_frame
 
 from .base import Target, require
 
@@ -88,12 +89,15 @@ def _check(data: bytes) -> None:
     require(found.to_bytes() == data, "an accepted frame is written as other bytes")
     require(sum(found.account().values()) == len(data), "the account of an accepted frame does not add up")
     update, places = found.kind is Kind.UPDATE, {(s.role, s.group) for s in found.sections}
-    require((found.weight > 0) is update, "a weight that this kind of frame cannot have")
+    require(
+        (found.weight > 0) is (update or found.kind is Kind.STATISTICS), "a weight that this kind of frame cannot have"
+    )
     require(len(places) == len(found.sections), "two sections of one role and group")
     for s in found.sections:
         require((s.role is Role.UPDATE) is update, "a role that this kind of frame cannot have")
         require(s.role is not Role.TEMPLATE or not s.body, "a template with a body")
-        require(found.kind is not Kind.MODEL or s.role is Role.STATE, "a model that asks for something")
+        values = found.kind in (Kind.MODEL, Kind.STATISTICS)
+        require(not values or s.role is Role.STATE, "a model or statistics that ask for something")
 
 
 def model_of(row: Method, codecs: Mapping[Group, Codec]) -> bytes:
@@ -104,7 +108,9 @@ def model_of(row: Method, codecs: Mapping[Group, Codec]) -> bytes:
 
 def _seeds() -> list[bytes]:
     models = [model_of(METHODS["fedmrn"], METHODS["fedmrn"].scheme(down=down).down) for down in DOWN]
-    return [*models, *(data for row in METHODS.values() for data in exchange(row))]
+    values = start(METHODS["fedmrn"]).state[LAYOUT.trainable :]
+    statistics = statistics_frame(Frame.from_bytes(models[0]), LAYOUT, values, weight=5).to_bytes()
+    return [statistics, *models, *(data for row in METHODS.values() for data in exchange(row))]
 
 
 FRAME = Target("frame", _check, _seeds, (frame,), memory=64 << 10, repair=reseal)
