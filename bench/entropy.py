@@ -19,10 +19,10 @@ from fedmrn.codecs import EncodeKeys, ShorterMask
 from fedmrn.methods import METHODS
 from fedmrn.wire.layout import Group
 
-SCHEMES = {
-    "binary mask, coded": ("fedmrn", {"coding": "entropy"}),
-    "binary mask, random code": ("fedmrn-mrc", {}),
-    "signed mask, random code": ("fedmrn-s-mrc", {}),
+SCHEMES: dict[str, tuple[str, dict[str, float | str]]] = {
+    "binary mask, coded": ("fedmrn", {"scale": 0.01, "coding": "entropy"}),
+    "binary mask, random code": ("fedmrn-mrc", {"scale": 0.01}),
+    "signed mask, random code": ("fedmrn-s-mrc", {"scale": 0.005}),
 }
 MOST = 30.0
 

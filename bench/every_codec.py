@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 from hadamard import Vector
-from harness import Agreement, Benchmark, Goal, Planned
+from harness import Agreement, Benchmark, Goal, Planned, of_one_scale
 from limits import copy
 
 from fedmrn.codecs import CHUNK, Bernoulli, Codec, EncodeKeys, Float16
@@ -25,9 +25,10 @@ def codecs() -> dict[str, Codec]:
     """Return each codec that some method uses once, by the name of the first one."""
     found: dict[str, Codec] = {}
     for name, row in METHODS.items():
-        coded = [(name, row.scheme().codecs_at(LAST)[Group.CODED])]
+        fixed = of_one_scale(row)
+        coded = [(name, row.scheme(fixed).codecs_at(LAST)[Group.CODED])]
         if "coding" in row.options:
-            coded.append((f"{name}, entropy", row.scheme({"coding": "entropy"}).codecs_at(LAST)[Group.CODED]))
+            coded.append((f"{name}, entropy", row.scheme({**fixed, "coding": "entropy"}).codecs_at(LAST)[Group.CODED]))
         if "scale" in row.options:
             coded.append((f"{name}, auto", row.scheme({"scale": "auto"}).codecs_at(LAST)[Group.CODED]))
         for label, codec in coded:

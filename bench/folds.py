@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numba as nb
 import numpy as np
-from harness import Agreement, Benchmark, Case, Goal, Planned
+from harness import Agreement, Benchmark, Case, Goal, Planned, of_one_scale
 from limits import multiplications
 
 from fedmrn.methods import METHODS
@@ -46,7 +46,7 @@ class Fold:
     def __init__(self, method: str, elements: int, threads: int = 1, clients: int = CLIENTS) -> None:
         self.layout = Layout.of([TensorSpec("w", (elements,), Group.CODED)])
         self.row, self.threads, self.clients = METHODS[method], threads, clients
-        self.scheme = self.row.scheme()
+        self.scheme = self.row.scheme(of_one_scale(self.row))
         self.templates = templates(self.layout, self.scheme.codecs_at(1))
         self.generator = np.random.default_rng(1)
 

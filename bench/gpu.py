@@ -18,7 +18,7 @@ import folds
 import numpy as np
 import steps
 import torch
-from harness import Agreement, Benchmark, Goal, Planned
+from harness import Agreement, Benchmark, Goal, Planned, of_one_scale
 
 from fedmrn.data import Source, find_source
 from fedmrn.experiments.settings import load_setting, presets
@@ -45,7 +45,13 @@ class Trainer:
         self.data, self.training = LocalData(x, y, key=1), Training(batch_size=batch)
         view = ModelLayout.of(self.model)
         broadcast = (
-            Server(view.layout, METHODS[method].scheme(), view.read(), steps.SECRET, run=bytes(16))
+            Server(
+                view.layout,
+                METHODS[method].scheme(of_one_scale(METHODS[method])),
+                view.read(),
+                steps.SECRET,
+                run=bytes(16),
+            )
             .begin(1, [0])
             .broadcast(0)
         )

@@ -191,7 +191,7 @@ def run(problem: Problem, plan: Plan, rounds: int, seed: int) -> Iterator[F32]:
     """Yield the server's state before the first round, and after each; every update is a frame of bytes."""
     model = problem.build()
     row = method(plan.method)
-    scheme = row.scheme({"noise": plan.law.name.lower()} if "noise" in row.options else {})
+    scheme = row.scheme({"noise": plan.law.name.lower(), "scale": 1.0} if "noise" in row.options else {})
     terms = {} if plan.progressive else {"progressive": False}
     scheme = replace(scheme, rule=Scaled(plan.scale), terms=terms)
     secret = derive_key(b"secret of a bench", "run", seed).to_bytes(16, "little")  # as written, for the same figures

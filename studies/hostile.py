@@ -36,7 +36,7 @@ from fedmrn.wire.messages import encode_update
 
 RESULTS = Path(__file__).parent / "results" / "hostile.jsonl"
 ATTACKS = ("without", "signs", "negated")
-METHODS = {"fedavg": ("fedavg", {}), "fedmrn": ("fedmrn", {}), "fedmrn-auto": ("fedmrn", {"scale": "auto"})}
+METHODS = {"fedavg": ("fedavg", {}), "fedmrn": ("fedmrn", {"scale": 0.01}), "fedmrn-auto": ("fedmrn", {})}
 LAST, LARGEST = 5, 10_000.0
 F32 = NDArray[np.float32]
 

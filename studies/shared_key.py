@@ -65,7 +65,7 @@ def masked(clients: int, most: int, elements: int) -> tuple[int, list[bytes]]:
 
 def errors(name: str, law: str, clients: int, agreement: float, elements: int) -> Iterator[tuple[float, float]]:
     """Yield (slope, error) for keys of one's own, then for a shared one, each the mean of some rounds."""
-    codec = METHODS[name].scheme({"noise": law}).codecs[Group.CODED]
+    codec = METHODS[name].scheme({"noise": law, "scale": 0.01}).codecs[Group.CODED]
     if not isinstance(codec, MaskedNoise):
         raise TypeError(f"{name} sends no mask over noise")
     generator = np.random.default_rng(1)

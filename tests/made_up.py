@@ -1,5 +1,6 @@
-"""Made-up data in the formats of Shakespeare and Pascal VOC, for tests of any folder."""
+"""Made-up data in the formats of Shakespeare, Banking77 and Pascal VOC, for tests of any folder."""
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -66,6 +67,22 @@ def write_leaf(data_dir: Path, train: list[Any], test: list[Any]) -> Path:
         (folder / part).mkdir(parents=True, exist_ok=True)
         for i, document in enumerate(documents):
             (folder / part / f"all_data_{i}_{part}_8.json").write_text(json.dumps(document))
+    return folder
+
+
+def write_banking77(data_dir: Path, train: int = 2, test: int = 1) -> Path:
+    """Write so many questions an intent, in which the intent's number is a word; return their folder."""
+    folder = data_dir / "banking77"
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(3)
+    for part, count in (("train", train), ("test", test)):
+        rows = [
+            (f"{' '.join(rng.choice(WORDS, rng.integers(1, 9)))} {i}?", f"intent_{i:02}")
+            for _ in range(count)
+            for i in range(77)
+        ]
+        with (folder / f"{part}.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("text", "category"), *rows])
     return folder
 
 

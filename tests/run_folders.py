@@ -44,6 +44,7 @@ def write_run(
     held: Sequence[Sequence[int]] | None = None,
     preset: str = "digits",
     scales: Sequence[Mapping[str, float]] = (),
+    calibrated: Sequence[int] = (),
 ) -> Path:
     """Write the folder of a run on digits that has finished as many rounds as there are accuracies."""
     short = ["train.clients_per_round=2", "data.clients=4", f"train.rounds={rounds}"]
@@ -53,6 +54,9 @@ def write_run(
     rows = [record(i, a, coded, 250, density) for i, a in enumerate(accuracies, 1)]
     for row, scale in zip(rows, scales, strict=False):
         row["noise_scale"] = dict(scale)
+    for number in calibrated:
+        found = {"accuracy": rows[number - 1]["accuracy"] - 0.1, "loss": 1.5, "clients": CLIENTS}
+        rows[number - 1]["calibration"] = found | {"up": sizes(0), "down": sizes(8000)}
     lines = [json.dumps(row) for row in rows]
     (folder / "rounds.jsonl").write_text("".join(f"{line}\n" for line in lines))
     if held is not None:

@@ -84,6 +84,9 @@ from fedmrn.wire.messages import encode_update
         (["sweep", "paper", "--data-dir", "none", "--set", "train.rounds=1"], ["train-images-idx3-ubyte.gz", "none"]),
         (["inspect", "nothing.bin"], ["nothing.bin", "not a file"]),
         (["inspect", "/dev/zero"], ["not a regular file"]),
+        (["calibrate", "nowhere"], ["nowhere", "holds no run"]),
+        (["run", "digits", "--set", "train.calibrate=always"], ["train.calibrate", "'never', 'last' or 'every'"]),
+        (["run", "digits", "--set", "train.statistics=-1"], ["train.statistics"]),
     ],
     ids=lambda v: " ".join(v[1:])[:60] if isinstance(v, list) and len(v) > 1 else None,
 )  # fmt: skip

@@ -1,4 +1,7 @@
-"""A client. What fedmrn changes in a PyTorch client of Flower are the lines with `attach`, `reply` and `load`."""
+"""A client. What fedmrn changes in a PyTorch client of Flower are the lines that are marked.
+
+Two of them are for batch norm alone: `refresh_statistics` after training, and the function that calibrates.
+"""
 
 from collections.abc import Callable
 
@@ -7,6 +10,7 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedmrn.flower.client import attach, load, reply
+from fedmrn.flower.client import calibrate as calibrate_model
 from fedmrn.methods import method
 from fedmrn_app.task import Batches, Config, load_data, load_model, samples, test
 from fedmrn_app.task import train as train_epochs
@@ -26,6 +30,7 @@ def train(message: Message, context: Context) -> Message:
     steps = epochs * len(loader)
     optimizer = attach(model, optimizer, message, context, steps=steps, accept=accepted(context))  # fedmrn
     loss = train_epochs(model, loader, optimizer, epochs)
+    optimizer.refresh_statistics(loader)  # fedmrn
     return reply(optimizer, message, context, weight=samples(loader), metrics={"train_loss": loss})  # fedmrn
 
 
@@ -61,6 +66,13 @@ def evaluate(message: Message, context: Context) -> Message:
     loss, accuracy = test(model, loader)
     metrics = MetricRecord({"num-examples": samples(loader), "eval_loss": loss, "eval_acc": accuracy})
     return Message(content=RecordDict({"metrics": metrics}), reply_to=message)
+
+
+@app.train("calibrate")
+def calibrate(message: Message, context: Context) -> Message:
+    """Find the statistics of the server's model on this node's images; a model without batch norm is not asked for."""
+    config: Config = dict(context.run_config)
+    return calibrate_model(load_model(config), message, _data(context)[0])  # fedmrn
 
 
 def _data(context: Context) -> tuple[Batches, Batches]:

@@ -66,7 +66,9 @@ def make_strategy(config: Config, model: torch.nn.Module, folder: Path | None) -
     known = {key: value for key, value in follow.items() if key in method(name).options}
     options = known | parse_options(config["options"])
     kind = SavingFedMRN if folder is not None and config["save-frames"] else FedMRN
-    strategy = kind(ModelLayout.of(model), name, options, side=config["side"], down=config["down"], **sampling)
+    view = ModelLayout.of(model)
+    how = {"side": config["side"], "down": config["down"], "calibrate": config["calibrate"]}
+    strategy = kind(view, name, options, **how, **sampling)
     if isinstance(strategy, SavingFedMRN) and folder is not None:
         strategy.folder = folder / "frames"
     return strategy

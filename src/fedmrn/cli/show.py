@@ -16,7 +16,7 @@ from fedmrn.report.summary import HEADER, LEGEND, Summary, cells, reference_of
 from fedmrn.wire.frame import Frame, Role, Section
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import plain
-from fedmrn.wire.terms import read_caps, read_terms
+from fedmrn.wire.terms import read_caps, read_scales, read_terms
 
 _WIDEST = 1000
 _MOST = 1 << 27  # elements: a section can declare more than anyone would wait for
@@ -112,8 +112,10 @@ def _section_row(frame: Frame, s: Section) -> tuple[str, ...]:
 
 
 def _terms(frame: Frame) -> str:
-    told, caps = [f"{name} = {value:g}" for name, value in read_terms(frame).items()], read_caps(frame)
-    return ", ".join([*told, f"scales at most 2^{min(caps)} to 2^{max(caps)}"] if caps else told)
+    told = [f"{name} = {value:g}" for name, value in read_terms(frame).items()]
+    for words, exponents in (("scales at most", read_caps(frame)), ("noise of scales", read_scales(frame))):
+        told += [f"{words} 2^{min(exponents)} to 2^{max(exponents)}"] if exponents else []
+    return ", ".join(told)
 
 
 def _content(frame: Frame, s: Section) -> tuple[str, str]:

@@ -9,6 +9,9 @@ kept. MNIST and digits are not in those experiments and use the statistics of th
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from fedmrn.data.banking77 import CLASSES as INTENTS
+from fedmrn.data.banking77 import LENGTH as TOKENS
+from fedmrn.data.banking77 import find_banking77, read_banking77
 from fedmrn.data.cifar import CifarReader
 from fedmrn.data.digits import read_digits
 from fedmrn.data.idx import read_idx
@@ -166,6 +169,20 @@ _ROWS = (
         std=(),
         find=find_shakespeare,
         read=read_shakespeare,
+    ),
+    FolderSource(
+        name="banking77",
+        task="sentences",
+        description=f"questions to a bank as {TOKENS} tokens, and which of {INTENTS} intents each has",
+        licence="CC BY 4.0",
+        homepage="https://github.com/PolyAI-LDN/task-specific-datasets",
+        expects="train.csv and test.csv",
+        shape=(TOKENS,),
+        classes=INTENTS,
+        mean=(),
+        std=(),
+        find=find_banking77,
+        read=read_banking77,
     ),
     FolderSource(
         name="voc",

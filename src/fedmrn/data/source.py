@@ -13,10 +13,15 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Task = Literal["images", "text", "segmentation"]
-"""What a model predicts: the class of an image, the next character of a text, the class of each pixel."""
+Task = Literal["images", "text", "sentences", "segmentation"]
+"""What a model predicts: the class of an image, the next character of a text, a sentence's class, each pixel's."""
 SCORES: Mapping[Task, str] = MappingProxyType(
-    {"images": "accuracy", "text": "next-character accuracy", "segmentation": "mean IoU"}
+    {
+        "images": "accuracy",
+        "text": "next-character accuracy",
+        "sentences": "accuracy",
+        "segmentation": "mean IoU",
+    }
 )
 """What evaluation reports for each task, in words; its number is in [0, 1]."""
 
@@ -24,8 +29,9 @@ SCORES: Mapping[Task, str] = MappingProxyType(
 class Arrays(NamedTuple):
     """The samples and targets of a data set, as its files hold them.
 
-    Images are uint8 (0 to 255) or float32 (0 to 1), shape (n, channels, height, width); characters are uint8 codes,
-    shape (n, length). Targets are int64, shape (n,), or uint8 for each pixel, shape (n, height, width).
+    Images are uint8 (0 to 255) or float32 (0 to 1), shape (n, channels, height, width); characters are uint8 codes and
+    tokens int32 ids, shape (n, length).
+    Targets are int64, shape (n,), or uint8 for each pixel, shape (n, height, width).
     `roles` holds the indices of the training samples of each user that the files name, if they name any.
     """
 

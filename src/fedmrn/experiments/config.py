@@ -20,6 +20,7 @@ _STRICT = ConfigDict(extra="forbid")
 Count = Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]
 Most = Annotated[int, Field(ge=0, le=1_000_000_000, strict=True)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
 
 
@@ -42,7 +43,7 @@ class ModelConfig:
     """The model; init_std 0 means the framework's default initial weights."""
 
     name: str = "cnn-digits"
-    init_std: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 0.0
+    init_std: NotNegative = 0.0
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -60,6 +61,10 @@ class TrainConfig:
     autocast: Literal["off", "bfloat16"] = "off"
     device: Literal["cpu", "cuda", "auto"] = "cpu"  # auto: CUDA where it is
     graphs: StrictBool = True  # on CUDA, a step captured once and replayed
+    # Samples that a client forwards once more after training, at most, for the statistics of batch norm that it sends.
+    statistics: Most = 256
+    # After which rounds their clients find the statistics of the new model, before it is evaluated.
+    calibrate: Literal["never", "last", "every"] = "never"
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -68,6 +73,7 @@ class MethodConfig:
 
     lr: Positive = 0.1
     optimizer: Annotated[str, PlainValidator(word_of(LOCAL_OPTIMIZERS))] = "sgd"
+    weight_decay: NotNegative = 0.0
     side: Annotated[str, PlainValidator(word_of(SIDE))] = "float32"
     down: Annotated[str, PlainValidator(word_of(DOWN))] = "float32"
     server: Annotated[str, PlainValidator(word_of(SERVER))] = "mean"

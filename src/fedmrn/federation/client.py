@@ -15,13 +15,25 @@ from torch import nn
 from fedmrn.federation.transport import Message, MessageKind, Reply
 from fedmrn.methods import ANY
 from fedmrn.numerics.rng import derive_key
-from fedmrn.torch import LocalData, LocalRule, ModelLayout, Training, attach, default_choice, train_client
+from fedmrn.torch import (
+    LocalData,
+    LocalRule,
+    ModelLayout,
+    Training,
+    answer_calibration,
+    attach,
+    default_choice,
+    train_client,
+)
 from fedmrn.torch.fast.graphs import CudaGraphs, StepGraphs
+from fedmrn.torch.loop import forward_of, plain_batches
 from fedmrn.torch.model_layout import Choose
 from fedmrn.wire.frame import Frame, Kind
 
 Samples = tuple[NDArray[np.generic], NDArray[np.generic]]
 """A client's inputs and targets."""
+_CALIBRATION_BATCH = 256
+"""Samples that are forwarded at a time, at least: layers behind others see what those make of a batch's statistics."""
 
 
 class RuleFactory(Protocol):
@@ -86,19 +98,13 @@ class Client:
         Raises:
             FrameError, UsageError, EncodeError: as training does.
         """
+        if message.kind is MessageKind.CALIBRATE:
+            return self._calibrate(message, samples)
         if message.kind is not MessageKind.TRAIN:
             error = f"a simulated client answers messages of kind train, and this is of kind {message.kind}"
             return Reply(client=message.client, kind=message.kind, error=error)
         broadcast = Frame.from_bytes(message.data, kind=Kind.BROADCAST)
-        with torch.no_grad():
-            for tensor, initial in self._others:
-                tensor.copy_(initial)
-
-        def key(label: str) -> int:
-            return derive_key(self._seed, label, broadcast.round, message.client)
-
-        x, y = samples
-        data = LocalData(torch.from_numpy(x), torch.from_numpy(y), key("order"))
+        data, key = self._begin(broadcast.round, message.client, samples)
         with torch.random.fork_rng(devices=self._cuda):
             torch.manual_seed(key("framework") >> 1)  # dropout and the like
             rule = self._rule(
@@ -117,3 +123,33 @@ class Client:
             metrics={"train_loss": loss},
             kept=rule.memory if rule.remembers else None,
         )
+
+    def _calibrate(self, message: Message, samples: Samples) -> Reply:
+        """Find the statistics of a model on all of the client's samples."""
+        frame = Frame.from_bytes(message.data, kind=Kind.MODEL)
+        data, key = self._begin(frame.round, message.client, samples)
+        training, device = self._training, ModelLayout.of(self._model).device
+        size = max(training.batch_size, _CALIBRATION_BATCH)
+        with torch.random.fork_rng(devices=self._cuda):
+            torch.manual_seed(key("calibration") >> 1)
+            self._model.train()  # every layer takes part, as in training
+            answer = answer_calibration(
+                self._model,
+                frame,
+                plain_batches(data, training, device, most=len(data), size=size),
+                weight=training.weight(len(data)),
+                forward=forward_of(self._model, training, device),
+            )
+        return Reply(client=message.client, kind=message.kind, data=answer.to_bytes())
+
+    def _begin(self, round: int, client: int, samples: Samples) -> tuple[LocalData, Callable[[str], int]]:
+        """Forget what earlier clients left in the model; return this one's samples, and what makes its keys."""
+        with torch.no_grad():
+            for tensor, initial in self._others:
+                tensor.copy_(initial)
+
+        def key(label: str) -> int:
+            return derive_key(self._seed, label, round, client)
+
+        x, y = samples
+        return LocalData(torch.from_numpy(x), torch.from_numpy(y), key("order")), key

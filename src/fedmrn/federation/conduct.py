@@ -79,16 +79,19 @@ class Conduct:
             self._exchange(client, Exchange(down=account, raw_down=self._raw_broadcast(frame)))
         return Message(client=client, kind=MessageKind.TRAIN, content=frame, kept=kept)
 
-    def ask(self, client: int, kind: MessageKind, data: bytes, *, kept: NDArray[np.float32] | None = None) -> Message:
-        """Return a message of another kind than training, and count it.
+    def ask(
+        self, client: int, kind: MessageKind, content: bytes | Frame, *, kept: NDArray[np.float32] | None = None
+    ) -> Message:
+        """Return a message of another kind than training, and count it: a frame by its parts.
 
         Raises:
             ConfigError: the kind is training, whose message `train` makes.
         """
         if kind is MessageKind.TRAIN:
             raise ConfigError("the message that asks a client to train is made by Conduct.train")
-        self.note_sent(client, kind, {"body": len(data)})
-        return Message(client=client, kind=kind, content=data, kept=kept)
+        account = content.account() if isinstance(content, Frame) else {"body": len(content)}
+        self.note_sent(client, kind, account)
+        return Message(client=client, kind=kind, content=content, kept=kept)
 
     def take(self, reply: Reply) -> Frame | None:
         """Note a reply, and fold it if it is an update; return the update's frame.

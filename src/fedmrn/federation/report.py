@@ -127,6 +127,7 @@ class RoundReport:
             "uplink-frame-bytes": self.up,
             "downlink-frame-bytes": self.down,
             "uplink-bits-per-parameter": 8 * self.up / (clients * self.trainable),
+            **self._calibration(),
             **self._totals(),
         }
 
@@ -139,6 +140,18 @@ class RoundReport:
             "evaluation-uplink-bytes": stage.up,
             "evaluation-downlink-bytes": stage.down,
             **self._totals(),
+        }
+
+    def _calibration(self) -> dict[str, int]:
+        """Who calibrated the round's model, and the bytes; nothing where nobody was asked to."""
+        stage = self.stages.get(MessageKind.CALIBRATE)
+        if stage is None:
+            return {}
+        return {
+            "calibration-asked": len(stage.asked),
+            "calibration-answered": len(stage.replies),
+            "calibration-uplink-bytes": stage.up,
+            "calibration-downlink-bytes": stage.down,
         }
 
     def _totals(self) -> dict[str, int]:

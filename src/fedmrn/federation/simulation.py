@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fedmrn.errors import ConfigError, WorkerError
 from fedmrn.federation.account import Account, Exchange, total
+from fedmrn.federation.calibration import CALIBRATE, Calibrated, calibrate_all
 from fedmrn.federation.client import Client, RuleFactory, Samples, own_method
 from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.in_process import in_process
@@ -26,10 +27,12 @@ from fedmrn.federation.transport import Reply, Transport
 from fedmrn.numerics.rng import Purpose, Stream, derive_key, domain
 from fedmrn.server import Carried, Clipping, Server
 from fedmrn.server.scheme import Scheme
+from fedmrn.text import nearest
 from fedmrn.torch import ModelLayout, Training, default_choice, evaluate
 from fedmrn.torch.loop import channels_last
 from fedmrn.torch.model_layout import Choose
 from fedmrn.torch.objectives import CLASSES, Objective
+from fedmrn.wire.statistics import of_statistics
 
 Memory = dict[int, NDArray[np.float32]]
 """Client -> what it keeps from its last round."""
@@ -51,9 +54,11 @@ class Federation:
         rule: makes a client's local rule.
         choose: what of the model is compressed, sent as floats, averaged or left, as for `ModelLayout.of`.
         objective: the loss and the score of evaluation; `training.loss` is what clients minimise.
+        calibrate: after which rounds the clients find the statistics of the new model, with which it is evaluated:
+            "never", "last" or "every".
 
     Raises:
-        ConfigError: clients_per_round is below 1 or above the number of clients.
+        ConfigError: clients_per_round is below 1 or above the number of clients, or `calibrate` is none of these.
     """
 
     scheme: Scheme
@@ -69,8 +74,11 @@ class Federation:
     rule: RuleFactory = own_method
     choose: Choose = default_choice
     objective: Objective = CLASSES
+    calibrate: str = CALIBRATE[0]
 
     def __post_init__(self) -> None:
+        if self.calibrate not in CALIBRATE:
+            raise ConfigError(f"calibrate {self.calibrate!r} does not exist{nearest(self.calibrate, CALIBRATE)}")
         if not 1 <= self.clients_per_round <= len(self.parts):
             raise ConfigError(
                 f"clients_per_round is {self.clients_per_round}, but there are {len(self.parts)} clients: "
@@ -88,6 +96,10 @@ class Federation:
         """Return the clients of a round, in increasing order."""
         stream = Stream(derive_key(self.seed, "clients"), domain(Purpose.CLIENTS, round))
         return sorted(stream.permutation(len(self.parts))[: self.clients_per_round].tolist())
+
+    def calibrates(self, round: int) -> bool:
+        """Return whether the model after this round is calibrated."""
+        return self.calibrate == "every" or (self.calibrate == "last" and round == self.rounds)
 
     def samples(self, client: int) -> Samples:
         """Return a client's inputs and targets."""
@@ -124,6 +136,7 @@ class RoundResult:
         memory: what the clients of this round keep, for methods whose clients do.
         carried: what the server keeps beside the state.
         observed: what the codec says of each coded tensor (`Server.observed`); empty where it says nothing.
+        calibrated: how the model was before it was calibrated, and what that cost; None if it was not.
     """
 
     round: int
@@ -139,6 +152,7 @@ class RoundResult:
     memory: Memory = field(repr=False, default_factory=dict)
     carried: Carried = field(repr=False, default_factory=lambda: Carried(np.zeros((0, 0), np.float32)))
     observed: dict[str, dict[str, float]] = field(repr=False, default_factory=dict)
+    calibrated: Calibrated | None = None
 
     @property
     def up(self) -> Account:
@@ -203,7 +217,10 @@ def simulate(
             conduct = Conduct(server.begin(number, federation.sampled(number)), view.layout.trainable, by_client=True)
             replies = _train_all(federation.sampled(number), conduct, carrier, memory, on_client)
             conduct.finish()
-            result = _result(federation, model, server, conduct, replies, started)
+            calibrated = None
+            if federation.calibrates(number) and of_statistics(view.layout).size:
+                calibrated = _calibrated(federation, model, server, conduct, carrier)
+            result = _result(federation, model, server, conduct, replies, started, calibrated)
             memory.update(result.memory)
             yield result
 
@@ -238,19 +255,14 @@ def _result(
     conduct: Conduct,
     replies: Sequence[Reply],
     started: float,
+    calibrated: Calibrated | None,
 ) -> RoundResult:
-    """Evaluate the models that the server's new state stands for, and return the round's result.
+    """Evaluate the new model, and return the round's result.
 
     `started` is when the round did, by `time.perf_counter`.
     """
     view, report = ModelLayout.of(model, federation.choose), conduct.report
-    quick = federation.training.channels_last and view.device.type == "cpu"
-    test = partial(evaluate, layout=channels_last) if quick else evaluate
-    scores = []
-    for values in server.models(report.round):
-        view.write(values)
-        scores.append(test(model, federation.test_x, federation.test_y, objective=federation.objective))
-    accuracy, loss = (fmean(column) for column in zip(*scores, strict=True))
+    accuracy, loss = _evaluated(federation, model, server)
     return RoundResult(
         round=report.round,
         accuracy=accuracy,
@@ -265,4 +277,27 @@ def _result(
         memory={reply.client: reply.kept for reply in replies if reply.kept is not None},
         carried=server.carried,
         observed=server.observed,
+        calibrated=calibrated,
     )
+
+
+def _calibrated(
+    federation: Federation, model: nn.Module, server: Server, conduct: Conduct, transport: Transport
+) -> Calibrated:
+    """Let the round's clients calibrate the new model; return how it was before, and what that cost."""
+    accuracy, loss = _evaluated(federation, model, server)
+    stage = calibrate_all(server, conduct, transport, federation.sampled(server.round))
+    return Calibrated(accuracy=accuracy, loss=loss, clients=list(stage.asked), up=stage.received, down=stage.sent)
+
+
+def _evaluated(federation: Federation, model: nn.Module, server: Server) -> tuple[float, float]:
+    """Return accuracy and loss of the models that the server's state stands for: their mean."""
+    view = ModelLayout.of(model, federation.choose)
+    quick = federation.training.channels_last and view.device.type == "cpu"
+    test = partial(evaluate, layout=channels_last) if quick else evaluate
+    scores = []
+    for values in server.models(server.round):
+        view.write(values)
+        scores.append(test(model, federation.test_x, federation.test_y, objective=federation.objective))
+    accuracy, loss = (fmean(column) for column in zip(*scores, strict=True))
+    return accuracy, loss

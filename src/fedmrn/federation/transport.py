@@ -19,6 +19,8 @@ class MessageKind(StrEnum):
 
     TRAIN = "train"
     EVALUATE = "evaluate"
+    CALIBRATE = "calibrate"
+    """Find the statistics of a model on its own samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

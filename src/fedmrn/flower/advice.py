@@ -36,6 +36,11 @@ _CAUSES = (
         "fedmrn.flower.client.reply(optimizer, message, context, weight=...)",
     ),
     _Cause(
+        ("No train function registered with name 'calibrate'",),
+        "clients do not answer calibrate=True of the strategy: add to them a function with "
+        '@app.train("calibrate") that returns fedmrn.flower.client.calibrate(model, message, loader)',
+    ),
+    _Cause(
         ("MethodNotAcceptedError", "and this client accepts"),
         "clients have not agreed to send what this method sends: they pass accept=... to attach(...), with the name of "
         "the method; by default only masked noise is accepted",

@@ -1,4 +1,4 @@
-"""A model's state dict as Flower's arrays, to the flat vector and back."""
+"""A model's state dict as Flower's arrays: to the flat vector and back, and into the frame of a model."""
 
 from collections.abc import Mapping
 from math import prod
@@ -8,8 +8,13 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
+from fedmrn.codecs import EncodeKeys
 from fedmrn.errors import ConfigError
+from fedmrn.numerics.rng import derive_key
+from fedmrn.server import Server
+from fedmrn.wire.frame import Frame
 from fedmrn.wire.layout import Layout
+from fedmrn.wire.messages import model_frame
 
 _FLOATS = ("float32", "float16")
 _WRAPPERS = ("_orig_mod.", "module.")
@@ -65,3 +70,20 @@ def state_dict(
     for tensor in layout.tensors:
         arrays[tensor.name] = Array(values[layout.slices[tensor.name]].reshape(tensor.shape))
     return ArrayRecord({**arrays, **{other: arrays[name] for other, name in tied.items()}})
+
+
+def to_frame(server: Server, arrays: ArrayRecord, number: int) -> Frame:
+    """Return the frame of a model to evaluate: one for all nodes, under a key of its own.
+
+    Raises:
+        ConfigError: the arrays are not those of the server's model.
+    """
+    keys = EncodeKeys(derive_key(server.secret, "model", number), derive_key(server.secret, "model draws", number))
+    return model_frame(
+        server.layout,
+        flat(server.layout, arrays),
+        method=server.scheme.method,
+        round=number,
+        codecs=server.scheme.down,
+        keys=keys,
+    )

@@ -13,11 +13,17 @@
         load(model, message)
         ...  # as before
 
+    @app.train("calibrate")  # with calibrate=True in the strategy, for models with batch norm
+    def statistics(message: Message, context: Context) -> Message:
+        model, loader = ...
+        return calibrate(model, message, loader)
+
 What a client keeps from round to round, for the methods that have it do so, lies in `context.state`: Flower may start a
 new process for each message.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
@@ -26,8 +32,9 @@ from torch import nn
 from fedmrn.flower.metrics import Given, to_metrics
 from fedmrn.flower.records import FRAME, broadcast_bytes, model_bytes, records_of, to_array
 from fedmrn.methods import MASKED, Accept
-from fedmrn.torch import LocalRule, default_choice, load_model
+from fedmrn.torch import LocalRule, answer_calibration, default_choice, load_model
 from fedmrn.torch import attach as attach_rule
+from fedmrn.torch.calibration import Forward
 from fedmrn.torch.model_layout import Choose, Variances
 from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
 
@@ -138,8 +145,40 @@ def reply(
     return update_reply(frame.to_bytes(), message, numbers, arrayrecord_key)
 
 
+def calibrate(
+    model: nn.Module,
+    message: Message,
+    batches: Iterable[Any],
+    *,
+    weight: int | None = None,
+    forward: Forward | None = None,
+    arrayrecord_key: str = "arrays",
+    choose: Choose = default_choice,
+    variances: Variances = (),
+    limits: Limits = DEFAULT_LIMITS,
+) -> Message:
+    """Set the model to the server's, find its statistics on these samples, and return the reply that carries them.
+
+    Args:
+        model: any module.
+        message: of type "train.calibrate".
+        batches, forward: as for `fedmrn.torch.calibrate`: the loader of training, without its augmentation.
+        weight: of this client in the mean; by default the number of samples.
+        arrayrecord_key, choose, variances, limits: as for `attach`.
+
+    Raises:
+        WrongMessageError: the message does not come from a fedmrn strategy, or holds something else.
+        FrameError, UsageError, EncodeError: as `fedmrn.torch.answer_calibration`.
+    """
+    data = model_bytes(message.content, arrayrecord_key)
+    frame = answer_calibration(
+        model, data, batches, weight=weight, forward=forward, choose=choose, variances=variances, limits=limits
+    )
+    return update_reply(frame.to_bytes(), message, {}, arrayrecord_key)
+
+
 def update_reply(data: bytes, message: Message, metrics: Mapping[str, Given], arrayrecord_key: str) -> Message:
-    """Return the reply that carries an update's bytes."""
+    """Return the reply that carries a frame's bytes."""
     arrays = ArrayRecord({FRAME: to_array(data)})
     content = RecordDict({arrayrecord_key: arrays, "metrics": to_metrics(metrics)})
     return Message(content=content, reply_to=message)

@@ -8,15 +8,18 @@ hundred bytes with the client's noise key. Joined again they are the frame, byte
 from operator import is_
 from typing import NamedTuple, TypeVar
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
 
 from fedmrn.errors import WrongMessageError
 from fedmrn.federation.account import Account
+from fedmrn.federation.transport import MessageKind
 from fedmrn.wire.frame import CHECKSUM_SIZE, Frame, Role, Section
 
 _PLAIN = "numpy.ndarray"
 """The serialisation type of Flower's own arrays."""
 STYPE = "fedmrn.frame.v1"
+CALIBRATE = f"{MessageType.TRAIN}.{MessageKind.CALIBRATE}"
+"""The type of a message that asks for the statistics of a model; `@app.train("calibrate")` answers it."""
 FRAME = "frame"
 STATE = "state"
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
@@ -112,6 +115,15 @@ def model_bytes(content: RecordDict, key: str) -> bytes:
     return _data(_arrays(content, key, {FRAME}, _TO_EVALUATE), FRAME)
 
 
+def statistics_bytes(content: RecordDict, key: str) -> bytes:
+    """Return the frame of statistics from a reply's content; `key` names the record of arrays.
+
+    Raises:
+        WrongMessageError: the content is not one frame in one array.
+    """
+    return _data(_arrays(content, key, {FRAME}, _TO_POOL), FRAME)
+
+
 def records_of(content: RecordDict, kind: type[R]) -> dict[str, R]:
     """Return the records of a kind by name.
 
@@ -143,6 +155,10 @@ _TO_FOLD = _Words(
     "the reply holds plain arrays, as a stock Flower client's do: it must be made by fedmrn.flower.client.reply(...) "
     "of what attach(...) returned",
     "the reply holds the broadcast's two arrays: it must be made by fedmrn.flower.client.reply(...)",
+)
+_TO_POOL = _Words(
+    "the reply holds plain arrays where statistics belong: it must be made by fedmrn.flower.client.calibrate(...)",
+    "the reply holds a broadcast's two arrays: it must be made by fedmrn.flower.client.calibrate(...)",
 )
 
 

@@ -29,7 +29,7 @@ from fedmrn.federation.client import Client
 from fedmrn.federation.simulation import Federation
 from fedmrn.federation.transport import Message, MessageKind, Reply, Transport
 from fedmrn.flower.client import update_reply
-from fedmrn.flower.records import FRAME, STATE, Cutter, broadcast_bytes, records_of, update_bytes
+from fedmrn.flower.records import CALIBRATE, FRAME, STATE, Cutter, broadcast_bytes, records_of, update_bytes
 
 
 class Built(Protocol):
@@ -48,7 +48,11 @@ Make = Callable[[], Built]
 """Builds the same in any process; it is sent to others, so it lies at the top of a module."""
 _POLL = 0.02
 _DIVERGED, _ERROR, _MEMORY, _PARTITION = "diverged", "error", "memory", "partition-id"
-_TYPES = {MessageKind.TRAIN: MessageType.TRAIN, MessageKind.EVALUATE: MessageType.EVALUATE}
+_TYPES = {
+    MessageKind.TRAIN: MessageType.TRAIN,
+    MessageKind.EVALUATE: MessageType.EVALUATE,
+    MessageKind.CALIBRATE: CALIBRATE,
+}
 
 
 @contextmanager
@@ -192,6 +196,10 @@ def client_app(told: bytes, threads: int) -> ClientApp:
     @app.evaluate()
     def evaluate(message: FlowerMessage, context: Context) -> FlowerMessage:
         return answer(message, context, MessageKind.EVALUATE)
+
+    @app.train(MessageKind.CALIBRATE)
+    def calibrate(message: FlowerMessage, context: Context) -> FlowerMessage:
+        return answer(message, context, MessageKind.CALIBRATE)
 
     def answer(message: FlowerMessage, context: Context, kind: MessageKind) -> FlowerMessage:
         federation, client = built(told, threads)

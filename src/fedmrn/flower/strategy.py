@@ -16,25 +16,23 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from fedmrn.codecs import EncodeKeys
 from fedmrn.errors import ConfigError, EmptyRoundError, FrameError, UnusableModelError
 from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.report import RoundReport
 from fedmrn.federation.transport import MessageKind
 from fedmrn.flower.advice import Watch
-from fedmrn.flower.arrays import View, flat, state_dict
+from fedmrn.flower.arrays import View, flat, state_dict, to_frame
+from fedmrn.flower.calibration import calibrate_on, check_calibrate, chosen
 from fedmrn.flower.metrics import Metrics
 from fedmrn.flower.records import FRAME, STATE, Cutter, arrays_size, beside_arrays, to_array, update_bytes
 from fedmrn.flower.replies import Replies
 from fedmrn.flower.streaming import Streaming
 from fedmrn.methods import method as find_method
-from fedmrn.numerics.rng import derive_key
 from fedmrn.server import Clipping, Server
 from fedmrn.server.optimizer import ServerOptimizer
 from fedmrn.text import nearest
-from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Limits
+from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
 from fedmrn.wire.layout import Layout
-from fedmrn.wire.messages import model_frame
 
 log = getLogger("flwr").log
 _EVALUATE = ("frame", "arrays")
@@ -56,6 +54,9 @@ class FedMRN(FedAvg):
         equal: count all clients alike, whatever weights they claim.
         evaluate: how the model travels to clients that evaluate it: as a "frame", coded as `down` says, which
             `fedmrn.flower.client.load` reads; or as plain "arrays", a state dict, for a stock client function.
+        calibrate: after the last round, before its evaluation, ask nodes for batch norm's statistics of the new model,
+            which `fedmrn.flower.client.calibrate` finds: True for the nodes of that round, or how many of those that
+            are connected. The result of `start` is the calibrated model.
         give_up_after: end the run with an error after so many rounds in a row without an update; None or 0: never.
         **fedavg: as for Flower's FedAvg: fraction_train, min_train_nodes, ...
 
@@ -80,6 +81,7 @@ class FedMRN(FedAvg):
         clipping: Clipping | None = Clipping(),  # noqa: B008 - immutable
         equal: bool = False,
         evaluate: str = "frame",
+        calibrate: bool | int = False,
         give_up_after: int | None = 3,
         **fedavg: Any,
     ) -> None:
@@ -88,6 +90,9 @@ class FedMRN(FedAvg):
             raise ConfigError(f"evaluate {evaluate!r} does not exist{nearest(str(evaluate), _EVALUATE)}")
         if give_up_after is not None and (not isinstance(give_up_after, int) or give_up_after < 0):
             raise ConfigError(f"give_up_after is a number of rounds, or None for never; got {give_up_after!r}")
+        check_calibrate(calibrate)
+        self._calibrate, self._last, self._timeout = calibrate, 0, 0.0
+        self._grid: Grid | None = None
         self._framed, self._give_up_after = evaluate == "frame", give_up_after or 0
         self.layout, self.tied = (view, {}) if isinstance(view, Layout) else (view.layout, view.tied)
         self.method = find_method(method)
@@ -104,7 +109,15 @@ class FedMRN(FedAvg):
         log(INFO, "\t├──> fedmrn: method %s, %s trained parameters", self.method.name, f"{self.layout.trainable:,}")
         super().summary()
 
-    def start(self, grid: Grid, initial_arrays: ArrayRecord, *args: Any, **kwargs: Any) -> Result:
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Result:
         """Run all rounds, as FedAvg does, from these arrays: a state dict of the model.
 
         Replies are folded as they come.
@@ -114,7 +127,8 @@ class FedMRN(FedAvg):
             NoUpdatesError: `give_up_after` rounds in a row had no update.
         """
         self.begin(initial_arrays)
-        return super().start(Streaming(grid), initial_arrays, *args, **kwargs)
+        self._grid, self._last, self._timeout = Streaming(grid), num_rounds, timeout
+        return super().start(self._grid, initial_arrays, num_rounds, timeout, *args, **kwargs)
 
     def begin(self, initial_arrays: ArrayRecord) -> Server:
         """Set the model that round 1 starts from; for those who call `configure_train` themselves.
@@ -210,8 +224,13 @@ class FedMRN(FedAvg):
         if not report.folded:
             log(WARNING, "round %s: no update was folded: the model stays as it was", server_round)
             return None, counts
+        if self._calibrate and server_round == self._last and self._grid is not None and self._server is not None:
+            nodes = chosen(self._grid, self._server, self._calibrate, report.asked)
+            key = self.arrayrecord_key
+            calibrate_on(self._grid, self._server, conduct, nodes, key=key, timeout=self._timeout)
+            self._watch.warn(server_round, report.failed_otherwise)
         mean = metrics.mean(server_round, self.train_metrics_aggr_fn)
-        return self.model(server_round), MetricRecord({**mean, **counts})
+        return self.model(server_round), MetricRecord({**mean, **report.metrics()})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -226,7 +245,7 @@ class FedMRN(FedAvg):
             self.reports.append(self._conduct.report)
         account, record = {"arrays": sum(len(array.data) for array in arrays.values())}, arrays
         if self._framed and self.fraction_evaluate > 0:
-            frame = self._model_frame(server, server_round, arrays)
+            frame = to_frame(server, arrays, server_round)
             account, record = frame.account(), ArrayRecord({FRAME: to_array(frame.to_bytes())})
         messages = list(super().configure_evaluate(server_round, record, config, grid))
         for message in messages:
@@ -272,18 +291,6 @@ class FedMRN(FedAvg):
             raise ConfigError("the strategy has no model yet: call start() or begin() first")
         values = next(iter(self._server.models(server_round)))
         return state_dict(self.layout, values, self.tied, self._initial)
-
-    def _model_frame(self, server: Server, number: int, arrays: ArrayRecord) -> Frame:
-        """Return the frame of a model to evaluate: one for all nodes, under a key of its own."""
-        keys = EncodeKeys(derive_key(server.secret, "model", number), derive_key(server.secret, "model draws", number))
-        return model_frame(
-            self.layout,
-            flat(self.layout, arrays),
-            method=self.scheme.method,
-            round=number,
-            codecs=self.scheme.down,
-            keys=keys,
-        )
 
     def _nobody(self, number: int) -> Conduct:
         """Return the conduct of a round in which no node trains."""

@@ -27,10 +27,12 @@ CNNS: Mapping[str, tuple[tuple[int, ...], ...]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """What a model predicts, and what builds it from the shape of a sample and the number of classes."""
+    """What a model predicts, what builds it from the shape of a sample and the number of classes, and whether its first
+    weights are trained already."""
 
     task: Task
     build: Callable[[tuple[int, ...], int], nn.Module]
+    pretrained: bool = False
 
 
 def build_model(
@@ -53,13 +55,16 @@ def build_model(
         task: what is to be predicted.
 
     Raises:
-        ConfigError: the model does not exist, is for another task, or the image is too small for it.
+        ConfigError: the model does not exist, is for another task, or the image is too small for it; it is pretrained
+            and `init_std` is set, or what it needs is not installed.
     """
     if name not in MODELS:
         raise ConfigError(f"model {name!r} does not exist{nearest(name, MODELS)}")
     if MODELS[name].task != task:
         fit = ", ".join(n for n, row in MODELS.items() if row.task == task)
         raise ConfigError(f"model {name} is for {MODELS[name].task}, the data set is {task}: choose one of {fit}")
+    if init_std is not None and MODELS[name].pretrained:
+        raise ConfigError(f"model {name} is pretrained: model.init_std would overwrite its weights; leave it out")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_key(seed, "model") >> 1)
         model = MODELS[name].build(shape, classes)
@@ -95,6 +100,15 @@ def _lstm(hidden: int, layers: int, dropout: float) -> Callable[[tuple[int, ...]
     return lambda _, classes: CharacterLSTM(classes, hidden, layers, dropout)
 
 
+def _minilm(lora: bool) -> Callable[[tuple[int, ...], int], nn.Module]:
+    def build(_: tuple[int, ...], classes: int) -> nn.Module:
+        from fedmrn.models.sentence import minilm  # noqa: PLC0415 - of an extra
+
+        return minilm(classes, lora=lora)
+
+    return build
+
+
 def _bilateral(shape: tuple[int, ...], classes: int) -> nn.Module:
     channels, height, width = shape
     if height % STRIDE or width % STRIDE:
@@ -108,6 +122,8 @@ MODELS: Mapping[str, Blueprint] = MappingProxyType(
         "lstm": Blueprint("text", _lstm(256, 1, 0.5)),
         "lstm-leaf": Blueprint("text", _lstm(256, 2, 0.0)),
         "lstm-small": Blueprint("text", _lstm(128, 1, 0.0)),
+        "minilm": Blueprint("sentences", _minilm(lora=False), pretrained=True),
+        "minilm-lora": Blueprint("sentences", _minilm(lora=True), pretrained=True),
         "bilateral": Blueprint("segmentation", _bilateral),
     }
 )

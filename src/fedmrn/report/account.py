@@ -113,7 +113,7 @@ ACCOUNT_LEGEND = (
     "Bytes of a client a round, of a round, and of the whole run, as they travelled; beside each, raw: the same frames "
     "with masks as plain bits, with side data and state as float32. bits: a trainable parameter and client, mean over "
     "rounds; last bits: in the last round. mask: what the method codes, and on the way down the weights. side data: "
-    "parameters and statistics of normalisation layers."
+    "parameters and statistics of normalisation layers. Of broadcasts and updates: calibration comes on top."
 )
 
 

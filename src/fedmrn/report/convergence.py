@@ -6,7 +6,7 @@ from math import floor
 from statistics import fmean
 
 from fedmrn.errors import ConfigError
-from fedmrn.experiments.run.record import WAYS, Record, sizes_on
+from fedmrn.experiments.run.record import WAYS, Record
 from fedmrn.report.summary import Summary, reference_of
 
 _SHARES = (0.8, 0.9, 0.97)
@@ -37,7 +37,7 @@ def reach(seeds: Sequence[Sequence[Record]], target: float) -> Reached:
     for records in seeds:
         first = next((i for i, r in enumerate(records) if r.accuracy >= target), None)
         if first is not None:
-            up, down = (sum(sizes_on(way, r).total for r in records[: first + 1]) for way in WAYS)
+            up, down = (sum(r.total(way) for r in records[: first + 1]) for way in WAYS)
             spent.append((first + 1, up, up + down))
     if not spent:
         return Reached(target, len(seeds), 0, None, None, None)

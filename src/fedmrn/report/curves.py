@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
-from fedmrn.experiments.run.record import WAYS, Record, Way, sizes_on
+from fedmrn.experiments.run.record import WAYS, Record, Way
 from fedmrn.report.naming import score
 from fedmrn.report.plots import COLOURS, INK, bare, literal, style
 from fedmrn.report.runs import Variant
@@ -58,7 +58,7 @@ def draw_bytes(variants: Sequence[Variant], title: str, *, down: bool = False) -
 
 def bytes_so_far(seeds: Sequence[Sequence[Record]], ways: Sequence[Way]) -> NDArray[np.float64]:
     """Return the bytes of all clients on these ways up to each round, mean over seeds, shape (rounds,)."""
-    sums = [list(accumulate(sum(sizes_on(way, r).total for way in ways) for r in records)) for records in seeds]
+    sums = [list(accumulate(sum(r.total(way) for way in ways) for r in records)) for records in seeds]
     mean: NDArray[np.float64] = np.mean(sums, axis=0, dtype=np.float64)
     return mean
 

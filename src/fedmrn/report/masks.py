@@ -21,8 +21,8 @@ ENTROPY = (
     "One that also looks at the noise can take fewer. Coded is what the mask sections took, measured."
 )
 SCALE = (
-    'What the clients of a method with scale = "auto" chose for their noise: the geometric mean over clients and '
-    "seeds, as a power of two."
+    'The scale of the noise of a method with scale = "auto", as clients chose it or the server told it: the geometric '
+    "mean over clients and seeds, as a power of two."
 )
 _NAMED = 40  # as many layers as have their names beside the rows
 _MOST = 400

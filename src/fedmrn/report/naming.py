@@ -83,6 +83,9 @@ def word(name: str, value: Any) -> str:
     return f"{table if key == 'name' else key.replace('_', ' ')} {shown}"
 
 
+_CALIBRATED = {"never": [], "last": ["calibrated at the end"], "every": ["calibrated after every round"]}
+
+
 def title(experiment: Experiment, differing: Iterable[str] = ()) -> str:
     """Return what a setting is called; `differing` names settings to add if they are not in every title."""
     data, train = experiment.data, experiment.train
@@ -92,7 +95,7 @@ def title(experiment: Experiment, differing: Iterable[str] = ()) -> str:
     split = ", ".join([data.partition, *(word(name, values[name]) for name in first)])
     more = [word(name, values[name]) for name in differing if name not in {*_SHOWN, *first}]
     name = score(experiment)
-    unusual = [name] * (name != "accuracy")
+    unusual = [name] * (name != "accuracy") + _CALIBRATED[train.calibrate]
     return ", ".join([printable(data.name, 60), split, clients, f"{train.rounds} rounds", *unusual, *more])
 
 

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.experiments.config import Experiment
-from fedmrn.experiments.run.record import Record
+from fedmrn.experiments.run.record import WAYS, Record, sizes_on
 from fedmrn.text import spans
 from fedmrn.wire.layout import Layout
 
@@ -117,11 +118,27 @@ class Variant:
         """Say what is not finished, and what the numbers are of then."""
         late = [run for run in self.runs if not run.finished]
         if not late:
-            return []
+            return self._calibrated()
         stand = ", ".join(f"seed {r.experiment.seed} at round {len(r.records)}" for r in late)
         which = f"seed{'s' * (len(self.used) > 1)} {spans(r.experiment.seed for r in self.used)}"
         rounds = f"up to round {len(self.records[0])}"
-        return [f"{self.label}: {stand} of {self.experiment.train.rounds}; its numbers are of {which} {rounds}"]
+        text = f"{self.label}: {stand} of {self.experiment.train.rounds}; its numbers are of {which} {rounds}"
+        return [text, *self._calibrated()]
+
+    def _calibrated(self) -> list[str]:
+        """Say what calibration of the last model did and took; nothing where it was not calibrated."""
+        pairs = [(records[-1], records[-1].calibration) for records in self.records]
+        found = [(record, before) for record, before in pairs if before is not None]
+        if not found:
+            return []
+        before, after = (
+            100 * fmean(x.accuracy for x in column) for column in zip(*((b, r) for r, b in found), strict=True)
+        )
+        up, down = (fmean(sizes_on(way, b).total for _, b in found) / 1e6 for way in WAYS)
+        return [
+            f"{self.label}: calibrated, the last model goes from {before:.2f} to {after:.2f} %; that takes {up:.2f} MB "
+            f"up and {down:.2f} down, beside the updates"
+        ]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
-from fedmrn.experiments.run.record import WAYS, Record, sizes_on
+from fedmrn.experiments.run.record import WAYS, Record
 from fedmrn.report.account import Line, account
 
 _LAST = 10
@@ -52,7 +52,7 @@ def summarise(method: str, lr: float, runs: Sequence[Sequence[Record]], label: s
     The label is the method's name, unless given.
     """
     finals = [records[-1].accuracy for records in runs]
-    up, down = (fmean(sum(sizes_on(way, r).total for r in records) for records in runs) for way in WAYS)
+    up, down = (fmean(sum(r.total(way) for r in records) for records in runs) for way in WAYS)
     return Summary(
         method=method,
         label=label or method,

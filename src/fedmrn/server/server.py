@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.errors import ConfigError, RoundOrderError
+from fedmrn.server.calibration import Calibration
 from fedmrn.server.caps import Clipping
 from fedmrn.server.carried import Carried
 from fedmrn.server.round import Round
@@ -147,6 +148,18 @@ class Server:
         begun = Round(self, round, [_named(c) for c in clients])
         self._begun, self.asked = begun, begun.clients
         return begun
+
+    def calibrate(self, clients: Iterable[int | str]) -> Calibration:
+        """Begin to ask these clients for the statistics of the newest model; see `fedmrn.server.calibration`.
+
+        Raises:
+            ConfigError, RoundOrderError: as for `Calibration`.
+        """
+        return Calibration(self, [_named(client) for client in clients])
+
+    def take_statistics(self, state: NDArray[np.float32]) -> None:
+        """Go on from the same state with other statistics; called by `Calibration.finish`."""
+        self._keep(state)
 
     def is_current(self, round: Round) -> bool:
         """Whether this is the round begun last, and not finished: the state is what its clients were shown."""

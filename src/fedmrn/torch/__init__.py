@@ -1,7 +1,9 @@
 """Clients in PyTorch: flat parameters, local rules as optimiser wrappers, the training loop, evaluation."""
 
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from types import EllipsisType
+from typing import Any
 
 from fedmrn.extras import explained
 
@@ -12,6 +14,7 @@ except ModuleNotFoundError as error:
 
 from fedmrn.errors import MalformedFrameError
 from fedmrn.methods import MASKED, Accept, check_consent
+from fedmrn.torch.calibration import Forward, calibrate, samples_in
 from fedmrn.torch.loop import LocalData, Training, evaluate, train, train_client
 from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
 from fedmrn.torch.modules import unwrapped
@@ -21,6 +24,7 @@ from fedmrn.torch.rules.steps import Optimizers
 from fedmrn.torch.selection import Selection
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits
 from fedmrn.wire.messages import read_model
+from fedmrn.wire.statistics import statistics_frame
 from fedmrn.wire.terms import read_terms
 
 
@@ -119,6 +123,44 @@ def load_model(
     view.write(read_model(parsed, view.layout))
 
 
+def answer_calibration(
+    model: nn.Module,
+    frame: Frame | bytes,
+    batches: Iterable[Any],
+    *,
+    weight: int | None = None,
+    forward: Forward | None = None,
+    choose: Choose = default_choice,
+    variances: Variances = (),
+    limits: Limits = DEFAULT_LIMITS,
+) -> Frame:
+    """Set a model to the one that the server sent to calibrate, and return its statistics on these samples.
+
+    Args:
+        model, frame, choose, variances, limits: as for `load_model`; the frame of a model is the same.
+        batches, forward: as for `calibrate`: of samples that the client trains on.
+        weight: of this client in the mean, a positive integer; by default the samples in the batches.
+
+    Raises:
+        UsageError, EncodeError: as `calibrate`.
+        FrameError: as `load_model`.
+    """
+    parsed = frame if isinstance(frame, Frame) else Frame.from_bytes(frame, kind=Kind.MODEL, limits=limits)
+    load_model(model, parsed, choose=choose, variances=variances)
+    samples = 0
+
+    def counted() -> Iterator[Any]:
+        nonlocal samples
+        for batch in batches:
+            samples += samples_in(batch)
+            yield batch
+
+    calibrate(model, counted() if weight is None else batches, forward=forward)
+    view = ModelLayout.of(model, choose, variances)
+    values = view.read()[view.layout.trainable :]
+    return statistics_frame(parsed, view.layout, values, weight=max(samples, 1) if weight is None else weight)
+
+
 __all__ = [
     "LocalData",
     "LocalRule",
@@ -126,7 +168,9 @@ __all__ = [
     "ModelLayout",
     "Selection",
     "Training",
+    "answer_calibration",
     "attach",
+    "calibrate",
     "default_choice",
     "evaluate",
     "load_model",

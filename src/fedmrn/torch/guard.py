@@ -20,6 +20,9 @@ _WIDTH = 1024
 """Words of a row, where a large tensor is summed up by rows and by columns."""
 
 
+_MOST_SHOWN = 6
+
+
 class Guard:
     """Refuses a change in local training that no update would tell the server of.
 
@@ -51,9 +54,7 @@ class Guard:
         for name, tensor in self._never_trained.items():
             if tensor.requires_grad:
                 _refuse_thawed(name)
-        for noted in self._noted.values():
-            if noted.written():
-                noted.compare(noted.tensor)
+        _refuse_changed([n for n in self._noted.values() if n.written() and not n.is_same(n.tensor)])
         now = [*_made_of(self._modules)]
         if len(now) != len(self._objects) or not all(map(is_, now, self._objects)):
             self._compare_objects()
@@ -66,8 +67,7 @@ class Guard:
         """
         self.check()
         self._compare_objects()
-        for noted in self._noted.values():
-            noted.compare(noted.tensor)
+        _refuse_changed([n for n in self._noted.values() if not n.is_same(n.tensor)])
 
     def _look(self) -> None:
         self._modules = [module for _, module in modules_of(self._model)]
@@ -85,6 +85,7 @@ class Guard:
                     "load_state_dict without assign=True, or change the model before attach"
                 )
             self._sent[name] = found
+        changed = []
         for name, noted in self._noted.items():
             found = now.get(name)  # one that is gone is used no more
             if found is None or found is noted.tensor:
@@ -93,7 +94,9 @@ class Guard:
                 if found.requires_grad:
                     _refuse_thawed(name)
                 self._never_trained[name] = found
-            noted.compare(found)
+            if not noted.is_same(found):
+                changed.append(noted)
+        _refuse_changed(changed)
         self._refuse_new(now)
         self._look()
 
@@ -139,26 +142,35 @@ class _Noted:
             _writes(tensor) != self.writes or (self.digest is not None and tensor.data_ptr() != self.place)
         )
 
-    def compare(self, tensor: Tensor) -> None:
-        """Take this tensor for what stands in the model now, and refuse it if its values are others."""
+    def is_same(self, tensor: Tensor) -> bool:
+        """Whether this tensor, which stands in the model now, has the same values; then it is what is noted."""
         now = None if self.free or not is_plain(tensor) else digest(tensor)
         if now is None and self.digest is None:
-            changed = not self.free and (tensor is not self.tensor or _writes(tensor) != self.writes)
+            same = self.free or (tensor is self.tensor and _writes(tensor) == self.writes)
         else:
-            changed = now != self.digest
-        if changed:
-            parameter = isinstance(tensor, nn.Parameter)
-            raise UnsupportedModelError(
-                f"{'frozen parameter' if parameter else 'buffer'} {self.name} changed in local training, and is not "
-                f"sent: {'unfreeze it before attach, or ' if parameter else ''}name it in "
-                f"choose=Selection(statistics=[{self.name!r}]), on the server too, to average it, or in "
-                f"Selection(local=[{self.name!r}]) to leave it to each client"
-            )
-        self._note(tensor, now)
+            same = now == self.digest
+        if same:
+            self._note(tensor, now)
+        return same
 
     def _note(self, tensor: Tensor, now: bytes | None) -> None:
         self.tensor, self.digest, self.writes = tensor, now, _writes(tensor)
         self.place = 0 if now is None else tensor.data_ptr()
+
+
+def _refuse_changed(changed: list[_Noted]) -> None:
+    if not changed:
+        return
+    parameters = [n.name for n in changed if isinstance(n.tensor, nn.Parameter)]
+    names = parameters or [n.name for n in changed]
+    several = "s" if len(names) > 1 else ""
+    shown = ", ".join(names[:_MOST_SHOWN]) + (f" and {len(names) - _MOST_SHOWN} more" if names[_MOST_SHOWN:] else "")
+    raise UnsupportedModelError(
+        f"{'frozen parameter' if parameters else 'buffer'}{several} {shown} changed in local training, and "
+        f"{'are' if several else 'is'} not sent: {'unfreeze before attach, or ' if parameters else ''}choose="
+        f"Selection(statistics={names[:_MOST_SHOWN]}), on the server too, averages over clients, and "
+        f"Selection(local={names[:_MOST_SHOWN]}) leaves it to each client"
+    )
 
 
 def _stands_in(found: Tensor | None, tensor: Tensor) -> TypeGuard[Tensor]:

@@ -1,6 +1,6 @@
 """How a client trains: one record of settings, the training loop that every method's clients run, and evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +27,9 @@ class Training:
     Attributes:
         local_epochs: E, how often a client goes through its samples.
         batch_size: B; the last batch of an epoch may be smaller.
-        optimizer: its name, sgd or adam.
+        optimizer: its name, sgd, adam or adamw.
         lr: the optimizer's learning rate.
+        weight_decay: the optimizer's, on all trained parameters.
         loss: of a batch's outputs and targets; a mean over the batch.
         by_batches: weight clients by batches an epoch instead of samples (the published code).
         augment: applied to each batch.
@@ -36,6 +37,8 @@ class Training:
             do not call `view` on what they get.
         bfloat16: run forward and loss under torch's bfloat16 autocast; parameters, gradients and the optimizer stay
             float32. It is faster on processors with bfloat16 arithmetic, and slower on others.
+        statistics: samples that a client forwards once more after training, for the statistics of normalisation layers
+            (`LocalRule.refresh_statistics`), at most; 0: none, so that those of training's last batches are sent.
         graphs: on CUDA, capture steps of plain SGD and replay them (`fedmrn.torch.fast.graphs`).
 
     Raises:
@@ -46,11 +49,13 @@ class Training:
     batch_size: int = 32
     optimizer: str = "sgd"
     lr: float = 0.1
+    weight_decay: float = 0.0
     loss: Loss = F.cross_entropy
     by_batches: bool = False
     augment: Augment | None = None
     channels_last: bool = False
     bfloat16: bool = False
+    statistics: int = 256
     graphs: bool = True
 
     def __post_init__(self) -> None:
@@ -59,6 +64,8 @@ class Training:
                 f"a client needs at least one local epoch and one sample a batch, got local_epochs = "
                 f"{self.local_epochs} and batch_size = {self.batch_size}"
             )
+        if self.statistics < 0:
+            raise ConfigError(f"statistics is a number of samples, 0 for none; got {self.statistics}")
         if self.optimizer not in LOCAL_OPTIMIZERS:
             hint = nearest(self.optimizer, LOCAL_OPTIMIZERS)
             raise ConfigError(f"optimizer {self.optimizer!r} does not exist{hint}")
@@ -76,9 +83,9 @@ class Training:
         return self.batches(samples) if self.by_batches else samples
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Return a fresh optimizer over a model's parameters."""
+        """Return a fresh optimizer over a model's trained parameters."""
         made: torch.optim.Optimizer = getattr(torch.optim, LOCAL_OPTIMIZERS[self.optimizer])(
-            model.parameters(), lr=self.lr
+            [p for p in model.parameters() if p.requires_grad], lr=self.lr, weight_decay=self.weight_decay
         )
         return made
 
@@ -175,6 +182,48 @@ def train(
     return total.item() / len(data)
 
 
+def refresh_statistics(model: nn.Module, rule: LocalRule, data: LocalData, training: Training) -> None:
+    """Compute the statistics that a client sends anew, from `training.statistics` of its samples at most.
+
+    They are taken as they are, without augmentation: so are those that a model is evaluated on.
+
+    Args:
+        model, rule, data, training: as for `train`, after it.
+
+    Raises:
+        EncodeError: they are not finite: training diverged.
+    """
+    if training.statistics:
+        device, most = rule.view.device, min(len(data), training.statistics)
+        batches = plain_batches(data, training, device, most=most, size=training.batch_size)
+        rule.refresh_statistics(batches, forward_of(model, training, device))
+
+
+def plain_batches(
+    data: LocalData, training: Training, device: torch.device, *, most: int, size: int
+) -> Iterator[Tensor]:
+    """Yield `most` of a client's inputs without augmentation, in an order of their own, in batches of `size` at most.
+
+    Batches are of one size, or differ by one: none has a single sample, which batch norm could not take, unless all do.
+    """
+    order = Stream(data.key, domain(Purpose.SHUFFLE, training.local_epochs)).permutation(len(data))
+    chosen = torch.from_numpy(order[:most]).to(data.x.device)
+    for part in chosen.tensor_split(-(-most // size)):
+        x = data.x[part].to(device)
+        yield channels_last(x) if training.channels_last and device.type == "cpu" else x
+
+
+def forward_of(model: nn.Module, training: Training, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return what runs a model forward as in training: under autocast, where the training says so."""
+
+    def forward(x: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.bfloat16):
+            out: Tensor = model(x)
+        return out
+
+    return forward
+
+
 def train_client(
     model: nn.Module,
     rule: LocalRule,
@@ -186,6 +235,8 @@ def train_client(
 ) -> tuple[Frame, float]:
     """Train one client, and return its update frame and the mean loss of its last epoch.
 
+    The running statistics that it sends are those of the weights that it sends (`refresh_statistics`).
+
     Args:
         model, rule, data, training, graphs: as for `train`.
         weight: of the client in the mean; by default what `training.weight` says.
@@ -194,6 +245,7 @@ def train_client(
         EncodeError: the update is not finite, or the weight is not positive.
     """
     mean = train(model, rule, data, training, graphs=graphs)
+    refresh_statistics(model, rule, data, training)
     return rule.finish(weight=training.weight(len(data)) if weight is None else weight), mean
 
 

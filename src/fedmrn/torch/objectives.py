@@ -1,7 +1,7 @@
 """What training minimises and what evaluation reports, by task."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -74,6 +74,7 @@ OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
     {
         "images": CLASSES,
         "text": CLASSES,
+        "sentences": replace(CLASSES, batch=128),
         "segmentation": Objective(pixel_loss, _confusion, _mean_iou, batch=32),
     }
 )

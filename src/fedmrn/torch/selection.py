@@ -73,7 +73,7 @@ def chosen(
     found: dict[str, str] = {}
     for kind in kinds:
         for pattern in getattr(selection, kind):
-            hits = [name for name, all_of in names.items() if any(fnmatchcase(n, pattern) for n in all_of)]
+            hits = [name for name, all_of in names.items() if pattern in all_of or _matches(pattern, all_of)]
             if not hits:
                 raise ConfigError(f"Selection({kind}=[{pattern!r}]) {_why(pattern, names, of, others)}")
             for name in hits:
@@ -107,6 +107,10 @@ def is_variance(name: str, owner: nn.Module, buffer: Tensor) -> bool:
     buffers = dict(owner.named_buffers(recurse=False))
     mean = buffers.get("running_mean")
     return buffers.get("running_var") is buffer and mean is not None and mean.shape == buffer.shape
+
+
+def _matches(pattern: str, names: Collection[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names)
 
 
 def _why(pattern: str, names: Iterable[str], of: str, others: Mapping[str, str]) -> str:

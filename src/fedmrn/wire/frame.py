@@ -1,7 +1,8 @@
 """Frames: the messages between server and clients, as bytes. `docs/wire-format.md` is the specification.
 
 A frame is an *update* (client to server: one section a tensor group), a *broadcast* (server to client: what to send,
-as templates, terms of training, and the state of the model) or a *model* (server to client: values to evaluate).
+as templates, terms of training, and the state of the model), a *model* (server to client: values to evaluate, or to
+calibrate) or *statistics* (client to server: those of the model that it was sent).
 Parsing looks at headers only and keeps bodies as views of the bytes it was given: it allocates O(sections), and nothing
 whose size the sender chose.
 """
@@ -52,6 +53,8 @@ class Kind(IntEnum):
     """To a client: a model to evaluate; it asks for nothing, and nobody trains from it."""
     SAVED = 4
     """To nobody: what a server keeps in a file."""
+    STATISTICS = 5
+    """From a client: the running statistics of a model that it was sent, on its own samples; nothing was trained."""
 
 
 class Role(IntEnum):
@@ -70,7 +73,9 @@ _ROLES = {
     Kind.BROADCAST: {Role.STATE, Role.TEMPLATE, Role.TERMS},
     Kind.MODEL: {Role.STATE},
     Kind.SAVED: {Role.STATE, Role.MOMENTS, Role.SERVER},
+    Kind.STATISTICS: {Role.STATE},
 }
+_WEIGHTED = {Kind.UPDATE, Kind.STATISTICS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +148,7 @@ class Frame:
     """A parsed frame, or one to be written.
 
     Attributes:
-        kind: update, broadcast, model or saved.
+        kind: update, broadcast, model, saved or statistics.
         method: id of the method (`fedmrn.methods.METHODS`).
         round: 32-bit number of the round, from 1.
         noise_key: 64-bit key of this client's noise in this round.
@@ -205,7 +210,7 @@ class Frame:
             raise LimitError(f"the frame declares {n} sections; at most {limits.max_sections} are accepted")
         if weight > limits.max_weight:
             raise LimitError(f"weight {weight} is above the cap of {limits.max_weight}")
-        if (weight == 0) is (found is Kind.UPDATE):
+        if (weight == 0) is (found in _WEIGHTED):
             raise MalformedFrameError(f"weight {weight} is not possible in a frame of kind {found.name.lower()}")
         sections = tuple(_sections(view[HEADER_SIZE : total - CHECKSUM_SIZE], n, found))
         return cls(found, method, round_, key, digest, weight, sections)

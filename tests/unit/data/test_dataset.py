@@ -274,7 +274,17 @@ def test_published_constants():
 
 
 def test_catalogue_is_complete_and_frozen():
-    assert list(DATASETS) == ["digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "svhn", "shakespeare", "voc"]
+    assert list(DATASETS) == [
+        "digits",
+        "fashion-mnist",
+        "mnist",
+        "cifar10",
+        "cifar100",
+        "svhn",
+        "shakespeare",
+        "banking77",
+        "voc",
+    ]
     for name, row in DATASETS.items():
         assert row.name == name
         assert row.licence

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_encoder import tiny_encoder
 
 from fedmrn.data import DATASETS, Dataset, FolderSource
 from fedmrn.experiments.config import Experiment
@@ -14,6 +15,8 @@ from fedmrn.experiments.run import prepare
 from fedmrn.experiments.settings import load_setting, presets
 from fedmrn.federation.simulation import simulate
 from fedmrn.methods import METHODS
+from fedmrn.models import sentence
+from fedmrn.models.catalogue import MODELS
 from fedmrn.server import Server
 from fedmrn.torch import ModelLayout
 
@@ -96,6 +99,10 @@ def _trained_by() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("name", "method"), _trained_by())
 def test_a_client_of_it_trains_a_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, method: str) -> None:
     monkeypatch.setattr(prepare, "load_source", lambda source, _: made_up(source.name))
+    if MODELS[load_setting(name).model.name].pretrained:
+        pytest.importorskip("transformers", reason='transformers is not installed: pip install "fedmrn[finetune]"')
+        pytest.importorskip("peft", reason='peft is not installed: pip install "fedmrn[finetune]"')
+        monkeypatch.setattr(sentence, "pretrained_encoder", tiny_encoder)
     cut = ["data.max_samples=2", "data.min_size=1", "train.local_epochs=1", "train.clients_per_round=1"]
     setting = load_setting(name, cut)
     setting = replace(setting, train=replace(setting.train, rounds=1, threads=1))

@@ -210,8 +210,10 @@ class TestModelsOfAState:
 class TestSettings:
     """What a federation says of local training reaches it."""
 
-    @pytest.mark.parametrize(("optimizer", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
-    def test_the_optimiser_is_the_one_asked_for_at_its_rate(
+    @pytest.mark.parametrize(
+        ("optimizer", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+    )
+    def test_the_optimiser_is_the_one_asked_for_at_its_rate_and_decay(
         self, optimizer: str, kind: type[torch.optim.Optimizer]
     ) -> None:
         seen: list[torch.optim.Optimizer] = []
@@ -220,11 +222,12 @@ class TestSettings:
             seen.append(inner)
             return rule(model, inner, b, **options)
 
-        run(federation("fedavg", optimizer=optimizer, rule=noted, rounds=1, lr=0.0625))
+        run(federation("fedavg", optimizer=optimizer, rule=noted, rounds=1, lr=0.0625, weight_decay=0.5))
         assert len(set(map(id, seen))) == 4  # a client's own: no moments carry over
         for inner in seen:
             assert type(inner) is kind
             assert inner.param_groups[0]["lr"] == 0.0625
+            assert inner.param_groups[0]["weight_decay"] == 0.5
 
     def test_adam_is_another_run_than_sgd(self) -> None:
         adam = run(federation("fedavg", optimizer="adam", rounds=1))

@@ -11,8 +11,9 @@ from flwr.app import Context, Message, MessageType, RecordDict
 from torch import nn
 
 from fedmrn.errors import WrongLayoutError, WrongMessageError
+from fedmrn.flower import FedMRN
 from fedmrn.flower.client import MEMORY, attach, update_reply
-from fedmrn.torch import ModelLayout
+from fedmrn.torch import ModelLayout, Selection
 from fedmrn.torch.rules.learned import LearnedSign
 
 
@@ -55,6 +56,23 @@ def test_a_broadcast_for_another_model_is_refused() -> None:
     plan = strategy()
     one_round(plan, FakeGrid(dict.fromkeys((11, 12, 13), other)))
     assert len(plan.reports[0].refused) == 3
+
+
+def test_a_choice_of_tensors_is_the_servers_and_the_clients() -> None:
+    chosen, layouts = Selection(dense=["*.bias"]), []
+
+    def client(message: Message) -> Message:
+        model = small_model()
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        with pytest.raises(WrongLayoutError, match="choose="):
+            attach(model, sgd, message, context(11), steps=1)
+        compiled = torch.compile(model, backend="eager")
+        layouts.append(attach(compiled, sgd, message, context(11), steps=1, choose=chosen).view.layout)  # type: ignore[arg-type]
+        return reply_from(message, RecordDict())
+
+    plan = FedMRN(ModelLayout.of(small_model(), choose=chosen), "fedmrn")
+    one_round(plan, FakeGrid(dict.fromkeys((11, 12, 13), client)))
+    assert layouts == [plan.layout] * 3
 
 
 @pytest.mark.parametrize(("options", "told"), [({}, (0.5, 6.0)), ({"rho": 2}, (0.5, 2.0)), ({"warmup": 1}, (1.0, 6.0))])

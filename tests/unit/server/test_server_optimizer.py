@@ -4,7 +4,7 @@ from math import sqrt
 
 import numpy as np
 import pytest
-from core_examples import LAYOUT, SECRET, fitting, noisy, play, start
+from core_examples import LAYOUT, PUBLISHED, SECRET, fitting, noisy, play, start
 from numpy.typing import NDArray
 
 from fedmrn.errors import ConfigError
@@ -151,7 +151,7 @@ def test_moments_of_another_shape_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedpm"])
 def test_the_density_is_the_share_of_ones_a_tensor(name: str) -> None:
-    server = start(name)
+    server = start(name, **PUBLISHED.get(name, {}))
     vectors = {c: fitting(server, noisy(LAYOUT.size, k)) for k, c in enumerate(("ann", "bob", "cyd"))}
     round_ = server.begin(1, sorted(vectors))
     bits: list[NDArray[np.uint8]] = []

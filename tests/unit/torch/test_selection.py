@@ -175,6 +175,11 @@ def test_a_frozen_parameter_can_be_averaged() -> None:
     assert view.frozen == ()
 
 
+def test_a_name_with_signs_of_patterns_in_it_is_itself() -> None:
+    model = nn.ModuleDict({"a[0]": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    assert group_of(ModelLayout.of(model, Selection(dense=["a[0].weight"])))["a[0].weight"] is Group.DENSE
+
+
 def test_any_name_of_a_tied_tensor_will_do() -> None:
     model = nn.ModuleDict({"embedding": nn.Embedding(4, 3), "out": nn.Linear(3, 4)})
     model["out"].weight = model["embedding"].weight

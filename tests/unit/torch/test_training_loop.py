@@ -55,6 +55,8 @@ def test_ones_own_loop_and_the_ready_made_one_give_the_same_bytes(name: str) -> 
             value.backward()
             opt.step()
             epoch_loss += value.item() * len(chosen) / 11
+    order = torch.from_numpy(Stream(77, domain(Purpose.SHUFFLE, 2)).permutation(11))
+    opt.refresh_statistics(x[chosen] for chosen in order.tensor_split(3))
     frame = opt.finish(weight=11)
     assert frame.to_bytes() == ready.to_bytes()
     assert loss == pytest.approx(epoch_loss, rel=1e-12)

@@ -73,7 +73,7 @@ CHANGES: dict[str, tuple[Callable[[Tuned], object], str]] = {
     "a layer unfrozen": (lambda m: m.base.requires_grad_(True), r"base\.weight was frozen at attach .*before attach"),
     "a teacher that follows": (
         lambda m: m.teacher.load_state_dict(m.head.state_dict()),
-        r"frozen parameter teacher\.\w+ changed .*Selection\(local=",
+        r"frozen parameters teacher\.weight, teacher\.bias changed .*Selection\(local=",
     ),
     "a buffer": (lambda m: m.codebook.add_(1), r"buffer codebook changed .*Selection\(statistics=\['codebook'\]\)"),
     "a table": (lambda m: m.base.table.zero_(), r"buffer base\.table changed"),

@@ -45,6 +45,11 @@ def check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
     found = read_experiment(folder)
     if found != _with_rounds(found, experiment, follow=False):
         _refuse_other(folder, found, experiment)
+    if found != experiment and experiment.train.calibrate == "last":
+        raise RunError(
+            f"{folder} holds a run of {found.train.rounds} rounds that calibrates its last model: they are not the "
+            f"first of {experiment.train.rounds}; --out FOLDER for a new run"
+        )
     if not resume:
         refuse_any(folder)
     done = len(read_records(folder)) if found != experiment else 0

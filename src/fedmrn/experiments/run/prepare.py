@@ -50,11 +50,13 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         batch_size=train.batch_size,
         optimizer=options.optimizer,
         lr=options.lr,
+        weight_decay=options.weight_decay,
         loss=objective.loss,
         by_batches=train.weight_by == "batches",
         augment=partial(augment, fill=dataset.black()) if dataset.augment else None,
         channels_last=True,
         bfloat16=train.autocast == "bfloat16",
+        statistics=train.statistics,
         graphs=train.graphs,
     )
     federation = Federation(
@@ -69,6 +71,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         clients_per_round=train.clients_per_round,
         seed=experiment.seed,
         objective=objective,
+        calibrate=train.calibrate,
     )
     return Prepared(dataset, federation, model)
 

@@ -21,6 +21,7 @@ from fedmrn.files import open_file
 from fedmrn.text import printable
 
 if TYPE_CHECKING:
+    from fedmrn.federation.calibration import Calibrated
     from fedmrn.federation.simulation import RoundResult
 
 Way = Literal["up", "down"]
@@ -28,6 +29,7 @@ WAYS: tuple[Way, Way] = ("up", "down")
 Whole = Annotated[int, Field(ge=0, le=1 << 53, strict=True)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 _Number = Annotated[float, Field(strict=True)]  # a loss may be infinite
+_Accuracy = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 _SHAPE = ConfigDict(extra="ignore")
 FILE = "rounds.jsonl"
 MOST_OF_A_LINE, MOST = 1 << 22, 1 << 30
@@ -68,6 +70,23 @@ class Ways:
 
 
 @dataclass(frozen=True, kw_only=True, config=_SHAPE)
+class Calibration:
+    """The second exchange of a round, in which clients found the statistics of the new model.
+
+    Attributes:
+        accuracy, loss: of the model before it; the record's own are of the calibrated model.
+        clients: who was asked.
+        up, down: the bytes of all clients together, beside those of the record.
+    """
+
+    accuracy: _Accuracy
+    loss: _Number
+    clients: Annotated[list[Whole], Field(min_length=1)]
+    up: Sizes
+    down: Sizes
+
+
+@dataclass(frozen=True, kw_only=True, config=_SHAPE)
 class Record:
     """A round; everything but `seconds` is a function of the configuration and the seed.
 
@@ -81,13 +100,14 @@ class Record:
         raw: the same without coding (`fedmrn.wire.messages.plain`); not in runs from before it was counted.
         by_client: way -> coded and total -> bytes of each client, in the order of `clients`; as `raw`, may be missing.
         bits_per_parameter: of the uplink, a trainable parameter and client, everything included.
+        calibration: how the model was before it was calibrated, and the bytes of that; None where it was not.
         further: what else the line holds, as it stands there; see `observed`.
         clients: who took part.
         seconds: wall time, evaluation included.
     """
 
     round: Whole
-    accuracy: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
+    accuracy: _Accuracy
     loss: _Number
     train_loss: _Number
     up: Sizes
@@ -95,6 +115,7 @@ class Record:
     raw: Ways | None = None
     by_client: dict[str, dict[str, list[Whole]]] | None = None
     bits_per_parameter: _Positive
+    calibration: Calibration | None = None
     further: dict[str, Any] = Field(default_factory=dict)
     clients: Annotated[list[Whole], Field(min_length=1)]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
@@ -132,13 +153,21 @@ class Record:
             if field.name == "further":
                 values |= value  # as it stood there, however deep
             elif value is not None:
-                values[field.name] = asdict(value, dict_factory=_known) if isinstance(value, Sizes | Ways) else value
+                values[field.name] = asdict(value, dict_factory=_known) if isinstance(value, _NESTED) else value
         return json.dumps(values) + "\n"
+
+    def total(self, way: Way) -> int:
+        """Return all bytes that went one way, calibration included."""
+        own = (self,) if self.calibration is None else (self, self.calibration)
+        return sum(sizes_on(way, part).total for part in own)
 
     @property
     def observed(self) -> dict[str, dict[str, float]]:
         """What was observed of the updates: name -> name of a tensor -> number."""
         return {name: table for name, table in self.further.items() if _is_table(table)}
+
+
+_NESTED = (Sizes, Ways, Calibration)
 
 
 def _known(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -166,7 +195,7 @@ def explain(error: ValidationError, *where: str) -> str:
     return printable(text)
 
 
-def sizes_on(way: Way, ways: Ways | Record) -> Sizes:
+def sizes_on(way: Way, ways: Ways | Calibration | Record) -> Sizes:
     """Return the bytes of the updates (`way` is up) or of the broadcasts (down)."""
     return ways.up if way == "up" else ways.down
 
@@ -204,9 +233,16 @@ def to_record(result: "RoundResult") -> Record:
         raw=Ways(_sizes(total(e.raw_up for e in exchanges)), _sizes(total(e.raw_down for e in exchanges))),
         by_client={"up": _columns([e.up for e in exchanges]), "down": _columns([e.down for e in exchanges])},
         bits_per_parameter=result.bits_per_parameter,
+        calibration=None if result.calibrated is None else _calibration(result.calibrated),
         further=result.observed,
         clients=result.clients,
         seconds=round(result.seconds, 3),
+    )
+
+
+def _calibration(found: "Calibrated") -> Calibration:
+    return Calibration(
+        accuracy=found.accuracy, loss=found.loss, clients=found.clients, up=_sizes(found.up), down=_sizes(found.down)
     )
 
 

@@ -6,6 +6,7 @@ layout.json        the model's tensors: names, shapes and groups in flat order
 checkpoint.bin     what the server keeps after the last whole round (see `checkpoint`)
 memory/            what clients keep from their last round, for methods whose clients do
 last-update.bin    one client's frame of the last round, for `fedmrn inspect`
+calibrated.bin     the model with statistics of training data, where `fedmrn calibrate` was asked for it
 partition.json     who holds what: images by client and label
 partition.png      the same as a picture
 .lock              held by the process that writes here

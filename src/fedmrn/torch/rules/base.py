@@ -3,6 +3,7 @@
     opt = attach(model, torch.optim.AdamW(model.parameters()), broadcast, steps=S)
     for x, y in batches:                        # S steps
         opt.zero_grad(); loss(model(x), y).backward(); opt.step()
+    opt.refresh_statistics(x for x, _ in batches)  # with batch norm: what is sent of it is of the weights that are sent
     frame = opt.finish(weight=samples)
 
 The inner optimiser moves the weights that it would move in plain training. Rules that train through a code keep those
@@ -15,9 +16,9 @@ they move (ASGD), or that need sparse gradients (SparseAdam).
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import EllipsisType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from fedmrn.codecs import Codec, codec_from
 from fedmrn.errors import ConfigError, UnsupportedModelError
 from fedmrn.numerics.rng import fresh_key
+from fedmrn.torch.calibration import Forward, calibrate
 from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
 from fedmrn.torch.ranks import Ranks
 from fedmrn.torch.rules.steps import Optimizers, Steps
@@ -136,6 +138,24 @@ class LocalRule(Steps):
         for twin in self.twins:
             vector[twin.where] = twin.moved.reshape(-1).cpu().numpy()
         return vector - self.received
+
+    def refresh_statistics(self, batches: Iterable[Any], forward: Forward | None = None) -> None:
+        """Compute the running statistics of normalisation layers anew; once, after the last step.
+
+        They are then those of the weights that training led to, without the dice of this client's own mask, of which
+        the mean over clients has little. `train_client` does it; in a loop of one's own it is a line before `finish`:
+        `opt.refresh_statistics(x for x, _ in loader)`. A model without such layers runs nothing.
+
+        Args:
+            batches, forward: as for `fedmrn.torch.calibrate`.
+
+        Raises:
+            ConfigError: after `finish`, or there is no batch.
+            EncodeError: statistics are not finite.
+        """
+        self._check_open()
+        with self.undiced():
+            calibrate(self.model, batches, forward=forward)
 
     def finish(self, *, weight: int) -> Frame:
         """Return the update frame and give the model back.

@@ -68,8 +68,7 @@ class ProbabilityMask(Through):
             )
 
     def put_undiced(self) -> None:
-        """Put the weights into the model that are to be expected of the masks."""
-        self.put(self._frozen * torch.sigmoid(self.moved))
+        """Leave the weights that were drawn: the models that the server hands out are draws as well."""
 
     @torch.no_grad()
     def adapt_gradients(self) -> None:
@@ -163,6 +162,14 @@ class LearnedSign(Through):
     def drawn(self, twin: Twin) -> Tensor:
         """Return the weights of a parameter that were drawn last."""
         return self._last[twin.where].view(twin.shown.shape).to(twin.shown.dtype)
+
+    def put_undiced(self) -> None:
+        """Put w + u into the model, u clipped to what a sign can say: the mean over all draws."""
+        if not self._first:
+            self.put(self.moved)
+            return
+        scale = self._spread()
+        self.put(self.base + torch.clamp(self.u, -scale, scale))
 
     @torch.no_grad()
     def adapt_gradients(self) -> None:

@@ -121,9 +121,9 @@ class MaskedTraining(Through):
         self.note()
 
     def put_undiced(self) -> None:
-        """Put w + u into the model, u clipped to what masks can say."""
-        self._rescale()
-        self._draw_after([(slice(0, self.size), STAY)], q=0.0)
+        """Put w + u into the model, u clipped to what masks can say: the mean over all masks of u."""
+        if self.stochastic:
+            self._draw_after([(slice(0, self.size), STAY)], q=0.0)
 
     def drawn(self, twin: Twin) -> Tensor:
         """Return the weights of a parameter that were drawn last."""

@@ -107,6 +107,17 @@ class TestAFolder:
         with pytest.raises(RunError, match="another configuration: method is"):
             check_folder(folder, asked(MANY + 1, "fedavg"), resume=True)
 
+    def test_whose_last_model_was_calibrated(self, tmp_path: Path) -> None:
+        folder = write_run(tmp_path / "r", changes=["train.calibrate=last"])
+        for rounds in (MANY - 1, MANY + 1):
+            with pytest.raises(
+                RunError, match=rf"3 rounds that calibrates its last model: .* first of {rounds}; --out"
+            ):
+                check_folder(folder, asked(rounds, "fedmrn", "train.calibrate=last"), resume=True)
+        check_folder(folder, asked(MANY, "fedmrn", "train.calibrate=last"), resume=True)
+        every = write_run(tmp_path / "every", changes=["train.calibrate=every"])
+        check_folder(every, asked(MANY + 1, "fedmrn", "train.calibrate=every"), resume=True)
+
     @pytest.mark.parametrize("method", ["fedsparsify-local", "fedsparsify-global"])
     def test_whose_schedule_depends_on_the_rounds(self, tmp_path: Path, method: str) -> None:
         folder = write_run(tmp_path / "r", method)

@@ -34,6 +34,27 @@ def test_a_line_is_read_as_it_was_written(name: str, options: dict[str, Any], ob
         assert list(written.observed) == observed
 
 
+def test_a_calibrated_round_says_what_it_was_before_and_what_that_took() -> None:
+    plain, calibrated = (to_record(run(federation(calibrate=when, rounds=1))[0]) for when in ("never", "last"))
+    line = calibrated.as_line()
+    assert list(json.loads(line)) == [*KEYS, "calibration", "density", "clients", "seconds"]
+    assert Record.of_line(line).as_line() == line
+    assert calibrated.observed.keys() == {"density"}, "it is no table by tensor"
+    found = calibrated.calibration
+    assert found is not None
+    assert (found.accuracy, found.loss) == (plain.accuracy, plain.loss)
+    assert found.clients == calibrated.clients
+    assert calibrated.up == plain.up
+    for way, own in (("up", found.up), ("down", found.down)):
+        assert calibrated.total(way) == plain.total(way) + own.total
+    assert found.up.coded == found.up.dense == 0 < found.up.stats == found.up.variance
+    assert found.down.coded > 0
+    with pytest.raises(RunError, match=r"calibration\.accuracy"):
+        Record.of_line(
+            json.dumps(json.loads(line) | {"calibration": json.loads(line)["calibration"] | {"accuracy": 2}})
+        )
+
+
 def test_whatever_else_a_line_holds_is_kept_and_tables_of_numbers_are_observations() -> None:
     table = {"0.weight": 0.25, "2.weight": -3}
     others = {"word": "x", "mixed": {"a": 1.0, "b": "c"}, "truth": {"a": True}, "none": {}, "list": [1.0]}

@@ -1,0 +1,1 @@
+"""A Flower app: federated fine-tuning of a sentence transformer with fedmrn."""
