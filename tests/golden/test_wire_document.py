@@ -25,13 +25,13 @@ from fedmrn.codecs import (
     OwnScale,
     RandomCode,
     Rotated,
-    ScaledMask,
     ShorterMask,
     Sign,
     SignRule,
     codec_from,
 )
 from fedmrn.codecs.mask import coded_mask
+from fedmrn.codecs.mask.scaled_mask import ScaledMask
 from fedmrn.codecs.mask.trellis import LARGEST_LOG2_STATES
 from fedmrn.experiments.run.layout_file import read_layout, write_layout
 from fedmrn.methods import METHODS, ReadBy

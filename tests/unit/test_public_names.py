@@ -71,6 +71,8 @@ PUBLIC = {
         "Sparse",
         "Support",
         "Ternary",
+        "Told",
+        "ToldScale",
         "codec_from",
     ],
     "fedmrn.codecs.mask": [],

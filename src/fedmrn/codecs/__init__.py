@@ -13,7 +13,6 @@ from fedmrn.codecs.mask.masked_noise import MaskedNoise
 from fedmrn.codecs.mask.own_scale import OwnScale
 from fedmrn.codecs.mask.random_code import RandomCode
 from fedmrn.codecs.mask.scale import FitsUpdate, Fixed, NoiseScale, Told
-from fedmrn.codecs.mask.scaled_mask import ScaledMask
 from fedmrn.codecs.mask.shorter_mask import ShorterMask
 from fedmrn.codecs.mask.told_scale import ToldScale
 from fedmrn.codecs.observation import DENSITY, NOISE_SCALE, Observable, Observed
@@ -67,7 +66,6 @@ __all__ = [
     "Raw",
     "Rotated",
     "ScaleRule",
-    "ScaledMask",
     "ShorterMask",
     "Sign",
     "SignRule",

@@ -176,9 +176,9 @@ class Codec(ABC):
         return False
 
     @property
-    def takes_scales(self) -> bool:
-        """Whether the server tells the scale of each tensor, and an update has to have these."""
-        return False
+    def told_multiple(self) -> float | None:
+        """What a scale to be told is over the mean magnitude of the update that it fits; None where none is told."""
+        return None
 
     @property
     def known_magnitude(self) -> bool:

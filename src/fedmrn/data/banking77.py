@@ -21,15 +21,18 @@ from fedmrn.errors import DataError
 CLASSES = 77
 LENGTH = 64
 """Tokens of a text that are kept: all of more than 99 % of the published ones."""
+MOST_CHARACTERS = 1 << 14
+"""Of a text, and of a category."""
 
 _FILES = ("train.csv", "test.csv")
 _COLUMNS = ["text", "category"]
 _MOST_BYTES = 1 << 26
 _MOST_ROWS = 1 << 20
-_MOST_CHARACTERS = 1 << 14  # of a field
 
 
-class _Row(NamedTuple):
+class Question(NamedTuple):
+    """A row of a file, and the line that it ends in."""
+
     text: str
     category: str
     line: int
@@ -49,7 +52,7 @@ def read_banking77(folder: Path) -> Arrays:
         ConfigError: what turns texts into tokens is not installed.
     """
     train_path, test_path = (folder / name for name in _FILES)
-    train, test = _rows(train_path), _rows(test_path)
+    train, test = read_questions(train_path), read_questions(test_path)
     categories = sorted({row.category for row in train})
     if len(categories) != CLASSES:
         raise DataError(f"{train_path} has {len(categories)} categories, expected {CLASSES}; get it anew")
@@ -60,18 +63,19 @@ def read_banking77(folder: Path) -> Arrays:
     return Arrays(*_part(train, number), *_part(test, number))
 
 
-def _part(rows: list[_Row], number: dict[str, int]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    return tokenise([row.text for row in rows], LENGTH), np.array([number[row.category] for row in rows], np.int64)
+def read_questions(path: Path) -> list[Question]:
+    """Return the rows of a file, at least one.
 
-
-def _rows(path: Path) -> list[_Row]:
+    Raises:
+        DataError: it is not what it should be; names the line.
+    """
     blob = read_limited(path, _MOST_BYTES)
     try:
         text = blob.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = blob.count(b"\n", 0, error.start) + 1
         raise _wrong(path, line, "is not text in UTF-8") from error
-    rows: list[_Row] = []
+    rows: list[Question] = []
     reader = csv.reader(StringIO(text, newline=""), strict=True)
     try:
         if next(reader, None) != _COLUMNS:
@@ -87,15 +91,19 @@ def _rows(path: Path) -> list[_Row]:
     return rows
 
 
-def _row(path: Path, line: int, fields: list[str]) -> _Row:
+def _part(rows: list[Question], number: dict[str, int]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    return tokenise([row.text for row in rows], LENGTH), np.array([number[row.category] for row in rows], np.int64)
+
+
+def _row(path: Path, line: int, fields: list[str]) -> Question:
     if len(fields) != len(_COLUMNS):
         raise _wrong(path, line, f"has {len(fields)} fields, expected {len(_COLUMNS)}")
     for name, field in zip(_COLUMNS, fields, strict=True):
         if not field.strip():
             raise _wrong(path, line, f"has an empty {name}")
-        if len(field) > _MOST_CHARACTERS:
-            raise _wrong(path, line, f"has a {name} of {len(field)} characters, at most {_MOST_CHARACTERS}")
-    return _Row(fields[0], fields[1], line)
+        if len(field) > MOST_CHARACTERS:
+            raise _wrong(path, line, f"has a {name} of {len(field)} characters, at most {MOST_CHARACTERS}")
+    return Question(fields[0], fields[1], line)
 
 
 def _wrong(path: Path, line: int, what: str) -> DataError:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs import EncodeKeys, ToldScale
+from fedmrn.codecs import EncodeKeys
 from fedmrn.errors import (
     ConfigError,
     DuplicateFrameError,
@@ -62,11 +62,8 @@ class Round:
         self.caps: RoundCaps | None = None
         coded = codecs[Group.CODED]
         if server.clipping is not None:
-            told = (
-                TellsScales(coded.multiple, largest_scale(coded, server.limits))
-                if isinstance(coded, ToldScale)
-                else None
-            )
+            multiple = coded.told_multiple
+            told = None if multiple is None else TellsScales(multiple, largest_scale(coded, server.limits))
             self.caps = RoundCaps.of(
                 server.carried.known(layout), server.clipping, layout, self._shown, len(self._keys), told
             )

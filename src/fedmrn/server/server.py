@@ -75,7 +75,7 @@ class Server:
         self.layout, self.scheme = layout, scheme
         self.secret, self.run, self.limits, self.threads = secret, run, limits, threads
         self.clipping = clipping
-        if clipping is None and scheme.codecs[Group.CODED].takes_scales:
+        if clipping is None and scheme.codecs[Group.CODED].told_multiple is not None:
             raise ConfigError(
                 'scale = "auto" with noise_key = "round" learns scales as clipping does: leave clipping on, '
                 "or set scale to a number"

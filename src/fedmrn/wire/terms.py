@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from fedmrn.codecs.mask.scale import LARGEST_EXPONENT, SMALLEST_EXPONENT
 from fedmrn.errors import (
     BoundError,
     ConfigError,
@@ -35,8 +36,6 @@ _RECORD = struct.Struct("<HI")
 _DOUBLE, _SWITCH = struct.Struct("<d"), struct.Struct("<B")
 LEAST_CAP, LARGEST_CAP = -126, 127
 """The exponents that a cap can have: 2^e is a normal float32."""
-LEAST_SCALE, LARGEST_SCALE = -80, 80
-"""The exponents that a scale of noise can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class Exponents:
 
 
 _CAPS = Exponents(32, "cap", LEAST_CAP, LARGEST_CAP)
-_SCALES = Exponents(33, "scale", LEAST_SCALE, LARGEST_SCALE)
+_SCALES = Exponents(33, "scale", SMALLEST_EXPONENT, LARGEST_EXPONENT)
 _A_TENSOR = {_CAPS.tag, _SCALES.tag}
 
 

@@ -34,7 +34,7 @@ def told_scales(broadcast: Frame, layout: Layout) -> tuple[int, ...]:
     scales, tensors = read_scales(broadcast), len(layout.sizes(Group.CODED))
     asked = broadcast.select(Role.TEMPLATE, Group.CODED)
     codec = None if asked is None else codec_from(asked.codec, asked.params)
-    takes = codec is not None and codec.takes_scales and tensors
+    takes = codec is not None and codec.told_multiple is not None and tensors
     if len(scales) != (tensors if takes else 0):
         name = "no codec" if codec is None else f"codec {codec.name}"
         raise MalformedFrameError(

@@ -1,5 +1,5 @@
 """Data files: IDX in gzip, CIFAR's archive and its pickles, and the check of size and digest before any of them; and
-what has no digest: Shakespeare's JSON in both forms, Pascal VOC's lists, images and masks.
+what has no digest: Shakespeare's JSON in both forms, Pascal VOC's lists, images and masks, Banking77's CSV.
 
 An input is a byte that says which format, and the file; some of the formats come without their gzip too, which the
 target adds, so that a mutation is not lost on a checksum.
@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.data import DATASETS, cifar, files, idx, pickles, shakespeare, voc
+from fedmrn.data import DATASETS, banking77, cifar, files, idx, pickles, shakespeare, voc
+from fedmrn.data.banking77 import MOST_CHARACTERS, read_questions
 from fedmrn.data.cifar import read_members
 from fedmrn.data.files import read_files
 from fedmrn.data.idx import parse_idx
@@ -122,6 +123,15 @@ def _voc(name: str, blob: bytes) -> None:
     _arrays(found, (3, SIZE, SIZE), (SIZE, SIZE))
 
 
+def _csv(blob: bytes) -> None:
+    path = _folder() / "train.csv"
+    path.write_bytes(blob)
+    for text, category, line in read_questions(path):
+        require(bool(text.strip() and category.strip()), "an empty field")
+        require(max(len(text), len(category)) <= MOST_CHARACTERS, "a field that is too long")
+        require(1 < line <= 1 + blob.count(b"\n") + blob.count(b"\r"), "a line that the file does not have")
+
+
 _VOC = (
     "ImageSets/Segmentation/train.txt",
     "JPEGImages/2007_train000.jpg",
@@ -137,6 +147,7 @@ _READERS = (
     _text,
     _leaf,
     *(partial(_voc, name) for name in _VOC),
+    _csv,
 )
 
 
@@ -167,10 +178,16 @@ def _seeds() -> list[bytes]:
         b"\6" + json.dumps(raw_document({"A": "a" * 190, "B": "Exit."})).encode(),
         b"\7" + json.dumps(leaf_document({"A": (["a" * 80], ["b"]), "B": ([], [])})).encode(),
         *(bytes([8 + i]) + _voc_file(name)[1] for i, name in enumerate(_VOC)),
+        bytes([8 + len(_VOC)]) + b'text,category\r\nWhere is it?,card\r\n"one, ""two""\nthree",cash\r\n',
     ]
 
 
 # Most that inflates or unpickles is C, which allocates without being asked by Python: the process's limit holds there.
 DATA = Target(
-    "data", _check, _seeds, (idx, cifar, pickles, files, shakespeare, voc, tarfile), memory=4 << 20, longest=12 << 10
+    "data",
+    _check,
+    _seeds,
+    (idx, cifar, pickles, files, shakespeare, voc, banking77, tarfile),
+    memory=4 << 20,
+    longest=12 << 10,
 )

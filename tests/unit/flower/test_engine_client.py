@@ -51,9 +51,9 @@ class Grid:
         return FakeGrid({number: node(number) for number in self.nodes})  # type: ignore[dict-item]
 
 
-def make(method: str, lr: float = 0.1) -> partial[object]:
+def make(method: str, lr: float = 0.1, *more: str) -> partial[object]:
     changes = ["train.rounds=3", f"data.clients={CLIENTS}", "train.clients_per_round=3", f"method.lr={lr}"]
-    changes += ["train.local_epochs=1", "train.batch_size=128"]
+    changes += ["train.local_epochs=1", "train.batch_size=128", *more]
     return partial(prepare, load_setting("digits", changes).experiment(method, 1), Path("data"))
 
 
@@ -94,6 +94,18 @@ def test_the_numbers_are_those_of_the_engine_in_this_process(method: str) -> Non
     memory = {c: m for r in found[:2] for c, m in r.memory.items()}
     again = simulate_on_flower(build, found[1].state, first=3, memory=memory)
     assert again[0].state.tobytes() == expected[2].state.tobytes()
+
+
+def test_models_are_calibrated_as_in_this_process() -> None:
+    """In a broadcast's message state and head are cut apart; a model's are as well, and answers are statistics."""
+    build = make("fedmrn", 0.1, "train.calibrate=every", "train.rounds=2", "method.down=float16")
+    one = build()
+    view = ModelLayout.of(one.model)
+    state = Server.initial(view.layout, one.federation.scheme, view.read())
+    expected = list(simulate(one.federation, one.model, state))
+    found = simulate_on_flower(build, state)
+    assert [r.state.tobytes() for r in found] == [r.state.tobytes() for r in expected]
+    assert [r.calibrated for r in found] == [r.calibrated for r in expected] != [None, None]
 
 
 def test_diverged_training_is_told_apart_from_a_failure() -> None:

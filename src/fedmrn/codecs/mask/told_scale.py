@@ -43,9 +43,9 @@ class ToldScale(ScaledMask):
         return False
 
     @property
-    def takes_scales(self) -> bool:
-        """Yes."""
-        return True
+    def told_multiple(self) -> float:
+        """The same multiple by which clients choose scales of their own."""
+        return self.multiple
 
     def head(self, vector: NDArray[np.float32], keys: EncodeKeys) -> tuple[TensorScales, bytes]:
         """Return the scales that were told, and measure those that fit.

@@ -1,7 +1,7 @@
-"""Plain SGD in the pass that draws the next weights: u is read once for both, and nothing is copied.
+"""Plain SGD in the pass that draws the next weights: what is moved is read once for both.
 
 Which optimisers qualify is decided at each step, so that schedulers, clipping and a change of the settings mean what
-they mean to torch. The result is the one of torch to the bit: u - lr * gradient in float32, rounded once.
+they mean to torch. The result is the one of torch to the bit: weight - lr * gradient in float32, rounded once.
 """
 
 from collections.abc import Hashable, Iterator, Sequence

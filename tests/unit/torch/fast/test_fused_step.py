@@ -1,4 +1,4 @@
-"""The pass that moves u and draws at once gives the bits of the two passes it replaces."""
+"""The pass that moves and draws at once gives the bits of the two passes it replaces."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ def strided(model: nn.Module) -> None:
 def trained(
     name: str, wrap: Callable[[torch.optim.Optimizer], torch.optim.Optimizer], between: Callable[[nn.Module], None]
 ) -> Iterator[tuple[bytes, ...]]:
-    """Yield, after each step, u, the weights shown and the tensors left dense."""
+    """Yield, after each step, what is moved, the weights shown and the tensors left dense."""
     torch.manual_seed(0)
     model = Mixed()
     optimizer = wrap(sgd(model))
@@ -71,7 +71,7 @@ def trained(
         rule.step()
         assert all(p.grad is g for p, g in zip(model.parameters(), before, strict=True))
         schedule.step()
-        yield (rule.u.numpy().tobytes(), *(p.detach().numpy().tobytes() for p in model.parameters()))
+        yield (rule.moved.numpy().tobytes(), *(p.detach().numpy().tobytes() for p in model.parameters()))
 
 
 @pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedmrn-no-sm", "fedmrn-no-pm"])

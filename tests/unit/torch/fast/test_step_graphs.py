@@ -17,6 +17,7 @@ from gpu_kernels import kernels, needs_cuda, needs_triton
 from torch import Tensor, nn
 
 from fedmrn.errors import UnsupportedModelError
+from fedmrn.methods import method
 from fedmrn.torch import LocalData, LocalRule, MaskedTraining, Training, attach, evaluate, train_client
 from fedmrn.torch.fast.fused import _rounds_once
 from fedmrn.torch.fast.graphs import CudaGraphs, StepGraphs
@@ -77,10 +78,10 @@ def some_clients(
 ) -> Iterator[tuple[bytes, float, bytes]]:
     """Yield frame, loss and the model that is left of some clients, one after another on one model.
 
-    With "auto" after the name of a method each client chooses the scales of its noise.
+    With "auto" after the name of a method each client chooses the scales of its noise; otherwise they are all 0.01.
     """
     name, *auto = name.split()
-    options = {"scale": "auto"} if auto else {}
+    options = {"scale": "auto" if auto else 0.01} if "scale" in method(name).options else {}
     model = net().to(device) if model is None else model
     for client in range(count):
         x = torch.randn(SAMPLES, 1, 4, 4, generator=torch.Generator().manual_seed(client))
