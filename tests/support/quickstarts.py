@@ -33,8 +33,9 @@ def changed(app: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left: metrics of the server's test after the last round, and the bytes that nodes sent in training."""
+    """What a run left: metrics of the server's test before and after, and the bytes that nodes sent in training."""
 
+    start: dict[str, float]
     metrics: dict[str, float]
     uplink: int
     reported: int
@@ -96,7 +97,8 @@ def run(app: str, kind: str, folder: Path, data: Path, seed: int, nodes: int, **
         finally:
             Strategy.start = start  # type: ignore[method-assign]
     ((strategy, result),) = ran
-    _, metrics = max(result.evaluate_metrics_serverapp.items())
+    tests = sorted(result.evaluate_metrics_serverapp.items())
+    first, last = ({name: float(value) for name, value in tests[k][1].items()} for k in (0, -1))  # type: ignore[arg-type]
     reported = sum(report.up for report in getattr(strategy, "reports", ()))
     assert isinstance(result.arrays, ArrayRecord)
-    return Outcome({name: float(value) for name, value in metrics.items()}, sum(sent), reported)  # type: ignore[arg-type]
+    return Outcome(first, last, sum(sent), reported)

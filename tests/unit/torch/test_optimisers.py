@@ -6,6 +6,7 @@ compares every bit. Which optimisers there are is the conformance suite's matter
 
 import copy
 import io
+import pickle
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -352,6 +353,24 @@ class TestSaving:
         assert ours["state"].keys() == own["state"].keys()
         for index, state in own["state"].items():
             assert all(torch.equal(ours["state"][index][key], value) for key, value in state.items())
+
+    @pytest.mark.parametrize("copied", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])  # noqa: S301 - our own
+    def test_a_copy_is_one_of_the_inner_optimiser_and_the_wrapper_goes_on(self, copied: Callable[[Any], Any]) -> None:
+        ends = []
+        for with_copy in (True, False):
+            model = reader()
+            inner = AdamW(model.parameters(), lr=0.01)
+            rule = masked(model, inner, steps=6)
+            steps(model, rule, 3)
+            if with_copy:
+                other = copied(rule)
+                assert type(other) is AdamW
+                for ours, theirs in zip(inner.state.values(), other.state.values(), strict=True):
+                    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+                other.step()
+            steps(model, rule, 3)
+            ends.append(rule.finish(weight=1).to_bytes())
+        assert ends[0] == ends[1]
 
     def test_state_groups_and_defaults_are_the_inner_ones(self) -> None:
         model = Pushed(SIZE)

@@ -38,7 +38,6 @@ def main(grid: Grid, context: Context) -> None:
     strategy = FedMRN(
         ModelLayout.of(global_model),
         "fedmrn",
-        {"scale": "auto"},
         fraction_train=fraction_train,
         fraction_evaluate=fraction_evaluate,
     )

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from fedmrn.flower.client import attach
 
 INTENTS = 10
-WORDS, LENGTH = 4096, 24
+WORDS, LENGTH = 4096, 16
 
 
 def tokenize(text: str):

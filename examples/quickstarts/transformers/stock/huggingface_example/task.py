@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
 
 INTENTS = 10
-WORDS, LENGTH = 4096, 24
+WORDS, LENGTH = 4096, 16
 
 
 def tokenize(text: str):
