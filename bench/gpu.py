@@ -22,7 +22,8 @@ from harness import Agreement, Benchmark, Goal, Planned, of_one_scale
 
 from fedmrn.data import Source, find_source
 from fedmrn.experiments.settings import load_setting, presets
-from fedmrn.federation.simulation import Federation, simulate
+from fedmrn.federation.setting import Federation
+from fedmrn.federation.simulation import simulate
 from fedmrn.methods import METHODS
 from fedmrn.models.catalogue import build_model
 from fedmrn.server import Server

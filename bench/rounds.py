@@ -28,7 +28,8 @@ from harness import Agreement, Benchmark, Case, Goal, Planned
 from published import Images, Round, transform
 
 from fedmrn.experiments.settings import load_setting
-from fedmrn.federation.simulation import Federation, RoundResult, simulate
+from fedmrn.federation.setting import Federation
+from fedmrn.federation.simulation import RoundResult, simulate
 from fedmrn.methods import METHODS
 from fedmrn.models.catalogue import build_model
 from fedmrn.server import Server

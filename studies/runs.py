@@ -18,7 +18,7 @@ from fedmrn.experiments.run.prepare import Prepared, prepare
 from fedmrn.experiments.run.record import read_records
 from fedmrn.federation.client import Client
 from fedmrn.federation.secrets import run_of, secret_of
-from fedmrn.federation.simulation import Federation
+from fedmrn.federation.setting import Federation
 from fedmrn.federation.transport import Message, MessageKind
 from fedmrn.server import Server
 from fedmrn.server.optimizer import Scaled

@@ -33,7 +33,8 @@ def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
     assert "bpp" in done.stdout
     assert "round 2/2" in done.stdout
     folder = tmp_path / "runs" / "digits"
-    plots = ("accuracy-rounds", "accuracy-bytes", "accuracy-traffic", "codec-error", "holdings", "times")
+    curves = ("accuracy-rounds", "accuracy-bytes", "accuracy-traffic")
+    plots = (*curves, "codec-error", "masks", "scale", "holdings", "times")
     for name in (*plots, "fedmrn-seed1/partition"):
         assert (folder / f"{name}.png").read_bytes().startswith(PNG)
     rows = {row["method"]: row for row in json.loads((folder / "summary.json").read_text())}
@@ -44,12 +45,12 @@ def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
         assert row["final"] == pytest.approx(sum(run[-1]["accuracy"] for run in runs) / 2)
     held = json.loads((folder / "fedmrn-seed1/partition.json").read_text())
     assert (len(held), sum(map(sum, held))) == (4, 1255)
-    # The mask is a thirty-second of the floats it replaces.
+    # A client's mask is a thirty-second of the floats it replaces, and 12 bytes more for the scale of each of 4 tensors.
     up = {name: records(folder / f"{name}-seed1")[0]["up"] for name in rows}
-    assert up["fedmrn"]["coded"] * 32 == up["fedavg"]["coded"]
+    assert (up["fedmrn"]["coded"] - 2 * (4 + 4 * 12)) * 32 == up["fedavg"]["coded"]
     assert "| fedmrn |" in (folder / "summary.md").read_text()
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == len(plots) + (folder / "masks.png").exists()
+    assert page.count("data:image/png;base64,") == len(plots)
     without_pictures = re.sub(r"base64,[^\"]*", "", page)  # where four given letters come up by chance
     assert not re.search("https?:|//", without_pictures)  # nothing is fetched: the page stands alone
 
@@ -87,7 +88,10 @@ def test_bytes_are_those_of_a_real_frame(cli: Cli, tmp_path: Path) -> None:
     shown = cli("inspect", str(folder / "last-update.bin"))
     assert shown.returncode == 0
     assert f"{len(data):,} bytes" in shown.stdout
-    assert "binary, uniform 0.01; " in shown.stdout
+    assert re.search(r"own-scale .* binary, uniform", shown.stdout)
+
+    assert cli("run", "digits", "--out", "one", *changes("method.scale=0.01")).returncode == 0
+    assert "binary, uniform 0.01; " in cli("inspect", "one/last-update.bin").stdout
 
 
 def test_the_same_seed_gives_the_same_rounds(cli: Cli, tmp_path: Path) -> None:
@@ -336,7 +340,7 @@ def test_the_byte_account(cli: Cli, tmp_path: Path) -> None:
     assert shown in text
     assert shown.replace(" | ", "</td><td>") in page
     assert '<figure id="accuracy-traffic">' in page
-    assert "last round 1.312 bits a parameter up" in alone.stdout  # of one method the terminal says it too
+    assert "last round 1.317 bits a parameter up" in alone.stdout  # of one method the terminal says it too
 
 
 def test_a_run_from_before_the_account_goes_on_and_is_reported(cli: Cli, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedmrn.federation.simulation import Federation, Memory, RoundResult, simulate
+from fedmrn.federation.setting import Federation, Memory
+from fedmrn.federation.simulation import RoundResult, simulate
 from fedmrn.federation.transport import Transport
 from fedmrn.methods import METHODS as ALL
 from fedmrn.methods import method

@@ -21,6 +21,7 @@ LONGEST = 300
 
 SHARED_NAMES = {
     "attach": "a client's one call, documented: in a loop of one's own, and in a Flower app, from a message",
+    "calibrate": "of batch norm's statistics: the same two calls",
     "load": "of a data set by name; and a Flower client's one call before it evaluates",
 }
 """Public names that stand in more than one module -> why they must."""

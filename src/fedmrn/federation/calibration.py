@@ -33,7 +33,7 @@ class Calibrated:
     down: Account = field(repr=False)
 
 
-def collect(conduct: Conduct, calibration: Calibration, client: int, data: bytes) -> Frame:
+def take_answer(conduct: Conduct, calibration: Calibration, client: int, data: bytes) -> Frame:
     """Take a client's answer, and count it.
 
     Raises:
@@ -61,7 +61,7 @@ def calibrate_all(server: Server, conduct: Conduct, transport: Transport, client
         if reply.error is not None:
             conduct.take(reply)
             raise WorkerError(f"round {number}: {conduct.report.failed_otherwise[-1]}")
-        collect(conduct, calibration, reply.client, reply.data)
+        take_answer(conduct, calibration, reply.client, reply.data)
     missing = [client for client in clients if client not in calibration.answered]
     if missing:
         raise WorkerError(f"round {number}: no statistics came from client {', '.join(map(str, missing))}")

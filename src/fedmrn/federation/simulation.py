@@ -1,4 +1,4 @@
-"""A simulated federation, and the loop over its rounds: every broadcast and every update goes through its bytes.
+"""The loop over the rounds of a simulated federation: every broadcast and every update goes through its bytes.
 
 A round is a pure function of (seed, round, state): a run that was stopped goes on to the identical result, whatever
 transport carries its messages and in whatever order replies come.
@@ -6,117 +6,26 @@ transport carries its messages and in whatever order replies come.
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import fmean
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from fedmrn.errors import ConfigError, WorkerError
+from fedmrn.errors import WorkerError
 from fedmrn.federation.account import Account, Exchange, total
-from fedmrn.federation.calibration import CALIBRATE, Calibrated, calibrate_all
-from fedmrn.federation.client import Client, RuleFactory, Samples, own_method
+from fedmrn.federation.calibration import Calibrated, calibrate_all
 from fedmrn.federation.conduct import Conduct
-from fedmrn.federation.in_process import in_process
 from fedmrn.federation.secrets import run_of, secret_of
+from fedmrn.federation.setting import Federation, Memory
 from fedmrn.federation.transport import Reply, Transport
-from fedmrn.numerics.rng import Purpose, Stream, derive_key, domain
-from fedmrn.server import Carried, Clipping, Server
-from fedmrn.server.scheme import Scheme
-from fedmrn.text import nearest
-from fedmrn.torch import ModelLayout, Training, default_choice, evaluate
+from fedmrn.server import Carried, Server
+from fedmrn.torch import ModelLayout, evaluate
 from fedmrn.torch.loop import channels_last
-from fedmrn.torch.model_layout import Choose
-from fedmrn.torch.objectives import CLASSES, Objective
 from fedmrn.wire.statistics import of_statistics
-
-Memory = dict[int, NDArray[np.float32]]
-"""Client -> what it keeps from its last round."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Federation:
-    """Everything that a simulated federation consists of.
-
-    Attributes:
-        scheme: what server and clients agree on.
-        training: how clients train.
-        train_x, train_y: all training samples.
-        parts: for each client, the indices of its samples (int64).
-        test_x, test_y: what the global model is evaluated on.
-        rounds: how many.
-        clients_per_round: sampled without replacement.
-        seed: of everything random.
-        rule: makes a client's local rule.
-        choose: what of the model is compressed, sent as floats, averaged or left, as for `ModelLayout.of`.
-        objective: the loss and the score of evaluation; `training.loss` is what clients minimise.
-        calibrate: after which rounds the clients find the statistics of the new model, with which it is evaluated:
-            "never", "last" or "every".
-
-    Raises:
-        ConfigError: clients_per_round is below 1 or above the number of clients, or `calibrate` is none of these.
-    """
-
-    scheme: Scheme
-    training: Training
-    train_x: Tensor
-    train_y: Tensor
-    parts: Sequence[NDArray[np.int64]]
-    test_x: Tensor
-    test_y: Tensor
-    rounds: int
-    clients_per_round: int
-    seed: int
-    rule: RuleFactory = own_method
-    choose: Choose = default_choice
-    objective: Objective = CLASSES
-    calibrate: str = CALIBRATE[0]
-
-    def __post_init__(self) -> None:
-        if self.calibrate not in CALIBRATE:
-            raise ConfigError(f"calibrate {self.calibrate!r} does not exist{nearest(self.calibrate, CALIBRATE)}")
-        if not 1 <= self.clients_per_round <= len(self.parts):
-            raise ConfigError(
-                f"clients_per_round is {self.clients_per_round}, but there are {len(self.parts)} clients: "
-                f"choose 1 to {len(self.parts)}"
-            )
-
-    @property
-    def clipping(self) -> Clipping:
-        """How one client's influence is bounded; in a simulation what clients have is known before the first round."""
-        weights = sorted(self.training.weight(len(part)) for part in self.parts)
-        times = Clipping().weights
-        return Clipping(first_weight=times * max(1, weights[(len(weights) - 1) // 2]))
-
-    def sampled(self, round: int) -> list[int]:
-        """Return the clients of a round, in increasing order."""
-        stream = Stream(derive_key(self.seed, "clients"), domain(Purpose.CLIENTS, round))
-        return sorted(stream.permutation(len(self.parts))[: self.clients_per_round].tolist())
-
-    def calibrates(self, round: int) -> bool:
-        """Return whether the model after this round is calibrated."""
-        return self.calibrate == "every" or (self.calibrate == "last" and round == self.rounds)
-
-    def samples(self, client: int) -> Samples:
-        """Return a client's inputs and targets."""
-        part = torch.from_numpy(self.parts[client])
-        return self.train_x[part].numpy(), self.train_y[part].numpy()
-
-    def client(self, model: nn.Module) -> Callable[[], Client]:
-        """Return what makes the trainer of this federation's clients on a model, here or in another process."""
-        return partial(Client, model, self.training, seed=self.seed, rule=self.rule, choose=self.choose)
-
-    def in_process(self, model: nn.Module, workers: int = 1) -> AbstractContextManager[Transport]:
-        """Return the transport to clients on this machine, as a context; see `fedmrn.federation.in_process`."""
-        return in_process(self.client(model), self.samples, min(workers, self.clients_per_round))
-
-    def tested_on(self, device: torch.device) -> "Federation":
-        """Return the same with the test samples on a device."""
-        return replace(self, test_x=self.test_x.to(device), test_y=self.test_y.to(device))
 
 
 @dataclass(frozen=True, kw_only=True)

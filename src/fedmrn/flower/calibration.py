@@ -7,7 +7,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedmrn.errors import ConfigError, EmptyRoundError, FrameError, RoundOrderError
-from fedmrn.federation.calibration import collect
+from fedmrn.federation.calibration import take_answer
 from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.transport import MessageKind
 from fedmrn.flower.records import CALIBRATE, FRAME, arrays_size, beside_arrays, statistics_bytes, to_array
@@ -70,7 +70,7 @@ def calibrate_on(
             conduct.refuse(sender, error, size=arrays_size(message.content), kind=_KIND)
             continue
         try:
-            collect(conduct, calibration, sender, data)
+            take_answer(conduct, calibration, sender, data)
         except FrameError:
             continue  # it is in the report
     try:
@@ -82,7 +82,7 @@ def calibrate_on(
     log(INFO, text, number, len(calibration.answered), len(stage.asked), f"{stage.up:,}", f"{stage.down:,}")
 
 
-def chosen(grid: Grid, server: Server, calibrate: bool | int, trained: list[int]) -> list[int]:
+def nodes_to_ask(grid: Grid, server: Server, calibrate: bool | int, trained: list[int]) -> list[int]:
     """Return the nodes to ask: those that were asked to train, or so many of those that are connected."""
     if calibrate is True:
         return trained

@@ -26,7 +26,7 @@ from torch import nn
 
 from fedmrn.errors import ConfigError, EncodeError, WorkerError
 from fedmrn.federation.client import Client
-from fedmrn.federation.simulation import Federation
+from fedmrn.federation.setting import Federation
 from fedmrn.federation.transport import Message, MessageKind, Reply, Transport
 from fedmrn.flower.client import update_reply
 from fedmrn.flower.records import CALIBRATE, FRAME, STATE, Cutter, broadcast_bytes, records_of, update_bytes

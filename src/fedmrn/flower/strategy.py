@@ -22,7 +22,7 @@ from fedmrn.federation.report import RoundReport
 from fedmrn.federation.transport import MessageKind
 from fedmrn.flower.advice import Watch
 from fedmrn.flower.arrays import View, flat, state_dict, to_frame
-from fedmrn.flower.calibration import calibrate_on, check_calibrate, chosen
+from fedmrn.flower.calibration import calibrate_on, check_calibrate, nodes_to_ask
 from fedmrn.flower.metrics import Metrics
 from fedmrn.flower.records import FRAME, STATE, Cutter, arrays_size, beside_arrays, to_array, update_bytes
 from fedmrn.flower.replies import Replies
@@ -225,7 +225,7 @@ class FedMRN(FedAvg):
             log(WARNING, "round %s: no update was folded: the model stays as it was", server_round)
             return None, counts
         if self._calibrate and server_round == self._last and self._grid is not None and self._server is not None:
-            nodes = chosen(self._grid, self._server, self._calibrate, report.asked)
+            nodes = nodes_to_ask(self._grid, self._server, self._calibrate, report.asked)
             key = self.arrayrecord_key
             calibrate_on(self._grid, self._server, conduct, nodes, key=key, timeout=self._timeout)
             self._watch.warn(server_round, report.failed_otherwise)

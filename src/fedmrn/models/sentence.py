@@ -19,7 +19,7 @@ from fedmrn.data.tokens import PADDING, find_minilm
 from fedmrn.errors import ConfigError
 
 LORA_RANK = 8
-LORA_ALPHA = 16
+_LORA_ALPHA = 16
 TEXTS_A_ROW = 4
 """More waste attention, fewer waste padding."""
 
@@ -92,7 +92,7 @@ def minilm(classes: int, *, lora: bool) -> SentenceClassifier:
             from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415 - an extra
         except ModuleNotFoundError as error:
             raise _missing(error) from error
-        adapters = LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules="all-linear")
+        adapters = LoraConfig(r=LORA_RANK, lora_alpha=_LORA_ALPHA, target_modules="all-linear")
         encoder = inject_adapter_in_model(adapters, encoder)
     return SentenceClassifier(encoder, classes)
 

@@ -12,7 +12,7 @@ from fedmrn.report.account import ACCOUNT_HEADER, ACCOUNT_LEGEND, account_cells,
 from fedmrn.report.collect import collect, find_runs
 from fedmrn.report.convergence import Reached, check_targets, default_targets, reach
 from fedmrn.report.figures import Studio, codec_picture, pictures
-from fedmrn.report.page import Part, page
+from fedmrn.report.page import Chapter, page
 from fedmrn.report.plots import FORMATS
 from fedmrn.report.runs import Comparison
 from fedmrn.report.summary import HEADER, Summary, cells, markdown, reference_of, summarise
@@ -66,7 +66,7 @@ def write_report(
         figures = pictures(comparison, studio, f"{i}-" if len(comparisons) > 1 else "")
         tuning = [(tuning_title(t), tuning_cells(t)) for t in report.tuning]
         tables = final_table(comparison, report.rows), convergence_table(report.rows, report.reached)
-        parts.append(Part(comparison, report.rows, *tables, tuning, figures))
+        parts.append(Chapter(comparison, report.rows, *tables, tuning, figures))
     rows = [report.rows for report in reports]
     overview = overview_table(comparisons, rows) if len(comparisons) > 1 else None
     heading = comparisons[0].title if overview is None else f"{len(comparisons)} settings compared"
@@ -119,7 +119,7 @@ def _values(comparisons: Sequence[Comparison], reports: Sequence[Report]) -> lis
     return rows
 
 
-def _markdown(part: Part) -> str:
+def _markdown(part: Chapter) -> str:
     reference = reference_of(part.rows)
     text = f"# {part.comparison.title}\n\n" + markdown(HEADER, [cells(row, reference) for row in part.rows])
     text += f"\n## Convergence\n\n{markdown(*part.convergence)}"

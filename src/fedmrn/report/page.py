@@ -49,7 +49,7 @@ a{color:inherit}
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Chapter:
     """What the page shows of one setting.
 
     Attributes:
@@ -69,7 +69,7 @@ class Part:
 
 
 def page(
-    title: str, parts: Sequence[Part], overview: Table | None, codecs: Picture | None, notes: Sequence[str]
+    title: str, parts: Sequence[Chapter], overview: Table | None, codecs: Picture | None, notes: Sequence[str]
 ) -> str:
     """Return the page; whatever comes from run folders is escaped."""
     body = [f"<h1>{escape(title)}</h1>", *_notes(notes)]
@@ -82,7 +82,7 @@ def page(
         names = [f'<a href="#setting-{i}">{escape(row[0])}</a>' for i, row in enumerate(rows, 1)]
         body.append(_table(header, rows, first=names))
     for i, part in enumerate(parts, 1):
-        body += [f'<h2 id="setting-{i}">{escape(part.comparison.title)}</h2>'] * (len(parts) > 1) + _part(part)
+        body += [f'<h2 id="setting-{i}">{escape(part.comparison.title)}</h2>'] * (len(parts) > 1) + _chapter(part)
     if codecs is not None:
         body += ["<h2>Codecs</h2>", _figure(codecs)]
     head = (
@@ -94,7 +94,7 @@ def page(
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{lines}\n</body></html>\n'
 
 
-def _part(part: Part) -> list[str]:
+def _chapter(part: Chapter) -> list[str]:
     comparison = part.comparison
     body = [*_notes(comparison.notes()), "<h3>Result</h3>", _table(*part.final)]
     name = score(comparison.experiment)

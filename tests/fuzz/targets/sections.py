@@ -63,6 +63,7 @@ def _seeds() -> list[bytes]:
         Levels(127, 64),
         CodedMask(masked),
         masked,
+        OwnScale(own),
         OwnScale(CodedMask(own)),
         ToldScale(own),
         ToldScale(CodedMask(own)),

@@ -63,17 +63,23 @@ def test_a_coded_update_becomes_the_raw_one_to_the_byte(name: str) -> None:
     assert (plain(raw_up), plain(raw_down)) == (raw_up, raw_down)
 
 
+@pytest.mark.parametrize(
+    ("scale", "codec", "table"), [(0.01, 1, 0), ("auto", 12, 4 + 2 * 12)], ids=["one scale", "own scales"]
+)
 @pytest.mark.parametrize("name", ["fedmrn-mrc", "fedmrn-s-mrc"])
-def test_a_mask_by_a_random_code_takes_a_bit_an_element(name: str) -> None:
-    _, update = frames(name)
+def test_a_mask_by_a_random_code_takes_a_bit_an_element(name: str, scale: object, codec: int, table: int) -> None:
+    _, update = frames(name, scale=scale)
     bare = plain(update)
-    assert len(bare.sections[0].body) == -(-CODED.stop // 8)
-    assert bare.sections[0].codec == 1
-    assert len(update.sections[0].body) < len(bare.sections[0].body)
+    assert len(bare.sections[0].body) == table + -(-CODED.stop // 8)
+    assert bare.sections[0].codec == codec
+    if (name, scale) == ("fedmrn-s-mrc", "auto"):  # noise as narrow as the update: a sign says nearly a bit of it
+        assert len(update.sections[0].body) <= len(bare.sections[0].body) + 1
+    else:
+        assert len(update.sections[0].body) < len(bare.sections[0].body)
 
 
 def test_a_mask_that_was_not_worth_coding() -> None:
-    _, update = frames("fedmrn-s", coding="entropy", vector=np.zeros(LAYOUT.size, np.float32))
+    _, update = frames("fedmrn-s", scale=0.005, coding="entropy", vector=np.zeros(LAYOUT.size, np.float32))
     assert update.sections[0].body[0] == 0
     assert plain(update).sections[0].body == update.sections[0].body[1:]
 
@@ -152,7 +158,7 @@ def test_nothing_is_decoded_beyond_the_limit() -> None:
 
 
 def test_what_does_not_decode_is_refused() -> None:
-    _, update = frames("fedmrn", "float16", coding="entropy")
+    _, update = frames("fedmrn", "float16", scale=0.01, coding="entropy")
     coded, dense, stats = update.sections
     assert coded.body[0] == 1
     for body in (b"", bytes(coded.body)[:-4], bytes(coded.body) + bytes(4)):

@@ -9,7 +9,7 @@ import torch
 from small_federation import METHODS, federation, records, run, small_model
 
 from fedmrn.errors import ConfigError, FrameError, WorkerError
-from fedmrn.federation.simulation import Federation
+from fedmrn.federation.setting import Federation
 from fedmrn.federation.transport import Message, MessageKind, Reply, Transport
 from fedmrn.torch import ModelLayout, calibrate
 from fedmrn.wire.frame import Frame, Kind

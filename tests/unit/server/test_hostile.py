@@ -119,11 +119,12 @@ def _cases_of_the_envelope() -> Iterator[Case]:
 
 
 def _cases_of_the_header() -> Iterator[Case]:
-    for kind in (0, 5, 255):
+    for kind in (0, 6, 255):
         yield f"kind {kind}", _put(KIND, "B", kind), MalformedFrameError
     yield "kind broadcast", _put(KIND, "B", 2), WrongKindError
     yield "kind model", _put(KIND, "B", 3), WrongKindError
     yield "kind saved", _put(KIND, "B", 4), WrongKindError
+    yield "kind statistics", _put(KIND, "B", 5), WrongKindError
     yield "a broadcast", BROADCAST, WrongKindError
     for method in (0, 1, 3, 65535):
         yield f"method {method}", _put(METHOD, "H", method), WrongMethodError

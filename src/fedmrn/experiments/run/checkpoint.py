@@ -25,7 +25,8 @@ from fedmrn.server.scheme import Scheme
 from fedmrn.wire.layout import Group, Layout
 
 if TYPE_CHECKING:
-    from fedmrn.federation.simulation import Memory, RoundResult
+    from fedmrn.federation.setting import Memory
+    from fedmrn.federation.simulation import RoundResult
 
 _NAME = re.compile(r"(\d+)-(\d+)\.bin")
 

@@ -12,7 +12,7 @@ from torch import nn
 from fedmrn.data import Dataset, PartitionSpec, augment, by_role, find_source, load_source, partition, subset
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.config import DataConfig, Experiment
-from fedmrn.federation.simulation import Federation
+from fedmrn.federation.setting import Federation
 from fedmrn.models.catalogue import build_model
 from fedmrn.torch import Training
 from fedmrn.torch.objectives import OBJECTIVES

@@ -70,7 +70,7 @@ class Ways:
 
 
 @dataclass(frozen=True, kw_only=True, config=_SHAPE)
-class Calibration:
+class CalibrationRecord:
     """The second exchange of a round, in which clients found the statistics of the new model.
 
     Attributes:
@@ -115,7 +115,7 @@ class Record:
     raw: Ways | None = None
     by_client: dict[str, dict[str, list[Whole]]] | None = None
     bits_per_parameter: _Positive
-    calibration: Calibration | None = None
+    calibration: CalibrationRecord | None = None
     further: dict[str, Any] = Field(default_factory=dict)
     clients: Annotated[list[Whole], Field(min_length=1)]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
@@ -167,7 +167,7 @@ class Record:
         return {name: table for name, table in self.further.items() if _is_table(table)}
 
 
-_NESTED = (Sizes, Ways, Calibration)
+_NESTED = (Sizes, Ways, CalibrationRecord)
 
 
 def _known(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def explain(error: ValidationError, *where: str) -> str:
     return printable(text)
 
 
-def sizes_on(way: Way, ways: Ways | Calibration | Record) -> Sizes:
+def sizes_on(way: Way, ways: Ways | CalibrationRecord | Record) -> Sizes:
     """Return the bytes of the updates (`way` is up) or of the broadcasts (down)."""
     return ways.up if way == "up" else ways.down
 
@@ -240,8 +240,8 @@ def to_record(result: "RoundResult") -> Record:
     )
 
 
-def _calibration(found: "Calibrated") -> Calibration:
-    return Calibration(
+def _calibration(found: "Calibrated") -> CalibrationRecord:
+    return CalibrationRecord(
         accuracy=found.accuracy, loss=found.loss, clients=found.clients, up=_sizes(found.up), down=_sizes(found.down)
     )
 

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class Facade(torch.optim.Optimizer):
         if inner is None or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         value = getattr(inner, name)
-        return partial(self.call, value) if getattr(value, "__self__", None) is inner else value
+        return partial(self.call, value) if isinstance(value, MethodType) and value.__self__ is inner else value
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:

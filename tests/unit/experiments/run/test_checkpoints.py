@@ -14,7 +14,8 @@ from fedmrn.codecs import EncodeKeys, Raw
 from fedmrn.errors import RunError
 from fedmrn.experiments.run import checkpoint, vectors
 from fedmrn.experiments.run.checkpoint import save_checkpoint, tidy
-from fedmrn.federation.simulation import Memory, RoundResult
+from fedmrn.federation.setting import Memory
+from fedmrn.federation.simulation import RoundResult
 from fedmrn.methods import METHODS
 from fedmrn.server import saved as saved_files
 from fedmrn.server.saved import saved_round
