@@ -45,7 +45,7 @@ def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
         assert row["final"] == pytest.approx(sum(run[-1]["accuracy"] for run in runs) / 2)
     held = json.loads((folder / "fedmrn-seed1/partition.json").read_text())
     assert (len(held), sum(map(sum, held))) == (4, 1255)
-    # A client's mask is a thirty-second of the floats it replaces, and 12 bytes more for the scale of each of 4 tensors.
+    # A mask is a thirty-second of the floats it replaces, beside the scales of 4 tensors.
     up = {name: records(folder / f"{name}-seed1")[0]["up"] for name in rows}
     assert (up["fedmrn"]["coded"] - 2 * (4 + 4 * 12)) * 32 == up["fedavg"]["coded"]
     assert "| fedmrn |" in (folder / "summary.md").read_text()

@@ -3,11 +3,15 @@
 A process of its own, because a peak is that of a process. Replies come one at a time.
 """
 
+import json
 import logging
 import os
+import struct
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from fake_grid import FakeGrid, reply_from
@@ -49,11 +53,13 @@ def layout_of(parameters: int) -> Layout:
     return Layout.of([TensorSpec("w", (parameters,), Group.CODED)])
 
 
-def synthetic(layout: Layout, message: Message) -> Message:
+def synthetic(layout: Layout, message: Message, options: Mapping[str, object] = MappingProxyType({})) -> Message:
     """A random mask for what was asked; training would take 200 times as long."""
     plan = method("fedmrn")
-    (template,) = templates(layout, plan.scheme().codecs_at(1))
-    body = os.urandom(-(-template.count // 8))
+    codecs = plan.scheme(options).codecs_at(1)
+    (template,) = templates(layout, codecs)
+    scales = struct.pack("<IQf", 1, template.count, 2.0**-7) if codecs[Group.CODED].sends_scales else b""
+    body = scales + os.urandom(-(-template.count // 8))
     section = Section(template.codec, Role.UPDATE, template.group, template.count, template.params, body)
     key = int.from_bytes(message.content["arrays"]["frame"].data[KEY], "little")  # type: ignore[index]
     frame = Frame(Kind.UPDATE, plan.id, 1, key, layout.digest, 3, (section,))
@@ -61,11 +67,14 @@ def synthetic(layout: Layout, message: Message) -> Message:
     return reply_from(message, RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 3})}))
 
 
-def one_round(parameters: int, clients: int) -> tuple[int, FedMRN]:
+def one_round(
+    parameters: int, clients: int, options: Mapping[str, object] = MappingProxyType({})
+) -> tuple[int, FedMRN]:
     layout = layout_of(parameters)
-    plan = FedMRN(layout, fraction_evaluate=0.0, min_train_nodes=clients, min_available_nodes=clients)
+    few = {"fraction_evaluate": 0.0, "min_train_nodes": clients, "min_available_nodes": clients}
+    plan = FedMRN(layout, options=options, **few)
     initial = ArrayRecord({"w": Array(np.ones(parameters, np.float32))})
-    nodes = Forgetful(dict.fromkeys(range(100, 100 + clients), partial(synthetic, layout)))
+    nodes = Forgetful(dict.fromkeys(range(100, 100 + clients), partial(synthetic, layout, options=options)))
     forget()
     before = peak()
     result = plan.start(nodes, initial, num_rounds=1)
@@ -77,9 +86,9 @@ def one_round(parameters: int, clients: int) -> tuple[int, FedMRN]:
 def main() -> None:
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    parameters = int(sys.argv[1])
-    one_round(1 << 23, 9)  # compiles what a large model needs
-    used, _ = one_round(parameters, CLIENTS)
+    parameters, options = int(sys.argv[1]), json.loads(sys.argv[2])
+    one_round(1 << 23, 9, options)  # compiles what a large model needs
+    used, _ = one_round(parameters, CLIENTS, options)
     sys.stdout.write(f"{used / (4 * parameters):.3f}\n")
 
 

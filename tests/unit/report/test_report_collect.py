@@ -45,7 +45,7 @@ def test_only_seeds_are_taken_together(tmp_path: Path) -> None:
     assert variants == {
         "fedavg, lr 0.025": [1],
         "fedavg, lr 0.1": [1],
-        "fedmrn, scale 0.01": [1, 2],
+        "fedmrn, scale auto": [1, 2],
         "fedmrn, scale 0.02": [1],
         "fedmrn-s": [1],
     }

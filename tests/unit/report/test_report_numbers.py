@@ -176,13 +176,12 @@ def test_an_observation_that_nothing_draws_is_there_for_whoever_will(tmp_path: P
 
 
 def test_the_scales_that_clients_chose_are_drawn_where_they_are(tmp_path: Path) -> None:
-    auto = ["method.fedmrn.scale=auto"]
     one = [{"a": 0.25, "b": 2.0}, {"a": 0.5, "b": 2.0}, {"a": 0.5}]
     two = [{"a": 1.0, "b": 2.0}, {"a": 0.5, "b": 8.0}, {"a": 2.0}]
     paths = [
-        write_run(tmp_path / "a", scales=one, changes=auto),
-        write_run(tmp_path / "b", seed=2, scales=two, changes=auto),
-        write_run(tmp_path / "fixed"),
+        write_run(tmp_path / "a", scales=one),
+        write_run(tmp_path / "b", seed=2, scales=two),
+        write_run(tmp_path / "fixed", changes=["method.fedmrn.scale=0.01"]),
     ]
     adapted, fixed = sorted(variants(paths), key=lambda variant: -len(variant.runs))
     assert scales(fixed) is None
@@ -250,7 +249,7 @@ def test_a_figure_says_all_of_its_configuration(tmp_path: Path) -> None:
         "model cnn-digits",
     ):
         assert words in text
-    alike = "lr 0.1, optimizer sgd, side float32, down float32, server mean, server lr 1"
+    alike = "lr 0.1, optimizer sgd, weight decay 0, side float32, down float32, server mean, server lr 1"
     assert f"; {alike}; fedavg; fedmrn: noise uniform, scale 0.02" in text
 
 

@@ -75,7 +75,7 @@ def test_blocks_take_what_they_do_not_say_from_the_file(tmp_path: Path) -> None:
 def test_an_experiment_in_two_tables_is_one_cell(tmp_path: Path) -> None:
     found = load(
         tmp_path,
-        HEAD + "[[block]]\naxes.method.scale = [0.01, 0.02]\n"
+        HEAD + "[set]\nmethod.scale = 0.01\n[[block]]\naxes.method.scale = [0.01, 0.02]\n"
         '[[block]]\naxes.method.noise = ["uniform", "gaussian"]\n'
         "[[block]]\naxes.method.scale = [0.01]\n",
     )
