@@ -25,6 +25,7 @@ from fedmrn.server.optimizer import Scaled
 from fedmrn.torch import LocalRule, ModelLayout
 from fedmrn.wire.frame import Frame
 from fedmrn.wire.layout import Group, Layout
+from fedmrn.wire.messages import read_state
 
 F32 = NDArray[np.float32]
 
@@ -81,8 +82,7 @@ def server_of(federation: Federation, layout: Layout, state: F32) -> Server:
 class WatchedClients:
     """Trains one client after another as a federation's run does, and sees the update that a mask is drawn for.
 
-    The optimiser of a client that trains through a code moves its update u, not the weights; a hook on the optimiser
-    reads it after each step. For a method that trains the weights themselves, what is seen are these.
+    A hook on the optimiser reads the weights that it moves after each step: u is what they have moved in all.
 
     Args:
         federation: whose clients.
@@ -103,11 +103,11 @@ class WatchedClients:
         self, model: nn.Module, optimizer: torch.optim.Optimizer, broadcast: Frame, **options: Any
     ) -> LocalRule:
         view = ModelLayout.of(model)
-        optimizer.register_step_post_hook(self._reader(view))
+        optimizer.register_step_post_hook(self._reader(view, read_state(broadcast, view.layout)))
         return self._federation.rule(model, optimizer, broadcast, **options)
 
-    def _reader(self, view: ModelLayout) -> Callable[..., None]:
+    def _reader(self, view: ModelLayout, before: F32) -> Callable[..., None]:
         def read(*_: Any) -> None:
-            self._seen = view.read()[view.layout.span(Group.CODED)]
+            self._seen = (view.read() - before)[view.layout.span(Group.CODED)]
 
         return read

@@ -34,6 +34,7 @@ from fedmrn.codecs import (
     Sparse,
     Support,
     Ternary,
+    ToldScale,
     codec_from,
 )
 from fedmrn.errors import ConfigError, EncodeError, FrameError, MalformedFrameError
@@ -87,6 +88,8 @@ EXAMPLES: dict[str, Codec] = {
             (Law.BERNOULLI, MaskType.SIGNED, "random code", RandomCode),
         )
     },
+    "told scale plain": ToldScale(MaskedNoise(NoiseSpec(Law.UNIFORM, 1.0), MaskType.BINARY)),
+    "told scale coded": ToldScale(CodedMask(MaskedNoise(NoiseSpec(Law.GAUSSIAN, 1.0), MaskType.SIGNED))),
     "float16": Float16(),
     "sign stochastic": Sign(SignRule.STOCHASTIC),
     "sign learned": Sign(SignRule.LEARNED, (0.01,)),
@@ -105,6 +108,7 @@ SIZES = [1, 2, 31, 33, 8191, CHUNK + 1]
 KEYS = EncodeKeys(noise=0xDEADBEEF00000001, sampling=42)
 LIMIT = 65536.0
 SCALES = 4 + 8 + 4
+SCALED = OwnScale | ToldScale
 
 each_codec = pytest.mark.parametrize("codec", EXAMPLES.values(), ids=EXAMPLES.keys())
 each_size = pytest.mark.parametrize("size", SIZES)
@@ -229,7 +233,7 @@ def test_what_is_observed_is_a_whole_number_a_tensor(codec: Codec) -> None:
     assert len({o.name for o in found}) == len(found)
     masks = isinstance(codec, MaskCodec | Bernoulli)
     assert (DENSITY in found) is masks
-    assert (NOISE_SCALE in found) is isinstance(codec, OwnScale)
+    assert (NOISE_SCALE in found) is isinstance(codec, SCALED)
     if DENSITY in found:
         (ones,) = opened.observed([slice(0, 33)])[DENSITY]
         assert ones == sum(found[DENSITY])
@@ -305,7 +309,7 @@ def test_a_decoded_vector_is_a_fixed_point(codec: Codec, size: int) -> None:
     """
     if isinstance(codec, RandomCode):
         pytest.skip("it names a mask that is like the one asked for")
-    if isinstance(codec, Levels | Rotated | OwnScale):
+    if isinstance(codec, Levels | Rotated | SCALED):
         pytest.skip("its scale depends on the whole vector")
     body = _encode(codec, _vector(size))
     values = _decode(codec, body, size)
@@ -323,8 +327,8 @@ def test_without_its_coding_a_body_says_the_same(codec: Codec, size: int) -> Non
     if isinstance(codec, ShorterMask):
         assert plain == codec.inner
         assert bare == codec.inner.encode(_vector(size), KEYS) or (isinstance(codec, RandomCode) and body[0] == 1)
-    elif isinstance(codec, OwnScale) and isinstance(codec.inner, ShorterMask):
-        assert plain == OwnScale(codec.inner.inner)
+    elif isinstance(codec, SCALED) and isinstance(codec.inner, ShorterMask):
+        assert plain == type(codec)(codec.inner.inner)
         assert bytes(bare[:SCALES]) == body[:SCALES]
         assert bare == plain.encode(_vector(size), KEYS) or isinstance(codec.inner, RandomCode)
     else:

@@ -29,6 +29,7 @@ def test_the_masks_make_the_model_of_the_runs_next_round(cli: Cli, tmp_path: Pat
     assert said["masks"] == f"{100 * second['accuracy']:.2f}"
     # Signs are fair coins, of 93,000 elements in each of two clients: more than eight standard deviations.
     assert 0.49 < float(said["frozen elements"]) < 0.51
+    assert float(said["rms u / scale"]) < 3  # of the weights it is 10
     assert "FedAvg, lr 0.1" in said
 
 

@@ -23,6 +23,7 @@ from fedmrn.codecs import (
     Sparse,
     Support,
     Ternary,
+    ToldScale,
     codec_from,
 )
 from fedmrn.codecs.limit import any_above
@@ -31,6 +32,7 @@ from fedmrn.numerics.masking import MaskType
 from fedmrn.numerics.noise import Law, NoiseSpec
 
 COUNT = 8
+SIGNS = MaskedNoise(NoiseSpec(Law.BERNOULLI, 1.0), MaskType.SIGNED)
 TINY = 2.0**-149
 """The smallest float32 above zero."""
 LARGEST = float(np.finfo(np.float32).max)
@@ -57,9 +59,12 @@ BODIES: dict[str, tuple[Codec, Callable[[float], bytes]]] = {
     "ternary": (Ternary(), lambda v: _table(v, b"\0\0")),
     "levels": (Levels(1, COUNT), lambda v: struct.pack("<f", v) + b"\0\0"),
     "rotated": (Rotated(1), _floats),  # fewer than 128 values: all dense
-    "own-scale": (OwnScale(MaskedNoise(NoiseSpec(Law.BERNOULLI, 1.0), MaskType.SIGNED)), lambda v: _table(v, b"\0")),
+    "own-scale": (OwnScale(SIGNS), lambda v: _table(v, b"\0")),
+    "told-scale": (ToldScale(SIGNS), lambda v: _table(v, b"\0\0")),
 }
 """By name of the codec: one that reads a magnitude from the body, and a body whose largest is `value`."""
+SCALED = {"own-scale", "told-scale"}
+"""Codecs whose magnitudes are powers of two."""
 WITHOUT = {"masked-noise", "bernoulli", "coded-mask", "random-code"}
 """Codecs whose bodies hold no magnitude."""
 
@@ -82,7 +87,7 @@ def _as_sent(name: str, value: float) -> float:
     with np.errstate(over="ignore", under="ignore"):
         if name == "float16":
             return float(np.float16(min(value, 65504.0)))
-        if name == "own-scale":
+        if name in SCALED:
             return 2.0 ** float(np.clip(np.frexp(value)[1] - 1, -80, 80))
     return float(np.float32(min(value, LARGEST)))
 
