@@ -100,10 +100,7 @@ class MaskedTraining(Through):
         # What has fewer bits has gradients of fewer bits, and is drawn apart.
         if self._follows_update or any(twin.narrow for twin in self.twins) or not is_plain_sgd(inner):
             return self.move(inner, closure)
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else self.run_closure(closure)
         moves = sgd_moves(inner, tensors)
         if moves is None:
             self.move(inner, None)
