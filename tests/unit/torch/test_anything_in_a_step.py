@@ -66,7 +66,7 @@ def test_weights_that_a_closure_writes(name: str, before: bool) -> None:
                     shrink(model)
                 return loss
 
-            optimizer.step(closure)
+            optimizer.step(closure)  # type: ignore[arg-type]
 
     as_plain(loop)
 
@@ -76,7 +76,7 @@ def test_an_embedding_that_keeps_its_norm_in_a_closure(name: str) -> None:
     def loop(model: nn.Module, hold: Hold) -> None:
         optimizer = hold(OPTIMISERS[name](model.parameters()))
         for step in range(4):
-            optimizer.step(closure_of(model, optimizer, step))
+            optimizer.step(closure_of(model, optimizer, step))  # type: ignore[arg-type]
 
     as_plain(loop, short_words)
 
@@ -96,7 +96,7 @@ def test_what_a_closure_writes_is_taken_over_under_masks() -> None:
                     model.embedding.weight[39] = torch.from_numpy(row) + 1.0  # beyond what a mask can say
             return usual()
 
-        optimizer.step(closure)
+        optimizer.step(closure)  # type: ignore[arg-type]
     where = ModelLayout.of(model).layout.slices["embedding.weight"]
     moved = optimizer.u[where].view(40, 8)[39]  # type: ignore[attr-defined]
     assert torch.allclose(moved, torch.ones(8), rtol=0, atol=1e-6)  # float32's rounding of w + 1 - w, |w| < 4
@@ -107,7 +107,7 @@ def test_fedpm_refuses_weights_that_a_closure_writes() -> None:
     broadcast = server_for(model, "fedpm", None).begin(1, ["a"]).broadcast("a")
     optimizer = attach(model, SGD(model.parameters(), lr=0.1), broadcast, steps=2, accept="any")
     with pytest.raises(UnsupportedModelError, match=r"0\.weight was written to"):
-        optimizer.step(closure_of(model, optimizer, 0))
+        optimizer.step(closure_of(model, optimizer, 0))  # type: ignore[arg-type]
 
 
 @any_optimiser
@@ -116,7 +116,7 @@ def test_a_hook_writes_weights_before_the_closure_sees_them(name: str) -> None:
         optimizer = hold(OPTIMISERS[name](model.parameters()))
         optimizer.register_step_pre_hook(lambda *_: shrink(model))
         for step in range(4):
-            optimizer.step(closure_of(model, optimizer, step))
+            optimizer.step(closure_of(model, optimizer, step))  # type: ignore[arg-type]
 
     as_plain(loop)
 
@@ -160,7 +160,7 @@ def test_a_closure_that_writes_and_fails(name: str) -> None:
                 return loss
 
             try:
-                optimizer.step(closure)
+                optimizer.step(closure)  # type: ignore[arg-type]
             except KeyboardInterrupt:
                 assert step % 2
 
@@ -175,7 +175,7 @@ def test_a_compiled_step(several: bool) -> None:
 
     def loop(model: Any, hold: Hold) -> None:
         parts = [model.head, model.embedding] if several else [model]
-        held: Any = hold([SGD(part.parameters(), lr=0.1) for part in parts])
+        held: Any = hold([SGD(part.parameters(), lr=0.1) for part in parts])  # type: ignore[arg-type]
         optimizers = getattr(held, "optimizers", held)
 
         def train_step(x: Tensor, y: Tensor) -> None:
