@@ -182,6 +182,27 @@ class TestBeforeFinish:
         assert (model.norm.weight - start["norm.weight"] - 0.01).abs().max() <= 2.0**-22
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedpm", "fedbat"])
+def test_a_normalisation_layer_of_fewer_bits_that_is_edited(name: str, dtype: torch.dtype) -> None:
+    """It is not coded, and an edit of it goes on from what was written, as the same edit of float32 does."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3)).to(dtype)
+    broadcast = server_for(model, name, None).begin(1, ["a"]).broadcast("a")
+    rule = attach(model, SGD(model.parameters(), lr=0.1), broadcast, accept="any", steps=3, sampling_key=3)
+    x, y = batch(6, 4)
+    for step in range(3):
+        with torch.no_grad():
+            model[1].bias.fill_(step + 1)  # type: ignore[union-attr]
+        rule.zero_grad()
+        F.cross_entropy(model(x.to(dtype)).float(), y).backward()
+        before, gradient = model[1].bias.detach().clone(), model[1].bias.grad  # type: ignore[union-attr]
+        assert isinstance(gradient, Tensor)
+        rule.step()
+        moved = torch.add(before.float(), gradient.float(), alpha=-0.1)
+        assert torch.equal(model[1].bias, moved.to(dtype))
+    rule.finish(weight=1)
+
+
 class TestReplaced:
     """What is no longer the optimiser's tensor: refused at the next step, by name."""
 

@@ -122,8 +122,8 @@ class MaskedTraining(Through):
         if self.stochastic:
             self._draw_after([(slice(0, self.size), STAY)], q=0.0)
 
-    def drawn(self, twin: Twin) -> Tensor:
-        """Return the weights of a parameter that were drawn last."""
+    def drawn_code(self, twin: Twin) -> Tensor:
+        """Return the weights of a coded parameter that were drawn last."""
         out = torch.empty_like(self.moved[twin.where])
         self._write(twin.where, STAY, out, self._q(self.taken + 1))
         return out.view(twin.shown.shape).to(twin.shown.dtype)
