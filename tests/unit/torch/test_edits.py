@@ -203,6 +203,25 @@ def test_a_normalisation_layer_of_fewer_bits_that_is_edited(name: str, dtype: to
     rule.finish(weight=1)
 
 
+@pytest.mark.parametrize("optimiser", [SGD, AdamW])
+@pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedbat"])
+def test_weights_put_back_after_a_step_to_nan(name: str, optimiser: Any) -> None:
+    """Where u is NaN a mask may say 0, and draw the very weight that is put back."""
+    model = reader()
+    broadcast = server_for(model, name, None).begin(1, ["a"]).broadcast("a")
+    rule = attach(model, optimiser(model.parameters(), lr=0.01), broadcast, accept="any", steps=6, sampling_key=3)
+    steps(model, rule, 2)
+    good = {name: value.clone() for name, value in model.state_dict().items()}
+    for p in model.parameters():
+        p.grad = torch.full_like(p, float("nan"))
+    rule.step()
+    rule.state.clear()
+    model.load_state_dict(good)
+    steps(model, rule, 3)
+    rule.finish(weight=1)
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
 class TestReplaced:
     """What is no longer the optimiser's tensor: refused at the next step, by name."""
 
