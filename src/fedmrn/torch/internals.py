@@ -44,6 +44,10 @@ def compiled_from(module: nn.Module) -> nn.Module | None:
     return inner
 
 
+not_compiled = torch._compile._disable_dynamo  # noqa: SLF001
+"""Let `torch.compile` call a function and not look into it, as torch does for its optimisers' own; `torch.compiler` has
+a public form, which loads the compiler, a second, before anybody compiles."""
+
 version: "attrgetter[int]" = attrgetter("_version")
 """How often a tensor was written to in place, but by `.data`; there is none for tensors made in inference mode."""
 

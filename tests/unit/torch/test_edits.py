@@ -182,6 +182,46 @@ class TestBeforeFinish:
         assert (model.norm.weight - start["norm.weight"] - 0.01).abs().max() <= 2.0**-22
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedpm", "fedbat"])
+def test_a_normalisation_layer_of_fewer_bits_that_is_edited(name: str, dtype: torch.dtype) -> None:
+    """It is not coded, and an edit of it goes on from what was written, as the same edit of float32 does."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3)).to(dtype)
+    broadcast = server_for(model, name, None).begin(1, ["a"]).broadcast("a")
+    rule = attach(model, SGD(model.parameters(), lr=0.1), broadcast, accept="any", steps=3, sampling_key=3)
+    x, y = batch(6, 4)
+    for step in range(3):
+        with torch.no_grad():
+            model[1].bias.fill_(step + 1)  # type: ignore[union-attr]
+        rule.zero_grad()
+        F.cross_entropy(model(x.to(dtype)).float(), y).backward()
+        before, gradient = model[1].bias.detach().clone(), model[1].bias.grad  # type: ignore[union-attr]
+        assert isinstance(gradient, Tensor)
+        rule.step()
+        moved = torch.add(before.float(), gradient.float(), alpha=-0.1)
+        assert torch.equal(model[1].bias, moved.to(dtype))
+    rule.finish(weight=1)
+
+
+@pytest.mark.parametrize("optimiser", [SGD, AdamW])
+@pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedbat"])
+def test_weights_put_back_after_a_step_to_nan(name: str, optimiser: Any) -> None:
+    """Where u is NaN a mask may say 0, and draw the very weight that is put back."""
+    model = reader()
+    broadcast = server_for(model, name, None).begin(1, ["a"]).broadcast("a")
+    rule = attach(model, optimiser(model.parameters(), lr=0.01), broadcast, accept="any", steps=6, sampling_key=3)
+    steps(model, rule, 2)
+    good = {name: value.clone() for name, value in model.state_dict().items()}
+    for p in model.parameters():
+        p.grad = torch.full_like(p, float("nan"))
+    rule.step()
+    rule.state.clear()
+    model.load_state_dict(good)
+    steps(model, rule, 3)
+    rule.finish(weight=1)
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
 class TestReplaced:
     """What is no longer the optimiser's tensor: refused at the next step, by name."""
 

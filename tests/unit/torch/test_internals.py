@@ -16,6 +16,7 @@ from fedmrn.torch.internals import (
     has_hooks,
     is_made_of_others,
     is_persistent,
+    not_compiled,
     parameters,
     version,
 )
@@ -122,3 +123,12 @@ def test_writes_are_counted() -> None:
 def test_a_tensor_made_of_others() -> None:
     assert not is_made_of_others(nn.Parameter(torch.zeros(2)))
     assert is_made_of_others(torch.nested.nested_tensor([torch.zeros(2)], layout=torch.jagged))
+
+
+def test_a_function_is_left_out_of_what_is_compiled() -> None:
+    @not_compiled
+    def seen() -> bool:
+        return torch.compiler.is_compiling()
+
+    assert torch.compile(lambda x: (x + 1, seen()), backend="eager")(torch.zeros(1))[1] is False
+    assert torch.compile(lambda x: (x + 1, torch.compiler.is_compiling()), backend="eager")(torch.zeros(1))[1] is True

@@ -104,10 +104,11 @@ class LocalRule(Steps):
         self.check()
         self._ranks = Ranks(model, self.view.device)
         self.sampling_key = self._ranks.first_key(fresh_key() if sampling_key is None else sampling_key)
-        self.view.write(self.received)  # the first change to the model: whatever can be refused was
-        self.take_hold()
-        self.twins = self.make_twins()
-        self.begin()
+        with torch.inference_mode(mode=False):  # what is made here is trained, whatever surrounds the call
+            self.view.write(self.received)  # the first change to the model: whatever can be refused was
+            self.take_hold()
+            self.twins = self.make_twins()
+            self.begin()
 
     def check(self) -> None:
         """Refuse what the rule cannot train, before the model is changed."""
@@ -191,8 +192,9 @@ class LocalRule(Steps):
         )
         frame = self._ranks.first_frame(frame)
         self.finished = True
-        self.release(frame)
-        self._ranks.share(self._uncoded())
+        with torch.inference_mode(mode=False):
+            self.release(frame)
+            self._ranks.share(self._uncoded())
         self.let_go()
         return frame
 

@@ -54,14 +54,16 @@ class ProbabilityMask(Through):
         self.put(self._frozen * self._mask)
         self.note()
 
-    def drawn(self, twin: Twin) -> Tensor:
-        """Return the weights of a parameter that were drawn last."""
+    def drawn_code(self, twin: Twin) -> Tensor:
+        """Return the weights of a coded parameter that were drawn last."""
         weights = self._frozen[twin.where] * self._mask[twin.where]
         return weights.view(twin.shown.shape).to(twin.shown.dtype)
 
     def take_over(self, twin: Twin) -> None:
         """Refuse weights that somebody wrote: those of a mask over frozen weights cannot be chosen."""
-        if not torch.equal(twin.shown, self.drawn(twin)):
+        if not self.is_coded(twin):
+            super().take_over(twin)
+        elif not torch.equal(twin.shown, self.drawn(twin)):
             raise UnsupportedModelError(
                 f"{twin.name} was written to while this client trains: in FedPM its values are frozen weights under a "
                 "mask, and only their probabilities are trained; write to the model before attach or after finish"
@@ -159,8 +161,8 @@ class LearnedSign(Through):
         self._sign = torch.where((2 * self.uniform() - 1) * scale < self.u, 1.0, -1.0)
         return self.base + scale * self._sign
 
-    def drawn(self, twin: Twin) -> Tensor:
-        """Return the weights of a parameter that were drawn last."""
+    def drawn_code(self, twin: Twin) -> Tensor:
+        """Return the weights of a coded parameter that were drawn last."""
         return self._last[twin.where].view(twin.shown.shape).to(twin.shown.dtype)
 
     def put_undiced(self) -> None:

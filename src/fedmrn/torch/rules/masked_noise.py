@@ -100,10 +100,7 @@ class MaskedTraining(Through):
         # What has fewer bits has gradients of fewer bits, and is drawn apart.
         if self._follows_update or any(twin.narrow for twin in self.twins) or not is_plain_sgd(inner):
             return self.move(inner, closure)
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else self.run_closure(closure)
         moves = sgd_moves(inner, tensors)
         if moves is None:
             self.move(inner, None)
@@ -125,8 +122,8 @@ class MaskedTraining(Through):
         if self.stochastic:
             self._draw_after([(slice(0, self.size), STAY)], q=0.0)
 
-    def drawn(self, twin: Twin) -> Tensor:
-        """Return the weights of a parameter that were drawn last."""
+    def drawn_code(self, twin: Twin) -> Tensor:
+        """Return the weights of a coded parameter that were drawn last."""
         out = torch.empty_like(self.moved[twin.where])
         self._write(twin.where, STAY, out, self._q(self.taken + 1))
         return out.view(twin.shown.shape).to(twin.shown.dtype)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fedmrn.errors import ConfigError, UnsupportedModelError
+from fedmrn.torch.internals import not_compiled
 from fedmrn.torch.rules.facade import Facade, Loss
 
 _REFUSED = {
@@ -49,6 +50,7 @@ class Part(Facade):
         """Call a method of this optimiser's own."""
         return self._rule.call(method, *args, **options)
 
+    @not_compiled
     def step(self, closure: Callable[[], Loss] | None = None) -> Loss:
         """Take a local step of this optimiser; as `LocalRule.step`."""
         return self._rule.step_of(self.inner, closure)

@@ -7,15 +7,15 @@ optimiser looks at them. A closure sees the model's again.
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import ref
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from fedmrn.errors import ConfigError
 from fedmrn.torch.fast.fused import plain_sgd
 from fedmrn.torch.guard import Guard
+from fedmrn.torch.internals import has_hooks, not_compiled
 from fedmrn.torch.model_layout import ModelLayout
 from fedmrn.torch.rules.facade import Facade, Loss
 from fedmrn.torch.rules.optimizers import Part, Together, check_optimizers, runs_closure_first, stepped
@@ -24,8 +24,9 @@ from fedmrn.torch.rules.twins import Twin, to_model, to_optimizer
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 """One optimiser, or several over parts of one model."""
 Closure = Callable[[], Loss]
-_HOLDERS = WeakTensorKeyDictionary()
-"""For each parameter the rule that was attached to it last."""
+_HOLDERS: "WeakValueDictionary[int, Steps]" = WeakValueDictionary()
+"""For the id of each tensor the rule that was attached to it last, which keeps the tensor. Tensors have no weak
+references themselves: torch would not swap them then."""
 
 
 class Steps(Facade):
@@ -52,19 +53,24 @@ class Steps(Facade):
     def __init__(self, model: nn.Module, view: ModelLayout, optimizer: Optimizers) -> None:
         inners = check_optimizers(optimizer)
         super().__init__(inners[0] if len(inners) == 1 else Together(inners))
-        self.optimizers: tuple[Facade, ...] = (self,) if len(inners) == 1 else tuple(Part(self, o) for o in inners)
+        self._wrappers = () if len(inners) == 1 else tuple(Part(self, o) for o in inners)
         self.model, self.view, self.taken = model, view, 0
         self.guard = Guard(view)
         self.twins: tuple[Twin, ...] = ()
         self.finished = self._superseded = False
 
+    @property
+    def optimizers(self) -> tuple[Facade, ...]:
+        """The wrapper of each optimiser."""
+        return self._wrappers or (self,)  # not kept: in a circle, a rule's vectors would wait for the garbage collector
+
     def take_hold(self) -> None:
         """Make this the rule that trains the model; an earlier one trains it no more."""
-        for tensor in self.view.tensors:
-            holder = _HOLDERS.get(tensor, lambda: None)()
-            if holder is not None:
+        for each in self.view.places:
+            holder = _HOLDERS.get(id(each.tensor))
+            if holder is not None and holder is not self:
                 holder.give_way()
-            _HOLDERS[tensor] = ref(self)
+            _HOLDERS[id(each.tensor)] = self
 
     def give_way(self) -> None:
         """Train this model no more: another rule was attached to it."""
@@ -73,9 +79,10 @@ class Steps(Facade):
     def let_go(self) -> None:
         """Leave the model to whoever comes next."""
         self.finished = True
-        for tensor in self.view.tensors:
-            _HOLDERS.pop(tensor, None)
+        for each in self.view.places:
+            _HOLDERS.pop(id(each.tensor), None)
 
+    @not_compiled
     def step(self, closure: Closure | None = None) -> Loss:
         """Take one local step with the gradients that `backward` left, or that the closure makes; return its loss.
 
@@ -83,7 +90,7 @@ class Steps(Facade):
             ConfigError: after `finish`, or the rule has several optimisers.
             UnsupportedModelError: the model or its optimisers were changed in a way that cannot be trained on.
         """
-        if len(self.optimizers) > 1:
+        if self._wrappers:
             raise ConfigError("this client has several optimisers: step each of opt.optimizers")
         return self.step_of(self.inner, closure)
 
@@ -95,6 +102,7 @@ class Steps(Facade):
             return self.device_step(inner, closure)
         except BaseException:
             self.retreat()  # the weights in the model are those of the step that was not taken
+            self.draw()  # from where the optimiser has moved to: a hook may have failed after it moved
             raise
 
     def look(self) -> None:
@@ -118,6 +126,10 @@ class Steps(Facade):
     def take_over(self, twin: Twin) -> None:
         """Take values that somebody wrote into the model for those that the optimiser goes on from."""
         written = twin.shown != self.drawn(twin)
+        if bool(
+            twin.shown.isfinite().all()
+        ):  # weights put back after NaN: a mask may have hidden it, and drawn the same
+            written |= ~twin.moved.isfinite()
         twin.moved.copy_(torch.where(written, twin.shown.to(torch.float32), twin.moved))
 
     def drawn(self, twin: Twin) -> Tensor:
@@ -148,7 +160,7 @@ class Steps(Facade):
             loss = inner.step() if closure is None else inner.step(closure)
             self.settle()
             return loss
-        known = runs_closure_first(inner)
+        known = runs_closure_first(inner) and not has_hooks(inner)
 
         def coded() -> Loss:
             """Compute the loss where the optimiser has moved to, with the weights that the model would have there."""
@@ -158,8 +170,7 @@ class Steps(Facade):
                 if not known:
                     self._redraw()
                 known = False  # from the second call on the optimiser may have moved
-                with torch.enable_grad():
-                    loss = closure() if closure is not None else None
+                loss = self.run_closure(closure) if closure is not None else None
                 self.adapt_gradients()
             finally:
                 to_optimizer(self.twins)
@@ -175,6 +186,19 @@ class Steps(Facade):
         self.settle()
         self.draw()  # after the last step too: the model is never left at what was moved, whatever is done then
         return loss
+
+    def run_closure(self, closure: Closure) -> Loss:
+        """Call a closure in a step; what it writes into the model, such as a norm that is kept, is taken over."""
+        try:
+            with torch.enable_grad():
+                return closure()
+        finally:
+            edited = list(self.edited())
+            if edited:
+                self.retreat()  # to the dice that the weights were drawn by
+                for twin in edited:
+                    self.take_over(twin)
+                self.advance()
 
     def settle(self) -> None:
         """Put right what an optimiser may have moved and the rule does not allow."""
@@ -204,6 +228,7 @@ class Steps(Facade):
         """Let the model hold the weights that it is trained to, without the dice of a code."""
         yield
 
+    @not_compiled
     def call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Call a method of an inner optimiser's own, such as the first step of SAM; it sees and moves what is moved.
 
@@ -213,12 +238,14 @@ class Steps(Facade):
             return method(*args, **options)
         self.look()
         self.adapt_gradients()
-        with self.moving(), stepped(self.view.tensors) as found:
-            result = method(*args, **options)
-        if found:
-            self.advance()
-        self.settle()
-        self.draw()
+        try:
+            with self.moving(), stepped(self.view.tensors) as found:
+                result = method(*args, **options)
+            if found:
+                self.advance()
+            self.settle()
+        finally:
+            self.draw()
         return result
 
     def _redraw(self) -> None:

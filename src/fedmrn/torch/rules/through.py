@@ -83,8 +83,16 @@ class Through(LocalRule):
         raise NotImplementedError
 
     def drawn(self, twin: Twin) -> Tensor:
-        """Return the weights of a parameter that were drawn last, of the shape and dtype that the model has."""
+        """Return the weights that were drawn last; of a parameter that is not coded, what is moved."""
+        return self.drawn_code(twin) if self.is_coded(twin) else super().drawn(twin)
+
+    def drawn_code(self, twin: Twin) -> Tensor:
+        """Return the weights of a coded parameter that were drawn last, of the shape and dtype that the model has."""
         raise NotImplementedError
+
+    def is_coded(self, twin: Twin) -> bool:
+        """Whether a parameter is coded; coded ones come first in the flat order."""
+        return bool(twin.where.stop <= self.size)
 
     def put(self, weights: Tensor) -> None:
         """Put weights into the model: float32, shape (size,)."""
