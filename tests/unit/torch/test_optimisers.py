@@ -1,7 +1,7 @@
 """An optimiser in its wrapper: schedulers, clipping, scaling, closures, hooks, saving, several of them, and refusals.
 
 The oracle is plain training: `as_plain` runs a loop twice, through the wrapper with masks off and without it, and
-compares every bit. Which optimisers there are is the conformance suite's matter (tests/conformance/test_every_optimiser.py).
+compares every bit. Which optimisers there are is the matter of tests/conformance/test_every_optimiser.py.
 """
 
 import copy

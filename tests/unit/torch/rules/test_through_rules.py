@@ -618,8 +618,9 @@ def wide_net() -> nn.Sequential:
 
 
 def trained(name: str, lr: float, **options: object) -> tuple[Frame, bytes, dict[str, NDArray[np.float32]]]:
-    """The frame of a client after five steps, its broadcast, and the model that it is left with."""
+    """The frame of a client after five steps at one scale, its broadcast, and the model that it is left with."""
     model = wide_net()
+    options = {"scale": 0.005 if name.startswith("fedmrn-s") else 0.01, **options}
     told = {"stochastic": bool(options.pop("stochastic", True))}
     broadcast = starting_server(model, name, options, told).begin(1, ["a"]).broadcast("a")
     rule = attach(model, torch.optim.SGD(model.parameters(), lr=lr), broadcast, accept="any", steps=5, sampling_key=KEY)

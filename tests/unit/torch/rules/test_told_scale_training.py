@@ -57,7 +57,7 @@ def test_weights_of_every_step(name: str, law: str) -> None:
         q = 1.0 if name == "fedmrn-no-pm" else (at + 1) / STEPS
         expected = np.empty_like(base)
         progressive_weights(
-            rule.u.numpy().copy(),
+            rule.moved.numpy().copy(),
             noise,
             base,
             q,
