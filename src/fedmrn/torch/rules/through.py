@@ -182,5 +182,6 @@ def _check_holds(optimizer: torch.optim.Optimizer, coded: Iterable[Tensor]) -> N
     coded_ids = {id(t) for t in coded}
     if not any(id(p) in coded_ids for group in optimizer.param_groups for p in group["params"]):
         raise UnsupportedModelError(
-            "the optimiser holds none of this model's coded parameters; make it from this model"
+            "the optimiser holds none of this model's coded parameters: make it from this model, or name those that it "
+            "holds in choose=Selection(coded=[...]), on the server too, where they travel as floats by default"
         )
