@@ -13,7 +13,6 @@ means. No client moves them far: values are clipped around their medians as in a
 """
 
 from collections.abc import Iterable
-from math import log
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +30,7 @@ from fedmrn.errors import (
     WrongRoundError,
 )
 from fedmrn.numerics.rng import derive_key
-from fedmrn.server.caps import Clipping
+from fedmrn.server.caps import VARIANCE_APART, Clipping
 from fedmrn.wire.frame import Frame, Kind
 from fedmrn.wire.layout import Group, Layout
 from fedmrn.wire.messages import model_frame, read_model
@@ -43,8 +42,6 @@ if TYPE_CHECKING:
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-_APART = log(4)
-"""How far the logarithm of a client's variance may be from the median."""
 
 
 class Calibration:
@@ -167,7 +164,7 @@ def pooled(layout: Layout, rows: F32, weights: F64, clipping: Clipping | None) -
         if tensor.size and tensor.group is Group.VARIANCE:
             values = means[tensor.name]
             logs = np.log(np.maximum(values, FLOOR))
-            held = _clipped(logs, clipping, _APART)
+            held = _clipped(logs, clipping, VARIANCE_APART)
             variance = _mean(np.where(held == logs, values, np.exp(held)), shares)
             mean = tensor.name.removesuffix("running_var") + "running_mean"
             if groups.get(mean) == (Group.STATS, tensor.shape):

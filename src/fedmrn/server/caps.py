@@ -13,6 +13,7 @@ what would have fitted the clients of the round before, under the same law.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from fedmrn.wire.terms import LARGEST_CAP
 
 Exponents = tuple[int | None, ...]
 """For each tensor the exponent of its cap; None where none is known yet."""
+VARIANCE_APART = log(4)
+"""How far the logarithm of a client's running variance may be from the median over clients."""
 STILL = -80
 """Exponents up to this say that a tensor was not moved: it is the least scale that noise can have."""
 

@@ -10,22 +10,20 @@ four from the median, or, where they are clipped as they come, from what they we
 """
 
 from collections.abc import Iterable, Sequence
-from math import ldexp, log
+from math import ldexp
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs import CHUNK, Opened
 from fedmrn.codecs.scales import exponents_of
-from fedmrn.server.caps import RoundCaps
+from fedmrn.server.caps import VARIANCE_APART, RoundCaps
 from fedmrn.server.fold import ExactSum
 from fedmrn.server.sum import Bounds, Contribution
 from fedmrn.wire.layout import Group, Layout
 
 F32 = NDArray[np.float32]
 Sections = Iterable[tuple[Group, Opened]]
-_APART = np.float32(log(4))
-"""How far the logarithm of a client's variance may be from the median."""
 _LARGEST = np.float32(2.0**126)
 
 
@@ -132,7 +130,7 @@ class SideData:
             caps = [np.float32(ldexp(1.0, min(max(e, -126), 127))) for e in exponents[at : at + len(sizes)]]
             most = np.repeat(np.array(caps, np.float32), sizes)
             if group is Group.VARIANCE:
-                most[:] = _APART
+                most[:] = VARIANCE_APART
             found[group] = (-most, most)
             at += len(sizes)
         return found

@@ -41,18 +41,19 @@ def _rounds_once(device: str = "cpu") -> bool:
     return all(bool((a == exact).all()) for a in moved)
 
 
+def _is_bare_sgd(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether an optimiser is torch's SGD itself, and nothing looks at its steps."""
+    return type(optimizer) is torch.optim.SGD and not has_hooks(optimizer)
+
+
 def is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
     """Return whether an optimiser's step is plain SGD for some of what it holds, and nothing looks at it."""
-    return (
-        type(optimizer) is torch.optim.SGD
-        and not has_hooks(optimizer)
-        and any(_rate(group) is not None for group in optimizer.param_groups)
-    )
+    return _is_bare_sgd(optimizer) and any(_rate(group) is not None for group in optimizer.param_groups)
 
 
 def sgd_moves(optimizer: torch.optim.Optimizer, tensors: Sequence[Tensor]) -> list[Move] | None:
     """Return what the optimiser's step does to each tensor, if that is plain SGD and nothing else; otherwise None."""
-    if type(optimizer) is not torch.optim.SGD or has_hooks(optimizer) or not _rounds_once(tensors[0].device.type):
+    if not _is_bare_sgd(optimizer) or not _rounds_once(tensors[0].device.type):
         return None
     moves = {id(t): STAY for t in tensors}
     for group in optimizer.param_groups:
@@ -81,7 +82,7 @@ def plain_sgd(optimizer: torch.optim.Optimizer) -> Hashable | None:
 
     Two optimisers with the same value do the same to the same memory, given the same gradients there.
     """
-    if type(optimizer) is not torch.optim.SGD or has_hooks(optimizer):
+    if not _is_bare_sgd(optimizer):
         return None
     rates = [_rate(group) for group in optimizer.param_groups]
     places = [tuple((id(p), p.data_ptr()) for p in group["params"]) for group in optimizer.param_groups]

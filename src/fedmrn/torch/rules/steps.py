@@ -126,9 +126,7 @@ class Steps(Facade):
     def take_over(self, twin: Twin) -> None:
         """Take values that somebody wrote into the model for those that the optimiser goes on from."""
         written = twin.shown != self.drawn(twin)
-        if bool(
-            twin.shown.isfinite().all()
-        ):  # weights put back after NaN: a mask may have hidden it, and drawn the same
+        if twin.shown.isfinite().all():  # weights put back after NaN: a mask may have hidden it, and drawn the same
             written |= ~twin.moved.isfinite()
         twin.moved.copy_(torch.where(written, twin.shown.to(torch.float32), twin.moved))
 
