@@ -18,7 +18,7 @@ ROUND = 50
 PINNED = {
     "fedavg": ("", 4000, "70ed7cef8f7fe545", "70ed7cef8f7fe545"),
     "fedmrn": ("00000ad7233c", 125, "8b45d50c2809926f", "7483de19a5d2890a"),
-    "fedmrn-s": ("00010ad7a33b", 125, "738fd9a9b23279b9", "4de0be74df658df1"),
+    "fedmrn-s": ("02010ad7a33b", 125, "f9a8c3a985411204", "52e26770f0d3396d"),
     "signsgd": ("00", 153, "e86f6a965754331d", "799c169e85057b35"),
     "signsgd-stochastic": ("01", 153, "b38975592c425a39", "69d3fd2246111f3a"),
     "topk": ("8fc2f53c2004", 145, "30d382d5be57755c", "ab17b1e52ba70c48"),
@@ -41,6 +41,7 @@ PINNED = {
     "fedmrn-mrc": ("00000ad7233c100848", 126, "fc66cfe14e4f36c5", "7483de19a5d2890a"),
     "fedmrn-s-mrc": ("00010ad7a33b100848", 126, "14559c13b2f4beac", "4de0be74df658df1"),
     "fedmrn coding=entropy": ("00000ad7233c10", 126, "fc66cfe14e4f36c5", "7483de19a5d2890a"),
+    "fedmrn-s noise=uniform": ("00010ad7a33b", 125, "738fd9a9b23279b9", "4de0be74df658df1"),
 }
 # Masks of 20,000 elements, of which few ask for anything: these do get shorter. Length, and digests as above.
 SPARSE = {
@@ -50,7 +51,10 @@ SPARSE = {
 }
 
 
-OPTIONS = {"fedmrn coding=entropy": ("fedmrn", {"coding": "entropy"})}
+OPTIONS = {
+    "fedmrn coding=entropy": ("fedmrn", {"coding": "entropy"}),
+    "fedmrn-s noise=uniform": ("fedmrn-s", {"noise": "uniform"}),
+}
 """Rows with options that are pinned too."""
 
 

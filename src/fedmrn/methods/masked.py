@@ -5,7 +5,7 @@ from collections.abc import Callable
 from fedmrn.codecs import Codec, MaskedNoise, OwnScale, RandomCode, ShorterMask, ToldScale
 from fedmrn.methods.method import Method, Options
 from fedmrn.methods.option import by_name
-from fedmrn.methods.options import LAW, MASKED, RANDOM_CODE, SCALE
+from fedmrn.methods.options import LAW, MASKED, RANDOM_CODE, SCALE, SIGNED
 from fedmrn.numerics.masking import MaskType
 from fedmrn.numerics.noise import NoiseSpec
 
@@ -48,7 +48,7 @@ ROWS = (
         summary="masked random noise, signed mask {-n, n}: one bit a parameter",
         local="masked_noise:MaskedTraining",
         codec=_masked(MaskType.SIGNED),
-        options=MASKED,
+        options=SIGNED,
     ),
     Method(
         id=20,

@@ -1,6 +1,7 @@
 """The options that rows of the table share, each defined once."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from fedmrn.codecs import CodedMask
@@ -19,6 +20,7 @@ from fedmrn.numerics.noise import Law
 from fedmrn.server.rules import Merge
 
 LAW = WordOption(name="noise", default="uniform", words="law of the noise", choices=words_of(Law), what="noise law")
+_SIGNED_LAW = replace(LAW, default="bernoulli", words="law of the noise. Published: uniform")
 _CODING = WordOption(
     name="coding",
     default="raw",
@@ -40,6 +42,7 @@ SCALE = ScaleOption(
     words='scale of the noise; "auto" fits one to the updates, per tensor. Published: 0.01 binary, 0.005 signed',
 )
 MASKED = by_name(LAW, SCALE, _CODING, _NOISE_KEY)
+SIGNED = by_name(_SIGNED_LAW, SCALE, _CODING, _NOISE_KEY)
 RANDOM_CODE = (
     WholeOption(name="buckets", default=16, words="buckets of |noise| with a prior each, 1 to 64"),
     WholeOption(name="log2_states", default=8, words="size of the trellis, 1 to 10: each more doubles the search"),

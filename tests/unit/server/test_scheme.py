@@ -42,13 +42,16 @@ def test_published_scales() -> None:
     binary = MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY)
     signed = MaskedNoise(NoiseSpec(Law.UNIFORM, 0.005), MaskType.SIGNED)
     assert method("fedmrn").scheme({"scale": 0.01}).codecs[Group.CODED] == binary
-    assert method("fedmrn-s").scheme({"scale": 0.005}).codecs[Group.CODED] == signed
+    assert method("fedmrn-s").scheme({"noise": "uniform", "scale": 0.005}).codecs[Group.CODED] == signed
     assert method("fedavg").scheme().codecs[Group.CODED] == Raw()
 
 
 def test_noise_options() -> None:
-    codec = method("fedmrn-s").scheme({"noise": "bernoulli", "scale": 0.25}).codecs[Group.CODED]
-    assert codec == MaskedNoise(NoiseSpec(Law.BERNOULLI, 0.25), MaskType.SIGNED)
+    assert method("fedmrn-s").scheme({"scale": 0.25}).codecs[Group.CODED] == MaskedNoise(
+        NoiseSpec(Law.BERNOULLI, 0.25), MaskType.SIGNED
+    )
+    codec = method("fedmrn").scheme({"noise": "gaussian", "scale": 0.25}).codecs[Group.CODED]
+    assert codec == MaskedNoise(NoiseSpec(Law.GAUSSIAN, 0.25), MaskType.BINARY)
     with pytest.raises(ConfigError, match="noise law 'gausian' does not exist; did you mean 'gaussian'"):
         method("fedmrn-s").scheme({"noise": "gausian"})
     with pytest.raises(ConfigError, match="noise scale 0"):

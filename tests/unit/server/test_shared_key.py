@@ -109,7 +109,7 @@ def test_the_sum_is_the_noise_times_the_sum_of_masks(name: str, law: str) -> Non
 @pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s"])
 def test_weights_are_small_integers_too(name: str) -> None:
     """Noise of a scale that is a power of two is exact in the fold's units, and so is any weight times it."""
-    server = _server(name, scale=2.0**-7)
+    server = _server(name, scale=2.0**-7, noise="uniform")
     round_ = server.begin(1, CLIENTS)
     summed = [0] * CODED
     for i, c in enumerate(CLIENTS):

@@ -76,7 +76,7 @@ def fitting(server: Server, vector: F32) -> list[int]:
 def test_a_first_round_takes_its_scales_from_the_fan_in() -> None:
     """Of a bias that of the tensor before it; of one before all others its size. Nothing of the state matters."""
     moves = [0.125 / sqrt(fan) for fan in (10, 50, 50, 8)]
-    for name, multiple in (("fedmrn", 4), ("fedmrn-s", 1)):
+    for name, multiple in (("fedmrn", 4), ("fedmrn-s", sqrt(2))):
         scales = told(begun(name).begin(1, range(3)))
         assert len(scales) == 4
         for e, move in zip(scales, moves, strict=True):

@@ -19,9 +19,18 @@ import numpy as np
 from fedmrn.numerics.masking import MaskType
 from fedmrn.numerics.noise import LARGEST_SCALE, SMALLEST_SCALE, Law
 
-_OVER = {MaskType.BINARY: 4.0, MaskType.SIGNED: 1.0}
-"""Scale of uniform noise over the mean of |u|. Smaller for signed masks, whose sampling adds more variance."""
-_SAME_POWER = {Law.UNIFORM: 1.0, Law.GAUSSIAN: 3.0**-0.5, Law.BERNOULLI: 3.0**-0.5}
+_SAME_POWER = 3.0**-0.5
+"""Of the scale of uniform noise: gaussian and bernoulli noise of that scale have its power."""
+_OVER_MEAN = {
+    (MaskType.BINARY, Law.UNIFORM): 4.0,
+    (MaskType.BINARY, Law.GAUSSIAN): 4.0 * _SAME_POWER,
+    (MaskType.BINARY, Law.BERNOULLI): 4.0 * _SAME_POWER,
+    (MaskType.SIGNED, Law.UNIFORM): 1.0,
+    (MaskType.SIGNED, Law.GAUSSIAN): _SAME_POWER,
+    (MaskType.SIGNED, Law.BERNOULLI): 2.0**0.5,
+}
+"""Scale of the noise over the mean of |u|. Signed masks of bernoulli noise are plus or minus one number: if that is the
+least power of two that reaches the mean of |u|, they hand over most of u at the least cost in dice."""
 SMALLEST_EXPONENT, LARGEST_EXPONENT = frexp(SMALLEST_SCALE)[1] - 1, frexp(LARGEST_SCALE)[1] - 1
 """What e can be in a scale 2^e of noise."""
 
@@ -77,7 +86,7 @@ class FitsUpdate(NoiseScale):
     @staticmethod
     def multiple(mask: MaskType, law: Law) -> float:
         """Return what a tensor's scale is over its mean |u|, but for rounding to a power of two."""
-        multiple: float = _OVER[mask] * _SAME_POWER[law]
+        multiple: float = _OVER_MEAN[mask, law]
         return multiple
 
     @staticmethod

@@ -56,6 +56,12 @@ WIDTHS = {MaskType.BINARY: 4, MaskType.SIGNED: 1}
 """Half-widths of uniform noise in means of |u|, as docs/methods.md has them."""
 
 
+def wanted(magnitude: float, mask: MaskType, law: Law) -> float:
+    if (mask, law) == (MaskType.SIGNED, Law.BERNOULLI):
+        return math.sqrt(2) * magnitude
+    return WIDTHS[mask] * magnitude / (1 if law is Law.UNIFORM else math.sqrt(3))
+
+
 def codec(mask: MaskType = MaskType.BINARY, law: Law = Law.UNIFORM) -> OwnScale:
     return OwnScale(MaskedNoise(NoiseSpec(law, 1.0), mask))
 
@@ -78,11 +84,17 @@ def fitting(magnitude: float, mask: MaskType, law: Law) -> float:
 def test_the_scale_is_the_nearest_power_of_two(magnitude: float, mask: MaskType, law: Law) -> None:
     scale = fitting(magnitude, mask, law)
     assert math.frexp(scale)[0] == 0.5
-    wanted = WIDTHS[mask] * float(np.float32(magnitude)) / (1 if law is Law.UNIFORM else math.sqrt(3))
-    assert abs(math.log2(scale / wanted)) <= 0.5 + 1e-9
+    assert abs(math.log2(scale / wanted(float(np.float32(magnitude)), mask, law))) <= 0.5 + 1e-9
 
 
-def test_noise_of_every_law_has_the_same_power_over_the_update() -> None:
+@given(st.floats(2.0**-60, 2.0**60))
+def test_signed_bernoulli_noise_is_the_least_power_of_two_that_reaches_the_mean(magnitude: float) -> None:
+    magnitude = float(np.float32(magnitude))
+    scale = fitting(magnitude, MaskType.SIGNED, Law.BERNOULLI)
+    assert scale / 2 * (1 - 1e-9) <= magnitude <= scale * (1 + 1e-9)
+
+
+def test_binary_masks_have_noise_of_the_same_power_over_the_update_by_every_law() -> None:
     """Mean square over scale^2: uniform 1/3, gaussian and bernoulli 1. Here without rounding: 1.0 is a power of two."""
     for law, power in ((Law.UNIFORM, 1 / 3), (Law.GAUSSIAN, 1.0), (Law.BERNOULLI, 1.0)):
         at = (1 if law is Law.UNIFORM else math.sqrt(3)) / WIDTHS[MaskType.BINARY]

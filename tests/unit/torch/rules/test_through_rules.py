@@ -687,7 +687,7 @@ def test_random_codes_are_of_the_final_mask_alone(name: str, code: str, stochast
     rules = []
     for row in (name, code):
         model = wide_net()
-        server = starting_server(model, row, {"scale": 0.01}, {"stochastic": stochastic})
+        server = starting_server(model, row, {"scale": 0.01, "noise": "uniform"}, {"stochastic": stochastic})
         broadcast = server.begin(1, ["a"]).broadcast("a")
         sgd = torch.optim.SGD(model.parameters(), lr=0.01)
         rule = attach(model, sgd, broadcast, accept="any", steps=3, sampling_key=KEY)
