@@ -188,6 +188,8 @@ def parts(codec: int, params: bytes, count: int, body: bytes, key: int) -> dict[
         found = {"scales": rows, "wanted": wanted, **parts(params[0], params[1:], count, body[after:], key)}
     elif codec == 9 and body[0] == 1:
         found["sizes"], found["frequencies"], _ = coded_parts(params, body)
+    elif codec == 14 and body[0] == 1:
+        found["sizes"], found["frequencies"], _ = interleaved_parts(params, body)
     elif codec == 11 and body[0] == 1:
         found["sizes"], found["prior"], found["information"], found["path"] = random_parts(params, body)
     return found
@@ -244,7 +246,7 @@ def packed(bits: list[bool]) -> bytes:
 
 
 def sizes_of(body: bytes) -> list[int]:
-    """The sizes at the start of a body of codec 9 or 11 in mode 1."""
+    """The sizes at the start of a body of codec 9, 11 or 14 in mode 1."""
     mode, tensors = struct.unpack_from("<BI", body)
     assert mode == 1
     sizes = list(struct.unpack_from(f"<{tensors}Q", body, 5))
@@ -348,6 +350,93 @@ def encode_mask(params: bytes, sizes: list[int], frequencies: list[int], bits: l
     words = ans_encode([bits[i] for i in places], [frequencies[where[i]] for i in places])
     head = struct.pack(f"<BI{len(sizes)}Q", 1, len(sizes), *sizes)
     return head + bytes(frequencies) + struct.pack(f"<{len(words)}I", *words)
+
+
+# --- interleaved masks ------------------------------------------------------------------------------------------------
+
+BLOCK_OF_CODEC_14 = 1 << 19
+
+
+def lanes_of(count: int) -> int:
+    """The lanes of a block of so many elements."""
+    return 2 if count < 1 << 16 else 4
+
+
+def interleaved_parts(
+    params: bytes, body: bytes, block: int = BLOCK_OF_CODEC_14
+) -> tuple[list[int], list[int], list[bytes]]:
+    """The sizes, the frequencies and the blocks of a coded body of codec 14."""
+    sizes = sizes_of(body)
+    at = 5 + 8 * len(sizes)
+    table = list(body[at : at + sum(numbers_of_buckets(sizes, params[6]))])
+    at += len(table)
+    many = max(1, -(-sum(sizes) // block))
+    lengths = list(struct.unpack_from(f"<{many - 1}I", body, at))
+    at += 4 * (many - 1)
+    blocks = []
+    for length in lengths:
+        assert at + length <= len(body)
+        blocks.append(body[at : at + length])
+        at += length
+    assert at <= len(body)
+    return sizes, table, [*blocks, body[at:]]
+
+
+def lanes_decode(block: bytes, ones: list[int]) -> list[int]:
+    """The bits of a block; a one has probability ones[j] / 256."""
+    lanes = lanes_of(len(ones))
+    states = list(struct.unpack_from(f"<{lanes}I", block))
+    assert all(1 << 16 <= x < 1 << 32 for x in states)
+    assert len(block) % 2 == 0
+    words = list(struct.unpack_from(f"<{(len(block) - 4 * lanes) // 2}H", block, 4 * lanes))[::-1]
+    bits = []
+    for i, k in enumerate(ones):
+        x = states[i % lanes]
+        bit = int(x % 256 >= 256 - k)
+        x = k * (x // 256) + x % 256 - (256 - k) if bit else (256 - k) * (x // 256) + x % 256
+        states[i % lanes] = x << 16 | words.pop() if x < 1 << 16 else x
+        bits.append(bit)
+    assert not words
+    assert states == [1 << 16] * lanes
+    return bits
+
+
+def lanes_encode(bits: list[int], ones: list[int]) -> bytes:
+    """The only block that decodes to these bits: the steps of `lanes_decode`, backwards."""
+    lanes = lanes_of(len(ones))
+    states, words = [1 << 16] * lanes, []
+    for i in reversed(range(len(bits))):
+        f, start, x = (ones[i], 256 - ones[i], states[i % lanes]) if bits[i] else (256 - ones[i], 0, states[i % lanes])
+        if x >= f << 24:
+            words.append(x & 0xFFFF)
+            x >>= 16
+        states[i % lanes] = x // f * 256 + x % f + start
+    return struct.pack(f"<{lanes}I{len(words)}H", *states, *reversed(words))
+
+
+def decode_interleaved(params: bytes, count: int, body: bytes, key: int, block: int = BLOCK_OF_CODEC_14) -> list[int]:
+    """The bits of a body of codec 14."""
+    if body[0] == 0:
+        return unpacked(body[1:], count)
+    sizes, frequencies, blocks = interleaved_parts(params, body, block)
+    assert 0 < sum(sizes) == count <= 1424 * len(body)
+    where = contexts(params, key, sizes)
+    assert {k for k, frequency in enumerate(frequencies) if frequency} == set(where)
+    ones = [frequencies[k] for k in where]
+    bits: list[int] = []
+    for k, part in enumerate(blocks):
+        bits += lanes_decode(part, ones[k * block : (k + 1) * block])
+    return bits
+
+
+def encode_interleaved(
+    params: bytes, sizes: list[int], frequencies: list[int], bits: list[int], key: int, block: int = BLOCK_OF_CODEC_14
+) -> bytes:
+    """The only body of codec 14 with these sizes and frequencies and these bits."""
+    ones = [frequencies[k] for k in contexts(params, key, sizes)]
+    blocks = [lanes_encode(bits[at : at + block], ones[at : at + block]) for at in range(0, len(bits), block)]
+    head = struct.pack(f"<BI{len(sizes)}Q", 1, len(sizes), *sizes) + bytes(frequencies)
+    return head + b"".join(struct.pack("<I", len(part)) for part in blocks[:-1]) + b"".join(blocks)
 
 
 # --- random codes -----------------------------------------------------------------------------------------------------
@@ -632,8 +721,8 @@ def decode(
     if codec in FLOATS:
         assert params == b""
         return list(struct.unpack(f"<{count}{FLOATS[codec]}", body))
-    if codec in (9, 11):
-        bits = (decode_mask if codec == 9 else decode_random)(params, count, body, key)
+    if codec in DECODE_SHORTER:
+        bits = DECODE_SHORTER[codec](params, count, body, key)
         codec, params, body = 1, params[:6], packed([bit == 1 for bit in bits])
     if codec == 1:
         law, signed, scale = struct.unpack("<BBf", params)
@@ -652,6 +741,10 @@ def decode(
     assert (codec, params, len(state)) == (8, b"", count)
     values = iter(struct.unpack(f"<{sum(s != 0 for s in state)}f", body))
     return [next(values) if s != 0 else 0.0 for s in state]
+
+
+DECODE_SHORTER = {9: decode_mask, 11: decode_random, 14: decode_interleaved}
+"""The bits of the codecs that send a mask in fewer bytes."""
 
 
 def encode_ternary(section: dict[str, Any]) -> bytes:
@@ -689,19 +782,20 @@ def encode(section: dict[str, Any], key: int) -> bytes:
         return table + (packed([v > 0 for v in values]) if codec == 2 else encode(inner, key))
     if codec in ENCODERS:
         return ENCODERS[codec](section)
-    if codec in (9, 11):
+    if codec in DECODE_SHORTER:
         return encode_shorter(section, encode({"codec": 1, "params": params[:6], "values": values}, key), key)
     kept = [v for v, s in zip(values, section["state"], strict=True) if s != 0]
     return struct.pack(f"<{len(kept)}f", *kept)
 
 
 def encode_shorter(section: dict[str, Any], raw: bytes, key: int) -> bytes:
-    """The body of codec 9 or 11 for a mask, coded if the section says how."""
+    """The body of codec 9, 11 or 14 for a mask, coded if the section says how."""
     if "sizes" not in section:
         return b"\0" + raw
     params, bits = section["params"], unpacked(raw, len(section["values"]))
-    if section["codec"] == 9:
-        return encode_mask(params, section["sizes"], section["frequencies"], bits, key)
+    if section["codec"] in (9, 14):
+        write = encode_mask if section["codec"] == 9 else encode_interleaved
+        return write(params, section["sizes"], section["frequencies"], bits, key)
     return encode_random(params, *(section[part] for part in ("sizes", "prior", "information", "path")), bits, key)
 
 

@@ -18,6 +18,7 @@ from fedmrn.codecs import (
     CodedMask,
     EncodeKeys,
     Float16,
+    InterleavedMask,
     Levels,
     MaskCodec,
     MaskedNoise,
@@ -63,6 +64,14 @@ EXAMPLES: dict[str, Codec] = {
         for mask in MaskType
         for buckets in (1, 16, 64)
     },
+    **{
+        f"interleaved mask {law.name.lower()} {mask.name.lower()} {buckets}": InterleavedMask(
+            MaskedNoise(NoiseSpec(law, 0.01), mask), buckets
+        )
+        for law in Law
+        for mask in MaskType
+        for buckets in (1, 16)
+    },
     "coded mask without sampling": CodedMask(
         MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY, stochastic=False)
     ),
@@ -85,6 +94,7 @@ EXAMPLES: dict[str, Codec] = {
             (Law.UNIFORM, MaskType.BINARY, "plain", lambda m: m),
             (Law.GAUSSIAN, MaskType.SIGNED, "plain", lambda m: m),
             (Law.UNIFORM, MaskType.BINARY, "coded", CodedMask),
+            (Law.UNIFORM, MaskType.BINARY, "interleaved", InterleavedMask),
             (Law.BERNOULLI, MaskType.SIGNED, "random code", RandomCode),
         )
     },

@@ -47,7 +47,7 @@ PINNED = {
 SPARSE = {
     "fedmrn-mrc": (516, "7226b763dc960d95", "44375189b949ea4b"),
     "fedmrn-s-mrc": (275, "242d425f429a224e", "ed28a15780f7909a"),
-    "fedmrn coding=entropy": (510, "80631d6c8d5dc1b3", "7085313e567ee633"),
+    "fedmrn coding=entropy": (514, "2dc782b0dc072a39", "7085313e567ee633"),
 }
 
 

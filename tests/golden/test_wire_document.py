@@ -20,6 +20,7 @@ from fedmrn.codecs import (
     Codec,
     CodedMask,
     EncodeKeys,
+    InterleavedMask,
     Levels,
     MaskedNoise,
     OwnScale,
@@ -89,7 +90,7 @@ def formula(section: Section, count: int) -> NDArray[np.float32]:
 
 
 def test_the_document_has_its_examples() -> None:
-    assert list(EXAMPLES) == [f"9.{k}" for k in (*range(1, 21), 22, 23, 24, 25, 26, 27)]
+    assert list(EXAMPLES) == [f"9.{k}" for k in (*range(1, 21), 22, 23, 24, 25, 26, 27, 28)]
     assert DOCUMENT.count("```hex") == DOCUMENT.count("```json") == len(EXAMPLES)
     seen = {(d["kind"], s["parameters"][:4]) for _, d in EXAMPLES.values() for s in d["sections"]}
     assert {(1, "0000"), (1, "0101"), (1, ""), (2, "0000"), (2, "")} <= seen
@@ -119,6 +120,7 @@ def test_the_document_has_its_examples() -> None:
         (12, 0),
         (13, 0),
         (13, 2),
+        (14, 0),
     } == codecs
 
 
@@ -131,9 +133,8 @@ def check_parts(got: dict[str, Any], want: dict[str, Any], key: int) -> None:
     if codec in (12, 13):
         head = 4 + 12 * len(rows) + len(want.get("wanted", ()))
         codec, params, body = params[0], params[1:], body[head:]
-    if codec in (9, 11) and "bits" in want:
-        decode = oracle.decode_mask if codec == 9 else oracle.decode_random
-        assert bits_of(want) == decode(params, got["elements"], body, key)
+    if codec in oracle.DECODE_SHORTER and "bits" in want:
+        assert bits_of(want) == oracle.DECODE_SHORTER[codec](params, got["elements"], body, key)
         assert (body[0] == 1) is ("sizes" in want)
     for field in ("sizes", "frequencies", "prior", "information", "norms", "symbols", "dense"):
         assert (got.get(field) or None) == want.get(field), field
@@ -280,6 +281,8 @@ def test_the_dumps_show_every_part_of_coded_masks() -> None:
     assert set(bits_of(section)) == {0, 1}
     section = oracle.read_frame(data)["sections"][0]
     assert len(oracle.coded_parts(section["params"], section["body"])[2]) == 7
+    interleaved = oracle.read_frame(EXAMPLES["9.28"][0])["sections"][0]
+    assert len(interleaved["body"]) == 5 + 16 + 3 + 2 * 4 + 2 * 11  # two lanes, and words that both take
 
 
 def test_the_dumps_show_every_part_of_random_codes() -> None:
@@ -401,7 +404,8 @@ def test_constants_of_the_document() -> None:
     assert f"0x{domain(Purpose.CODEBOOK):016x}" in DOCUMENT
     assert domain(Purpose.CODEBOOK) == oracle.CODEBOOK_DOMAIN
     assert f"purpose {int(Purpose.CODEBOOK)} (the code book)" in DOCUMENT
-    assert f"`elements` at most\n{CodedMask.elements_a_byte} b;" in DOCUMENT
+    for codec in (CodedMask, InterleavedMask):
+        assert f"`elements` at most\n{codec.elements_a_byte} b;" in DOCUMENT
     assert f"`elements` at\nmost {RandomCode.elements_a_byte} b;" in DOCUMENT
     assert CHUNK == 16_384
     assert f"u8 log2_states, 1 to {LARGEST_LOG2_STATES};" in DOCUMENT

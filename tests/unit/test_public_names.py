@@ -52,6 +52,7 @@ PUBLIC = {
         "FitsUpdate",
         "Fixed",
         "Float16",
+        "InterleavedMask",
         "Levels",
         "MaskCodec",
         "MaskedNoise",

@@ -9,6 +9,7 @@ from fedmrn.codecs.float16 import Float16
 from fedmrn.codecs.levels import Levels
 from fedmrn.codecs.mask.base import MaskCodec
 from fedmrn.codecs.mask.coded_mask import CodedMask
+from fedmrn.codecs.mask.interleaved_mask import InterleavedMask
 from fedmrn.codecs.mask.masked_noise import MaskedNoise
 from fedmrn.codecs.mask.own_scale import OwnScale
 from fedmrn.codecs.mask.random_code import RandomCode
@@ -53,6 +54,7 @@ __all__ = [
     "FitsUpdate",
     "Fixed",
     "Float16",
+    "InterleavedMask",
     "Levels",
     "MaskCodec",
     "MaskedNoise",

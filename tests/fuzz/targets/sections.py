@@ -9,7 +9,18 @@ from types import ModuleType
 import numpy as np
 
 from fedmrn import codecs
-from fedmrn.codecs import CodedMask, EncodeKeys, Float16, Levels, MaskedNoise, OwnScale, ToldScale, codec_from, mask
+from fedmrn.codecs import (
+    CodedMask,
+    EncodeKeys,
+    Float16,
+    InterleavedMask,
+    Levels,
+    MaskedNoise,
+    OwnScale,
+    ToldScale,
+    codec_from,
+    mask,
+)
 from fedmrn.errors import FrameError
 from fedmrn.methods import METHODS
 from fedmrn.numerics import bits
@@ -62,9 +73,11 @@ def _seeds() -> list[bytes]:
         Float16(),
         Levels(127, 64),
         CodedMask(masked),
+        InterleavedMask(masked),
         masked,
         OwnScale(own),
         OwnScale(CodedMask(own)),
+        OwnScale(InterleavedMask(own)),
         ToldScale(own),
         ToldScale(CodedMask(own)),
     )

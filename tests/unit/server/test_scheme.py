@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedmrn.codecs import CodedMask, Float16, Levels, MaskedNoise, OwnScale, RandomCode, Raw, Sparse
+from fedmrn.codecs import CodedMask, Float16, InterleavedMask, Levels, MaskedNoise, OwnScale, RandomCode, Raw, Sparse
 from fedmrn.errors import ConfigError
 from fedmrn.methods import METHODS, method
 from fedmrn.methods.method import SIDE
@@ -62,13 +62,14 @@ def test_how_the_bits_of_a_mask_travel() -> None:
     binary = MaskedNoise(NoiseSpec(Law.UNIFORM, 0.01), MaskType.BINARY)
     signed = MaskedNoise(NoiseSpec(Law.GAUSSIAN, 0.25), MaskType.SIGNED)
     assert method("fedmrn").scheme({"scale": 0.01, "coding": "raw"}).codecs[Group.CODED] == binary
-    assert method("fedmrn").scheme({"scale": 0.01, "coding": "entropy"}).codecs[Group.CODED] == CodedMask(binary)
+    assert method("fedmrn").scheme({"scale": 0.01, "coding": "entropy"}).codecs[Group.CODED] == InterleavedMask(binary)
     own = {"noise": "gaussian", "scale": 0.25}
-    assert method("fedmrn-s").scheme({**own, "coding": "entropy"}).codecs[Group.CODED] == CodedMask(signed)
+    assert method("fedmrn-s").scheme({**own, "coding": "entropy"}).codecs[Group.CODED] == InterleavedMask(signed)
+    assert method("fedmrn-s").scheme({**own, "coding": "sorted"}).codecs[Group.CODED] == CodedMask(signed)
     for name in ("fedmrn-no-pm", "fedmrn-no-sm", "fedmrn-post"):
         found = method(name).scheme({"scale": 0.01, "coding": "entropy"}).codecs[Group.CODED]
-        assert isinstance(found, CodedMask)
-        assert found.params() == CodedMask(binary).params()
+        assert isinstance(found, InterleavedMask)
+        assert found.params() == InterleavedMask(binary).params()
     with pytest.raises(ConfigError, match="coding 'entopy' does not exist; did you mean 'entropy'"):
         method("fedmrn").scheme({"coding": "entopy"})
 

@@ -15,12 +15,14 @@ _SMALLEST = 64  # elements: a context costs a byte or two
 @compiled()
 def _contexts(noise, bound, start, ends, first, buckets, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """|n| / bound in float32, and buckets divide it evenly."""
-    tensor = np.searchsorted(ends, start, side="right")
-    for i in range(noise.size):
-        while start + i >= ends[tensor]:
-            tensor += 1
-        x = np.abs(noise[i]) / bound
-        out[i] = first[tensor] + min(int(x * np.float32(buckets[tensor])), buckets[tensor] - 1)
+    tensor, at = np.searchsorted(ends, start, side="right"), 0
+    while at < noise.size:
+        stop = min(noise.size, ends[tensor] - start)
+        n, o = noise[at:stop], out[at:stop]
+        base, last, parts = np.int32(first[tensor]), np.int32(buckets[tensor] - 1), np.float32(buckets[tensor])
+        for i in range(n.size):
+            o[i] = base + min(np.int32(np.abs(n[i]) / bound * parts), last)
+        at, tensor = stop, tensor + 1
 
 
 @dataclass(frozen=True)

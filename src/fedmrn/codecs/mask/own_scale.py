@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fedmrn.codecs.base import EncodeKeys
 from fedmrn.codecs.mask.coded_mask import CodedMask
+from fedmrn.codecs.mask.interleaved_mask import InterleavedMask
 from fedmrn.codecs.mask.masked_noise import MaskedNoise
 from fedmrn.codecs.mask.random_code import RandomCode
 from fedmrn.codecs.mask.scale import FitsUpdate
@@ -27,7 +28,7 @@ class OwnScale(ScaledMask):
     id: ClassVar[int] = 12
     name: ClassVar[str] = "own-scale"
     inners: ClassVar[dict[int, type[MaskedNoise] | type[ShorterMask]]] = {
-        c.id: c for c in (MaskedNoise, CodedMask, RandomCode)
+        c.id: c for c in (MaskedNoise, CodedMask, RandomCode, InterleavedMask)
     }
 
     @property

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedmrn.codecs.base import EncodeKeys
 from fedmrn.codecs.mask.coded_mask import CodedMask
+from fedmrn.codecs.mask.interleaved_mask import InterleavedMask
 from fedmrn.codecs.mask.masked_noise import MaskedNoise
 from fedmrn.codecs.mask.scale import LARGEST_EXPONENT, SMALLEST_EXPONENT, Told
 from fedmrn.codecs.mask.scaled_mask import ScaledMask
@@ -30,7 +31,9 @@ class ToldScale(ScaledMask):
 
     id: ClassVar[int] = 13
     name: ClassVar[str] = "told-scale"
-    inners: ClassVar[dict[int, type[MaskedNoise] | type[ShorterMask]]] = {c.id: c for c in (MaskedNoise, CodedMask)}
+    inners: ClassVar[dict[int, type[MaskedNoise] | type[ShorterMask]]] = {
+        c.id: c for c in (MaskedNoise, CodedMask, InterleavedMask)
+    }
 
     @property
     def noise_scale(self) -> Told:

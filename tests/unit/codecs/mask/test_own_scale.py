@@ -21,6 +21,7 @@ from fedmrn.codecs import (
     Codec,
     CodedMask,
     EncodeKeys,
+    InterleavedMask,
     MaskedNoise,
     OwnScale,
     RandomCode,
@@ -220,7 +221,7 @@ def test_the_limit_is_on_values() -> None:
 
 def test_parameters() -> None:
     inner = codec().masked
-    for mine in (inner, CodedMask(inner, 5), RandomCode(inner, 3, 10, 1.5)):
+    for mine in (inner, CodedMask(inner, 5), InterleavedMask(inner, 5), RandomCode(inner, 3, 10, 1.5)):
         params = OwnScale(mine).params()
         assert params == bytes([mine.id]) + mine.params()
         assert codec_from(12, params) == OwnScale(mine)
@@ -248,7 +249,7 @@ def test_the_word_auto(name: str) -> None:
     if "coding" in method(name).options:
         coded = method(name).scheme({"scale": "auto", "coding": "entropy", "noise": "bernoulli"}).codecs[Group.CODED]
         assert isinstance(coded, OwnScale)
-        assert isinstance(coded.inner, CodedMask)
+        assert isinstance(coded.inner, InterleavedMask)
         assert coded.masked.noise.law is Law.BERNOULLI
 
 

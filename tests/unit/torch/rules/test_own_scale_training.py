@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import oracle
-from fedmrn.codecs import CodedMask, OwnScale, codec_from
+from fedmrn.codecs import InterleavedMask, OwnScale, codec_from
 from fedmrn.numerics.masking import MaskType, progressive_weights
 from fedmrn.numerics.rng import Purpose, Stream, domain
 from fedmrn.torch import ModelLayout, attach
@@ -105,7 +105,7 @@ def test_coding_changes_nothing_but_the_bytes(name: str) -> None:
         assert section is not None
         codec = codec_from(section.codec, section.params)
         assert isinstance(codec, OwnScale)
-        assert isinstance(codec.inner, CodedMask) is (coding == "entropy")
+        assert isinstance(codec.inner, InterleavedMask) is (coding == "entropy")
     assert found[0][0] == found[1][0]
     assert all(found[0][1][k].tobytes() == found[1][1][k].tobytes() for k in found[0][1])
 
