@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from limits import flags
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -78,8 +79,7 @@ def machine() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    widest = next((name for name in ("avx512f", "avx2", "avx") if name in flags), "")
+    widest = next((name for name in ("avx512f", "avx2", "avx") if name in flags()), "")
     return {
         "cpu": models[0] if models else platform.processor() or platform.machine(),
         "vectors": widest,

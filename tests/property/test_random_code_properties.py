@@ -78,9 +78,9 @@ def test_no_path_is_better_than_the_one_found(codec: RandomCode, count: int, dat
 
     scores, priors, information, words = draw(-13481, 13481), draw(1, 255), draw(1, 255), draw(0, (1 << 32) - 1)
     log2 = codec.log2_states
-    k, i, w = np.array(priors, np.int32), np.array(information, np.int32), np.array(words, np.uint32)
+    k, i, w = np.array(priors, np.uint8), np.array(information, np.uint8), np.array(words, np.uint32)
     path, mask = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-    used = search(np.array(scores, np.int32), k, i, w, log2, path)
+    used = search(np.array(scores, np.int16), k, i, w, log2, path)
     assert follow(path[:used], k, i, w, log2, mask) == used
     assert int(np.array(scores)[mask].sum()) == oracle.best_of_all_paths(scores, priors, information, words, log2)
 

@@ -13,16 +13,22 @@ _SMALLEST = 64  # elements: a context costs a byte or two
 
 
 @compiled()
-def _contexts(noise, bound, start, ends, first, buckets, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _buckets(noise, bound, buckets, first, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """|n| / bound in float32, and buckets divide it evenly."""
-    tensor, at = np.searchsorted(ends, start, side="right"), 0
-    while at < noise.size:
-        stop = min(noise.size, ends[tensor] - start)
-        n, o = noise[at:stop], out[at:stop]
-        base, last, parts = np.int32(first[tensor]), np.int32(buckets[tensor] - 1), np.float32(buckets[tensor])
-        for i in range(n.size):
-            o[i] = base + min(np.int32(np.abs(n[i]) / bound * parts), last)
-        at, tensor = stop, tensor + 1
+    many, last = np.float32(buckets), np.int32(buckets - 1)
+    for i in range(noise.size):
+        out[i] = np.uint32(first) + np.uint32(min(np.int32(abs(noise[i]) / bound * many), last))
+
+
+@compiled()
+def _contexts(noise, bound, start, ends, first, buckets, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    tensor = np.searchsorted(ends, start, side="right")
+    done = 0
+    while done < noise.size:
+        end = min(ends[tensor] - start, noise.size)
+        _buckets(noise[done:end], bound, buckets[tensor], first[tensor], out[done:end])
+        done = end
+        tensor += 1
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,12 @@ class Contexts:
     def part(self, start: int, stop: int) -> NDArray[np.uint32]:
         """Return the contexts of elements start..stop-1, uint32; start is a multiple of `CHUNK`."""
         out = np.empty(stop - start, np.uint32)
-        first = np.cumsum(self.buckets) - self.buckets
         for at in range(start, stop, CHUNK):
             noise = self.spec.chunk(self.key, at, min(stop, at + CHUNK))
-            where = out[at - start : at - start + noise.size]
-            _contexts(noise, np.float32(self.spec.bound), at, self.ends, first, self.buckets, where)
+            self.write(noise, at, out[at - start : at - start + noise.size])
         return out
+
+    def write(self, noise: NDArray[np.float32], start: int, out: NDArray[np.uint32]) -> None:
+        """Write the contexts of elements start, start+1, ... whose noise is given; not empty, nor beyond the last."""
+        first = np.cumsum(self.buckets) - self.buckets
+        _contexts(noise, np.float32(self.spec.bound), start, self.ends, first, self.buckets, out)

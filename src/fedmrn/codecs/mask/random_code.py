@@ -13,15 +13,15 @@ ordered random coding, Theis and Yosri, ICML 2022; a trellis as code book, Marce
 """
 
 from dataclasses import dataclass
-from math import log
 from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK
+from fedmrn.codecs.base import CHUNK, EncodeKeys, check_finite
 from fedmrn.codecs.mask.contexts import Contexts
 from fedmrn.codecs.mask.masked_noise import MaskedNoise
+from fedmrn.codecs.mask.priors import Means, Priors, mark, scores
 from fedmrn.codecs.mask.shorter_mask import ShorterMask
 from fedmrn.codecs.mask.trellis import LARGEST_LOG2_STATES, ONE, follow, search
 from fedmrn.errors import ConfigError, MalformedFrameError
@@ -31,23 +31,6 @@ from fedmrn.numerics.rng import Purpose, Stream, domain
 from fedmrn.whole import shown
 
 _RATE = 64
-_LEVELS = 1024
-_CLEAR = 1 / 2048  # below the least prior, so that an element that is certain never scores as one that is not
-
-
-def _logits() -> NDArray[np.int32]:
-    """1,024 times the logit of j / 1024, in whole numbers."""
-    p = np.clip(np.arange(_LEVELS + 1) / _LEVELS, _CLEAR, 1 - _CLEAR)
-    return np.array([round(_LEVELS * log(x / (1 - x))) for x in p.tolist()], np.int32)
-
-
-_LOGITS = _logits()
-
-
-def _entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    q = 1 - p
-    tiny = np.finfo(np.float64).tiny
-    return -(p * np.log2(np.maximum(p, tiny)) + q * np.log2(np.maximum(q, tiny)))
 
 
 @dataclass(frozen=True)
@@ -90,65 +73,60 @@ class RandomCode(ShorterMask):
         except (ValueError, ConfigError, MalformedFrameError) as error:
             raise MalformedFrameError(f"codec random-code cannot have parameters {params.hex()}") from error
 
+    def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
+        """Name a mask of the update u; only where that is not shorter, one is drawn and sent."""
+        check_finite(vector)
+        if vector.size:
+            coded = self.coded(b"", vector, keys)
+            if self.is_shorter(coded, vector.size):
+                return coded
+        return self.plain(self.inner.encode(vector, keys))
+
     def _code(self, mask: bytes, vector: NDArray[np.float32], contexts: Contexts) -> bytes:
-        p, context = np.empty(vector.size, np.float32), contexts.part(0, vector.size)
+        context, levels = np.empty(vector.size, np.uint32), np.empty(vector.size, np.uint16)
+        means = Means(contexts.count)
         for start in range(0, vector.size, CHUNK):
-            u = vector[start : start + CHUNK]
+            u, here = vector[start : start + CHUNK], slice(start, start + CHUNK)
             noise = self.inner.noise.chunk(contexts.key, start, start + u.size)
-            p[start : start + u.size] = probability(u, noise, self.inner.mask)
-        if not self.inner.stochastic:
-            p = (p >= np.float32(0.5)).astype(np.float32)
-        prior, information = self._tables(p, context, contexts.count)
+            contexts.write(noise, start, context[here])
+            p = probability(u, noise, self.inner.mask)
+            if not self.inner.stochastic:
+                p = (p >= np.float32(0.5)).astype(np.float32)
+            means.look(p, context[here], levels[here])
+        prior, information = means.tables(self.rate)
+        priors = Priors(prior, information)
         path, used = np.empty(vector.size, np.bool_), 0
         draws = Stream(contexts.key, domain(Purpose.CODEBOOK))
         for start in range(0, vector.size, CHUNK):
             here = slice(start, min(vector.size, start + CHUNK))
-            k, i = prior[context[here]].astype(np.int32), information[context[here]].astype(np.int32)
-            scores = _LOGITS[np.rint(p[here] * np.float32(_LEVELS)).astype(np.int32)] - _LOGITS[k * (_LEVELS // ONE)]
+            k, d = priors.of(context[here])
             words = draws.words(here.start, here.stop)
-            used += search(scores, k, i, words, self.log2_states, path[used:])
+            used += search(scores(levels[here], k), k, d, words, self.log2_states, path[used:])
         return prior.tobytes() + information.tobytes() + pack_bits(path[:used])
-
-    def _tables(
-        self, p: NDArray[np.float32], context: NDArray[np.uint32], count: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The prior of each context in 1/256, and its information in 1/256 bits times the rate; 0 where it is empty."""
-        totals, ones, entropy = np.zeros(count, np.int64), np.zeros(count), np.zeros(count)
-        for start in range(0, p.size, CHUNK):
-            k, x = context[start : start + CHUNK], p[start : start + CHUNK].astype(np.float64)
-            totals += np.bincount(k, minlength=count)
-            ones += np.bincount(k, x, count)
-            entropy += np.bincount(k, _entropy(x), count)
-        some = np.maximum(totals, 1)
-        mean, entropy = ones / some, entropy / some
-        prior = np.rint(mean * ONE).clip(1, ONE - 1)
-        cross = -(mean * np.log2(prior / ONE) + (1 - mean) * np.log2(1 - prior / ONE))
-        information = np.rint((cross - entropy) * self.rate * ONE).clip(1, ONE - 1)
-        there = totals > 0
-        return np.where(there, prior, 0).astype(np.uint8), np.where(there, information, 0).astype(np.uint8)
 
     def _decode(self, rest: memoryview, contexts: Contexts) -> bytes:
         if len(rest) < 2 * contexts.count:
             raise MalformedFrameError(f"two tables of {contexts.count} contexts do not fit {len(rest)} bytes")
         tables = np.frombuffer(rest, np.uint8, 2 * contexts.count)
         prior, information = np.split(tables, 2)
+        priors, seen = Priors(prior, information), np.zeros(contexts.count, np.bool_)
         packed = np.frombuffer(rest, np.uint8, offset=tables.size)
         path, used = np.unpackbits(packed, bitorder="little").view(np.bool_), 0
-        draws, occurs = Stream(contexts.key, domain(Purpose.CODEBOOK)), np.zeros(contexts.count, np.bool_)
+        draws = Stream(contexts.key, domain(Purpose.CODEBOOK))
         mask = np.zeros(packed_size(contexts.size), np.uint8)
         for start in range(0, contexts.size, CHUNK):
             here = np.empty(min(CHUNK, contexts.size - start), np.bool_)
             context = contexts.part(start, start + here.size)
-            occurs[context] = True
-            k, i = prior[context].astype(np.int32), information[context].astype(np.int32)
-            if not (k.all() and i.all()):
+            mark(context, seen)
+            k, d = priors.of(context)
+            if not (k.all() and d.all()):
                 raise MalformedFrameError("a context of a random-code mask that occurs has no prior or no information")
-            bits = follow(path[used:], k, i, draws.words(start, start + here.size), self.log2_states, here)
+            bits = follow(path[used:], k, d, draws.words(start, start + here.size), self.log2_states, here)
             if bits < 0:
                 raise MalformedFrameError("the path of a random-code mask ends early")
             used += bits
             mask[start >> 3 : (start + here.size + 7) >> 3] = np.packbits(here, bitorder="little")
-        if packed.size != packed_size(used) or prior[~occurs].any() or information[~occurs].any():
+        if packed.size != packed_size(used) or prior[~seen].any() or information[~seen].any():
             raise MalformedFrameError("something is left over after the path of a random-code mask")
         check_padding(packed.tobytes(), used)
         return mask.tobytes()

@@ -17,6 +17,7 @@ from fedmrn.codecs.mask.base import MaskCodec
 from fedmrn.codecs.mask.contexts import Contexts
 from fedmrn.codecs.mask.masked_noise import MaskedNoise, OpenedMask
 from fedmrn.errors import ConfigError, MalformedFrameError
+from fedmrn.numerics.bits import packed_size
 from fedmrn.whole import shown
 
 _LARGEST_BUCKETS = 64
@@ -64,11 +65,19 @@ class ShorterMask(MaskCodec):
     def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
         """Mask the update u and send what is shorter, the mask or its code."""
         mask = self.inner.encode(vector, keys)
-        plain = bytes([_PLAIN]) + mask
         if not vector.size:
-            return plain
+            return self.plain(mask)
         coded = self.coded(mask, vector, keys)
-        return coded if len(coded) < len(plain) and vector.size <= self.elements_a_byte * len(coded) else plain
+        return coded if self.is_shorter(coded, vector.size) else self.plain(mask)
+
+    @staticmethod
+    def plain(mask: bytes) -> bytes:
+        """Return the body of a mask that is sent as it is."""
+        return bytes([_PLAIN]) + mask
+
+    def is_shorter(self, coded: bytes, count: int) -> bool:
+        """Whether a coded body of `count` elements is shorter than a plain one, and a reader takes it."""
+        return len(coded) < 1 + packed_size(count) and count <= self.elements_a_byte * len(coded)
 
     def coded(self, mask: bytes, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
         """Return the coded body, whether it is the shorter one or not."""

@@ -149,9 +149,9 @@ def block(count: int, least: int, seed: int) -> tuple[list[int], list[int], list
 
 def run(scores: list[int], priors: list[int], information: list[int], words: list[int], log2: int) -> tuple[Bits, Bits]:
     """(path, mask) that the kernels find."""
-    k, i, w = np.array(priors, np.int32), np.array(information, np.int32), np.array(words, np.uint32)
+    k, i, w = np.array(priors, np.uint8), np.array(information, np.uint8), np.array(words, np.uint32)
     path, mask = np.zeros(k.size, np.bool_), np.zeros(k.size, np.bool_)
-    used = search(np.array(scores, np.int32), k, i, w, log2, path)
+    used = search(np.array(scores, np.int16), k, i, w, log2, path)
     assert follow(path[:used], k, i, w, log2, mask) == used
     assert used == 0 or follow(path[: used - 1], k, i, w, log2, mask.copy()) == -1
     return path[:used], mask
@@ -195,7 +195,7 @@ def test_under_every_label_a_bit_is_1_with_the_priors_probability(k: int) -> Non
     for a, label in product((1, 3, 0x8001, 0xFFFF), (0, 1, 5, 511, 2047)):
         assert sum(oracle.candidate_bit(label, c << 16 | a, k) for c in range(0, 1 << 16, 16)) == k * 16
     words, count = Stream(3, domain(Purpose.CODEBOOK)).words(0, 20_000), 20_000
-    prior, information = np.full(count, k, np.int32), np.ones(count, np.int32)
+    prior, information = np.full(count, k, np.uint8), np.ones(count, np.uint8)
     g, p = np.random.Generator(np.random.Philox(k)), k / 256
     masks = []
     for _ in range(4):

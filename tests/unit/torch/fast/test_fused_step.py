@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from fedmrn.codecs import MaskedNoise
 from fedmrn.numerics.rng import Stream
-from fedmrn.numerics.threads import in_parallel
 from fedmrn.torch import MaskedTraining, attach
 from fedmrn.torch.fast.fused import _rounds_once, sgd_moves
 from fedmrn.torch.loop import channels_last
@@ -177,16 +176,3 @@ def test_threads_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> No
     many = list(trained("fedmrn", lambda o: o, lambda _: None))
     monkeypatch.setattr(through, "in_parallel", lambda work, size, threads: work(0, size))
     assert many == list(trained("fedmrn", lambda o: o, lambda _: None))
-
-
-def test_ranges_cover_all_and_errors_arrive() -> None:
-    seen: list[tuple[int, int]] = []
-    size = 5 * (1 << 19) + 3
-    in_parallel(lambda a, b: seen.append((a, b)), size, 4, step=1 << 10)
-    seen.sort()
-    assert len(seen) == 4
-    assert [a for a, _ in seen] == [0, *(b for _, b in seen[:-1])]
-    assert seen[-1][1] == size
-    assert all(a % 1024 == 0 for a, _ in seen)
-    with pytest.raises(ZeroDivisionError):
-        in_parallel(lambda a, b: 1 // 0, size, 4)

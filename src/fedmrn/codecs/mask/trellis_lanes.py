@@ -1,0 +1,134 @@
+"""The vector parts of the search in a trellis: scores of 32 labels at a time, and a path bit's step of 16 states.
+
+A label's candidate bit is a comparison of 16-bit numbers: ((l * a + c) >> 8) mod 256 < k says that (l * a + c) mod 2^16
+is below 256 k. From one vector of labels to the next, l * a + c grows by a constant. So an element costs an addition,
+a comparison, a selection and an addition for each vector. Arrays are padded: vectors are always whole.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LABELS, STATES = 32, 16
+"""How many labels, and how many states of each half, go side by side."""
+PADDING = 2 * LABELS
+"""Places beyond the last label or state that may be read and written."""
+
+_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+
+
+def _places(places: range | list[int]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(_I32, len(places)), [_I32(i) for i in places])
+
+
+def _splat(b: ir.IRBuilder, x: ir.Value, lanes: int) -> ir.Value:
+    kind = ir.VectorType(x.type, lanes)
+    first = b.insert_element(ir.Constant(kind, ir.Undefined), x, _I32(0))
+    return b.shuffle_vector(first, first, _places([0] * lanes))
+
+
+def _load(b: ir.IRBuilder, address: ir.Value, kind: ir.VectorType) -> ir.Value:
+    found = b.load(b.inttoptr(address, kind.as_pointer()))
+    found.align = kind.element.width // 8
+    return found
+
+
+def _store(b: ir.IRBuilder, x: ir.Value, address: ir.Value, align: int) -> None:
+    b.store(x, b.inttoptr(address, x.type.as_pointer())).align = align
+
+
+def _scorer(elements: int, *, onto: bool) -> Any:
+    """Return a function that works on so many elements at a time."""
+    kind = ir.VectorType(_I16, LABELS)
+    lanes, zeros = (ir.Constant(kind, [_I16(i * k) for i in range(LABELS)]) for k in (1, 0))
+
+    def generate(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        numbers, rows, branch, vectors = args
+        walks = []
+        for i in range(elements):
+            places = (b.add(b.add(numbers, b.mul(rows, _I64(2 * k))), _I64(2 * i)) for k in range(4))
+            a, c, below, score = (b.load(b.inttoptr(place, _I16.as_pointer())) for place in places)
+            start = b.add(b.mul(_splat(b, a, LABELS), lanes), _splat(b, c, LABELS))
+            stride = b.mul(_splat(b, a, LABELS), ir.Constant(kind, [_I16(LABELS)] * LABELS))
+            here = cgutils.alloca_once_value(b, start)  # type: ignore[no-untyped-call]
+            walks.append((here, stride, _splat(b, below, LABELS), _splat(b, score, LABELS)))
+        with cgutils.for_range(b, vectors) as loop:
+            at = b.add(branch, b.mul(loop.index, _I64(2 * LABELS)))
+            total = _load(b, at, kind) if onto else None
+            for here, stride, below, score in walks:
+                x = b.load(here)
+                more = b.select(b.icmp_signed("<", x, below), score, zeros)
+                total = more if total is None else b.add(total, more)
+                b.store(b.add(x, stride), here)
+            _store(b, total, at, 2)
+        return context.get_dummy_value()
+
+    @intrinsic
+    def score(context, numbers, rows, branch, vectors):  # type: ignore[no-untyped-def]
+        return types.none(types.uint64, types.int64, types.uint64, types.int64), generate
+
+    return score
+
+
+write_one, write_two, write_three = (_scorer(elements, onto=False) for elements in (1, 2, 3))
+"""Write at `branch` the scores of one, two or three elements under each label: (numbers, rows, branch, vectors).
+
+Args:
+    numbers: address of the first element's a, int16; c - 2^15, 256 k - 2^15 and the score lie `rows` further each, and
+        those of the next element beside them.
+    rows: int64.
+    branch: address of sums of scores, int16, one a label.
+    vectors: how many vectors of labels.
+"""
+add_two = _scorer(2, onto=True)
+"""Add those of two more elements to what is there."""
+
+
+def _step(number: ir.IntType) -> Callable[..., Any]:
+    width, kind = number.width // 8, ir.VectorType(number, STATES)
+    in_turn = _places([i for h in range(STATES) for i in (h, STATES + h)])
+
+    def generate(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        old, branch, new, back, half, base = args
+        base, far = _splat(b, base, STATES), b.mul(half, _I64(width))
+        with cgutils.for_range(b, b.udiv(b.add(half, _I64(STATES - 1)), _I64(STATES))) as loop:
+            at = b.mul(loop.index, _I64(STATES * width))
+            low, high = (b.sub(_load(b, b.add(x, at), kind), base) for x in (old, b.add(old, far)))
+            kept, which = [], []
+            for bit in range(2):
+                here = b.add(b.add(branch, at), b.mul(far, _I64(2 * bit)))
+                x, y = b.add(low, _load(b, here, kind)), b.add(high, _load(b, b.add(here, far), kind))
+                which.append(b.icmp_signed(">", y, x))
+                kept.append(b.select(which[-1], y, x))
+            _store(b, b.shuffle_vector(*kept, in_turn), b.add(new, b.mul(at, _I64(2))), width)
+            both = b.bitcast(b.shuffle_vector(*which, _places(range(2 * STATES))), _I32)
+            _store(b, both, b.add(back, b.mul(loop.index, _I64(4))), 4)
+        return context.get_dummy_value()
+
+    return generate
+
+
+@intrinsic
+def step_narrow(context, old, branch, new, back, half, base):  # type: ignore[no-untyped-def]
+    """Take one path bit: each new state keeps the better of the two ways into it.
+
+    Args:
+        old, branch, new: addresses of sums (int16) of states, of scores of labels, and of the states' new sums.
+        back: address of a word (uint32) for 16 states s below `half`: bit s % 16 says whether the way into 2 s comes
+            from s + half, and bit 16 + s % 16 the same of 2 s + 1.
+        half: of the number of states.
+        base: what is taken from every sum.
+    """
+    address, count = types.uint64, types.int64
+    return types.none(address, address, address, address, count, types.int16), _step(_I16)
+
+
+@intrinsic
+def step_wide(context, old, branch, new, back, half, base):  # type: ignore[no-untyped-def]
+    """Do the same with int32."""
+    address, count = types.uint64, types.int64
+    return types.none(address, address, address, address, count, types.int32), _step(_I32)
