@@ -1,6 +1,6 @@
 """The strategy: Flower's FedAvg with one frame a client in place of dense arrays.
 
-    strategy = FedMRN(ModelLayout.of(model), "fedmrn", fraction_train=0.5)
+    strategy = FedMRN(ModelLayout.of(model), "fedmrn-s", fraction_train=0.5)
     strategy.start(grid, initial_arrays=ArrayRecord(model.state_dict()), num_rounds=10)
 
 Sampling, `evaluate_fn` and the result are stock FedAvg's: the arrays that they see are the global model under the names

@@ -35,7 +35,7 @@ def main(grid: Grid, context: Context) -> None:
         return MetricRecord({"loss": results[0]["test_loss"]})
 
     # Initialize FedMRN strategy
-    strategy = FedMRN(ModelLayout.of(global_model), "fedmrn", fraction_evaluate=fraction_evaluate)
+    strategy = FedMRN(ModelLayout.of(global_model), "fedmrn-s", fraction_evaluate=fraction_evaluate)
 
     # Start strategy, run FedAvg for `num_rounds`
     result = strategy.start(

@@ -37,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
     # Initialize FedMRN strategy
     strategy = FedMRN(
         ModelLayout.of(global_model),
-        "fedmrn",
+        "fedmrn-s",
         fraction_train=fraction_train,
         fraction_evaluate=fraction_evaluate,
     )
