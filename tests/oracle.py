@@ -838,3 +838,51 @@ def reseal(data: bytes, *, total: bool = False) -> bytes:
     if total:
         struct.pack_into("<Q", body, 8, len(data))
     return bytes(body) + struct.pack("<I", zlib.crc32(body))
+
+
+# --- whole numbers ----------------------------------------------------------------------------------------------------
+
+
+def decode_integers(data: bytes, sizes: list[int], block: int = 1 << 19) -> list[int]:
+    """The numbers of section 10."""
+    sizes, at, tables = [size for size in sizes if size], 0, []
+    for _ in sizes:
+        first, values, escapes = struct.unpack_from("<iBB", data, at)
+        assert abs(first) <= 1 << 30
+        assert escapes in (0, 1)
+        frequencies = list(struct.unpack_from(f"<{values + escapes}H", data, at + 6))
+        assert sum(frequencies) == 4096
+        assert not escapes or frequencies[-1]
+        at += 6 + 2 * len(frequencies)
+        tables.append((first, values, [s for s, f in enumerate(frequencies) for _ in range(f)], frequencies))
+    each = [table for table, size in zip(tables, sizes, strict=True) for _ in range(size)]
+    many = -(-len(each) // block)
+    lengths = struct.unpack_from(f"<{many}I", data, at)
+    at += 4 * many
+    symbols = []
+    for k, length in enumerate(lengths):
+        part, here = data[at : at + length], each[k * block : (k + 1) * block]
+        assert len(part) == length
+        assert length % 2 == 0
+        lanes = lanes_of(len(here))
+        states = list(struct.unpack_from(f"<{lanes}I", part))
+        assert all(x >= 1 << 16 for x in states)
+        words = list(struct.unpack_from(f"<{(length - 4 * lanes) // 2}H", part, 4 * lanes))[::-1]
+        for i, (_, _, slots, frequencies) in enumerate(here):
+            x = states[i % lanes]
+            s = slots[x % 4096]
+            x = frequencies[s] * (x // 4096) + x % 4096 - sum(frequencies[:s])
+            states[i % lanes] = x << 16 | words.pop() if x < 1 << 16 else x
+            symbols.append(s)
+        assert not words
+        assert states == [1 << 16] * lanes
+        at += length
+    assert (len(data) - at) % 4 == 0
+    escapes = list(struct.unpack_from(f"<{(len(data) - at) // 4}i", data, at))[::-1]
+    found = []
+    for s, (first, values, _, _) in zip(symbols, each, strict=True):
+        number = first + s if s < values else escapes.pop()
+        assert (s < values) == (first <= number < first + values)
+        found.append(number)
+    assert not escapes
+    return found

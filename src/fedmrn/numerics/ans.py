@@ -75,10 +75,11 @@ def _encode(symbols, frequencies, starts, reciprocals, bits, states, words):  # 
 
 
 @compiled()
-def _decode_bits(words, first, states, contexts, table, used, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _decode_bits(words, first, states, done, contexts, table, used, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     at, mask, last = first, states.size - 1, words.size - 1
     for i in range(out.size):
-        x, k = states[i & mask], _U(table[contexts[i]])
+        lane = (done + i) & mask
+        x, k = states[lane], _U(table[contexts[i]])
         used[contexts[i]] = True
         zero, q = _U(256) - k, x & _U(255)
         bit = q >= zero
@@ -86,9 +87,27 @@ def _decode_bits(words, first, states, contexts, table, used, out):  # type: ign
         x = f * (x >> _U(8)) + q - c
         low = x < _U(START)
         word = _U(words[min(at, last)])
-        states[i & mask] = x << _U(16) | word if low else x
+        states[lane] = x << _U(16) | word if low else x
         at += low
         out[i] = bit
+    return at
+
+
+@compiled()
+def _decode_symbols(words, first, states, done, symbol_at, frequencies, starts, bits, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    at, mask, last = first, states.size - 1, words.size - 1
+    short, slots = _U(bits), _U((1 << bits) - 1)
+    for i in range(out.size):
+        lane = (done + i) & mask
+        x = states[lane]
+        q = x & slots
+        symbol = symbol_at[q]
+        x = frequencies[symbol] * (x >> short) + q - starts[symbol]
+        low = x < _U(START)
+        word = _U(words[min(at, last)])
+        states[lane] = x << _U(16) | word if low else x
+        at += low
+        out[i] = symbol
     return at
 
 
@@ -124,12 +143,12 @@ class LaneReader:
             raise MalformedFrameError("a state of a coded block is below 2^16")
         words = np.frombuffer(data, "<u2", offset=4 * lanes)
         self._words = np.append(words, words.dtype.type(0)).astype(np.uint16)  # read, but not taken, after the last one
-        self._at = 0
+        self._at = self._done = 0
 
     def bits(
         self, contexts: NDArray[np.uint32], table: NDArray[np.uint8], used: NDArray[np.bool_]
     ) -> NDArray[np.bool_]:
-        """Return the next bits, one for each context; a piece but the last is a multiple of all numbers of lanes.
+        """Return the next bits, one for each context.
 
         Args:
             contexts: of each bit.
@@ -137,8 +156,30 @@ class LaneReader:
             used: set where a context occurs.
         """
         out = np.empty(contexts.size, np.bool_)
-        self._at = _decode_bits(self._words, self._at, self._states, contexts, table, used, out)
+        self._at = _decode_bits(self._words, self._at, self._states, self._done, contexts, table, used, out)
+        self._done += out.size
         return out
+
+    def symbols(
+        self,
+        symbol_at: NDArray[np.uint16],
+        frequencies: NDArray[np.uint32],
+        starts: NDArray[np.uint32],
+        bits: int,
+        out: NDArray[np.int32],
+    ) -> None:
+        """Write the next symbols of one table to `out`.
+
+        Args:
+            symbol_at: of each of the 2^bits slots, its symbol.
+            frequencies, starts: of the symbols.
+            bits: frequencies add up to 2^bits.
+            out: as many as are wanted.
+        """
+        self._at = _decode_symbols(
+            self._words, self._at, self._states, self._done, symbol_at, frequencies, starts, bits, out
+        )
+        self._done += out.size
 
     def close(self) -> None:
         """Check that nothing is left over, and nothing was missing.
