@@ -32,9 +32,14 @@ _TWO = np.uint32(2)
 def _count(contexts, bits, symbols, counts):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Write the symbol of each bit, twice its context and the bit, and count them."""
     for i in range(contexts.size):
-        symbol = _TWO * contexts[i] + bits[i]
-        symbols[i] = symbol
-        counts[symbol] += 1
+        symbols[i] = _TWO * contexts[i] + bits[i]
+    # In turns: a count that was just written is slow to read again.
+    whole = contexts.size & ~3
+    for i in range(0, whole, 4):
+        for k in range(4):
+            counts[k, symbols[i + k]] += 1
+    for i in range(whole, contexts.size):
+        counts[0, symbols[i]] += 1
 
 
 class InterleavedMask(ShorterMask):
@@ -54,13 +59,13 @@ class InterleavedMask(ShorterMask):
             raise MalformedFrameError(f"codec interleaved-mask cannot have parameters {params.hex()}") from error
 
     def _code(self, mask: bytes, vector: NDArray[np.float32], contexts: Contexts) -> bytes:
-        bits, counts = unpack_bits(mask, vector.size), np.zeros(2 * contexts.count, np.int64)
-        few = counts.size < 1 << 16
+        bits, counts = unpack_bits(mask, vector.size), np.zeros((4, 2 * contexts.count), np.int64)
+        few = contexts.count < 1 << 15
         symbols: Symbols = np.empty(vector.size, np.uint16) if few else np.empty(vector.size, np.uint32)
         for at in range(0, vector.size, CHUNK):
             here = slice(at, min(vector.size, at + CHUNK))
             _count(contexts.part(here.start, here.stop), bits[here], symbols[here], counts)
-        zeros, ones = counts.reshape(-1, 2).T
+        zeros, ones = counts.sum(axis=0).reshape(-1, 2).T
         totals = zeros + ones
         # A frequency is k / 256, never 0 or 1; a context that does not occur has 0.
         share = np.rint(ones / np.maximum(totals, 1) * _ONE).clip(1, _ONE - 1)
