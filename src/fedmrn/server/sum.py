@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs import CHUNK, Opened
-from fedmrn.numerics.kernels import NEAR, fold_finely
+from fedmrn.numerics.kernels import NEAR, fold_finely, write_fine_mean, write_mean
 from fedmrn.numerics.kernels import fold as fold_values
 from fedmrn.numerics.threads import in_parallel
 
-PART = 1 << 18
+PART = 1 << 17
 """Elements of the sum that stay in a cache while all waiting frames are folded into them."""
 _FINEST = 51
 _DIGITS = 2.0**24
@@ -156,10 +156,10 @@ class Sum:
         start = 0
         for unit in self.units:
             factor = ldexp(1.0, -unit.exponent) / weight
-            for at in range(start, unit.stop, PART):
-                end = min(at + PART, unit.stop)
-                part = self.integers[at:end].astype(np.float64)
-                if self.rest is not None:
-                    part += self.rest[at:end] * ldexp(1.0, -self._finer)
-                out[at:end] = part * factor
+            where = slice(start, unit.stop)
+            if self.rest is None:
+                write_mean(self.integers[where], factor, out[where])
+            else:
+                coarser = ldexp(1.0, -self._finer)
+                write_fine_mean(self.integers[where], self.rest[where], coarser, factor, out[where])
             start = unit.stop

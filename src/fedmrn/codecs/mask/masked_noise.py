@@ -7,6 +7,7 @@ Encoding is stochastic masking: unbiased wherever u lies between the two codewor
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import frexp, ldexp
 from typing import ClassVar, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from fedmrn.codecs.observation import DENSITY, Observed
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import check_mask, count_ones, pack_bits
 from fedmrn.numerics.compiled import compiled
+from fedmrn.numerics.fused import FACTOR_BITS, fold_masked
 from fedmrn.numerics.kernels import apply_mask, fold
 from fedmrn.numerics.masking import MaskType, draw_mask
 from fedmrn.numerics.noise import Law, NoiseSpec, fill_noise, gaussian_table
@@ -76,7 +78,10 @@ class OpenedMask(Opened):
         check_vector(total, np.int64)
         spec, signed = self.codec.noise, self.codec.mask is MaskType.SIGNED
         law, scale, key = int(spec.law), np.float32(spec.scale), np.uint64(self.key)
-        _fold_masks(law, scale, gaussian_table(), key, start, self.bits, signed, factor, near, total)
+        if near and spec.law is not Law.GAUSSIAN and ldexp(frexp(factor)[0], FACTOR_BITS).is_integer():
+            fold_masked(law, scale, key, start, self.bits, signed, factor, total)
+        else:
+            _fold_masks(law, scale, gaussian_table(), key, start, self.bits, signed, factor, near, total)
 
     def observed(self, tensors: Sequence[slice]) -> Observed:
         """Return the number of ones of each tensor."""
