@@ -41,14 +41,17 @@ def _read_masks(law, scale, table, key, start, bits, signed, out):  # type: igno
 
 @compiled()
 def _fold_masks(law, scale, table, key, start, bits, signed, factor, near, total):  # type: ignore[no-untyped-def]  # pragma: no cover
-    size = min(_PIECE, total.size)
+    lead = start & 7  # from where a byte of the mask begins
+    first, whole = start - lead, total.size + lead
+    size = min(_PIECE, whole)
     noise, values = np.empty(size, np.float32), np.empty(size, np.float32)
-    for at in range(0, total.size, _PIECE):
-        sums = total[at : min(at + _PIECE, total.size)]
-        n, v = noise[: sums.size], values[: sums.size]
-        fill_noise(law, scale, table, key, start + at, n)
-        apply_mask(n, bits[(start + at) >> 3 :], signed, v)
-        fold(v, factor, near, sums)
+    for at in range(0, whole, _PIECE):
+        stop = min(at + _PIECE, whole)
+        n, v = noise[: stop - at], values[: stop - at]
+        fill_noise(law, scale, table, key, first + at, n)
+        apply_mask(n, bits[(first + at) >> 3 :], signed, v)
+        skip = max(lead - at, 0)
+        fold(v[skip:], factor, near, total[at + skip - lead : stop - lead])
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class OpenedMask(Opened):
     """
 
     direct_fold: ClassVar[bool] = True
+    folds_anywhere: ClassVar[bool] = True
     codec: "MaskedNoise"
     key: int
     bits: NDArray[np.uint8]
