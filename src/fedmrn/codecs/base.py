@@ -72,6 +72,8 @@ class Opened(ABC):
     direct_fold: ClassVar[bool] = False
     """Whether `fold` makes no vector of values, and the section holds little memory: frames of a large model may then
     wait for others and be folded together."""
+    folds_anywhere: ClassVar[bool] = False
+    """Whether `fold` takes any start, and not multiples of `CHUNK` alone."""
 
     @abstractmethod
     def read(self, start: int, out: NDArray[np.float32]) -> None:
@@ -81,7 +83,7 @@ class Opened(ABC):
         """Add the elements start, start+1, ... times a factor to `total`, as `fedmrn.numerics.kernels.fold` does.
 
         Args:
-            start: a multiple of `CHUNK`.
+            start: a multiple of `CHUNK`, unless `folds_anywhere`.
             factor: every magnitude times it is below 2^62.
             near: whether every one is below `fedmrn.numerics.kernels.NEAR`.
             total: int64, a sum for each element.

@@ -40,7 +40,10 @@ def count_ones(packed: NDArray[np.uint8], start: int, stop: int) -> int:
         return 0
     ones, end = 0, packed_size(stop)
     for at in range(start >> 3, end, _PIECE):  # in pieces, so that no memory is needed beside the mask
-        ones += int(np.bitwise_count(packed[at : min(at + _PIECE, end)]).sum(dtype=np.int64))
+        piece = packed[at : min(at + _PIECE, end)]
+        whole = piece.size - piece.size % 8
+        for part in (piece[:whole].view(np.uint64), piece[whole:]):
+            ones += int(np.bitwise_count(part).sum(dtype=np.int64))
     before = int(packed[start >> 3]) & ((1 << start % 8) - 1)
     after = int(packed[stop >> 3]) >> stop % 8 if stop % 8 else 0
     return ones - before.bit_count() - after.bit_count()

@@ -18,11 +18,13 @@ from fedmrn.numerics.compiled import compiled
 NEAR = 2.0**51
 """Products below this are rounded in one piece."""
 
-_MAGIC = np.float64(1.5 * 2.0**52)
-_MAGIC_BITS = np.int64(_MAGIC.view(np.int64))
+MAGIC = np.float64(1.5 * 2.0**52)
+"""What is added to a float64 to round it: the last bits of the sum are those of the nearest integer."""
+_MAGIC_BITS = np.int64(MAGIC.view(np.int64))
 _26 = np.int64(26)
 _UP, _DOWN = np.float64(2.0**26), np.float64(2.0**-26)
 _LANES = 32
+_PART = 1 << 10
 
 
 @intrinsic
@@ -82,6 +84,12 @@ def apply_mask(noise, bits, signed, out):  # type: ignore[no-untyped-def]  # pra
         out[i] = noise[i] if bits[i >> 3] >> np.uint8(i & 7) & np.uint8(1) else lower
 
 
+@compiled(inline="always")
+def rounded(x):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Return the integer nearest to a float64 below NEAR."""
+    return _bits_of(x + MAGIC) - _MAGIC_BITS  # type: ignore[call-arg]
+
+
 @compiled()
 def fold(values, factor, near, total):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Add each value times `factor`, rounded to the nearest integer, to its sum.
@@ -94,12 +102,12 @@ def fold(values, factor, near, total):  # type: ignore[no-untyped-def]  # pragma
     """
     if near:
         for i in range(values.size):
-            total[i] += _bits_of(np.float64(values[i]) * factor + _MAGIC) - _MAGIC_BITS  # type: ignore[call-arg]
+            total[i] += rounded(np.float64(values[i]) * factor)
         return
     for i in range(values.size):
         x = np.float64(values[i]) * factor
-        high = x * _DOWN + _MAGIC
-        low = (x - (high - _MAGIC) * _UP) + _MAGIC
+        high = x * _DOWN + MAGIC
+        low = (x - (high - MAGIC) * _UP) + MAGIC
         whole = _bits_of(high) - _MAGIC_BITS  # type: ignore[call-arg]
         total[i] += (whole << _26) + (_bits_of(low) - _MAGIC_BITS)
 
@@ -117,9 +125,35 @@ def fold_finely(values, factor, finer, total, rest):  # type: ignore[no-untyped-
     """
     for i in range(values.size):
         x = np.float64(values[i]) * factor
-        high = x * _DOWN + _MAGIC
-        low = x - (high - _MAGIC) * _UP
-        near = low + _MAGIC
+        high = x * _DOWN + MAGIC
+        low = x - (high - MAGIC) * _UP
+        near = low + MAGIC
         whole = _bits_of(high) - _MAGIC_BITS  # type: ignore[call-arg]
         total[i] += (whole << _26) + (_bits_of(near) - _MAGIC_BITS)
-        rest[i] += _bits_of((low - (near - _MAGIC)) * finer + _MAGIC) - _MAGIC_BITS
+        rest[i] += _bits_of((low - (near - MAGIC)) * finer + MAGIC) - _MAGIC_BITS
+
+
+@compiled()
+def write_mean(total, factor, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Write float32(float64(sum) * factor) of each sum; `out` may lie in the sums' memory, at its start or before."""
+    part = np.empty(_PART, np.float32)
+    for at in range(0, total.size, _PART):
+        sums, p = total[at : at + _PART], part[: min(_PART, total.size - at)]
+        for i in range(p.size):
+            p[i] = np.float32(np.float64(sums[i]) * factor)
+        o = out[at : at + p.size]
+        for i in range(p.size):
+            o[i] = p[i]
+
+
+@compiled()
+def write_fine_mean(total, rest, coarser, factor, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Do the same with sums of two integers; the second is in units of the first's times `coarser`."""
+    part = np.empty(_PART, np.float32)
+    for at in range(0, total.size, _PART):
+        sums, more, p = total[at : at + _PART], rest[at : at + _PART], part[: min(_PART, total.size - at)]
+        for i in range(p.size):
+            p[i] = np.float32((np.float64(sums[i]) + np.float64(more[i]) * coarser) * factor)
+        o = out[at : at + p.size]
+        for i in range(p.size):
+            o[i] = p[i]

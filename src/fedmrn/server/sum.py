@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs import CHUNK, Opened
-from fedmrn.numerics.kernels import NEAR, fold_finely
+from fedmrn.numerics.kernels import NEAR, fold_finely, write_fine_mean, write_mean
 from fedmrn.numerics.kernels import fold as fold_values
 from fedmrn.numerics.threads import in_parallel
 
-PART = 1 << 18
+PART = 1 << 17
 """Elements of the sum that stay in a cache while all waiting frames are folded into them."""
+_LONG = 1 << 12
+"""Elements a unit, on average, from which calls for each take less time than a vector of values."""
 _FINEST = 51
 _DIGITS = 2.0**24
 """Units that a scale times its weight has at least, or else its frame's values are summed finely."""
@@ -91,17 +93,18 @@ class Sum:
 
     def fold(self, contributions: Sequence[Contribution], threads: int) -> None:
         """Add contributions, all of a part of the sum at a time."""
-        one, finely = len(self.units) == 1, [self._fine or self._is_small(c) for c in contributions]
+        alone = [c.bounds is None and self._folds_itself(c.opened) for c in contributions]
+        finely = [self._fine or self._is_small(c) for c in contributions]
         if any(finely) and self.rest is None:
             self.rest = np.zeros(self.integers.size, np.int64)
 
         def work(first: int, last: int) -> None:
-            for start in range(first, last, PART):
-                stop = min(start + PART, last)
-                for c, fine in zip(contributions, finely, strict=True):
-                    if one and not fine and c.bounds is None:
-                        factor, near = self._factor(self.units[0], c.weight)
-                        c.opened.fold(start, factor, near, self.integers[start:stop])
+            part = PART if len(contributions) > 1 else max(1, last - first)
+            for start in range(first, last, part):
+                stop = min(start + part, last)
+                for c, fine, itself in zip(contributions, finely, alone, strict=True):
+                    if itself and not fine:
+                        self._fold_units(c, start, stop)
                     else:
                         self._fold_slowly(c, start, stop, self.rest if fine else None)
 
@@ -113,6 +116,20 @@ class Sum:
             return False
         units = np.ldexp(np.float64(c.weight), [unit.exponent for unit in self.units])
         return bool(((c.scales > 0) & (c.scales * units < _DIGITS)).any())
+
+    def _folds_itself(self, opened: Opened) -> bool:
+        """Whether a section adds its elements itself: a unit at a time, which must not be too short for that."""
+        many = len(self.units)
+        return many == 1 or (opened.folds_anywhere and self.integers.size >= many * _LONG)
+
+    def _fold_units(self, c: Contribution, start: int, stop: int) -> None:
+        """Let a section add its elements start..stop-1."""
+        done = start
+        for unit in self.units:
+            end = min(unit.stop, stop)
+            if end > done:
+                c.opened.fold(done, *self._factor(unit, c.weight), self.integers[done:end])
+                done = end
 
     def _fold_slowly(self, c: Contribution, start: int, stop: int, rest: NDArray[np.int64] | None) -> None:
         """Add the elements start..stop-1 of a contribution, each in its own unit."""
@@ -156,10 +173,10 @@ class Sum:
         start = 0
         for unit in self.units:
             factor = ldexp(1.0, -unit.exponent) / weight
-            for at in range(start, unit.stop, PART):
-                end = min(at + PART, unit.stop)
-                part = self.integers[at:end].astype(np.float64)
-                if self.rest is not None:
-                    part += self.rest[at:end] * ldexp(1.0, -self._finer)
-                out[at:end] = part * factor
+            where = slice(start, unit.stop)
+            if self.rest is None:
+                write_mean(self.integers[where], factor, out[where])
+            else:
+                coarser = ldexp(1.0, -self._finer)
+                write_fine_mean(self.integers[where], self.rest[where], coarser, factor, out[where])
             start = unit.stop

@@ -7,6 +7,7 @@ Encoding is stochastic masking: unbiased wherever u lies between the two codewor
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import frexp, ldexp
 from typing import ClassVar, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from fedmrn.codecs.observation import DENSITY, Observed
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import check_mask, count_ones, pack_bits
 from fedmrn.numerics.compiled import compiled
+from fedmrn.numerics.fused import FACTOR_BITS, fold_masked
 from fedmrn.numerics.kernels import apply_mask, fold
 from fedmrn.numerics.masking import MaskType, draw_mask
 from fedmrn.numerics.noise import Law, NoiseSpec, fill_noise, gaussian_table
@@ -39,14 +41,17 @@ def _read_masks(law, scale, table, key, start, bits, signed, out):  # type: igno
 
 @compiled()
 def _fold_masks(law, scale, table, key, start, bits, signed, factor, near, total):  # type: ignore[no-untyped-def]  # pragma: no cover
-    size = min(_PIECE, total.size)
+    lead = start & 7  # from where a byte of the mask begins
+    first, whole = start - lead, total.size + lead
+    size = min(_PIECE, whole)
     noise, values = np.empty(size, np.float32), np.empty(size, np.float32)
-    for at in range(0, total.size, _PIECE):
-        sums = total[at : min(at + _PIECE, total.size)]
-        n, v = noise[: sums.size], values[: sums.size]
-        fill_noise(law, scale, table, key, start + at, n)
-        apply_mask(n, bits[(start + at) >> 3 :], signed, v)
-        fold(v, factor, near, sums)
+    for at in range(0, whole, _PIECE):
+        stop = min(at + _PIECE, whole)
+        n, v = noise[: stop - at], values[: stop - at]
+        fill_noise(law, scale, table, key, first + at, n)
+        apply_mask(n, bits[(first + at) >> 3 :], signed, v)
+        skip = max(lead - at, 0)
+        fold(v[skip:], factor, near, total[at + skip - lead : stop - lead])
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class OpenedMask(Opened):
     """
 
     direct_fold: ClassVar[bool] = True
+    folds_anywhere: ClassVar[bool] = True
     codec: "MaskedNoise"
     key: int
     bits: NDArray[np.uint8]
@@ -76,7 +82,10 @@ class OpenedMask(Opened):
         check_vector(total, np.int64)
         spec, signed = self.codec.noise, self.codec.mask is MaskType.SIGNED
         law, scale, key = int(spec.law), np.float32(spec.scale), np.uint64(self.key)
-        _fold_masks(law, scale, gaussian_table(), key, start, self.bits, signed, factor, near, total)
+        if near and spec.law is not Law.GAUSSIAN and ldexp(frexp(factor)[0], FACTOR_BITS).is_integer():
+            fold_masked(law, scale, key, start, self.bits, signed, factor, total)
+        else:
+            _fold_masks(law, scale, gaussian_table(), key, start, self.bits, signed, factor, near, total)
 
     def observed(self, tensors: Sequence[slice]) -> Observed:
         """Return the number of ones of each tensor."""

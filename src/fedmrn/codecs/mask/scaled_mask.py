@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import Codec, EncodeKeys, Opened, check_finite
+from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, check_finite
 from fedmrn.codecs.mask.base import MaskCodec
 from fedmrn.codecs.mask.masked_noise import MaskedNoise, OpenedMask
 from fedmrn.codecs.mask.scale import FitsUpdate
@@ -20,9 +20,12 @@ from fedmrn.codecs.mask.shorter_mask import ShorterMask
 from fedmrn.codecs.observation import NOISE_SCALE, Observed
 from fedmrn.codecs.scales import TensorScales, mean_magnitude
 from fedmrn.errors import BoundError, ConfigError, MalformedFrameError
+from fedmrn.numerics import kernels
 from fedmrn.numerics.noise import LARGEST_SCALE, SMALLEST_SCALE
 
 F32 = NDArray[np.float32]
+_NORMAL = 2.0**-100
+"""Values of noise of this scale are normal float32. Senders choose larger scales; caps may lie below."""
 _LARGEST = np.finfo(np.float32).max
 
 
@@ -36,6 +39,7 @@ class OpenedScaledMask(Opened):
         wanted: exponents of the scales that fit the sender's update, int16, one a tensor.
     """
 
+    folds_anywhere: ClassVar[bool] = True
     inner: OpenedMask
     scales: TensorScales
     wanted: NDArray[np.int16]
@@ -46,6 +50,26 @@ class OpenedScaledMask(Opened):
         self.scales.spread(start, scales)
         self.inner.read(start, out)
         out *= scales
+
+    def fold(self, start: int, factor: float, near: bool, total: NDArray[np.int64]) -> None:
+        """Add a factor times the elements start, start+1, ... to `total`: the scale of a run goes into the factor."""
+        stop, done = start + total.size, start
+        run = int(np.searchsorted(self.scales.ends, start, side="right"))
+        while done < stop:
+            end, scale = min(stop, int(self.scales.ends[run])), float(self.scales.values[run])
+            sums = total[done - start : end - start]
+            if 0 < scale < _NORMAL:
+                kernels.fold(self._values(done, end), factor, near, sums)
+            else:  # a power of two, and values that it does not round: both products are exact
+                self.inner.fold(done, factor * scale, near, sums)
+            done, run = end, run + 1
+
+    def _values(self, start: int, stop: int) -> F32:
+        first = start - start % CHUNK
+        values = np.empty(stop - first, np.float32)
+        for at in range(0, values.size, CHUNK):
+            self.read(first + at, values[at : at + CHUNK])
+        return values[start - first :]
 
     def tensor_scales(self) -> TensorScales:
         """Return the scales of the tensors."""
