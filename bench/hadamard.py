@@ -5,19 +5,19 @@ All take and return flat float32 vectors; the blocks are powers of two and divid
 
 from math import prod
 
-import numba as nb
 import numpy as np
 import torch
 from harness import Agreement
 from numpy.typing import NDArray
 from scipy.linalg import hadamard
 
+from fedmrn.numerics.compiled import compiled
 from fedmrn.numerics.rotation import walsh_hadamard
 
 Vector = NDArray[np.float32]
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled()
 def fast(x, block):  # type: ignore[no-untyped-def]
     """Run fedmrn's transform in place on each block; the loop is compiled too, since a call from Python costs more."""
     for start in range(0, x.size, block):

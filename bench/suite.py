@@ -20,6 +20,7 @@ import gpu
 import noises
 import profiles
 import rounds
+import starts
 import steps
 import torch
 import transforms
@@ -44,6 +45,7 @@ PARTS: Mapping[str, tuple[Plan, str]] = {
     "step": (steps.plan, "a training step against plain SGD and the published layers"),
     "round": (rounds.plan, "a round of the Fashion-MNIST preset against the published trainer"),
     "workers": (rounds.plan_workers, "the same with clients in worker processes"),
+    "start": (starts.plan, "from the start of a process to the library, the help and the first round"),
     "gpu": (gpu.plan, "steps and rounds on a CUDA device, where there is one"),
     "profile": (lambda _: iter(()), "where the time of a step goes"),
 }

@@ -18,7 +18,20 @@ from rich.console import Console
 from torch import nn
 
 BENCH = Path(__file__).parents[2] / "bench"
-PARTS = ("noise", "codecs", "entropy", "transform", "fold", "large", "step", "round", "workers", "gpu", "profile")
+PARTS = (
+    "noise",
+    "codecs",
+    "entropy",
+    "transform",
+    "fold",
+    "large",
+    "step",
+    "round",
+    "workers",
+    "start",
+    "gpu",
+    "profile",
+)
 
 
 def suite(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -147,6 +160,12 @@ def test_the_part_for_a_gpu_runs_on_any_device(monkeypatch: pytest.MonkeyPatch) 
             assert all(found["time"]["median"] > 0 for found in measured["cases"].values())
             assert measured["cases"].keys() & {"fedmrn", "fedmrn, eager"}
             assert all(float(fact) > 0 for fact in measured["facts"].values())
+
+
+def test_the_first_round_of_a_run_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCH)
+    line = importlib.import_module("starts").first_round("--set", "train.local_epochs=1", "--set", "train.rounds=2")
+    assert " round 1/2: accuracy " in line
 
 
 @pytest.mark.parametrize("wrong", [1e-3, float("nan")])

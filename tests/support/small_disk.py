@@ -14,6 +14,7 @@ import pytest
 from small_federation import SIZES, blobs, federation, small_model
 
 import fedmrn.files
+from fedmrn.data import plots
 from fedmrn.experiments.run import runner
 from fedmrn.experiments.run.prepare import Prepared
 from fedmrn.experiments.settings import load_setting
@@ -95,7 +96,7 @@ def small_run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         return Prepared(labels, setting, small_model())  # type: ignore[arg-type]
 
     monkeypatch.setattr(runner, "prepare", prepare)
-    monkeypatch.setattr(runner, "plot_partition", lambda _labels, _parts, path, _title: write_atomic(path, b"picture"))
+    monkeypatch.setattr(plots, "plot_partition", lambda _labels, _parts, path, _title: write_atomic(path, b"picture"))
 
     def run(folder: Path, rounds: int = 3) -> None:
         asked[0] = rounds

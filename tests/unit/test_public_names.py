@@ -198,10 +198,25 @@ def test_importing_the_library_imports_nothing_heavy() -> None:
     assert not loaded & HEAVY
 
 
-def test_the_servers_names_import_no_training_framework() -> None:
+def test_the_servers_names_import_neither_a_compiler_nor_a_training_framework() -> None:
     loaded = in_a_fresh_process("from fedmrn import METHODS, Frame, Group, Layout, Limits, Server, TensorSpec, method")
+    assert "numpy" in loaded
+    assert not loaded & (HEAVY - {"numpy", "constriction"})
+
+
+def test_the_compiler_comes_with_the_first_kernel() -> None:
+    loaded = in_a_fresh_process("from fedmrn.numerics.rng import Stream\nStream(0, 0).words(0, 1)")
     assert "numba" in loaded
-    assert not loaded & (HEAVY - {"numpy", "numba", "constriction", "scipy"})  # numba asks for scipy where it is
+
+
+@pytest.mark.parametrize("command", ["", "run ", "sweep "])
+def test_the_command_lines_help_imports_nothing_heavy(command: str) -> None:
+    code = (
+        f"import sys; from fedmrn.cli import main; sys.argv = '{command}--help'.split()\nsys.argv.insert(0, 'fedmrn')"
+    )
+    loaded = in_a_fresh_process(code + "\ntry:\n main()\nexcept SystemExit:\n pass")
+    assert "typer" in loaded
+    assert not loaded & HEAVY
 
 
 def test_the_clients_names_import_torch() -> None:

@@ -1,19 +1,56 @@
-"""How kernels are compiled: with a cache where one can be written, and without it where none can.
+"""Kernels that are compiled when they are first called; to import them does not import the compiler.
 
-A read-only installation, a full disk or a damaged cache costs a minute in each process and no more: it is logged once,
-with the name of the file or folder, and NUMBA_CACHE_DIR as the cure.
+numba takes longer to import than all the rest of a server. So a decorator of this module puts a `Deferred` in a
+function's place, and the first call makes what numba calls a dispatcher, with those of every kernel that it names.
+Modules with kernels take the decorators, and numba's names, from here.
 """
 
-import logging
-import multiprocessing
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator
+from functools import update_wrapper
+from importlib import import_module
+from types import CodeType
+from typing import TYPE_CHECKING, Any
 
-import numba as nb
-from numba.core.caching import FunctionCache
+_LOCK = threading.RLock()
+_overloads: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
+"""Those that numba has not been told yet."""
 
-_LOG = logging.getLogger(__name__)
-_told: list[str] = []
+
+class Deferred:
+    """What numba makes of a function, made when it is first needed; it is called as the function is.
+
+    Args:
+        function: of a module; what it names is looked up there.
+        make: given the function, returns what numba makes of it.
+    """
+
+    def __init__(self, function: Callable[..., Any], make: Callable[[Any], Any]) -> None:
+        update_wrapper(self, function)
+        self._function, self._make = function, make
+        self._made = self._ready = None
+
+    def __call__(self, *args: Any) -> Any:
+        """Run it; the first time it is made before."""
+        ready = self._ready
+        if ready is None:
+            ready = self.made()
+        return ready(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what numba's object has under this name, such as `py_func` or `signatures`."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.made(), name)
+
+    def made(self) -> Any:
+        """Return what numba makes of the function: the same each time."""
+        with _LOCK:
+            if self._made is None:
+                self._made = self._make(self._function)
+                _settle(self._function)  # after it: a function may name itself
+                self._ready = self._made
+            return self._made
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -23,49 +60,59 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         options: of `numba.njit`, besides `nogil` and `cache`.
     """
 
-    def decorate(function: Callable[..., Any]) -> Any:
-        dispatcher = nb.njit(nogil=True, **options)(function)
-        try:
-            cache = _Forgiving(function)  # type: ignore[no-untyped-call]
-            dispatcher._cache = cache  # noqa: SLF001 - what njit(cache=True) does, with another class
-        except RuntimeError:  # numba finds no folder that can be written
-            _tell("no folder for compiled kernels can be written")
-        return dispatcher
+    def make(function: Callable[..., Any]) -> Any:
+        while _overloads:
+            target, implementation = _overloads.pop()
+            import_module("numba.extending").overload(target)(implementation)
+            _settle(implementation)
+        return import_module("fedmrn.numerics.cached").dispatcher(function, options)
 
-    return decorate
+    return lambda function: Deferred(function, make)
 
 
-class _Forgiving(FunctionCache):
-    """A cache whose faults do not stop the program."""
+if TYPE_CHECKING:
+    import numba.core.cgutils
+    import numba.extending
 
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return what is kept for a signature, or None; also where it cannot be read."""
-        try:
-            return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
-        except Exception as error:  # bytes of a damaged file can fail in any way at all
-            self._fault(error, "cannot be read")
-            return None
+    types, cgutils = numba.types, numba.core.cgutils
+    intrinsic, overload = numba.extending.intrinsic, numba.extending.overload
+else:
 
-    def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep what was compiled for a signature, if it can be."""
-        try:
-            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
-        except OSError as error:
-            self._fault(error, "cannot be written")
+    class _Later:
+        """A module that is imported when something is taken from it."""
 
-    def _fault(self, error: Exception, what: str) -> None:
-        where, why = self.cache_path, str(error)
-        if isinstance(error, OSError):
-            where, why = error.filename or where, error.strerror or why
-        _tell(f"the cache of compiled kernels {where} {what} ({why})")
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(import_module(self._name), name)
+
+    types, cgutils = _Later("numba.core.types"), _Later("numba.core.cgutils")
+
+    def intrinsic(function: Callable[..., Any]) -> Deferred:
+        """Let kernels call a function that writes instructions of its own, as `numba.extending.intrinsic` does."""
+        return Deferred(function, lambda f: import_module("numba.extending").intrinsic(f))
+
+    def overload(target: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a decorator for what kernels run in the place of `target`, as `numba.extending.overload` does."""
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            _overloads.append((target, function))
+            return function
+
+        return decorate
 
 
-def _tell(what: str) -> None:
-    """Log once, and not again in each worker process, that kernels are compiled anew."""
-    if not _told and multiprocessing.parent_process() is None:
-        _LOG.warning(
-            "%s: they are compiled anew in each process, for about a minute; set NUMBA_CACHE_DIR to a folder that "
-            "can be written and has room",
-            what,
-        )
-    _told.append(what)
+def _settle(function: Any) -> None:
+    """Put what numba made in the place of each `Deferred` that a function names: the compiler knows its own only."""
+    names = function.__globals__
+    for name in _names(function.__code__):
+        if isinstance(names.get(name), Deferred):
+            names[name] = names[name].made()
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _names(inner)

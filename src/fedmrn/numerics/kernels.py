@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
-from fedmrn.numerics.compiled import compiled
+from fedmrn.numerics.compiled import compiled, intrinsic, types
 
 NEAR = 2.0**51
 """Products below this are rounded in one piece."""

@@ -14,12 +14,9 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
-from fedmrn.numerics.compiled import compiled
+from fedmrn.numerics.compiled import cgutils, compiled, intrinsic, overload, types
 
 PLANE = 256
 BLOCK = 4 * PLANE

@@ -5,12 +5,18 @@ the cause. So they stand here only, and `tests/unit/torch/test_internals.py` che
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache, wraps
+from inspect import unwrap
 from operator import attrgetter
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import optimizer as optim
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 ANY_BATCH_NORM: type[nn.Module] = nn.modules.batchnorm._NormBase  # noqa: SLF001
 """Batch and instance normalisation of any dimension, lazy or synchronised: their only common class."""
@@ -44,9 +50,32 @@ def compiled_from(module: nn.Module) -> nn.Module | None:
     return inner
 
 
-not_compiled = torch._compile._disable_dynamo  # noqa: SLF001
-"""Let `torch.compile` call a function and not look into it, as torch does for its optimisers' own; `torch.compiler` has
-a public form, which loads the compiler, a second, before anybody compiles."""
+def not_compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Let `torch.compile` call a function and not look into it, as torch does for its optimisers' own.
+
+    `torch.compiler` has a public form, and torch its own: both load the compiler, seconds, before anybody compiles.
+    """
+    closed = torch._compile._disable_dynamo(function)  # noqa: SLF001
+
+    @wraps(function)
+    def either(*args: P.args, **kwargs: P.kwargs) -> R:
+        found: R = (closed if torch.compiler.is_compiling() else function)(*args, **kwargs)
+        return found
+
+    return either
+
+
+@cache
+def without_compiler(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """Return an optimiser of torch's that does the same, and does not load torch's compiler, which takes seconds.
+
+    It is for steps that nobody compiles.
+    """
+    names = ("add_param_group", "load_state_dict", "state_dict", "step", "zero_grad")
+    own = {name: unwrap(getattr(kind, name)) for name in names}
+    own["step"] = torch.no_grad()(own["step"])
+    return type(kind.__name__, (kind,), {**own, "__module__": kind.__module__})
+
 
 version: "attrgetter[int]" = attrgetter("_version")
 """How often a tensor was written to in place, but by `.data`; there is none for tensors made in inference mode."""

@@ -12,6 +12,7 @@ from fedmrn.methods.optimizers import LOCAL_OPTIMIZERS
 from fedmrn.numerics.rng import Purpose, Stream, domain
 from fedmrn.text import nearest
 from fedmrn.torch.fast.graphs import StepGraphs
+from fedmrn.torch.internals import without_compiler
 from fedmrn.torch.objectives import CLASSES, Loss, Objective
 from fedmrn.torch.rules.base import LocalRule
 from fedmrn.wire.frame import Frame
@@ -83,11 +84,12 @@ class Training:
         return self.batches(samples) if self.by_batches else samples
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Return a fresh optimizer over a model's trained parameters."""
-        made: torch.optim.Optimizer = getattr(torch.optim, LOCAL_OPTIMIZERS[self.optimizer])(
-            [p for p in model.parameters() if p.requires_grad], lr=self.lr, weight_decay=self.weight_decay
+        """Return a fresh optimizer over a model's trained parameters; its steps are not to be compiled."""
+        kind: Callable[..., torch.optim.Optimizer] = without_compiler(
+            getattr(torch.optim, LOCAL_OPTIMIZERS[self.optimizer])
         )
-        return made
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return kind(trained, lr=self.lr, weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True)

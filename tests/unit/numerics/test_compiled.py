@@ -22,7 +22,7 @@ def times(a, b):
 
 print(add(1, 2), times(2, 3))
 """
-NOWHERE = "import fedmrn.numerics.compiled as c\nc._Forgiving._impl_class._locator_classes = []\n"
+NOWHERE = "import fedmrn.numerics.cached as c\nc._Forgiving._impl_class._locator_classes = []\n"
 FULL = """
 import errno
 from numba.core.caching import IndexDataCacheFile
@@ -74,12 +74,84 @@ def test_a_damaged_cache_is_compiled_anew(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_library_is_imported_from_where_nothing_can_be_written(tmp_path: Path) -> None:
     """As a read-only installation without a home: numba finds none of its places."""
-    code = NOWHERE.replace("\n", "; ", 1) + "import fedmrn.server, fedmrn.codecs, fedmrn.numerics.rotation; print('ok')"
+    code = (
+        NOWHERE
+        + "import fedmrn.server\nfrom fedmrn.numerics.rotation import walsh_hadamard as w; w.made(); print('ok')"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "ok\n"
     assert done.stderr.count("\n") == 1
 
 
+def in_a_process(tmp_path: Path, code: str) -> str:
+    (tmp_path / "deferred.py").write_text("from fedmrn.numerics.compiled import *\n" + code)
+    env = {**os.environ, "PYTHONPATH": str(SRC), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, str(tmp_path / "deferred.py")]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_kernel_is_made_when_it_is_called_with_those_that_it_names(tmp_path: Path) -> None:
+    """Its own name too, an inlined one, an intrinsic, and what stands for a Python function."""
+    code = """
+import sys
+
+@intrinsic
+def _negated(context, x):
+    return types.float64(types.float64), lambda context, builder, signature, args: builder.fneg(args[0])
+
+def _host(x):
+    return -1.0
+
+@overload(_host)
+def _compiled_host(x):
+    return lambda x: _negated(x) + 0.5
+
+@compiled(inline="always")
+def _twice(x):
+    return 2.0 * _host(x)
+
+@compiled()
+def tower(x, n):
+    if n == 0:
+        return x
+    return tower(_twice(x), n - 1)
+
+kept = tower
+print("numba" in sys.modules, kept(1.0, 3), "numba" in sys.modules)
+print(kept.signatures, kept.py_func.__name__, kept.made() is tower)
+"""
+    # x -> 2 (1/2 - x), three times from 1: -1, 3, -5
+    assert in_a_process(tmp_path, code).splitlines() == [
+        "False -5.0 True",
+        "[(float64, int64)] tower True",
+    ]
+
+
+def test_threads_that_call_a_kernel_at_once_make_it_once(tmp_path: Path) -> None:
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+import threading
+
+@compiled()
+def inner(x):
+    return x + 1
+
+@compiled()
+def outer(x):
+    return inner(x) * 2
+
+gate = threading.Barrier(8)
+
+def work(x):
+    gate.wait()
+    return outer(x) if x % 2 else inner(x)
+
+with ThreadPoolExecutor(8) as pool:
+    print(*pool.map(work, range(8)))
+"""
+    assert in_a_process(tmp_path, code).split() == ["1", "4", "3", "8", "5", "12", "7", "16"]
+
+
 def test_every_kernel_is_compiled_so() -> None:
-    found = [path for path in SRC.rglob("*.py") if "njit(" in path.read_text("utf-8")]
-    assert [path.name for path in found] == ["compiled.py"]
+    found = [path.name for path in SRC.rglob("*.py") if "njit(" in path.read_text("utf-8")]
+    assert found == ["cached.py"]

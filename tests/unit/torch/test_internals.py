@@ -1,6 +1,9 @@
 """What the library asks of torch by private names means what it should in this version of torch."""
 
+import subprocess
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ from fedmrn.torch.internals import (
     not_compiled,
     parameters,
     version,
+    without_compiler,
 )
 
 NORMS = [
@@ -132,3 +136,48 @@ def test_a_function_is_left_out_of_what_is_compiled() -> None:
 
     assert torch.compile(lambda x: (x + 1, seen()), backend="eager")(torch.zeros(1))[1] is False
     assert torch.compile(lambda x: (x + 1, torch.compiler.is_compiling()), backend="eager")(torch.zeros(1))[1] is True
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_an_optimiser_without_the_compiler_is_torchs(kind: type[torch.optim.Optimizer]) -> None:
+    """Its steps and states, its groups, its hooks and what a closure returns: to the bit."""
+
+    def trained(chosen: Callable[..., torch.optim.Optimizer]) -> tuple[Any, ...]:
+        w, b = (nn.Parameter(torch.linspace(-1, 1, n)) for n in (7, 3))
+        optimizer, seen = chosen([w], lr=0.1, weight_decay=0.01), []
+        optimizer.add_param_group({"params": [b], "lr": 0.02})
+        optimizer.register_step_post_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+
+        def closure() -> float:
+            optimizer.zero_grad()
+            with torch.enable_grad():
+                loss = (w**3).sum() + (b**2).sum()
+            loss.backward()
+            return loss.item()
+
+        losses = [optimizer.step(closure) for _ in range(3)]
+        kept = optimizer.state_dict()
+        optimizer.load_state_dict(kept)
+        return w.tolist(), b.tolist(), losses, seen, repr(kept), repr(optimizer), torch.is_grad_enabled()
+
+    quick = without_compiler(kind)
+    assert trained(quick) == trained(kind)
+    assert issubclass(quick, kind)
+    assert quick is without_compiler(kind)
+    assert quick.__module__ == kind.__module__
+
+
+def test_training_loads_no_compiler() -> None:
+    code = """
+import sys, torch
+from torch import nn
+from fedmrn.torch.internals import not_compiled, without_compiler
+model = nn.Linear(2, 2)
+optimizer = without_compiler(torch.optim.SGD)(model.parameters(), lr=0.1)
+model(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+not_compiled(optimizer.state_dict)()
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

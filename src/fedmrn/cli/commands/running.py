@@ -7,10 +7,10 @@ import typer
 
 from fedmrn.cli.commands.arguments import DATA, Changes, DataDir, Preset, Resume, parse_names, parse_seeds
 from fedmrn.cli.commands.reporting import print_report
+from fedmrn.cli.importing import importing
 from fedmrn.cli.say import ERR, OUT, say
 from fedmrn.errors import BoundError, ConfigError, EncodeError, UnusableModelError
 from fedmrn.experiments.run.transports import TRANSPORTS
-from fedmrn.files import refuse_links
 
 if TYPE_CHECKING:
     from fedmrn.experiments.config import Experiment
@@ -185,7 +185,10 @@ def _run_plan(
     Folders below `root`, the one that the user named, may not be links.
     """
     from fedmrn.cli.progress import Bars
-    from fedmrn.experiments.run.runner import run
+    from fedmrn.files import refuse_links
+
+    with importing():
+        from fedmrn.experiments.run.runner import run
 
     OUT.works = True
     for _, folder in plan if root else ():

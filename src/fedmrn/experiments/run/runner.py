@@ -8,7 +8,7 @@ memory/            what clients keep from their last round, for methods whose cl
 last-update.bin    one client's frame of the last round, for `fedmrn inspect`
 calibrated.bin     the model with statistics of training data, where `fedmrn calibrate` was asked for it
 partition.json     who holds what: images by client and label
-partition.png      the same as a picture
+partition.png      the same as a picture, drawn in the last round
 .lock              held by the process that writes here
 
 Each file is replaced at once, or grows by a line that is on disk before the checkpoint that counts it: a run that is
@@ -25,9 +25,9 @@ from typing import Protocol
 import tomli_w
 import torch
 
-from fedmrn.data import holdings, plot_partition
+from fedmrn.data import holdings
 from fedmrn.errors import RunError
-from fedmrn.experiments.config import Experiment
+from fedmrn.experiments.config import DataConfig, Experiment
 from fedmrn.experiments.run.checkpoint import restore, save_checkpoint, tidy
 from fedmrn.experiments.run.folder import check_folder, finished
 from fedmrn.experiments.run.layout_file import write_layout
@@ -126,12 +126,6 @@ def _go_on(
     state = None if saved is None else saved.state
     if state is None:
         state = Server.initial(layout, scheme, view.read())
-        plot_partition(
-            prepared.dataset.labels(),
-            prepared.federation.parts,
-            folder / "partition.png",
-            f"{experiment.data.name}, {experiment.data.partition}, {experiment.data.clients} clients: who holds what",
-        )
     tidy(folder, done)
     clear_scraps(folder)
     records = records[:done]
@@ -165,6 +159,8 @@ def _go_on(
         for result in results:
             record = to_record(result)
             try:
+                if result.round == train.rounds and not (folder / "partition.png").exists():
+                    _draw(prepared, experiment.data, folder / "partition.png")
                 append(folder / "rounds.jsonl", record.as_line().encode())
                 write_atomic(folder / "last-update.bin", result.sample)
                 save_checkpoint(folder, layout, method(experiment.method).id, experiment.seed, result)
@@ -176,6 +172,14 @@ def _go_on(
             records.append(record)
             progress.round(record)
     return records
+
+
+def _draw(prepared: Prepared, data: DataConfig, path: Path) -> None:
+    """Draw who holds what: late, as what draws takes longer to import than a round, and before the run is finished."""
+    from fedmrn.data import plot_partition  # noqa: PLC0415
+
+    title = f"{data.name}, {data.partition}, {data.clients} clients: who holds what"
+    plot_partition(prepared.dataset.labels(), prepared.federation.parts, path, title)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedmrn.torch.internals import added, has_hooks
+from fedmrn.torch.internals import added, has_hooks, without_compiler
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -43,7 +43,7 @@ def _rounds_once(device: str = "cpu") -> bool:
 
 def _is_bare_sgd(optimizer: torch.optim.Optimizer) -> bool:
     """Return whether an optimiser is torch's SGD itself, and nothing looks at its steps."""
-    return type(optimizer) is torch.optim.SGD and not has_hooks(optimizer)
+    return type(optimizer) in (torch.optim.SGD, without_compiler(torch.optim.SGD)) and not has_hooks(optimizer)
 
 
 def is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
