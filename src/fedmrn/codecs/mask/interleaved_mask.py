@@ -44,7 +44,7 @@ def _walk(law, scale, table, key, bound, ends, first, buckets, u, given, samplin
     """
     size = min(_PIECE, out.size)
     noise, where, drawn = np.empty(size, np.float32), np.empty(size, np.uint32), np.empty(size, np.bool_)
-    counts = np.zeros((2, 2 * (first[-1] + buckets[-1])), np.int64)  # the next one often is the same symbol
+    counts = np.zeros((4, 2 * (first[-1] + buckets[-1])), np.int64)
     for at in range(0, out.size, _PIECE):
         o = out[at : min(at + _PIECE, out.size)]
         n, c, bits = noise[: o.size], where[: o.size], drawn[: o.size]
@@ -55,10 +55,15 @@ def _walk(law, scale, table, key, bound, ends, first, buckets, u, given, samplin
             fill_mask(u[start + at : start + at + o.size], n, sampling, dom, start + at, signed, stochastic, bits)
         fill_contexts(n, bound, start + at, ends, first, buckets, c)
         for i in range(o.size):
-            symbol = _TWO * c[i] + bits[i]
-            o[i] = symbol
-            counts[i & 1, symbol] += 1
-    return counts[0] + counts[1]
+            o[i] = _TWO * c[i] + bits[i]
+        # In turns: a count that was just written is slow to read again.
+        whole = o.size & ~3
+        for i in range(0, whole, 4):
+            for k in range(4):
+                counts[k, o[i + k]] += 1
+        for i in range(whole, o.size):
+            counts[0, o[i]] += 1
+    return counts.sum(axis=0)
 
 
 class InterleavedMask(ShorterMask):
