@@ -21,7 +21,7 @@ from fedmrn.numerics.compiled import compiled
 START = 1 << 16
 """The state in which every lane starts; all states are at least this."""
 _FEW, _LANES, _MANY = 2, 4, 1 << 16
-_U = np.uint32
+_U, _L = np.uint32, np.uint64
 
 
 def lanes_of(count: int) -> int:
@@ -59,56 +59,75 @@ class SymbolSteps:
 
 @compiled()
 def _encode(symbols, frequencies, starts, reciprocals, bits, states, words):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    at, mask = words.size, states.size - 1
-    shift, short = np.uint64(32 + bits), np.uint32(bits)
-    high = np.uint32(32 - bits)
-    for i in range(symbols.size - 1, -1, -1):
-        j = symbols[i]
+    at, mask = _L(words.size), _L(states.size - 1)
+    shift, short, high = _L(32 + bits), _U(bits), _U(32 - bits)
+    for k in range(symbols.size):
+        i = _L(symbols.size - 1 - k)  # unsigned: a signed index costs a test whether it is negative
+        j = _L(symbols[i])
         f, x = frequencies[j], states[i & mask]
-        full = np.uint64(x) >= np.uint64(f) << np.uint64(high)
-        words[at - 1] = np.uint16(x & _U(0xFFFF))
+        full = _L(x >> high >= f)
+        words[at - _L(1)] = np.uint16(x & _U(0xFFFF))
         at -= full
-        x = x >> _U(16) if full else x
-        q = np.uint32(np.uint64(x) * reciprocals[j] >> shift)
+        x >>= _U(full << _L(4))  # no branch on chance
+        q = _U(_L(x) * reciprocals[j] >> shift)
         states[i & mask] = (q << short) + (x - q * f) + starts[j]
-    return at
+    return np.int64(at)
+
+
+@compiled(inline="always")
+def _renewed(x, words, at, last):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Return a state that has taken a word if it needs one, and the next place: no branch on chance, no read beyond."""
+    low = _L(x < _U(START))
+    word = _U(words[min(at, last)]) & (_U(0) - _U(low))
+    return x << _U(low << _L(4)) | word, at + low
 
 
 @compiled()
 def _decode_bits(words, first, states, done, contexts, table, used, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    at, mask, last = first, states.size - 1, words.size - 1
-    for i in range(out.size):
-        lane = (done + i) & mask
-        x, k = states[lane], _U(table[contexts[i]])
-        used[contexts[i]] = True
-        zero, q = _U(256) - k, x & _U(255)
-        bit = q >= zero
-        f, c = (k, zero) if bit else (zero, _U(0))
-        x = f * (x >> _U(8)) + q - c
-        low = x < _U(START)
-        word = _U(words[min(at, last)])
-        states[lane] = x << _U(16) | word if low else x
-        at += low
+    at, mask, last, done = _L(first), _L(states.size - 1), _L(words.size - 1), _L(done)
+    for k in range(out.size):
+        i = _L(k)
+        lane, context = (done + i) & mask, _L(contexts[i])
+        x, ones = states[lane], _U(table[context])
+        used[context] = True
+        zeros, q = _U(256) - ones, x & _U(255)
+        bit = _U(q >= zeros)
+        taken = _U(0) - bit  # all its bits are set, or none
+        x = (zeros ^ (taken & (zeros ^ ones))) * (x >> _U(8)) + q - (taken & zeros)
+        states[lane], at = _renewed(x, words, at, last)
         out[i] = bit
-    return at
+    return np.int64(at)
 
 
 @compiled()
-def _decode_symbols(words, first, states, done, symbol_at, frequencies, starts, bits, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    at, mask, last = first, states.size - 1, words.size - 1
-    short, slots = _U(bits), _U((1 << bits) - 1)
-    for i in range(out.size):
-        lane = (done + i) & mask
-        x = states[lane]
-        q = x & slots
-        symbol = symbol_at[q]
-        x = frequencies[symbol] * (x >> short) + q - starts[symbol]
-        low = x < _U(START)
-        word = _U(words[min(at, last)])
-        states[lane] = x << _U(16) | word if low else x
-        at += low
-        out[i] = symbol
-    return at
+def _decode_runs(words, states, start, stop, ends, offsets, frequencies, firsts, slots, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Write first + symbol for the elements start..stop-1; slots is room for 2^12 entries."""
+    at, mask, last = _L(0), _L(states.size - 1), _L(words.size - 1)
+    run, begin = np.searchsorted(ends, start, side="right"), start
+    while begin < stop:
+        until, slot, first, only = min(stop, ends[run]), 0, np.int32(firsts[run]), -1
+        o = out[begin:until]
+        for symbol in range(offsets[run + 1] - offsets[run]):
+            f = frequencies[offsets[run] + symbol]
+            if f == 1 << 12:  # does not fit into twelve bits, and changes no state
+                only = symbol
+            for b in range(f):  # the frequency, the slot's place among its own, and the symbol in one word
+                slots[slot + b] = _U(f) << _U(20) | _U(b) << _U(8) | _U(symbol)
+            slot += f
+        if only >= 0:
+            for k in range(o.size):
+                o[k] = first + np.int32(only)
+        else:
+            skipped = _L(begin - start)
+            for k in range(o.size):
+                lane = (skipped + _L(k)) & mask
+                x = states[lane]
+                step = slots[_L(x & _U(4095))]
+                x = (step >> _U(20)) * (x >> _U(12)) + (step >> _U(8) & _U(4095))
+                states[lane], at = _renewed(x, words, at, last)
+                o[k] = first + np.int32(step & _U(255))
+        begin, run = until, run + 1
+    return np.int64(at)
 
 
 def encode_lanes(symbols: NDArray[np.uint16] | NDArray[np.uint32], steps: SymbolSteps) -> bytes:
@@ -160,26 +179,28 @@ class LaneReader:
         self._done += out.size
         return out
 
-    def symbols(
+    def numbers(
         self,
-        symbol_at: NDArray[np.uint16],
+        start: int,
+        stop: int,
+        ends: NDArray[np.int64],
+        offsets: NDArray[np.int64],
         frequencies: NDArray[np.uint32],
-        starts: NDArray[np.uint32],
-        bits: int,
+        firsts: NDArray[np.int64],
         out: NDArray[np.int32],
     ) -> None:
-        """Write the next symbols of one table to `out`.
+        """Write the whole block to out[start:stop]: the first number of a run's table, plus the symbol.
 
         Args:
-            symbol_at: of each of the 2^bits slots, its symbol.
-            frequencies, starts: of the symbols.
-            bits: frequencies add up to 2^bits.
-            out: as many as are wanted.
+            start, stop: elements of the block.
+            ends: where each run of elements ends that has a table of its own.
+            offsets: where the frequencies of each run's table start, and the end of the last; at most 256 a table.
+            frequencies: of the symbols; those of a table add up to 2^12.
+            firsts: what symbol 0 of each table stands for.
+            out: int32.
         """
-        self._at = _decode_symbols(
-            self._words, self._at, self._states, self._done, symbol_at, frequencies, starts, bits, out
-        )
-        self._done += out.size
+        slots = np.empty(1 << 12, np.uint32)
+        self._at = _decode_runs(self._words, self._states, start, stop, ends, offsets, frequencies, firsts, slots, out)
 
     def close(self) -> None:
         """Check that nothing is left over, and nothing was missing.

@@ -51,7 +51,8 @@ def _probability(u, n, signed):  # type: ignore[no-untyped-def]  # pragma: no co
 
 
 @compiled(error_model="numpy")
-def _draw(u, n, key, dom, start, signed, stochastic, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+def fill_mask(u, n, key, dom, start, signed, stochastic, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Write a mask as `draw_mask` does; key and dom are uint64, signed and stochastic bool, out bool."""
     words = np.empty(BLOCK, np.uint32)
     done = 0
     while done < out.size:
@@ -137,7 +138,7 @@ def draw_mask(
     """
     out = np.empty(u.size, np.bool_)
     key, dom = np.uint64(stream.key), np.uint64(stream.domain)
-    _draw(u, noise, key, dom, start, mask is MaskType.SIGNED, stochastic, out)
+    fill_mask(u, noise, key, dom, start, mask is MaskType.SIGNED, stochastic, out)
     return out
 
 

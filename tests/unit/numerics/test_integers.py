@@ -85,6 +85,59 @@ def test_what_does_not_change_costs_a_table() -> None:
     assert (decode_integers(data, [60_000, 40_000]) == -3).all()
 
 
+@pytest.mark.parametrize("table", [(2, 0, 0, 4096), (2, 0, 4096, 0), (3, 0, 0, 0, 4096), (1, 1, 0, 4096)])
+def test_one_symbol_may_have_all_of_a_table(table: tuple[int, ...]) -> None:
+    """Whichever it is: its numbers change no state, and those of the tensor after it are read in their lanes."""
+    after, escapes = drawn(50, 1.0), table[1]
+    other = encode_integers(after, [50])
+    data = struct.pack(f"<iBB{len(table) - 2}H", 7, *table)
+    both = data + other + struct.pack("<8i", *range(1000, 1008)) * escapes
+    found = decode_integers(both, [8, 50])
+    assert found[8:].tolist() == after.tolist()
+    assert found.tolist() == oracle.decode_integers(both, [8, 50])
+
+
+@pytest.mark.parametrize("tensors", [1, 7, 600])
+def test_many_tensors(tensors: int) -> None:
+    """Constant ones among them, and numbers that lie far outside of any window."""
+    parts = [drawn(300, [0.0, 1.0, 30.0, 3e5, 1e9][k % 5] / 4, k) for k in range(tensors)]
+    parts[-1] = np.arange(-128, 127, dtype=np.int32)
+    whole, sizes = np.concatenate(parts), [part.size for part in parts]
+    data = encode_integers(whole, sizes)
+    assert np.array_equal(decode_integers(data, sizes), whole)
+    assert oracle.decode_integers(data, sizes) == whole.tolist()
+
+
+def test_more_symbols_than_sixteen_bits_count() -> None:
+    whole, sizes = np.tile(np.arange(250, dtype=np.int32), 300), [250] * 300
+    data = encode_integers(whole, sizes)
+    assert np.array_equal(decode_integers(data, sizes), whole)
+
+
+@pytest.mark.parametrize("far", [LARGEST, -LARGEST - 1, 1 << 30, 5000])
+def test_a_window_is_where_the_numbers_are(far: int) -> None:
+    """One number far off, and the others around a number far from 0: still a table, and one escape."""
+    whole = drawn(20_000, 2.0) + np.int32(700_000)
+    near = len(encode_integers(whole, [whole.size]))
+    whole[77] = far
+    data = encode_integers(whole, [whole.size])
+    assert len(data) <= near + 12
+    assert near < whole.size * 3.3 / 8
+    assert np.array_equal(decode_integers(data, [whole.size]), whole)
+
+
+def test_vectors_that_are_refused() -> None:
+    with pytest.raises(ValueError, match="tensors of 3 elements in a vector of 4"):
+        encode_integers(np.zeros(4, np.int32), [1, 2])
+    with pytest.raises(ValueError, match="tensors of 4 elements in a vector of 4"):
+        encode_integers(np.zeros(4, np.int32), [5, -1])
+    with pytest.raises(ValueError, match="a vector of int32 is coded, got int64"):
+        encode_integers(np.zeros(4, np.int64), [4])
+    strided = np.arange(20, dtype=np.int32)[::2]
+    strided.flags.writeable = False
+    assert np.array_equal(decode_integers(encode_integers(strided, [10]), [10]), strided)
+
+
 def test_rare_far_numbers_escape() -> None:
     """Each costs some six bytes, and not a table that reaches to it."""
     whole = drawn(100_000, 1.0)

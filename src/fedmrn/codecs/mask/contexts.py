@@ -21,7 +21,13 @@ def _buckets(noise, bound, buckets, first, out):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _contexts(noise, bound, start, ends, first, buckets, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def fill_contexts(noise, bound, start, ends, first, buckets, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Write the contexts of elements start, start + 1, ... whose noise is given, float32, to `out`, uint32.
+
+    Args:
+        bound: float32, the largest magnitude of the noise.
+        ends, first, buckets: of the tensors, int64: where each ends, its first context, how many it has.
+    """
     tensor = np.searchsorted(ends, start, side="right")
     done = 0
     while done < noise.size:
@@ -61,6 +67,11 @@ class Contexts:
         """How many contexts there are, whether an element is in them or not."""
         return int(self.buckets.sum())
 
+    @property
+    def first(self) -> NDArray[np.int64]:
+        """The first context of each tensor, int64."""
+        return np.cumsum(self.buckets) - self.buckets
+
     def part(self, start: int, stop: int) -> NDArray[np.uint32]:
         """Return the contexts of elements start..stop-1, uint32; start is a multiple of `CHUNK`."""
         out = np.empty(stop - start, np.uint32)
@@ -71,5 +82,4 @@ class Contexts:
 
     def write(self, noise: NDArray[np.float32], start: int, out: NDArray[np.uint32]) -> None:
         """Write the contexts of elements start, start+1, ... whose noise is given; not empty, nor beyond the last."""
-        first = np.cumsum(self.buckets) - self.buckets
-        _contexts(noise, np.float32(self.spec.bound), start, self.ends, first, self.buckets, out)
+        fill_contexts(noise, np.float32(self.spec.bound), start, self.ends, self.first, self.buckets, out)

@@ -5,19 +5,23 @@ frequencies travel, a byte each. Here a bit is coded where it stands, without so
 Blocks of elements stand for themselves and are found by an index, so that threads can share a mask.
 """
 
+from threading import Lock
 from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs.base import CHUNK
-from fedmrn.codecs.mask.contexts import Contexts
+from fedmrn.codecs.base import CHUNK, EncodeKeys, check_finite
+from fedmrn.codecs.mask.contexts import Contexts, fill_contexts
 from fedmrn.codecs.mask.masked_noise import MaskedNoise
 from fedmrn.codecs.mask.shorter_mask import ShorterMask
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.ans import LaneReader, SymbolSteps, encode_lanes
-from fedmrn.numerics.bits import packed_size, unpack_bits
+from fedmrn.numerics.bits import pack_bits, packed_size, unpack_bits
 from fedmrn.numerics.compiled import compiled
+from fedmrn.numerics.masking import MaskType, fill_mask
+from fedmrn.numerics.noise import fill_noise, gaussian_table
+from fedmrn.numerics.rng import Purpose, domain
 from fedmrn.numerics.threads import cores, in_parallel
 
 BLOCK = 1 << 19
@@ -26,20 +30,40 @@ Symbols = NDArray[np.uint16] | NDArray[np.uint32]
 _BITS = 8
 _ONE = 1 << _BITS
 _TWO = np.uint32(2)
+_PIECE = 1 << 12  # elements whose noise stays in the first cache while they are drawn and counted
+_MASK = np.uint64(domain(Purpose.FINAL_MASK))
+_NONE = np.empty(0, np.bool_)
 
 
 @compiled()
-def _count(contexts, bits, symbols, counts):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Write the symbol of each bit, twice its context and the bit, and count them."""
-    for i in range(contexts.size):
-        symbols[i] = _TWO * contexts[i] + bits[i]
-    # In turns: a count that was just written is slow to read again.
-    whole = contexts.size & ~3
-    for i in range(0, whole, 4):
-        for k in range(4):
-            counts[k, symbols[i + k]] += 1
-    for i in range(whole, contexts.size):
-        counts[0, symbols[i]] += 1
+def _walk(law, scale, table, key, bound, ends, first, buckets, u, given, sampling, dom, signed, stochastic, start, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Write the symbols of elements start, start + 1, ..., twice the context and the bit, and return their numbers.
+
+    A piece at a time in the first cache: the noise is made once for the bits and their contexts. Bits are those given,
+    or drawn for the update u if none are.
+    """
+    size = min(_PIECE, out.size)
+    noise, where, drawn = np.empty(size, np.float32), np.empty(size, np.uint32), np.empty(size, np.bool_)
+    counts = np.zeros((4, 2 * (first[-1] + buckets[-1])), np.int64)
+    for at in range(0, out.size, _PIECE):
+        o = out[at : min(at + _PIECE, out.size)]
+        n, c, bits = noise[: o.size], where[: o.size], drawn[: o.size]
+        fill_noise(law, scale, table, key, start + at, n)
+        if given.size:
+            bits = given[start + at : start + at + o.size]
+        else:
+            fill_mask(u[start + at : start + at + o.size], n, sampling, dom, start + at, signed, stochastic, bits)
+        fill_contexts(n, bound, start + at, ends, first, buckets, c)
+        for i in range(o.size):
+            o[i] = _TWO * c[i] + bits[i]
+        # In turns: a count that was just written is slow to read again.
+        whole = o.size & ~3
+        for i in range(0, whole, 4):
+            for k in range(4):
+                counts[k, o[i + k]] += 1
+        for i in range(whole, o.size):
+            counts[0, o[i]] += 1
+    return counts.sum(axis=0)
 
 
 class InterleavedMask(ShorterMask):
@@ -58,25 +82,52 @@ class InterleavedMask(ShorterMask):
         except (IndexError, ConfigError, MalformedFrameError) as error:
             raise MalformedFrameError(f"codec interleaved-mask cannot have parameters {params.hex()}") from error
 
+    def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
+        """Mask the update u and send what is shorter, the mask or its code; the noise is made once for both."""
+        if not vector.size:
+            return super().encode(vector, keys)
+        check_finite(vector)
+        head, contexts = self.head(vector.size, keys)
+        symbols, counts = self._symbols(contexts, np.ascontiguousarray(vector), keys.sampling, _NONE)
+        coded = head + self._blocks(symbols, counts)
+        return coded if self.is_shorter(coded, vector.size) else self.plain(pack_bits((symbols & 1).astype(np.bool_)))
+
     def _code(self, mask: bytes, vector: NDArray[np.float32], contexts: Contexts) -> bytes:
-        bits, counts = unpack_bits(mask, vector.size), np.zeros((4, 2 * contexts.count), np.int64)
-        few = contexts.count < 1 << 15
+        return self._blocks(*self._symbols(contexts, vector, 0, unpack_bits(mask, vector.size)))
+
+    def _symbols(
+        self, contexts: Contexts, vector: NDArray[np.float32], sampling: int, given: NDArray[np.bool_]
+    ) -> tuple[Symbols, NDArray[np.int64]]:
+        """Return the symbols of an update whose bits are given, or drawn if none are, and how often each occurs."""
+        few, counts = contexts.count <= 1 << 15, np.zeros(2 * contexts.count, np.int64)
         symbols: Symbols = np.empty(vector.size, np.uint16) if few else np.empty(vector.size, np.uint32)
-        for at in range(0, vector.size, CHUNK):
-            here = slice(at, min(vector.size, at + CHUNK))
-            _count(contexts.part(here.start, here.stop), bits[here], symbols[here], counts)
-        zeros, ones = counts.sum(axis=0).reshape(-1, 2).T
+        spec, inner, lock = contexts.spec, self.inner, Lock()
+        noise = (int(spec.law), np.float32(spec.scale), gaussian_table(), np.uint64(contexts.key))
+        tensors = (np.float32(spec.bound), contexts.ends, contexts.first, contexts.buckets)
+        drawing = (np.uint64(sampling), _MASK, inner.mask is MaskType.SIGNED, inner.stochastic)
+
+        def work(first: int, last: int) -> None:
+            found = _walk(*noise, *tensors, vector, given, *drawing, first, symbols[first:last])
+            with lock:
+                np.add(counts, found, out=counts)
+
+        in_parallel(work, vector.size, cores(), BLOCK)
+        return symbols, counts
+
+    def _blocks(self, symbols: Symbols, counts: NDArray[np.int64]) -> bytes:
+        """Return the table and the blocks of symbols that occur so often."""
+        zeros, ones = counts.reshape(-1, 2).T
         totals = zeros + ones
         # A frequency is k / 256, never 0 or 1; a context that does not occur has 0.
         share = np.rint(ones / np.maximum(totals, 1) * _ONE).clip(1, _ONE - 1)
         table = np.where(totals > 0, share, 0).astype(np.uint8)
-        steps, blocks = _steps(table), [b""] * -(-vector.size // BLOCK)
+        steps, blocks = _steps(table), [b""] * -(-symbols.size // BLOCK)
 
         def work(first: int, last: int) -> None:
             for at in range(first, last, BLOCK):
                 blocks[at // BLOCK] = encode_lanes(symbols[at : min(last, at + BLOCK)], steps)
 
-        in_parallel(work, vector.size, cores(), BLOCK)
+        in_parallel(work, symbols.size, cores(), BLOCK)
         index = np.array([len(block) for block in blocks[:-1]], "<u4")
         return b"".join([table.tobytes(), index.tobytes(), *blocks])
 

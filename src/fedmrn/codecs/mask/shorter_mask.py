@@ -81,9 +81,14 @@ class ShorterMask(MaskCodec):
 
     def coded(self, mask: bytes, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
         """Return the coded body, whether it is the shorter one or not."""
-        sizes = np.array([size for size in keys.segments(vector.size) if size], np.int64)
+        head, contexts = self.head(vector.size, keys)
+        return head + self._code(mask, vector, contexts)
+
+    def head(self, count: int, keys: EncodeKeys) -> tuple[bytes, Contexts]:
+        """Return what comes before the code of so many elements, and their contexts."""
+        sizes = np.array([size for size in keys.segments(count) if size], np.int64)
         contexts = Contexts.of(self.inner.noise, keys.noise, sizes, self.buckets)
-        return _HEAD.pack(_CODED, sizes.size) + sizes.astype("<u8").tobytes() + self._code(mask, vector, contexts)
+        return _HEAD.pack(_CODED, sizes.size) + sizes.astype("<u8").tobytes(), contexts
 
     def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> OpenedMask:
         """Decode the mask and open it as masked noise; memory is bounded by a multiple of the body's length.
