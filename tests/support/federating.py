@@ -26,7 +26,7 @@ def server_of(
     name: str = "fedmrn",
     *,
     law: str = "uniform",
-    scale: float = 0.01,
+    scale: float | str = 0.01,
     choose: Choose = default_choice,
     told: Mapping[str, float] | None = None,
 ) -> Server:

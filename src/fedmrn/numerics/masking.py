@@ -26,6 +26,7 @@ from fedmrn.numerics.compiled import compiled
 from fedmrn.numerics.kernels import fma
 from fedmrn.numerics.philox import BLOCK, words_from
 from fedmrn.numerics.rng import Stream
+from fedmrn.numerics.threads import in_parallel
 
 _UNIT = np.float32(2.0**-24)
 _ZERO = np.float32(0.0)
@@ -33,6 +34,7 @@ _HALF = np.float32(0.5)
 _ONE = np.float32(1.0)
 _NONE = np.empty(0, np.float32)
 _HALF_TREE = 512
+_BLOCK = 2 * _HALF_TREE
 
 
 class MaskType(IntEnum):
@@ -188,14 +190,18 @@ def progressive_weights(
 
 
 @compiled()
-def _sum_of_distances(a, b):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _block_distances(a, g, rate, b, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Write the sum of each block of `_BLOCK` elements; where there is a gradient, they are moved first."""
     half = np.empty(_HALF_TREE, np.float64)
-    whole = a.size // (2 * _HALF_TREE) * (2 * _HALF_TREE)
-    total = 0.0
-    for at in range(0, whole, 2 * _HALF_TREE):
+    for k in range(out.size):
+        at = k * _BLOCK
+        if g.size:
+            v, step = a[at : at + _BLOCK], g[at : at + _BLOCK]
+            for i in range(_BLOCK):
+                v[i] = fma(rate, step[i], v[i])  # type: ignore[call-arg]
         # A tree of sums: each floor is a loop whose turns do not depend on each other, so that it is vectorised.
         a0, b0 = a[at : at + _HALF_TREE], b[at : at + _HALF_TREE]
-        a1, b1 = a[at + _HALF_TREE : at + 2 * _HALF_TREE], b[at + _HALF_TREE : at + 2 * _HALF_TREE]
+        a1, b1 = a[at + _HALF_TREE : at + _BLOCK], b[at + _HALF_TREE : at + _BLOCK]
         for i in range(_HALF_TREE):
             half[i] = np.float64(abs(a0[i] - b0[i])) + np.float64(abs(a1[i] - b1[i]))
         floor = _HALF_TREE
@@ -204,18 +210,47 @@ def _sum_of_distances(a, b):  # type: ignore[no-untyped-def]  # pragma: no cover
             low, high = half[:floor], half[floor : 2 * floor]
             for i in range(floor):
                 low[i] += high[i]
-        total += half[0]
-    for i in range(whole, a.size):
+        out[k] = half[0]
+
+
+@compiled()
+def _sum_of_distances(blocks, a, g, rate, b):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """The blocks one after the other, and then the elements that are left."""
+    total = 0.0
+    for block in blocks:
+        total += block
+    for i in range(a.size):
+        if g.size:
+            a[i] = fma(rate, g[i], a[i])  # type: ignore[call-arg]
         total += np.float64(abs(a[i] - b[i]))
     return total
 
 
-def sum_of_distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+def sum_of_distances(
+    a: NDArray[np.float32],
+    b: NDArray[np.float32],
+    *,
+    gradient: NDArray[np.float32] = _NONE,
+    rate: float = 0.0,
+    threads: int = 1,
+) -> float:
     """Return the sum over elements of |a - b|: differences in float32, the sum in float64 in an order of its own.
 
-    Both are float32, of one shape (k,).
+    Args:
+        a: float32, shape (k,); moved in place if a gradient is given.
+        b: as many.
+        gradient, rate: as for `progressive_weights`: a step of SGD that is taken first, in the same pass.
+        threads: change nothing but the time.
     """
-    return float(_sum_of_distances(a, b))
+    step, blocks = np.float32(-rate), np.empty(a.size // _BLOCK, np.float64)
+
+    def work(first: int, last: int) -> None:
+        here = slice(first, last)
+        _block_distances(a[here], gradient[here], step, b[here], blocks[first // _BLOCK : last // _BLOCK])
+
+    whole = blocks.size * _BLOCK
+    in_parallel(work, whole, threads, _BLOCK)
+    return float(_sum_of_distances(blocks, a[whole:], gradient[whole:], step, b[whole:]))
 
 
 @compiled()

@@ -357,6 +357,21 @@ def test_the_sum_of_distances_is_that_of_exact_numbers(size: int) -> None:
     assert abs(sum_of_distances(a, b) - exact) <= size * 2.0**-53 * exact
 
 
+@pytest.mark.parametrize("size", [0, 1, 300, 1023, 1024, 1025, 5000, 70_000])
+def test_a_step_in_the_pass_that_sums_is_a_step_and_a_sum(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, in any number of threads."""
+    monkeypatch.setattr("fedmrn.numerics.threads.PIECE", 1)
+    a, b, g = (np.random.default_rng(size + k).standard_normal(size).astype(np.float32) for k in range(3))
+    moved, out = a.copy(), np.empty_like(a)
+    progressive_weights(moved, np.ones_like(a), b, 0.0, Stream(1, 2), MaskType.SIGNED, out, gradient=g, rate=0.37)
+    expected = sum_of_distances(moved, b)
+    for threads in (1, 2, 5):
+        mine = a.copy()
+        assert sum_of_distances(mine, b, gradient=g, rate=0.37, threads=threads) == expected
+        assert mine.tobytes() == moved.tobytes()
+        assert sum_of_distances(moved, b, threads=threads) == expected
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
 def test_any_one_change_changes_the_fingerprint(kind: type[np.generic]) -> None:
     values = np.random.default_rng(1).standard_normal(257).astype(kind)

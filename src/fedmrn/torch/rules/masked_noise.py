@@ -43,7 +43,8 @@ class MaskedTraining(Through):
 
     Memory beyond plain training: what the optimiser moves, w and the noise, three float32 a coded parameter, and the
     broadcast's bytes. Plain SGD moves in the pass that draws the next weights; other optimisers take a pass of their
-    own first, and so does SGD where the client chooses the noise's scales, which follow u before each draw.
+    own first. Where the client chooses the noise's scales, which follow u before each draw, u is summed in a pass
+    before it, in which plain SGD moves on the CPU.
     """
 
     options: ClassVar[tuple[str, ...]] = ("progressive", "stochastic")
@@ -98,7 +99,8 @@ class MaskedTraining(Through):
         inner = self.inner if inner is None else inner
         tensors = [twin.tensor for twin in self.coded]
         # What has fewer bits has gradients of fewer bits, and is drawn apart.
-        if self._follows_update or any(twin.narrow for twin in self.twins) or not is_plain_sgd(inner):
+        sums_apart = self._follows_update and self._kernels is not None
+        if sums_apart or any(twin.narrow for twin in self.twins) or not is_plain_sgd(inner):
             return self.move(inner, closure)
         loss = None if closure is None else self.run_closure(closure)
         moves = sgd_moves(inner, tensors)
@@ -107,7 +109,11 @@ class MaskedTraining(Through):
             return loss
         with without_gradients(tensors):
             inner.step()  # of the tensors left dense; and schedulers see that a step was taken
-        self._draw_after([(twin.where, move) for twin, move in zip(self.coded, moves, strict=True)])
+        if self._follows_update:
+            self._rescale([move for twin, move in zip(self.coded, moves, strict=True) if twin.tensor.numel()])
+            self._draw_after([(slice(0, self.size), STAY)])
+        else:
+            self._draw_after([(twin.where, move) for twin, move in zip(self.coded, moves, strict=True)])
         self.note()
         return loss
 
@@ -128,8 +134,11 @@ class MaskedTraining(Through):
         self._write(twin.where, STAY, out, self._q(self.taken + 1))
         return out.view(twin.shown.shape).to(twin.shown.dtype)
 
-    def _rescale(self) -> None:
-        """Let the noise follow u, where the client chooses its scales: powers of two, so that nothing is rounded."""
+    def _rescale(self, moves: Sequence[Move] = ()) -> None:
+        """Let the noise follow u, where the client chooses its scales: powers of two, so that nothing is rounded.
+
+        On the CPU steps of SGD, one a part, are taken in the pass that sums |u|.
+        """
         if not self._follows_update:
             return
         if self._kernels is not None:
@@ -138,7 +147,11 @@ class MaskedTraining(Through):
             )
             return
         moved, base, noise, exponents = (v.numpy() for v in (self.moved, self.base, self.noise, self._exponents))
-        sums = [sum_of_distances(moved[where], base[where]) for where in self._parts]
+        threads = torch.get_num_threads()
+        sums = [
+            sum_of_distances(moved[p], base[p], gradient=m.gradient.numpy(), rate=m.rate, threads=threads)
+            for p, m in zip(self._parts, moves or [STAY] * len(self._parts), strict=True)
+        ]
         means = np.array([total / (p.stop - p.start) for total, p in zip(sums, self._parts, strict=True)], np.float64)
         wanted = FitsUpdate.exponents(means, self._multiple, self._caps.numpy())
         for where, more in zip(self._parts, (wanted - exponents).tolist(), strict=True):

@@ -50,13 +50,16 @@ def strided(model: nn.Module) -> None:
 
 
 def trained(
-    name: str, wrap: Callable[[torch.optim.Optimizer], torch.optim.Optimizer], between: Callable[[nn.Module], None]
+    name: str,
+    wrap: Callable[[torch.optim.Optimizer], torch.optim.Optimizer],
+    between: Callable[[nn.Module], None],
+    scale: float | str = 0.01,
 ) -> Iterator[tuple[bytes, ...]]:
     """Yield, after each step, what is moved, the weights shown and the tensors left dense."""
     torch.manual_seed(0)
     model = Mixed()
     optimizer = wrap(sgd(model))
-    rule = attach(model, optimizer, broadcast_of(model, name), accept="any", steps=STEPS, sampling_key=3)
+    rule = attach(model, optimizer, broadcast_of(model, name, scale=scale), accept="any", steps=STEPS, sampling_key=3)
     assert isinstance(rule, MaskedTraining)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
     rng = torch.Generator().manual_seed(5)
@@ -73,20 +76,21 @@ def trained(
         yield (rule.moved.numpy().tobytes(), *(p.detach().numpy().tobytes() for p in model.parameters()))
 
 
+@pytest.mark.parametrize("scale", [0.01, "auto"])
 @pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedmrn-no-sm", "fedmrn-no-pm"])
 @pytest.mark.parametrize("between", [lambda _: None, strided], ids=["as they come", "strided"])
 def test_bits_of_the_general_path(
-    name: str, between: Callable[[nn.Module], None], monkeypatch: pytest.MonkeyPatch
+    name: str, between: Callable[[nn.Module], None], scale: float | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = []
     with monkeypatch.context() as watch:
         watch.setattr(through, "sgd_moves", lambda *a: taken.append(sgd_moves(*a)) or taken[-1])
-        fused = list(trained(name, lambda o: o, between))
+        fused = list(trained(name, lambda o: o, between, scale))
     assert [moves is not None for moves in taken] == [_rounds_once()] * STEPS
     monkeypatch.setattr(through, "sgd_moves", lambda *_: None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert fused == list(trained(name, lambda o: o, between))
+        assert fused == list(trained(name, lambda o: o, between, scale))
     assert len({step[0] for step in fused}) == STEPS
 
 
