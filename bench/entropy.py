@@ -86,7 +86,7 @@ def numbers(elements: int) -> Benchmark:
     normal = np.random.Generator(np.random.Philox(1)).standard_normal(elements)
     whole = np.rint(1.5 * normal).astype(np.int32)
     whole[::10_000] *= 1000
-    sizes = (elements // 8,) * 8
+    sizes = (elements // 64,) * 64  # a table each
     data = encode_integers(whole, sizes)
 
     def check() -> dict[str, Agreement]:

@@ -11,6 +11,7 @@ MODULES = {
     "broadcast": "exchanges",
     "inspect": "exchanges",
     "section": "sections",
+    "numbers": "numbers",
     "checkpoint": "checkpoints",
     "configuration": "configurations",
     "data": "datasets",

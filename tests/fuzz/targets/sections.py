@@ -80,6 +80,7 @@ def _seeds() -> list[bytes]:
         OwnScale(InterleavedMask(own)),
         ToldScale(own),
         ToldScale(CodedMask(own)),
+        ToldScale(InterleavedMask(own)),
     )
     known |= {(codec.id, codec.params()): codec for codec in more}
     inputs = []
@@ -93,5 +94,5 @@ def _seeds() -> list[bytes]:
     return inputs
 
 
-# A coded mask may stand for 1,416 elements a byte, whose contexts and bits are held by segments of a million.
+# A coded mask may stand for 1,424 elements a byte, whose contexts and bits are held by segments of a million.
 SECTION = Target("section", _check, _seeds, CODEC_MODULES, memory=16 << 20)

@@ -1,7 +1,12 @@
 """InterleavedMask: the bits come back, here and by a decoder made from the wire format; their cost; what is refused."""
 
+import os
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
+import coded_words
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -97,6 +102,17 @@ def test_threads_change_nothing(cores: int, monkeypatch: pytest.MonkeyPatch) -> 
     assert coded(codec, bits, (count // 2, count - count // 2)) == body
     monkeypatch.setattr(interleaved_mask, "cores", lambda: cores)
     assert np.array_equal(bits_of(codec, body, count), bits)
+
+
+@pytest.mark.slow
+def test_narrower_vectors_write_the_same_bytes() -> None:
+    """Compiled for the plainest processor of this kind: masks and whole numbers of every length, and around blocks."""
+    narrow = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    script = Path(coded_words.__file__)
+    run = subprocess.run(
+        [sys.executable, script], env=os.environ | narrow, capture_output=True, text=True, check=True, timeout=300
+    )
+    assert run.stdout.strip() == coded_words.digest()
 
 
 def test_more_contexts_than_sixteen_bits_count() -> None:
