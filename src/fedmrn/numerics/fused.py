@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from fedmrn.numerics.compiled import compiled
+from fedmrn.numerics.compiled import cgutils, compiled, intrinsic, types
 from fedmrn.numerics.kernels import MAGIC, rounded
 from fedmrn.numerics.noise import Law
 from fedmrn.numerics.philox import BLOCK, words_from

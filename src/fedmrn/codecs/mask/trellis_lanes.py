@@ -9,9 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
+
+from fedmrn.numerics.compiled import cgutils, intrinsic, types
 
 LABELS, STATES = 32, 16
 """How many labels, and how many states of each half, go side by side."""
