@@ -65,7 +65,7 @@ BODIES: dict[str, tuple[Codec, Callable[[float], bytes]]] = {
 """By name of the codec: one that reads a magnitude from the body, and a body whose largest is `value`."""
 SCALED = {"own-scale", "told-scale"}
 """Codecs whose magnitudes are powers of two."""
-WITHOUT = {"masked-noise", "bernoulli", "coded-mask", "random-code"}
+WITHOUT = {"masked-noise", "bernoulli", "coded-mask", "interleaved-mask", "random-code"}
 """Codecs whose bodies hold no magnitude."""
 
 

@@ -75,10 +75,9 @@ def test_every_round_is_counted_by_the_bytes_of_its_frames(name: str) -> None:
 
 def test_no_two_methods_end_alike_but_those_that_differ_in_name_only() -> None:
     """Each row does something of its own: all final states differ. On a model this small no random code is shorter than
-    the mask that it would replace, so that these rows send that mask."""
+    the mask that it would replace: such a row sends the mask, of uniform noise, which signed masks alone do not have."""
     ends = {name: whole(name)[-1].state.tobytes() for name in ALL}
     assert ends.pop("fedmrn-mrc") == ends["fedmrn"]
-    assert ends.pop("fedmrn-s-mrc") == ends["fedmrn-s"]
     assert len(set(ends.values())) == len(ends)
 
 
@@ -225,7 +224,7 @@ class TestSettings:
         run(federation("fedavg", optimizer=optimizer, rule=noted, rounds=1, lr=0.0625, weight_decay=0.5))
         assert len(set(map(id, seen))) == 4  # a client's own: no moments carry over
         for inner in seen:
-            assert type(inner) is kind
+            assert isinstance(inner, kind)
             assert inner.param_groups[0]["lr"] == 0.0625
             assert inner.param_groups[0]["weight_decay"] == 0.5
 

@@ -36,7 +36,7 @@ from fedmrn.experiments.run.record import Record, read_records, to_record
 from fedmrn.experiments.run.transports import Setup, Start, find_transport
 from fedmrn.federation.simulation import simulate
 from fedmrn.federation.warmup import warm_up
-from fedmrn.files import append, clear_scraps, locked, write_atomic
+from fedmrn.files import append, clear_scraps, locked, refuse_links, write_atomic
 from fedmrn.methods import method
 from fedmrn.server import Server
 from fedmrn.server.saved import saved_round
@@ -126,6 +126,7 @@ def _go_on(
     state = None if saved is None else saved.state
     if state is None:
         state = Server.initial(layout, scheme, view.read())
+    refuse_links(folder, folder / "partition.png")  # now, and not when it is drawn, after the last round
     tidy(folder, done)
     clear_scraps(folder)
     records = records[:done]
@@ -159,7 +160,7 @@ def _go_on(
         for result in results:
             record = to_record(result)
             try:
-                if result.round == train.rounds and not (folder / "partition.png").exists():
+                if result.round == train.rounds:
                     _draw(prepared, experiment.data, folder / "partition.png")
                 append(folder / "rounds.jsonl", record.as_line().encode())
                 write_atomic(folder / "last-update.bin", result.sample)
