@@ -75,7 +75,7 @@ def test_every_round_is_counted_by_the_bytes_of_its_frames(name: str) -> None:
 
 def test_no_two_methods_end_alike_but_those_that_differ_in_name_only() -> None:
     """Each row does something of its own: all final states differ. On a model this small no random code is shorter than
-    the mask that it would replace: such a row sends the mask, of uniform noise, which signed masks alone do not have."""
+    the mask that it would replace: such a row sends the mask, of uniform noise, which `fedmrn-s` has not."""
     ends = {name: whole(name)[-1].state.tobytes() for name in ALL}
     assert ends.pop("fedmrn-mrc") == ends["fedmrn"]
     assert len(set(ends.values())) == len(ends)
