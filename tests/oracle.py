@@ -384,21 +384,29 @@ def interleaved_parts(
 
 def lanes_decode(block: bytes, ones: list[int]) -> list[int]:
     """The bits of a block; a one has probability ones[j] / 256."""
-    lanes = lanes_of(len(ones))
+    return symbols_decode(block, [[256 - k, k] for k in ones], 256)
+
+
+def symbols_decode(block: bytes, tables: list[list[int]], one: int) -> list[int]:
+    """The symbols of a block; symbol s of element j has probability tables[j][s] / one."""
+    lanes = lanes_of(len(tables))
     states = list(struct.unpack_from(f"<{lanes}I", block))
     assert all(1 << 16 <= x < 1 << 32 for x in states)
     assert len(block) % 2 == 0
     words = list(struct.unpack_from(f"<{(len(block) - 4 * lanes) // 2}H", block, 4 * lanes))[::-1]
-    bits = []
-    for i, k in enumerate(ones):
+    symbols = []
+    for i, frequencies in enumerate(tables):
         x = states[i % lanes]
-        bit = int(x % 256 >= 256 - k)
-        x = k * (x // 256) + x % 256 - (256 - k) if bit else (256 - k) * (x // 256) + x % 256
+        symbol = start = 0
+        while x % one >= start + frequencies[symbol]:
+            start += frequencies[symbol]
+            symbol += 1
+        x = frequencies[symbol] * (x // one) + x % one - start
         states[i % lanes] = x << 16 | words.pop() if x < 1 << 16 else x
-        bits.append(bit)
+        symbols.append(symbol)
     assert not words
     assert states == [1 << 16] * lanes
-    return bits
+    return symbols
 
 
 def lanes_encode(bits: list[int], ones: list[int]) -> bytes:
@@ -854,33 +862,21 @@ def decode_integers(data: bytes, sizes: list[int], block: int = 1 << 19) -> list
         assert sum(frequencies) == 4096
         assert not escapes or frequencies[-1]
         at += 6 + 2 * len(frequencies)
-        tables.append((first, values, [s for s, f in enumerate(frequencies) for _ in range(f)], frequencies))
+        tables.append((first, values, frequencies))
     each = [table for table, size in zip(tables, sizes, strict=True) for _ in range(size)]
     many = -(-len(each) // block)
     lengths = struct.unpack_from(f"<{many}I", data, at)
     at += 4 * many
-    symbols = []
+    symbols: list[int] = []
     for k, length in enumerate(lengths):
-        part, here = data[at : at + length], each[k * block : (k + 1) * block]
-        assert len(part) == length
-        assert length % 2 == 0
-        lanes = lanes_of(len(here))
-        states = list(struct.unpack_from(f"<{lanes}I", part))
-        assert all(x >= 1 << 16 for x in states)
-        words = list(struct.unpack_from(f"<{(length - 4 * lanes) // 2}H", part, 4 * lanes))[::-1]
-        for i, (_, _, slots, frequencies) in enumerate(here):
-            x = states[i % lanes]
-            s = slots[x % 4096]
-            x = frequencies[s] * (x // 4096) + x % 4096 - sum(frequencies[:s])
-            states[i % lanes] = x << 16 | words.pop() if x < 1 << 16 else x
-            symbols.append(s)
-        assert not words
-        assert states == [1 << 16] * lanes
+        assert at + length <= len(data)
+        here = [frequencies for _, _, frequencies in each[k * block : (k + 1) * block]]
+        symbols += symbols_decode(data[at : at + length], here, 4096)
         at += length
     assert (len(data) - at) % 4 == 0
     escapes = list(struct.unpack_from(f"<{(len(data) - at) // 4}i", data, at))[::-1]
     found = []
-    for s, (first, values, _, _) in zip(symbols, each, strict=True):
+    for s, (first, values, _) in zip(symbols, each, strict=True):
         number = first + s if s < values else escapes.pop()
         assert (s < values) == (first <= number < first + values)
         found.append(number)

@@ -20,6 +20,7 @@ from fedmrn.numerics.compiled import compiled
 
 START = 1 << 16
 """The state in which every lane starts; all states are at least this."""
+Symbols = NDArray[np.uint16] | NDArray[np.uint32]
 _FEW, _LANES, _MANY = 2, 4, 1 << 16
 _U, _L = np.uint32, np.uint64
 
@@ -130,7 +131,7 @@ def _decode_runs(words, states, start, stop, ends, offsets, frequencies, firsts,
     return np.int64(at)
 
 
-def encode_lanes(symbols: NDArray[np.uint16] | NDArray[np.uint32], steps: SymbolSteps) -> bytes:
+def encode_lanes(symbols: Symbols, steps: SymbolSteps) -> bytes:
     """Code symbols, at least one: the states of the lanes, then the words.
 
     Args:

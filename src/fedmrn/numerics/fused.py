@@ -15,6 +15,7 @@ from fedmrn.numerics.kernels import MAGIC, rounded
 from fedmrn.numerics.noise import Law
 from fedmrn.numerics.philox import BLOCK, words_from
 from fedmrn.numerics.rng import Purpose, domain
+from fedmrn.numerics.vectors import in_all, load_at, splat, store_at
 
 LANES = 32
 """Words that go side by side."""
@@ -25,36 +26,25 @@ _PART = 8
 
 
 def _all(kind: ir.Type, value: float, lanes: int = LANES) -> ir.Constant:
-    return ir.Constant(ir.VectorType(kind, lanes), [ir.Constant(kind, value)] * lanes)
-
-
-def _splat(b: ir.IRBuilder, x: ir.Value, lanes: int) -> ir.Value:
-    first = b.insert_element(ir.Constant(ir.VectorType(x.type, lanes), ir.Undefined), x, _I32(0))
-    return b.shuffle_vector(first, first, _all(_I32, 0, lanes))
-
-
-def _load(b: ir.IRBuilder, address: ir.Value, kind: ir.Type, align: int) -> ir.Value:
-    found = b.load(b.inttoptr(address, kind.as_pointer()))
-    found.align = align
-    return found
+    return in_all(ir.VectorType(kind, lanes), value)
 
 
 def _noise(b: ir.IRBuilder, law: Law, words: ir.Value, scale: ir.Value) -> ir.Value:
     """The noise of 32 words; `scale` is that of its law, or for uniform noise 2^-24 of it."""
     if law is Law.BERNOULLI:
         sign = b.and_(words, _all(_I32, 1 << 31))
-        bits = b.bitcast(_splat(b, scale, LANES), words.type)
+        bits = b.bitcast(splat(b, scale, LANES), words.type)
         return b.bitcast(b.xor(bits, sign), ir.VectorType(_F32, LANES))
     odd = b.or_(b.lshr(words, _all(_I32, 7)), _all(_I32, 1))
     whole = b.sitofp(b.sub(odd, _all(_I32, 1 << 24)), ir.VectorType(_F32, LANES))
-    return b.fmul(whole, _splat(b, scale, LANES))
+    return b.fmul(whole, splat(b, scale, LANES))
 
 
 def _folded(law: Law, signed: bool) -> Callable[..., Any]:
     def generate(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
         words, bits, total, scale, factor = args
-        noise = _noise(b, law, _load(b, words, ir.VectorType(_I32, LANES), 4), scale)
-        taken = b.bitcast(_load(b, bits, ir.IntType(LANES), 1), ir.VectorType(ir.IntType(1), LANES))
+        noise = _noise(b, law, load_at(b, words, ir.VectorType(_I32, LANES), 4), scale)
+        taken = b.bitcast(load_at(b, bits, ir.IntType(LANES), 1), ir.VectorType(ir.IntType(1), LANES))
         whole = b.bitcast(noise, ir.VectorType(_I32, LANES))
         chosen = b.sext(taken, whole.type)
         flipped = b.xor(whole, b.and_(b.not_(chosen), _all(_I32, 1 << 31)))
@@ -65,14 +55,14 @@ def _folded(law: Law, signed: bool) -> Callable[..., Any]:
         add = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
             b.module, ir.FunctionType(doubles, [doubles] * 3), f"llvm.fmuladd.v{_PART}f64"
         )
-        many, magic = _splat(b, factor, _PART), _all(_F64, float(MAGIC), _PART)
+        many, magic = splat(b, factor, _PART), _all(_F64, float(MAGIC), _PART)
         for at in range(0, LANES, _PART):
             lanes = ir.Constant(ir.VectorType(_I32, _PART), [_I32(at + i) for i in range(_PART)])
             x = b.fpext(b.shuffle_vector(values, values, lanes), doubles)
             near = b.bitcast(b.call(add, [x, many, magic]), sums)
             place = b.add(total, _I64(8 * at))
             more = b.sub(near, _all(_I64, int(MAGIC.view(np.int64)), _PART))
-            b.store(b.add(_load(b, place, sums, 8), more), b.inttoptr(place, sums.as_pointer())).align = 8
+            store_at(b, b.add(load_at(b, place, sums, 8), more), place, 8)
         return context.get_dummy_value()
 
     return generate

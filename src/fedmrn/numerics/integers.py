@@ -11,14 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.errors import MalformedFrameError
-from fedmrn.numerics.ans import LaneReader, SymbolSteps, encode_lanes
+from fedmrn.numerics.ans import LaneReader, Symbols, SymbolSteps
+from fedmrn.numerics.blocks import count_blocks, edges_of, encode_blocks, read_blocks
 from fedmrn.numerics.compiled import compiled
 from fedmrn.numerics.tables import BITS, HEAD, Tables
-from fedmrn.numerics.threads import cores, in_parallel
-
-BLOCK = 1 << 19
-"""Numbers that are coded by themselves."""
-Symbols = NDArray[np.uint16] | NDArray[np.uint32]
 
 
 @compiled()
@@ -82,13 +78,7 @@ def encode_integers(numbers: NDArray[np.int32], sizes: Sequence[int]) -> bytes:
     symbols: Symbols = np.empty(numbers.size, np.uint32) if wide else np.empty(numbers.size, np.uint16)
     escapes = np.empty(tables.escaped, np.int32)
     _symbols(numbers, ends, tables.firsts, tables.counts, tables.offsets, symbols, escapes)
-    blocks = [b""] * -(-numbers.size // BLOCK)
-
-    def work(first: int, last: int) -> None:
-        for at in range(first, last, BLOCK):
-            blocks[at // BLOCK] = encode_lanes(symbols[at : min(last, at + BLOCK)], steps)
-
-    in_parallel(work, numbers.size, cores(), BLOCK)
+    blocks = encode_blocks(symbols, steps)
     index = np.array([len(block) for block in blocks], "<u4")
     return b"".join([tables.to_bytes(), index.tobytes(), *blocks, escapes.astype("<i4").tobytes()])
 
@@ -106,27 +96,22 @@ def decode_integers(data: bytes | memoryview, sizes: Sequence[int]) -> NDArray[n
     """
     view, there = memoryview(data), [size for size in sizes if size]
     total = sum(there)
-    many = -(-total // BLOCK)
+    many = count_blocks(total)
     if len(view) < HEAD.size * len(there) + 4 * many:
         raise MalformedFrameError(f"{len(view)} bytes hold no tables of {len(there)} tensors and no index")
     tables, at = Tables.read(view, len(there))
     if len(view) < at + 4 * many:
         raise MalformedFrameError(f"an index of {many} blocks does not fit {len(view)} bytes")
-    stops = at + 4 * many + np.cumsum(np.frombuffer(view, "<u4", many, at).astype(np.int64))
-    end = int(stops[-1]) if many else at
+    edges = edges_of(at + 4 * many, np.frombuffer(view, "<u4", many, at))
+    end = edges[-1]
     if len(view) < end or (len(view) - end) % 4:
         raise MalformedFrameError("the blocks of whole numbers do not fit, or their escapes are not of 32 bits each")
-    starts = [at + 4 * many, *stops.tolist()]
     out, ends = np.empty(total, np.int32), np.cumsum(there, dtype=np.int64)
 
-    def work(first: int, last: int) -> None:
-        for start in range(first, last, BLOCK):
-            block, stop = start // BLOCK, min(last, start + BLOCK)
-            reader = LaneReader(view[starts[block] : starts[block + 1]], stop - start)
-            reader.numbers(start, stop, ends, tables.offsets, tables.frequencies, tables.firsts, out)
-            reader.close()
+    def read(reader: LaneReader, start: int, stop: int) -> None:
+        reader.numbers(start, stop, ends, tables.offsets, tables.frequencies, tables.firsts, out)
 
-    in_parallel(work, total, cores(), BLOCK)
+    read_blocks(view, edges, total, read)
     escapes = np.frombuffer(view, "<i4", offset=end).astype(np.int32)
     used = _put_escapes(out, ends, tables.firsts, tables.counts, tables.escaping, escapes)
     if used != escapes.size:

@@ -17,6 +17,7 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from fedmrn.numerics.compiled import cgutils, compiled, intrinsic, overload, types
+from fedmrn.numerics.vectors import in_all, splat
 
 PLANE = 256
 BLOCK = 4 * PLANE
@@ -33,13 +34,11 @@ _ODD, _EVEN = 1, 0
 
 
 def _all(value: int, kind: ir.VectorType = _WORDS) -> ir.Constant:
-    return ir.Constant(kind, [ir.Constant(kind.element, value)] * kind.count)
+    return in_all(kind, value)
 
 
 def _splat(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """Return a vector with x in every lane."""
-    first = b.insert_element(ir.Constant(ir.VectorType(x.type, _LANES), ir.Undefined), x, _I32(0))
-    return b.shuffle_vector(first, first, _all(0))
+    return splat(b, x, _LANES)
 
 
 def _halves(b: ir.IRBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from small_federation import CLIENTS, ROUNDS, federation, records, remembered, rule, run, small_model
+from small_federation import CLIENTS, OPTIONS, ROUNDS, federation, records, remembered, rule, run, small_model
 from torch import nn
 
 from fedmrn.errors import ConfigError
@@ -20,6 +20,7 @@ from fedmrn.methods import method
 from fedmrn.server import Server
 from fedmrn.server.rules import MeanMask
 from fedmrn.torch import LocalRule, ModelLayout, evaluate, local_rule
+from fedmrn.torch.internals import without_compiler
 from fedmrn.wire.frame import Frame
 from fedmrn.wire.layout import Group
 
@@ -75,9 +76,11 @@ def test_every_round_is_counted_by_the_bytes_of_its_frames(name: str) -> None:
 
 def test_no_two_methods_end_alike_but_those_that_differ_in_name_only() -> None:
     """Each row does something of its own: all final states differ. On a model this small no random code is shorter than
-    the mask that it would replace: such a row sends the mask, of uniform noise, which `fedmrn-s` has not."""
+    the mask that it would replace, so that these rows send that mask: of uniform noise, the signed ones too."""
     ends = {name: whole(name)[-1].state.tobytes() for name in ALL}
+    uniform = method("fedmrn-s").scheme({"scale": OPTIONS["scale"], "noise": "uniform"})
     assert ends.pop("fedmrn-mrc") == ends["fedmrn"]
+    assert ends.pop("fedmrn-s-mrc") == run(federation("fedmrn-s", scheme=uniform))[-1].state.tobytes()
     assert len(set(ends.values())) == len(ends)
 
 
@@ -224,7 +227,7 @@ class TestSettings:
         run(federation("fedavg", optimizer=optimizer, rule=noted, rounds=1, lr=0.0625, weight_decay=0.5))
         assert len(set(map(id, seen))) == 4  # a client's own: no moments carry over
         for inner in seen:
-            assert isinstance(inner, kind)
+            assert type(inner) is without_compiler(kind)
             assert inner.param_groups[0]["lr"] == 0.0625
             assert inner.param_groups[0]["weight_decay"] == 0.5
 

@@ -1,13 +1,9 @@
 """The fused fold of masked noise against its parts: every length, every place to begin, narrower vectors."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import slow_fold
+from plain_processor import said_on_a_plain_processor
 from slow_fold import FACTORS, LAWS, SCALES, fast_fold, made
 
 from fedmrn.codecs import MaskedNoise
@@ -89,9 +85,4 @@ def test_means_may_be_written_over_their_sums(count: int) -> None:
 @pytest.mark.slow
 def test_narrower_vectors_give_the_same() -> None:
     """Compiled for the plainest processor of this kind, which has no fused multiply-add either."""
-    narrow = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    script = Path(slow_fold.__file__)
-    run = subprocess.run(
-        [sys.executable, script], env=os.environ | narrow, capture_output=True, text=True, check=True, timeout=300
-    )
-    assert run.stdout.strip() == slow_fold.digest()
+    assert said_on_a_plain_processor(slow_fold) == slow_fold.digest()

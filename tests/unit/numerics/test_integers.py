@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import oracle
 from allocated import allocated
 from fedmrn.errors import MalformedFrameError
-from fedmrn.numerics import integers
+from fedmrn.numerics import blocks
 from fedmrn.numerics.integers import decode_integers, encode_integers
 
 LARGEST = (1 << 31) - 1
@@ -45,7 +45,7 @@ def test_every_length() -> None:
 @pytest.mark.parametrize("count", [127, 128, 129, 255, 256, 257, 900])
 def test_blocks(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors begin and end inside of blocks, and at odd lanes."""
-    monkeypatch.setattr(integers, "BLOCK", 128)
+    monkeypatch.setattr(blocks, "BLOCK", 128)
     whole, sizes = drawn(count, 1.0), [1, 100, 3, count - 104]
     whole[50] = 1 << 20
     data = encode_integers(whole, sizes)
@@ -64,7 +64,7 @@ def test_around_the_numbers_of_lanes_and_blocks(count: int) -> None:
 def test_threads_change_nothing(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = drawn((1 << 21) + 5, 3.0)
     expected = encode_integers(whole, [whole.size])
-    monkeypatch.setattr(integers, "cores", lambda: cores)
+    monkeypatch.setattr(blocks, "cores", lambda: cores)
     assert encode_integers(whole, [whole.size]) == expected
     assert np.array_equal(decode_integers(expected, [whole.size]), whole)
 

@@ -9,17 +9,16 @@ The coder is that of the library constriction (Bamler 2022); the wire format say
 """
 
 from collections.abc import Iterator
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 from constriction import stream
 from numpy.typing import NDArray
 
 from fedmrn.codecs.base import CHUNK
-from fedmrn.codecs.mask.contexts import Contexts
-from fedmrn.codecs.mask.masked_noise import MaskedNoise
+from fedmrn.codecs.mask.contexts import Contexts, frequencies
 from fedmrn.codecs.mask.shorter_mask import ShorterMask
-from fedmrn.errors import ConfigError, MalformedFrameError
+from fedmrn.errors import MalformedFrameError
 from fedmrn.numerics.bits import packed_size, unpack_bits
 from fedmrn.numerics.compiled import compiled
 
@@ -70,14 +69,6 @@ class CodedMask(ShorterMask):
     name: ClassVar[str] = "coded-mask"
     elements_a_byte: ClassVar[int] = 8 * 177  # a symbol costs at least 1 / 177.1 bits, but zeros coded first
 
-    @classmethod
-    def from_params(cls, params: bytes) -> Self:
-        """Return the codec with these 7 bytes of parameters."""
-        try:
-            return cls(MaskedNoise.from_params(params[:-1]), params[-1])
-        except (IndexError, ConfigError, MalformedFrameError) as error:
-            raise MalformedFrameError(f"codec coded-mask cannot have parameters {params.hex()}") from error
-
     def _code(self, mask: bytes, vector: NDArray[np.float32], contexts: Contexts) -> bytes:
         bits = unpack_bits(mask, vector.size)
         totals, ones = np.zeros(contexts.count, np.int64), np.zeros(contexts.count, np.int64)
@@ -85,9 +76,7 @@ class CodedMask(ShorterMask):
         for at in range(0, contexts.size, SEGMENT):
             context = _segment(contexts, at)
             _count(context, bits[at : at + context.size], totals, ones)
-        # A frequency is k / 256, never 0 or 1; a context that does not occur has 0.
-        share = np.rint(ones / np.maximum(totals, 1) * _ONE).clip(1, _ONE - 1)
-        table = np.where(totals > 0, share, 0).astype(np.uint8)
+        table = frequencies(ones, totals)
         coder = _AnsCoder()
         for start in reversed(range(0, contexts.size, SEGMENT)):  # a stack: what is coded last is decoded first
             context = context if start == at else _segment(contexts, start)  # the last one is still at hand

@@ -37,6 +37,12 @@ def fill_contexts(noise, bound, start, ends, first, buckets, out):  # type: igno
         tensor += 1
 
 
+def frequencies(ones: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return how often a bit is 1 in each context, in 1/256: 1 to 255, or 0 where no element is in it."""
+    share = np.rint(ones / np.maximum(totals, 1) * 256).clip(1, 255)
+    return np.where(totals > 0, share, 0).astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class Contexts:
     """Which context each element is in; both sides make it from the noise and the sizes of the tensors.

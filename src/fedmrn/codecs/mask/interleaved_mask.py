@@ -6,27 +6,24 @@ Blocks of elements stand for themselves and are found by an index, so that threa
 """
 
 from threading import Lock
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs.base import CHUNK, EncodeKeys, check_finite
-from fedmrn.codecs.mask.contexts import Contexts, fill_contexts
-from fedmrn.codecs.mask.masked_noise import MaskedNoise
+from fedmrn.codecs.mask.contexts import Contexts, fill_contexts, frequencies
 from fedmrn.codecs.mask.shorter_mask import ShorterMask
-from fedmrn.errors import ConfigError, MalformedFrameError
-from fedmrn.numerics.ans import LaneReader, SymbolSteps, encode_lanes
+from fedmrn.errors import MalformedFrameError
+from fedmrn.numerics.ans import LaneReader, Symbols, SymbolSteps
 from fedmrn.numerics.bits import pack_bits, packed_size, unpack_bits
+from fedmrn.numerics.blocks import BLOCK, count_blocks, edges_of, encode_blocks, read_blocks
 from fedmrn.numerics.compiled import compiled
 from fedmrn.numerics.masking import MaskType, fill_mask
 from fedmrn.numerics.noise import fill_noise, gaussian_table
 from fedmrn.numerics.rng import Purpose, domain
 from fedmrn.numerics.threads import cores, in_parallel
 
-BLOCK = 1 << 19
-"""Elements that are coded by themselves."""
-Symbols = NDArray[np.uint16] | NDArray[np.uint32]
 _BITS = 8
 _ONE = 1 << _BITS
 _TWO = np.uint32(2)
@@ -37,7 +34,7 @@ _NONE = np.empty(0, np.bool_)
 
 @compiled()
 def _walk(law, scale, table, key, bound, ends, first, buckets, u, given, sampling, dom, signed, stochastic, start, out):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Write the symbols of elements start, start + 1, ..., twice the context and the bit, and return their numbers.
+    """Write the symbols of elements start, start + 1, ..., twice the context and the bit, and count each of them.
 
     A piece at a time in the first cache: the noise is made once for the bits and their contexts. Bits are those given,
     or drawn for the update u if none are.
@@ -74,14 +71,6 @@ class InterleavedMask(ShorterMask):
     # A bit takes a state x to x + x // 255 at least, by more than 1 / 178 bit; a lane holds what its 4 bytes say.
     elements_a_byte: ClassVar[int] = 8 * 178
 
-    @classmethod
-    def from_params(cls, params: bytes) -> Self:
-        """Return the codec with these 7 bytes of parameters."""
-        try:
-            return cls(MaskedNoise.from_params(params[:-1]), params[-1])
-        except (IndexError, ConfigError, MalformedFrameError) as error:
-            raise MalformedFrameError(f"codec interleaved-mask cannot have parameters {params.hex()}") from error
-
     def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
         """Mask the update u and send what is shorter, the mask or its code; the noise is made once for both."""
         if not vector.size:
@@ -117,17 +106,8 @@ class InterleavedMask(ShorterMask):
     def _blocks(self, symbols: Symbols, counts: NDArray[np.int64]) -> bytes:
         """Return the table and the blocks of symbols that occur so often."""
         zeros, ones = counts.reshape(-1, 2).T
-        totals = zeros + ones
-        # A frequency is k / 256, never 0 or 1; a context that does not occur has 0.
-        share = np.rint(ones / np.maximum(totals, 1) * _ONE).clip(1, _ONE - 1)
-        table = np.where(totals > 0, share, 0).astype(np.uint8)
-        steps, blocks = _steps(table), [b""] * -(-symbols.size // BLOCK)
-
-        def work(first: int, last: int) -> None:
-            for at in range(first, last, BLOCK):
-                blocks[at // BLOCK] = encode_lanes(symbols[at : min(last, at + BLOCK)], steps)
-
-        in_parallel(work, symbols.size, cores(), BLOCK)
+        table = frequencies(ones, zeros + ones)
+        blocks = encode_blocks(symbols, _steps(table))
         index = np.array([len(block) for block in blocks[:-1]], "<u4")
         return b"".join([table.tobytes(), index.tobytes(), *blocks])
 
@@ -135,28 +115,23 @@ class InterleavedMask(ShorterMask):
         count = contexts.size
         if not count:
             raise MalformedFrameError("a coded mask of no element is not coded")
-        more = -(-count // BLOCK) - 1
+        more = count_blocks(count) - 1
         at = contexts.count + 4 * more
         if len(rest) < at:
             raise MalformedFrameError(f"{contexts.count} contexts and an index of {more} do not fit {len(rest)} bytes")
         table = np.frombuffer(rest, np.uint8, contexts.count)
-        ends = at + np.cumsum(np.frombuffer(rest, "<u4", more, contexts.count).astype(np.int64))
-        if more and ends[-1] > len(rest):
+        edges = edges_of(at, np.frombuffer(rest, "<u4", more, contexts.count))
+        if edges[-1] > len(rest):
             raise MalformedFrameError("the blocks of a coded mask are longer than the section")
-        starts, stops = [at, *ends.tolist()], [*ends.tolist(), len(rest)]
         packed, used = np.zeros(packed_size(count), np.uint8), np.zeros(contexts.count, np.bool_)
 
-        def work(first: int, last: int) -> None:
-            for start in range(first, last, BLOCK):
-                block, stop = start // BLOCK, min(last, start + BLOCK)
-                reader = LaneReader(rest[starts[block] : stops[block]], stop - start)
-                for here in range(start, stop, CHUNK):
-                    end = min(stop, here + CHUNK)
-                    bits = reader.bits(contexts.part(here, end), table, used)  # threads set the same ones
-                    packed[here >> 3 : (end + 7) >> 3] = np.packbits(bits, bitorder="little")
-                reader.close()
+        def read(reader: LaneReader, start: int, stop: int) -> None:
+            for here in range(start, stop, CHUNK):
+                end = min(stop, here + CHUNK)
+                bits = reader.bits(contexts.part(here, end), table, used)  # threads set the same ones
+                packed[here >> 3 : (end + 7) >> 3] = np.packbits(bits, bitorder="little")
 
-        in_parallel(work, count, cores(), BLOCK)
+        read_blocks(rest, [*edges, len(rest)], count, read)
         if ((table > 0) != used).any():
             raise MalformedFrameError("the contexts of a coded mask that occur are not those that have a frequency")
         return packed.tobytes()

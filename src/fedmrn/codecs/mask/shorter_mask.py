@@ -46,6 +46,14 @@ class ShorterMask(MaskCodec):
         if not 1 <= self.buckets <= _LARGEST_BUCKETS:
             raise ConfigError(f"buckets are 1 to {_LARGEST_BUCKETS}, got {shown(self.buckets)}")
 
+    @classmethod
+    def from_params(cls, params: bytes) -> Self:
+        """Return the codec with these 7 bytes of parameters."""
+        try:
+            return cls(MaskedNoise.from_params(params[:-1]), params[-1])
+        except (IndexError, ConfigError, MalformedFrameError) as error:
+            raise MalformedFrameError(f"codec {cls.name} cannot have parameters {params.hex()}") from error
+
     @abstractmethod
     def _code(self, mask: bytes, vector: NDArray[np.float32], contexts: Contexts) -> bytes:
         """Return what follows the sizes, for an update of at least one element and its mask as `inner` drew it."""

@@ -11,6 +11,7 @@ from typing import Any
 from llvmlite import ir
 
 from fedmrn.numerics.compiled import cgutils, intrinsic, types
+from fedmrn.numerics.vectors import load_at, splat, store_at
 
 LABELS, STATES = 32, 16
 """How many labels, and how many states of each half, go side by side."""
@@ -24,22 +25,6 @@ def _places(places: range | list[int]) -> ir.Constant:
     return ir.Constant(ir.VectorType(_I32, len(places)), [_I32(i) for i in places])
 
 
-def _splat(b: ir.IRBuilder, x: ir.Value, lanes: int) -> ir.Value:
-    kind = ir.VectorType(x.type, lanes)
-    first = b.insert_element(ir.Constant(kind, ir.Undefined), x, _I32(0))
-    return b.shuffle_vector(first, first, _places([0] * lanes))
-
-
-def _load(b: ir.IRBuilder, address: ir.Value, kind: ir.VectorType) -> ir.Value:
-    found = b.load(b.inttoptr(address, kind.as_pointer()))
-    found.align = kind.element.width // 8
-    return found
-
-
-def _store(b: ir.IRBuilder, x: ir.Value, address: ir.Value, align: int) -> None:
-    b.store(x, b.inttoptr(address, x.type.as_pointer())).align = align
-
-
 def _scorer(elements: int, *, onto: bool) -> Any:
     """Return a function that works on so many elements at a time."""
     kind = ir.VectorType(_I16, LABELS)
@@ -51,19 +36,19 @@ def _scorer(elements: int, *, onto: bool) -> Any:
         for i in range(elements):
             places = (b.add(b.add(numbers, b.mul(rows, _I64(2 * k))), _I64(2 * i)) for k in range(4))
             a, c, below, score = (b.load(b.inttoptr(place, _I16.as_pointer())) for place in places)
-            start = b.add(b.mul(_splat(b, a, LABELS), lanes), _splat(b, c, LABELS))
-            stride = b.mul(_splat(b, a, LABELS), ir.Constant(kind, [_I16(LABELS)] * LABELS))
+            start = b.add(b.mul(splat(b, a, LABELS), lanes), splat(b, c, LABELS))
+            stride = b.mul(splat(b, a, LABELS), ir.Constant(kind, [_I16(LABELS)] * LABELS))
             here = cgutils.alloca_once_value(b, start)  # type: ignore[no-untyped-call]
-            walks.append((here, stride, _splat(b, below, LABELS), _splat(b, score, LABELS)))
+            walks.append((here, stride, splat(b, below, LABELS), splat(b, score, LABELS)))
         with cgutils.for_range(b, vectors) as loop:
             at = b.add(branch, b.mul(loop.index, _I64(2 * LABELS)))
-            total = _load(b, at, kind) if onto else None
+            total = load_at(b, at, kind, 2) if onto else None
             for here, stride, below, score in walks:
                 x = b.load(here)
                 more = b.select(b.icmp_signed("<", x, below), score, zeros)
                 total = more if total is None else b.add(total, more)
                 b.store(b.add(x, stride), here)
-            _store(b, total, at, 2)
+            store_at(b, total, at, 2)
         return context.get_dummy_value()
 
     @intrinsic
@@ -93,19 +78,19 @@ def _step(number: ir.IntType) -> Callable[..., Any]:
 
     def generate(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
         old, branch, new, back, half, base = args
-        base, far = _splat(b, base, STATES), b.mul(half, _I64(width))
+        base, far = splat(b, base, STATES), b.mul(half, _I64(width))
         with cgutils.for_range(b, b.udiv(b.add(half, _I64(STATES - 1)), _I64(STATES))) as loop:
             at = b.mul(loop.index, _I64(STATES * width))
-            low, high = (b.sub(_load(b, b.add(x, at), kind), base) for x in (old, b.add(old, far)))
+            low, high = (b.sub(load_at(b, b.add(x, at), kind, width), base) for x in (old, b.add(old, far)))
             kept, which = [], []
             for bit in range(2):
                 here = b.add(b.add(branch, at), b.mul(far, _I64(2 * bit)))
-                x, y = b.add(low, _load(b, here, kind)), b.add(high, _load(b, b.add(here, far), kind))
+                x, y = b.add(low, load_at(b, here, kind, width)), b.add(high, load_at(b, b.add(here, far), kind, width))
                 which.append(b.icmp_signed(">", y, x))
                 kept.append(b.select(which[-1], y, x))
-            _store(b, b.shuffle_vector(*kept, in_turn), b.add(new, b.mul(at, _I64(2))), width)
+            store_at(b, b.shuffle_vector(*kept, in_turn), b.add(new, b.mul(at, _I64(2))), width)
             both = b.bitcast(b.shuffle_vector(*which, _places(range(2 * STATES))), _I32)
-            _store(b, both, b.add(back, b.mul(loop.index, _I64(4))), 4)
+            store_at(b, both, b.add(back, b.mul(loop.index, _I64(4))), 4)
         return context.get_dummy_value()
 
     return generate

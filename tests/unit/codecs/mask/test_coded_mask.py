@@ -1,25 +1,32 @@
 """CodedMask: the bits come back, here and by a decoder made from the wire format; their cost; what is refused."""
 
-import struct
 from itertools import product
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from shorter_masks import (
+    KEY,
+    Bits,
+    bits_of,
+    check_masks_are_those_of_masked_noise,
+    check_plain_bodies,
+    check_refused_without_memory,
+    coded,
+    head,
+    random_bits,
+)
 
 import oracle
 from allocated import allocated
 from fedmrn.codecs import CHUNK, CodedMask, EncodeKeys, MaskedNoise
 from fedmrn.codecs.mask import coded_mask
 from fedmrn.codecs.mask.contexts import Contexts
-from fedmrn.errors import ConfigError, EncodeError, FrameError, MalformedFrameError, PaddingError
-from fedmrn.numerics.bits import pack_bits
+from fedmrn.errors import ConfigError, EncodeError, FrameError, MalformedFrameError
 from fedmrn.numerics.masking import MaskType
 from fedmrn.numerics.noise import Law, NoiseSpec
 
 F32 = NDArray[np.float32]
-Bits = NDArray[np.bool_]
-KEY = 0xFEDCBA9876543210
 BINARY, SIGNED = MaskType
 
 
@@ -29,31 +36,14 @@ def codec_of(
     return CodedMask(MaskedNoise(NoiseSpec(law, 0.01), mask, stochastic), buckets)
 
 
-def random_bits(count: int, density: float, seed: int = 0) -> Bits:
-    return np.random.Generator(np.random.Philox(seed)).random(count) < density
-
-
 def certain(codec: CodedMask, bits: Bits) -> F32:
     """The update whose mask is certain to be this one."""
     n = codec.inner.noise.chunk(KEY, 0, bits.size)
     return np.where(bits, n, -n if codec.inner.mask is SIGNED else np.float32(0))
 
 
-def coded(codec: CodedMask, bits: Bits, sizes: tuple[int, ...], key: int = KEY) -> bytes:
-    """The coded body of a mask, whether it is the shorter one or not."""
-    return codec.coded(pack_bits(bits), np.zeros(bits.size, np.float32), EncodeKeys(key, 1, sizes))
-
-
 def contexts_of(codec: CodedMask, sizes: tuple[int, ...]) -> Contexts:
     return Contexts.of(codec.inner.noise, KEY, np.array(sizes, np.int64), codec.buckets)
-
-
-def bits_of(codec: CodedMask, body: bytes, count: int, key: int = KEY) -> Bits:
-    return codec.decode(body, count, key) == codec.inner.noise.chunk(key, 0, count)
-
-
-def head(*sizes: int) -> bytes:
-    return struct.pack(f"<BI{len(sizes)}Q", 1, len(sizes), *sizes)
 
 
 # --- the bits come back -----------------------------------------------------------------------------------------------
@@ -148,15 +138,7 @@ def test_masks_of_several_segments() -> None:
 @pytest.mark.parametrize("mask", MaskType)
 @pytest.mark.parametrize("law", Law)
 def test_masks_are_those_of_masked_noise(law: Law, mask: MaskType, stochastic: bool) -> None:
-    codec, keys = codec_of(law, mask, stochastic=stochastic), EncodeKeys(KEY, 7, (20_000, 30_000))
-    n = codec.inner.noise.chunk(KEY, 0, 50_000)
-    for share in (0.05, 0.5, 1.5):  # signed: of the way from -n to n
-        u = (n * np.float32(share if mask is BINARY else 2 * share - 1)).astype(np.float32)
-        body, raw = codec.encode(u, keys), codec.inner.encode(u, keys)
-        assert (body[0] == 1) is (len(body) < 1 + len(raw))
-        assert (body[0] == 1) or body == b"\0" + raw
-        assert share == 0.5 or body[0] == 1
-        assert codec.decode(body, u.size, KEY).tobytes() == codec.inner.decode(raw, u.size, KEY).tobytes()
+    check_masks_are_those_of_masked_noise(codec_of(law, mask, stochastic=stochastic))
 
 
 def test_tensors_without_elements_are_left_out() -> None:
@@ -307,11 +289,7 @@ def test_a_mode_that_does_not_exist(mode: int) -> None:
 
 
 def test_a_mask_that_is_not_coded_is_checked_as_one() -> None:
-    codec = codec_of()
-    assert bits_of(codec, b"\0\xff\x01", 9).tolist() == [True] * 9
-    for body, error in ((b"\0", MalformedFrameError), (b"\0\xff", MalformedFrameError), (b"\0\xff\x03", PaddingError)):
-        with pytest.raises(error):
-            codec.open(body, 9, KEY, 1.0)
+    check_plain_bodies(codec_of())
 
 
 @pytest.mark.parametrize(
@@ -343,13 +321,7 @@ def test_a_mask_that_is_not_coded_is_checked_as_one() -> None:
     ],
 )
 def test_hostile_bodies_take_no_memory(body: bytes, count: int, message: str) -> None:
-    codec = codec_of(buckets=1)
-
-    def refused() -> None:
-        with pytest.raises(MalformedFrameError, match=message):
-            codec.open(body, count, KEY, 1.0)
-
-    assert allocated(refused) < 64 << 10
+    check_refused_without_memory(codec_of(buckets=1), body, count, message)
 
 
 @pytest.mark.parametrize("there", range(5))

@@ -1,52 +1,42 @@
 """InterleavedMask: the bits come back, here and by a decoder made from the wire format; their cost; what is refused."""
 
-import os
 import struct
-import subprocess
-import sys
-from pathlib import Path
 
 import coded_words
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from plain_processor import said_on_a_plain_processor
+from shorter_masks import (
+    KEY,
+    bits_of,
+    check_masks_are_those_of_masked_noise,
+    check_plain_bodies,
+    check_refused_without_memory,
+    coded,
+    head,
+    random_bits,
+)
 
 import oracle
 from allocated import allocated
 from fedmrn.codecs import CodedMask, EncodeKeys, InterleavedMask, MaskedNoise
 from fedmrn.codecs.mask import interleaved_mask
 from fedmrn.codecs.mask.contexts import Contexts
-from fedmrn.errors import FrameError, MalformedFrameError, PaddingError
+from fedmrn.errors import FrameError, MalformedFrameError
+from fedmrn.numerics import blocks
 from fedmrn.numerics.ans import START, SymbolSteps, lanes_of
-from fedmrn.numerics.bits import pack_bits
 from fedmrn.numerics.masking import MaskType
 from fedmrn.numerics.noise import Law, NoiseSpec
 
 F32 = NDArray[np.float32]
-Bits = NDArray[np.bool_]
-KEY = 0xFEDCBA9876543210
 BINARY, SIGNED = MaskType
 
 
-def codec_of(law: Law = Law.UNIFORM, mask: MaskType = BINARY, buckets: int = 16) -> InterleavedMask:
-    return InterleavedMask(MaskedNoise(NoiseSpec(law, 0.01), mask), buckets)
-
-
-def random_bits(count: int, density: float, seed: int = 0) -> Bits:
-    return np.random.Generator(np.random.Philox(seed)).random(count) < density
-
-
-def coded(codec: InterleavedMask | CodedMask, bits: Bits, sizes: tuple[int, ...]) -> bytes:
-    """The coded body of a mask, whether it is the shorter one or not."""
-    return codec.coded(pack_bits(bits), np.zeros(bits.size, np.float32), EncodeKeys(KEY, 1, sizes))
-
-
-def bits_of(codec: InterleavedMask, body: bytes, count: int) -> Bits:
-    return codec.decode(body, count, KEY) == codec.inner.noise.chunk(KEY, 0, count)
-
-
-def head(*sizes: int) -> bytes:
-    return struct.pack(f"<BI{len(sizes)}Q", 1, len(sizes), *sizes)
+def codec_of(
+    law: Law = Law.UNIFORM, mask: MaskType = BINARY, buckets: int = 16, *, stochastic: bool = True
+) -> InterleavedMask:
+    return InterleavedMask(MaskedNoise(NoiseSpec(law, 0.01), mask, stochastic), buckets)
 
 
 # --- the bits come back -----------------------------------------------------------------------------------------------
@@ -66,11 +56,11 @@ def test_masks_of_every_length(law: Law) -> None:
         assert oracle.encode_interleaved(codec.params(), list(sizes), table, bits.tolist(), KEY) == body
 
 
-@pytest.mark.parametrize("blocks", [1, 2, 3, 7])
+@pytest.mark.parametrize("many", [1, 2, 3, 7])
 @pytest.mark.parametrize("more", [-1, 0, 1])
-def test_blocks_stand_for_themselves(blocks: int, more: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interleaved_mask, "BLOCK", 128)
-    codec, count = codec_of(buckets=2), 128 * blocks + more
+def test_blocks_stand_for_themselves(many: int, more: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 128)
+    codec, count = codec_of(buckets=2), 128 * many + more
     bits, sizes = random_bits(count, 0.2), (100, count - 100)
     body = coded(codec, bits, sizes)
     assert oracle.decode_interleaved(codec.params(), count, body, KEY, block=128) == bits.tolist()
@@ -85,34 +75,33 @@ def test_masks_around_the_numbers_of_lanes_and_blocks(count: int) -> None:
     codec, bits = codec_of(Law.BERNOULLI, SIGNED, buckets=1), random_bits(count, 0.1)
     body = coded(codec, bits, (count,))
     assert np.array_equal(bits_of(codec, body, count), bits)
-    _, (k,), blocks = oracle.interleaved_parts(codec.params(), body)
+    _, (k,), parts = oracle.interleaved_parts(codec.params(), body)
     found: list[int] = []
-    for at, block in enumerate(blocks):
+    for at, block in enumerate(parts):
         found += oracle.lanes_decode(block, [k] * (min(count, (at + 1) << 19) - (at << 19)))
     assert found == bits.tolist()
 
 
 @pytest.mark.parametrize("cores", [1, 2, 5])
 def test_threads_change_nothing(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interleaved_mask, "cores", lambda: cores)
+    def use(threads: int) -> None:
+        for module in (blocks, interleaved_mask):
+            monkeypatch.setattr(module, "cores", lambda: threads)
+
+    use(cores)
     codec, count = codec_of(), (1 << 21) + 77
     bits = random_bits(count, 0.2)
     body = coded(codec, bits, (count // 2, count - count // 2))
-    monkeypatch.setattr(interleaved_mask, "cores", lambda: 1)
+    use(1)
     assert coded(codec, bits, (count // 2, count - count // 2)) == body
-    monkeypatch.setattr(interleaved_mask, "cores", lambda: cores)
+    use(cores)
     assert np.array_equal(bits_of(codec, body, count), bits)
 
 
 @pytest.mark.slow
 def test_narrower_vectors_write_the_same_bytes() -> None:
     """Compiled for the plainest processor of this kind: masks and whole numbers of every length, and around blocks."""
-    narrow = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    script = Path(coded_words.__file__)
-    run = subprocess.run(
-        [sys.executable, script], env=os.environ | narrow, capture_output=True, text=True, check=True, timeout=300
-    )
-    assert run.stdout.strip() == coded_words.digest()
+    assert said_on_a_plain_processor(coded_words) == coded_words.digest()
 
 
 def test_more_contexts_than_sixteen_bits_count() -> None:
@@ -124,18 +113,11 @@ def test_more_contexts_than_sixteen_bits_count() -> None:
     assert np.array_equal(bits_of(codec, body, count), bits)
 
 
+@pytest.mark.parametrize("stochastic", [True, False])
 @pytest.mark.parametrize("mask", MaskType)
 @pytest.mark.parametrize("law", Law)
-def test_masks_are_those_of_masked_noise(law: Law, mask: MaskType) -> None:
-    codec, keys = codec_of(law, mask), EncodeKeys(KEY, 7, (20_000, 30_000))
-    n = codec.inner.noise.chunk(KEY, 0, 50_000)
-    for share in (0.05, 0.5, 1.5):  # signed: of the way from -n to n
-        u = (n * np.float32(share if mask is BINARY else 2 * share - 1)).astype(np.float32)
-        body, raw = codec.encode(u, keys), codec.inner.encode(u, keys)
-        assert (body[0] == 1) is (len(body) < 1 + len(raw))
-        assert (body[0] == 1) or body == b"\0" + raw
-        assert share == 0.5 or body[0] == 1
-        assert codec.decode(body, u.size, KEY).tobytes() == codec.inner.decode(raw, u.size, KEY).tobytes()
+def test_masks_are_those_of_masked_noise(law: Law, mask: MaskType, stochastic: bool) -> None:
+    check_masks_are_those_of_masked_noise(codec_of(law, mask, stochastic=stochastic))
 
 
 def test_division_by_multiplication() -> None:
@@ -214,11 +196,7 @@ def test_every_bit_flip_is_refused_or_read_alike() -> None:
 
 
 def test_a_mask_that_is_not_coded_is_checked_as_one() -> None:
-    codec = codec_of()
-    assert bits_of(codec, b"\0\xff\x01", 9).tolist() == [True] * 9
-    for body, error in ((b"\0", MalformedFrameError), (b"\0\xff", MalformedFrameError), (b"\0\xff\x03", PaddingError)):
-        with pytest.raises(error):
-            codec.open(body, 9, KEY, 1.0)
+    check_plain_bodies(codec_of())
 
 
 STATES = struct.pack("<II", START, START)
@@ -246,18 +224,12 @@ STATES = struct.pack("<II", START, START)
     ],
 )
 def test_hostile_bodies_take_no_memory(body: bytes, count: int, message: str) -> None:
-    codec = codec_of(buckets=1)
-
-    def check() -> None:
-        with pytest.raises(MalformedFrameError, match=message):
-            codec.open(body, count, KEY, 1.0)
-
-    assert allocated(check) < 64 << 10
+    check_refused_without_memory(codec_of(buckets=1), body, count, message)
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 11, 1 << 31, (1 << 32) - 1])
 def test_an_index_that_does_not_fit(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interleaved_mask, "BLOCK", 128)
+    monkeypatch.setattr(blocks, "BLOCK", 128)
     codec = codec_of(buckets=1)
     body = coded(codec, random_bits(200, 0.2), (200,))
     at = len(head(200)) + 1
@@ -296,7 +268,7 @@ def test_contexts_are_counted_once_for_all_blocks() -> None:
     """As many contexts as a body can name, and as many blocks: memory is not their product."""
     tensors = 20_000
     codec = codec_of(buckets=1)
-    sizes = (1,) * (tensors - 1) + (interleaved_mask.BLOCK * 3,)
+    sizes = (1,) * (tensors - 1) + (blocks.BLOCK * 3,)
     count = sum(sizes)
     body = head(*sizes) + b"\1" * tensors + struct.pack("<4I", 8, 8, 8, 8) + bytes(40)
 

@@ -1,11 +1,16 @@
 """RandomCode: an independent decoder agrees; the search is exact; law and cost of the masks; what is refused."""
 
-import struct
 from itertools import product
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from shorter_masks import (
+    KEY,
+    check_plain_bodies,
+    check_refused_without_memory,
+    head,
+)
 
 import oracle
 from allocated import allocated
@@ -20,7 +25,6 @@ from fedmrn.numerics.rng import Purpose, Stream, domain
 
 F32 = NDArray[np.float32]
 Bits = NDArray[np.bool_]
-KEY = 0xFEDCBA9876543210
 SCALE = 0.01
 BINARY, SIGNED = MaskType
 
@@ -58,10 +62,6 @@ def bits_of(codec: RandomCode, body: bytes, count: int, key: int = KEY) -> Bits:
     values = codec.decode(body, count, key)
     assert ((values == n) | (values == (-n if codec.inner.mask is SIGNED else 0))).all()
     return values == n
-
-
-def head(*sizes: int) -> bytes:
-    return struct.pack(f"<BI{len(sizes)}Q", 1, len(sizes), *sizes)
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------------
@@ -501,11 +501,7 @@ def test_a_mode_that_does_not_exist(mode: int) -> None:
 
 
 def test_a_mask_that_is_not_coded_is_checked_as_one() -> None:
-    codec = codec_of()
-    assert bits_of(codec, b"\0\xff\x01", 9).tolist() == [True] * 9
-    for body, error in ((b"\0", MalformedFrameError), (b"\0\xff", MalformedFrameError), (b"\0\xff\x03", PaddingError)):
-        with pytest.raises(error):
-            codec.open(body, 9, KEY, 1.0)
+    check_plain_bodies(codec_of())
 
 
 GOOD = head(9) + b"\x80\x40\5"
@@ -549,13 +545,7 @@ def test_the_smallest_bodies() -> None:
     ],
 )
 def test_hostile_bodies_take_no_memory(body: bytes, count: int, message: str) -> None:
-    codec = codec_of(buckets=1)
-
-    def refused() -> None:
-        with pytest.raises(MalformedFrameError, match=message):
-            codec.open(body, count, KEY, 1.0)
-
-    assert allocated(refused) < 64 << 10
+    check_refused_without_memory(codec_of(buckets=1), body, count, message)
 
 
 def test_sizes_cannot_wrap_whatever_the_bound_on_elements(monkeypatch: pytest.MonkeyPatch) -> None:
