@@ -134,6 +134,17 @@ class UnknownClientError(FrameError):
     """The frame comes from a client that was not asked in this round."""
 
 
+class LostModelError(FrameError):
+    """A broadcast holds what changed since a public model that this client does not hold, or holds otherwise.
+
+    The server is told by this error's name, and sends the whole model next time.
+    """
+
+
+class WrongStartError(FrameError):
+    """The server counts from starting weights that this client does not have."""
+
+
 class WrongMessageError(FrameError):
     """A message of the transport does not carry one frame in the form agreed upon."""
 

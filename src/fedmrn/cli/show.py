@@ -16,6 +16,7 @@ from fedmrn.report.summary import HEADER, LEGEND, Summary, cells, reference_of
 from fedmrn.wire.frame import Frame, Role, Section
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import plain
+from fedmrn.wire.public import GRID, Heading
 from fedmrn.wire.terms import read_caps, read_scales, read_terms
 
 _WIDEST = 1000
@@ -118,13 +119,35 @@ def _terms(frame: Frame) -> str:
     return ", ".join(told)
 
 
+def _public(s: Section) -> str:
+    heading = Heading.of(s)
+    counted = "the run's starting weights" if heading.start is not None else "zero"
+    what = "whole" if heading.base is None else f"what changed since model {heading.base}"
+    return f"public model {heading.number}, {what}; run {heading.run.hex()}, numbers count from {counted}"
+
+
+_WORDS = {
+    Role.TERMS: "",
+    Role.SERVER: "the server's secret, the run's id, caps, who was asked",
+    Role.PUBLIC: "public models, and who holds which",
+}
+"""What sections hold that no codec reads; of terms it is read."""
+
+
 def _content(frame: Frame, s: Section) -> tuple[str, str]:
     """The codec's name, and what the section holds; the body is checked before it is summed up."""
-    if s.role in {Role.TERMS, Role.SERVER}:
-        secrets = "the server's secret, the run's id, caps, who was asked"
-        return "-", _terms(frame) if s.role is Role.TERMS else secrets
+    if s.role in _WORDS:
+        return "-", _WORDS[s.role] or _terms(frame)
     if s.codec not in CODECS:
-        return f"unknown codec {s.codec}", "-"
+        return _no_codec(s)
+    return _coded(frame, s)
+
+
+def _no_codec(s: Section) -> tuple[str, str]:
+    return ("grid", _public(s)) if s.codec == GRID and s.role is Role.STATE else (f"unknown codec {s.codec}", "-")
+
+
+def _coded(frame: Frame, s: Section) -> tuple[str, str]:
     codec = codec_from(s.codec, s.params)
     if s.role is Role.TEMPLATE:
         return codec.name, "to be sent like this"

@@ -11,8 +11,9 @@ from fedmrn.data import PARTITIONS
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.parsing import fields_of, validate, word_of
 from fedmrn.methods import method
-from fedmrn.methods.method import DOWN, SIDE
+from fedmrn.methods.method import DOWN, GRID, SIDE
 from fedmrn.methods.optimizers import LOCAL_OPTIMIZERS
+from fedmrn.server.grid import Grid
 from fedmrn.server.optimizer import SERVER, ServerOptimizer, server_options
 from fedmrn.server.scheme import Scheme
 
@@ -76,6 +77,7 @@ class MethodConfig:
     weight_decay: NotNegative = 0.0
     side: Annotated[str, PlainValidator(word_of(SIDE))] = "float32"
     down: Annotated[str, PlainValidator(word_of(DOWN))] = "float32"
+    grid_step: Positive = 0.5  # of public models, over what a tensor moved; where down is grid
     server: Annotated[str, PlainValidator(word_of(SERVER))] = "mean"
     server_lr: Positive = 1.0
     server_beta: Share = 0.9
@@ -119,7 +121,8 @@ class Experiment:
         return method(self.method).scheme(
             options.specific,
             options.side,
-            options.down,
+            # All clients build the model from the run's seed, so that numbers may count from its start.
+            Grid(step=options.grid_step, from_start=True) if options.down == GRID else options.down,
             options.server_optimizer,
             equal=self.train.weight_by == "equal",
         )

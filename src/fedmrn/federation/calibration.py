@@ -1,6 +1,6 @@
 """A round's second conversation: clients are sent the new model, and answer with its statistics on their samples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fedmrn.errors import FrameError, WorkerError
@@ -48,8 +48,16 @@ def take_answer(conduct: Conduct, calibration: Calibration, client: int, data: b
     return frame
 
 
-def calibrate_all(server: Server, conduct: Conduct, transport: Transport, clients: Sequence[int]) -> Stage:
+def calibrate_all(
+    server: Server,
+    conduct: Conduct,
+    transport: Transport,
+    clients: Sequence[int],
+    held: Callable[[int], bytes] = lambda _: b"",
+) -> Stage:
     """Let all these clients calibrate the newest model, whose statistics the server's state has then; return the bytes.
+
+    `held` returns what a simulated client keeps of public models.
 
     Raises:
         WorkerError: a client failed or did not answer.
@@ -57,7 +65,9 @@ def calibrate_all(server: Server, conduct: Conduct, transport: Transport, client
     """
     calibration = server.calibrate(clients)
     number, kind = calibration.number, MessageKind.CALIBRATE
-    for reply in transport.ask(conduct.ask(client, kind, calibration.frame) for client in clients):
+    for reply in transport.ask(
+        conduct.ask(client, kind, calibration.frame_for(client), held=held(client)) for client in clients
+    ):
         if reply.error is not None:
             conduct.take(reply)
             raise WorkerError(f"round {number}: {conduct.report.failed_otherwise[-1]}")

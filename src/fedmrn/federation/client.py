@@ -29,6 +29,8 @@ from fedmrn.torch.fast.graphs import CudaGraphs, StepGraphs
 from fedmrn.torch.loop import forward_of, plain_batches
 from fedmrn.torch.model_layout import Choose
 from fedmrn.wire.frame import Frame, Kind
+from fedmrn.wire.held import Held
+from fedmrn.wire.public import is_public
 
 Samples = tuple[NDArray[np.generic], NDArray[np.generic]]
 """A client's inputs and targets."""
@@ -48,6 +50,7 @@ class RuleFactory(Protocol):
         steps: int,
         sampling_key: int,
         memory: NDArray[np.float32] | None,
+        **public: Held,
     ) -> LocalRule:
         """Return the rule, attached to the model."""
 
@@ -85,6 +88,7 @@ class Client:
         takes_choice: Callable[..., LocalRule] = rule
         self._rule: RuleFactory = rule if choose is default_choice else partial(takes_choice, choose=choose)
         view = ModelLayout.of(model, choose)
+        self._layout, self._start = view.layout, view.read()  # the model is built as the server's is, from one seed
         self._cuda = [view.device] if view.device.type == "cuda" else []
         self._graphs = StepGraphs(CudaGraphs(view.device)) if captures_steps(training, view.device) else None
         sent = {id(tensor) for tensor in view.tensors}
@@ -105,6 +109,8 @@ class Client:
             return Reply(client=message.client, kind=message.kind, error=error)
         broadcast = Frame.from_bytes(message.data, kind=Kind.BROADCAST)
         data, key = self._begin(broadcast.round, message.client, samples)
+        held = self._held(message)
+        public = {"held": held} if is_public(broadcast) else {}  # a rule of one's own need not know of it
         with torch.random.fork_rng(devices=self._cuda):
             torch.manual_seed(key("framework") >> 1)  # dropout and the like
             rule = self._rule(
@@ -114,6 +120,7 @@ class Client:
                 steps=self._training.steps(len(data)),
                 sampling_key=key("sampling"),
                 memory=message.kept,
+                **public,
             )
             frame, loss = train_client(self._model, rule, data, self._training, graphs=self._graphs)
         return Reply(
@@ -122,6 +129,7 @@ class Client:
             data=frame.to_bytes(),
             metrics={"train_loss": loss},
             kept=rule.memory if rule.remembers else None,
+            held=held.to_bytes() if public else b"",
         )
 
     def _calibrate(self, message: Message, samples: Samples) -> Reply:
@@ -138,9 +146,14 @@ class Client:
                 frame,
                 plain_batches(data, training, device, most=len(data), size=size),
                 weight=training.weight(len(data)),
+                held=self._held(message),
                 forward=forward_of(self._model, training, device),
             )
         return Reply(client=message.client, kind=message.kind, data=answer.to_bytes())
+
+    def _held(self, message: Message) -> Held:
+        """Return what the client keeps of public models; it has the starting weights, as it had built the model."""
+        return Held.from_bytes(message.held, self._layout, self._start)
 
     def _begin(self, round: int, client: int, samples: Samples) -> tuple[LocalData, Callable[[str], int]]:
         """Forget what earlier clients left in the model; return this one's samples, and what makes its keys."""

@@ -18,12 +18,21 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.errors import ConfigError, DuplicateFrameError, FrameError, UnknownClientError, WrongRoundError
+from fedmrn.errors import (
+    ConfigError,
+    DuplicateFrameError,
+    FrameError,
+    LostModelError,
+    UnknownClientError,
+    WrongRoundError,
+)
 from fedmrn.federation.account import Account, Exchange, total
 from fedmrn.federation.report import RoundReport, Stage
 from fedmrn.federation.transport import Message, MessageKind, Reply
 from fedmrn.server import Round
+from fedmrn.server.publisher import Publisher
 from fedmrn.wire.frame import Frame
+from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import plain
 
 Form = tuple[object, ...]
@@ -38,18 +47,28 @@ class Conduct:
         by_client: keep each client's bytes, as they travel and in plain (`exchanges`). Frames are decoded for it, so
             this is for simulations.
         noun: what a client is called in the report.
+        publisher: the server's, of public models, where nobody trains; a round has it.
 
     Attributes:
         report: what came of the round so far.
     """
 
-    def __init__(self, round: Round | int, trainable: int, *, by_client: bool = False, noun: str = "client") -> None:
+    def __init__(
+        self,
+        round: Round | int,
+        trainable: int,
+        *,
+        by_client: bool = False,
+        noun: str = "client",
+        publisher: Publisher | None = None,
+    ) -> None:
         number = round if isinstance(round, int) else round.number
         self.report = RoundReport(round=number, trainable=trainable)
         self._round: Round | None = None if isinstance(round, int) else round
         self._by_client, self._noun = by_client, noun
         self._exchanges: dict[int, Exchange] = {}
         self._raw_by_form: dict[Form, Account] = {}
+        self._publisher = publisher if isinstance(round, int) else round.publisher
 
     @property
     def finished(self) -> bool:
@@ -61,27 +80,27 @@ class Conduct:
         """The bytes of each client's frames of training; empty without `by_client`."""
         return MappingProxyType(self._exchanges)
 
-    def train(self, client: int, *, kept: NDArray[np.float32] | None = None) -> Message:
+    def train(self, client: int, *, kept: NDArray[np.float32] | None = None, held: bytes = b"") -> Message:
         """Return the message that asks a client to train; asked a second time, it gets the same broadcast again.
 
         Args:
             client: one of the round's.
             kept: in a simulation, what it keeps from its last round.
+            held: in a simulation, what it keeps of public models.
 
         Raises:
             UnknownClientError: the client is not one of the round's.
             WrongRoundError: the round is finished.
         """
         frame = self._open().broadcast_frame(client)
+        self.note_public(client)
         account = frame.account()
         self.note_sent(client, MessageKind.TRAIN, account)
         if self._by_client:
             self._exchange(client, Exchange(down=account, raw_down=self._raw_broadcast(frame)))
-        return Message(client=client, kind=MessageKind.TRAIN, content=frame, kept=kept)
+        return Message(client=client, kind=MessageKind.TRAIN, content=frame, kept=kept, held=held)
 
-    def ask(
-        self, client: int, kind: MessageKind, content: bytes | Frame, *, kept: NDArray[np.float32] | None = None
-    ) -> Message:
+    def ask(self, client: int, kind: MessageKind, content: bytes | Frame, *, held: bytes = b"") -> Message:
         """Return a message of another kind than training, and count it: a frame by its parts.
 
         Raises:
@@ -91,7 +110,7 @@ class Conduct:
             raise ConfigError("the message that asks a client to train is made by Conduct.train")
         account = content.account() if isinstance(content, Frame) else {"body": len(content)}
         self.note_sent(client, kind, account)
-        return Message(client=client, kind=kind, content=content, kept=kept)
+        return Message(client=client, kind=kind, content=content, held=held)
 
     def take(self, reply: Reply) -> Frame | None:
         """Note a reply, and fold it if it is an update; return the update's frame.
@@ -162,14 +181,24 @@ class Conduct:
             self.report.failed_otherwise.append(f"{self._noun} {client}: {kind}: {text}")
 
     def fail(self, client: int, reason: str, kind: MessageKind = MessageKind.TRAIN, *, answers: bool = True) -> None:
-        """Note that there is an error in place of a reply; `answers` as for `refuse`."""
+        """Note that there is an error in place of a reply; `answers` as for `refuse`.
+
+        A client that says by LostModelError that it does not hold what it was thought to is sent the whole model next.
+        """
         stage = self.report.stages.get(kind)
         if answers and stage is not None and client in stage.asked:
             stage.answered.add(client)
+            if self._publisher is not None and LostModelError.__name__ in reason:
+                self._publisher.claimed(client)
         if kind is MessageKind.TRAIN:
             self.report.failed.append(f"{self._noun} {client}: {reason}")
         else:
             self.report.failed_otherwise.append(f"{self._noun} {client}: {kind}: {reason}")
+
+    def note_public(self, client: int) -> None:
+        """Note how a client is sent the public model, where there is one."""
+        if self._publisher is not None:
+            self.report.public[client] = self._publisher.sent(client)
 
     def note_sent(self, client: int, kind: MessageKind, account: Account) -> None:
         """Count what a client is sent, for messages that are made elsewhere."""
@@ -224,9 +253,14 @@ class Conduct:
         known = self._exchanges.get(client)
         self._exchanges[client] = more if known is None else known + more
 
+    def _public(self, group: Group) -> NDArray[np.float32]:
+        """Return a group of the public model that this round's broadcasts lead to."""
+        round = self._open()
+        return round.shown[round.layout.span(group)]
+
     def _raw_broadcast(self, frame: Frame) -> Account:
         """Count a broadcast in plain. A round's broadcasts are of one form, so that one of them is decoded."""
         form: Form = tuple((s.role, s.template, len(s.body)) for s in frame.sections)
         if form not in self._raw_by_form:
-            self._raw_by_form[form] = plain(frame).account()
+            self._raw_by_form[form] = plain(frame, public=self._public).account()
         return self._raw_by_form[form]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from fedmrn.federation.account import Account
 from fedmrn.federation.transport import MessageKind
+from fedmrn.server.publisher import Sent
 
 _BESIDE = ("config", "metrics", "errors")
 """Parts of an account that are no frame's and no array's."""
@@ -68,6 +69,7 @@ class RoundReport:
         failed_otherwise: errors in place of other answers, "node N: KIND: text".
         up: bytes of the frames that were folded.
         stages: who was asked, and the bytes, by kind of message.
+        public: how each client that was asked to train was sent the public model; empty where there is none.
     """
 
     round: int
@@ -78,6 +80,7 @@ class RoundReport:
     failed_otherwise: list[str] = field(default_factory=list)
     up: int = 0
     stages: dict[MessageKind, Stage] = field(default_factory=_training)
+    public: dict[int, Sent] = field(default_factory=dict)
 
     @property
     def asked(self) -> list[int]:

@@ -23,6 +23,7 @@ from fedmrn.federation.secrets import run_of, secret_of
 from fedmrn.federation.setting import Federation, Memory
 from fedmrn.federation.transport import Reply, Transport
 from fedmrn.server import Carried, Server
+from fedmrn.server.publisher import Sent
 from fedmrn.torch import ModelLayout, evaluate
 from fedmrn.torch.loop import channels_last
 from fedmrn.wire.statistics import of_statistics
@@ -40,12 +41,13 @@ class RoundResult:
         bits_per_parameter: 8 * bytes of all update frames / (clients * trainable parameters).
         clients: who took part.
         seconds: wall time, evaluation included.
-        state: the new global model, float32, shape (d,).
+        state: the server's new state, float32, shape (d,): the global model, or what its public model stands for.
         sample: the update frame of the last client.
         memory: what the clients of this round keep, for methods whose clients do.
         carried: what the server keeps beside the state.
         observed: what the codec says of each coded tensor (`Server.observed`); empty where it says nothing.
         calibrated: how the model was before it was calibrated, and what that cost; None if it was not.
+        public: how each client was sent the public model, in the order of `clients`; empty where there is none.
     """
 
     round: int
@@ -62,6 +64,7 @@ class RoundResult:
     carried: Carried = field(repr=False, default_factory=lambda: Carried(np.zeros((0, 0), np.float32)))
     observed: dict[str, dict[str, float]] = field(repr=False, default_factory=dict)
     calibrated: Calibrated | None = None
+    public: list[Sent] = field(default_factory=list)
 
     @property
     def up(self) -> Account:
@@ -118,24 +121,37 @@ def simulate(
         clipping=federation.clipping,
         carried=carried,
     )
-    memory = dict(memory or {})
+    memory, held = dict(memory or {}), dict[int, bytes]()
     federation = federation.tested_on(view.device)
+
+    def kept(client: int) -> bytes:
+        """Return what a client keeps of public models: in a run that goes on, what one has that lost nothing."""
+        if server.publisher is None:
+            return b""
+        return held.get(client) or server.publisher.held_by(client).to_bytes()
+
     with federation.in_process(model, workers) if transport is None else nullcontext(transport) as carrier:
         for number in range(first, federation.rounds + 1):
             started = time.perf_counter()
             conduct = Conduct(server.begin(number, federation.sampled(number)), view.layout.trainable, by_client=True)
-            replies = _train_all(federation.sampled(number), conduct, carrier, memory, on_client)
+            replies = _train_all(federation.sampled(number), conduct, carrier, memory, kept, on_client)
+            held.update({reply.client: reply.held for reply in replies})
             conduct.finish()
             calibrated = None
             if federation.calibrates(number) and of_statistics(view.layout).size:
-                calibrated = _calibrated(federation, model, server, conduct, carrier)
+                calibrated = _calibrated(federation, model, server, conduct, carrier, kept)
             result = _result(federation, model, server, conduct, replies, started, calibrated)
             memory.update(result.memory)
             yield result
 
 
 def _train_all(
-    chosen: Sequence[int], conduct: Conduct, transport: Transport, memory: Memory, on_client: Callable[[int], None]
+    chosen: Sequence[int],
+    conduct: Conduct,
+    transport: Transport,
+    memory: Memory,
+    held: Callable[[int], bytes],
+    on_client: Callable[[int], None],
 ) -> list[Reply]:
     """Let a round's clients train and fold what they send; return their replies in order of `chosen`.
 
@@ -143,7 +159,7 @@ def _train_all(
     """
     replies: dict[int, Reply] = {}
     number = conduct.report.round
-    for reply in transport.ask(conduct.train(client, kept=memory.get(client)) for client in chosen):
+    for reply in transport.ask(conduct.train(client, kept=memory.get(client), held=held(client)) for client in chosen):
         conduct.take(reply)
         if reply.error is not None:
             raise WorkerError(f"round {number}: {conduct.report.failed[-1]}")
@@ -187,15 +203,21 @@ def _result(
         carried=server.carried,
         observed=server.observed,
         calibrated=calibrated,
+        public=[report.public[reply.client] for reply in replies if report.public],
     )
 
 
 def _calibrated(
-    federation: Federation, model: nn.Module, server: Server, conduct: Conduct, transport: Transport
+    federation: Federation,
+    model: nn.Module,
+    server: Server,
+    conduct: Conduct,
+    transport: Transport,
+    held: Callable[[int], bytes],
 ) -> Calibrated:
     """Let the round's clients calibrate the new model; return how it was before, and what that cost."""
     accuracy, loss = _evaluated(federation, model, server)
-    stage = calibrate_all(server, conduct, transport, federation.sampled(server.round))
+    stage = calibrate_all(server, conduct, transport, federation.sampled(server.round), held)
     return Calibrated(accuracy=accuracy, loss=loss, clients=list(stage.asked), up=stage.received, down=stage.sent)
 
 

@@ -33,12 +33,14 @@ class Message:
         content: what it is sent: bytes, or a frame, whose bodies are views of the server's state until it is sent.
         kept: in a simulation, what the client keeps from its last round; a real client has it. Float32, shape (coded
             parameters,).
+        held: in a simulation, what the client keeps of public models (`fedmrn.wire.held`).
     """
 
     client: int
     kind: MessageKind
     content: bytes | Frame = field(repr=False)
     kept: NDArray[np.float32] | None = field(default=None, repr=False)
+    held: bytes = field(default=b"", repr=False)
 
     @property
     def data(self) -> bytes:
@@ -56,6 +58,7 @@ class Reply:
         data: the bytes that it sends back.
         metrics: numbers beside them; `train_loss`, the mean of the last local epoch, where it trained.
         kept: in a simulation, what the client keeps for its next round, if its method has it keep something.
+        held: in a simulation, what it keeps of public models; empty where there are none.
         error: why there is no answer; None if there is one.
     """
 
@@ -64,6 +67,7 @@ class Reply:
     data: bytes = field(default=b"", repr=False)
     metrics: Mapping[str, float] = field(default_factory=dict)
     kept: NDArray[np.float32] | None = field(default=None, repr=False)
+    held: bytes = field(default=b"", repr=False)
     error: str | None = None
 
 

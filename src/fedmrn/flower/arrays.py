@@ -1,6 +1,7 @@
 """A model's state dict as Flower's arrays: to the flat vector and back, and into the frame of a model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
 from typing import Protocol
 
@@ -72,18 +73,20 @@ def state_dict(
     return ArrayRecord({**arrays, **{other: arrays[name] for other, name in tied.items()}})
 
 
-def to_frame(server: Server, arrays: ArrayRecord, number: int) -> Frame:
-    """Return the frame of a model to evaluate: one for all nodes, under a key of its own.
+def frames_of(server: Server, arrays: ArrayRecord, number: int) -> Callable[[int], Frame]:
+    """Return what makes the frame of a model for a node to evaluate: the same values for all, under a key of its own.
+
+    A server with public models sends what changed since the one that the node holds, unless these arrays are others
+    than its own, which somebody has changed: they are sent exactly.
 
     Raises:
         ConfigError: the arrays are not those of the server's model.
     """
     keys = EncodeKeys(derive_key(server.secret, "model", number), derive_key(server.secret, "model draws", number))
-    return model_frame(
-        server.layout,
-        flat(server.layout, arrays),
-        method=server.scheme.method,
-        round=number,
-        codecs=server.scheme.down,
-        keys=keys,
+    model, publisher = flat(server.layout, arrays), server.publisher
+    frame = model_frame(
+        server.layout, model, method=server.scheme.method, round=number, codecs=server.scheme.down, keys=keys
     )
+    if publisher is None or model.tobytes() != server.shown.tobytes():
+        return lambda _: frame
+    return lambda node: replace(frame, sections=publisher.sections(node))

@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from logging import INFO, WARNING, getLogger
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedmrn.errors import ConfigError, EmptyRoundError, FrameError, RoundOrderError
 from fedmrn.federation.calibration import take_answer
 from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.transport import MessageKind
-from fedmrn.flower.records import CALIBRATE, FRAME, arrays_size, beside_arrays, statistics_bytes, to_array
+from fedmrn.flower.records import CALIBRATE, Framed, arrays_size, beside_arrays, statistics_bytes
 from fedmrn.flower.replies import Replies
 from fedmrn.numerics.rng import Purpose, Stream, derive_key, domain
 from fedmrn.server import Server
@@ -52,9 +52,10 @@ def calibrate_on(
     except (ConfigError, RoundOrderError) as error:
         log(WARNING, "round %s: the model is not calibrated: %s", number, error)
         return
-    record, account = ArrayRecord({FRAME: to_array(calibration.frame.to_bytes())}), calibration.frame.account()
-    messages = []
+    messages, framed = [], Framed()
     for node in calibration.clients:
+        frame = calibration.frame_for(node)
+        record, account = framed.record(frame), frame.account()
         content = RecordDict({key: record, "config": ConfigRecord({"server-round": number})})
         messages.append(Message(content=content, message_type=CALIBRATE, dst_node_id=int(node)))
         conduct.note_sent(int(node), _KIND, account)

@@ -19,7 +19,7 @@
         return calibrate(model, message, loader)
 
 What a client keeps from round to round, for the methods that have it do so, lies in `context.state`: Flower may start a
-new process for each message.
+new process for each message. What it keeps of public models (`down="grid"`) lies in a file (`fedmrn.flower.kept`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,14 +29,15 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from torch import nn
 
+from fedmrn.flower.kept import kept
 from fedmrn.flower.metrics import Given, to_metrics
 from fedmrn.flower.records import FRAME, broadcast_bytes, model_bytes, records_of, to_array
 from fedmrn.methods import MASKED, Accept
-from fedmrn.torch import LocalRule, answer_calibration, default_choice, load_model
+from fedmrn.torch import LocalRule, ModelLayout, answer_calibration, default_choice, load_model
 from fedmrn.torch import attach as attach_rule
 from fedmrn.torch.calibration import Forward
 from fedmrn.torch.model_layout import Choose, Variances
-from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
+from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits
 
 MEMORY = "fedmrn"
 """The record of `context.state` that holds a client's memory."""
@@ -75,20 +76,23 @@ def attach(
         MethodNotAcceptedError: the server asks for a method that is not accepted.
         FrameError, UsageError: as `fedmrn.torch.attach`.
     """
-    broadcast = broadcast_bytes(message.content, arrayrecord_key)
-    kept = records_of(context.state, ArrayRecord).get(MEMORY)
-    memory = None if kept is None else kept["memory"].numpy()
-    return attach_rule(
-        model,
-        optimizer,
-        broadcast,
-        steps=steps,
-        choose=choose,
-        variances=variances,
-        memory=memory,
-        accept=accept,
-        limits=limits,
-    )
+    data = broadcast_bytes(message.content, arrayrecord_key)
+    broadcast = Frame.from_bytes(data, kind=Kind.BROADCAST, limits=limits)
+    record = records_of(context.state, ArrayRecord).get(MEMORY)
+    memory = None if record is None else record["memory"].numpy()
+    with kept(broadcast, message, lambda: ModelLayout.of(model, choose, variances).layout) as held:
+        return attach_rule(
+            model,
+            optimizer,
+            broadcast,
+            steps=steps,
+            choose=choose,
+            variances=variances,
+            memory=memory,
+            held=held,
+            accept=accept,
+            limits=limits,
+        )
 
 
 def load(
@@ -111,8 +115,9 @@ def load(
         WrongMessageError: the message does not come from a fedmrn strategy, or holds plain arrays, or a broadcast.
         FrameError, UsageError: as `fedmrn.torch.load_model`; the model has not changed.
     """
-    data = model_bytes(message.content, arrayrecord_key)
-    load_model(model, data, choose=choose, variances=variances, limits=limits)
+    frame = Frame.from_bytes(model_bytes(message.content, arrayrecord_key), kind=Kind.MODEL, limits=limits)
+    with kept(frame, message, lambda: ModelLayout.of(model, choose, variances).layout, keep=False) as held:
+        load_model(model, frame, choose=choose, variances=variances, held=held)
 
 
 def reply(
@@ -170,11 +175,12 @@ def calibrate(
         WrongMessageError: the message does not come from a fedmrn strategy, or holds something else.
         FrameError, UsageError, EncodeError: as `fedmrn.torch.answer_calibration`.
     """
-    data = model_bytes(message.content, arrayrecord_key)
-    frame = answer_calibration(
-        model, data, batches, weight=weight, forward=forward, choose=choose, variances=variances, limits=limits
-    )
-    return update_reply(frame.to_bytes(), message, {}, arrayrecord_key)
+    frame = Frame.from_bytes(model_bytes(message.content, arrayrecord_key), kind=Kind.MODEL, limits=limits)
+    with kept(frame, message, lambda: ModelLayout.of(model, choose, variances).layout, keep=False) as held:
+        answer = answer_calibration(
+            model, frame, batches, weight=weight, forward=forward, choose=choose, variances=variances, held=held
+        )
+    return update_reply(answer.to_bytes(), message, {}, arrayrecord_key)
 
 
 def update_reply(data: bytes, message: Message, metrics: Mapping[str, Given], arrayrecord_key: str) -> Message:

@@ -5,7 +5,6 @@ all clients of a round share where the broadcast is exact, so that Flower holds 
 hundred bytes with the client's noise key. Joined again they are the frame, byte for byte.
 """
 
-from operator import is_
 from typing import NamedTuple, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
@@ -42,8 +41,7 @@ class Cutter:
     """Cuts a round's broadcasts; frames that hold the same state, not only an equal one, share its bytes."""
 
     def __init__(self) -> None:
-        self._sections: list[Section] = []
-        self._state = to_array(b"")
+        self._states: dict[tuple[int, ...], tuple[list[Section], Array]] = {}
 
     def cut(self, content: Frame | bytes) -> Cut:
         """Cut a broadcast, in which the state comes last; other bytes are left in one piece."""
@@ -52,10 +50,24 @@ class Cutter:
         parts = content.parts()
         state = [section for section in content.sections if section.role is Role.STATE]
         at = 1 + _PIECES * (len(content.sections) - len(state))
-        same = len(state) == len(self._sections) and all(map(is_, state, self._sections))
-        if not same:
-            self._sections, self._state = state, to_array(b"".join(parts[at:-1]))
-        return Cut(to_array(b"".join([*parts[:at], parts[-1]])), self._state)
+        same = tuple(map(id, state))  # of sections that are kept here, so that no other has their ids
+        if same not in self._states:
+            self._states[same] = state, to_array(b"".join(parts[at:-1]))
+        return Cut(to_array(b"".join([*parts[:at], parts[-1]])), self._states[same][1])
+
+
+class Framed:
+    """Makes records of frames in one piece; frames that hold the same state, not only an equal one, share theirs."""
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[int, ...], tuple[Frame, ArrayRecord]] = {}
+
+    def record(self, frame: Frame) -> ArrayRecord:
+        """Return the record of a frame's bytes."""
+        same = tuple(map(id, frame.sections))  # of frames that are kept here, so that no other has their ids
+        if same not in self._records:
+            self._records[same] = frame, ArrayRecord({FRAME: to_array(frame.to_bytes())})
+        return self._records[same][1]
 
 
 def arrays_size(content: RecordDict) -> int:

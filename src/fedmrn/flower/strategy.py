@@ -21,14 +21,15 @@ from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.report import RoundReport
 from fedmrn.federation.transport import MessageKind
 from fedmrn.flower.advice import Watch
-from fedmrn.flower.arrays import View, flat, state_dict, to_frame
+from fedmrn.flower.arrays import View, flat, frames_of, state_dict
 from fedmrn.flower.calibration import calibrate_on, check_calibrate, nodes_to_ask
 from fedmrn.flower.metrics import Metrics
-from fedmrn.flower.records import FRAME, STATE, Cutter, arrays_size, beside_arrays, to_array, update_bytes
+from fedmrn.flower.records import FRAME, STATE, Cutter, Framed, arrays_size, beside_arrays, update_bytes
 from fedmrn.flower.replies import Replies
 from fedmrn.flower.streaming import Streaming
 from fedmrn.methods import method as find_method
 from fedmrn.server import Clipping, Server
+from fedmrn.server.grid import Grid as PublicGrid
 from fedmrn.server.optimizer import ServerOptimizer
 from fedmrn.text import nearest
 from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
@@ -46,7 +47,9 @@ class FedMRN(FedAvg):
         method: which method; `fedmrn methods` lists them.
         options: of the method, such as {"scale": 0.01, "coding": "entropy"}.
         side: how batch norm and other dense values travel up: float32, float16, levels.
-        down: how the state travels down: float32, float16, eden4, eden3, eden2.
+        down: how the state travels down: float32, float16, eden4, eden3, eden2; or "grid": as what changed since the
+            public model that a node holds, in a bit a parameter or less. `Grid(from_start=True)` in its place sends
+            newcomers less, where each node builds the model from one seed or has the same pretrained weights.
         optimizer: of the server (`fedmrn.server.optimizer`): FedAvgM, FedAdam; by default the mean is added.
         secret: 16 to 64 bytes that noise keys are derived from, for one run alone; by default fresh ones at each start.
         limits: what is accepted from clients.
@@ -74,7 +77,7 @@ class FedMRN(FedAvg):
         options: Mapping[str, Any] | None = None,
         *,
         side: str = "float32",
-        down: str = "float32",
+        down: str | PublicGrid = "float32",
         optimizer: ServerOptimizer | None = None,
         secret: bytes | None = None,
         limits: Limits = DEFAULT_LIMITS,
@@ -243,12 +246,14 @@ class FedMRN(FedAvg):
         if self._conduct is None or self._conduct.report.round != server_round:
             self._conduct = self._nobody(server_round)
             self.reports.append(self._conduct.report)
-        account, record = {"arrays": sum(len(array.data) for array in arrays.values())}, arrays
-        if self._framed and self.fraction_evaluate > 0:
-            frame = to_frame(server, arrays, server_round)
-            account, record = frame.account(), ArrayRecord({FRAME: to_array(frame.to_bytes())})
-        messages = list(super().configure_evaluate(server_round, record, config, grid))
+        messages = list(super().configure_evaluate(server_round, arrays, config, grid))
+        frames = frames_of(server, arrays, server_round) if self._framed and messages else None
+        account, framed = {"arrays": sum(len(array.data) for array in arrays.values())}, Framed()
         for message in messages:
+            if frames is not None:
+                frame = frames(message.metadata.dst_node_id)
+                content = {**message.content, self.arrayrecord_key: framed.record(frame)}
+                message.content, account = RecordDict(content), frame.account()
             self._conduct.note_sent(message.metadata.dst_node_id, MessageKind.EVALUATE, account)
             self._conduct.note_beside(MessageKind.EVALUATE, sent=beside_arrays(message.content))
         self._replies = Replies(MessageKind.EVALUATE, messages)
@@ -294,4 +299,5 @@ class FedMRN(FedAvg):
 
     def _nobody(self, number: int) -> Conduct:
         """Return the conduct of a round in which no node trains."""
-        return Conduct(number, self.layout.trainable, noun="node")
+        publisher = None if self._server is None else self._server.publisher
+        return Conduct(number, self.layout.trainable, noun="node", publisher=publisher)

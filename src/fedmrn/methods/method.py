@@ -9,6 +9,7 @@ from typing import Any
 from fedmrn.codecs import Codec, Float16, Levels, MaskCodec, Raw, Rotated
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.methods.option import Option, ReadBy, Value
+from fedmrn.server.grid import Grid
 from fedmrn.server.optimizer import Scaled, ServerOptimizer
 from fedmrn.server.rules import ServerRule
 from fedmrn.server.scheme import Scheme
@@ -16,6 +17,8 @@ from fedmrn.text import nearest
 from fedmrn.whole import shown
 from fedmrn.wire.layout import Group
 
+GRID = "grid"
+"""The word for public models in the place of an encoding of the state."""
 SIDE: Mapping[str, Codec] = MappingProxyType({"float32": Raw(), "float16": Float16(), "levels": Levels(127, 64)})
 """Encodings of side data (normalisation layers and their statistics), by name: 32, 16, or 8.5 bits a value.
 
@@ -31,10 +34,12 @@ DOWN: Mapping[str, tuple[Codec, Codec]] = MappingProxyType(
         "eden4": (Rotated(4), Float16()),
         "eden3": (Rotated(3), Float16()),
         "eden2": (Rotated(2), Float16()),
+        GRID: (Raw(), Raw()),
     }
 )
 """Encodings of the broadcast's state, by name: of the coded group, and of the others.
 
+With grid clients get public models instead (`fedmrn.server.grid`).
 Running variances, and a group with a value that its encoding cannot hold, are sent as float32.
 """
 Options = Mapping[str, Any]
@@ -109,7 +114,7 @@ class Method:
         self,
         options: Options | None = None,
         side: str = "float32",
-        down: str = "float32",
+        down: str | Grid = "float32",
         optimizer: ServerOptimizer | None = None,
         *,
         equal: bool = False,
@@ -119,7 +124,8 @@ class Method:
         Args:
             options: values by name; the others have their defaults.
             side: a key of `SIDE`: how the dense group and the statistics travel up; variances by `VARIANCE`.
-            down: a key of `DOWN`: how the state travels down.
+            down: a key of `DOWN`: how the state travels down; or the law of its public models, for which "grid" stands
+                with its defaults.
             optimizer: of the server; by default the state moves by the mean.
             equal: count all clients alike, whatever weights they claim.
 
@@ -133,7 +139,9 @@ class Method:
             raise ConfigError(f"method {self.name}: {error}") from error
         return replace(scheme, weighted=False) if equal else scheme
 
-    def _scheme(self, values: Mapping[str, Value], side: str, down: str, optimizer: ServerOptimizer) -> Scheme:
+    def _scheme(self, values: Mapping[str, Value], side: str, down: str | Grid, optimizer: ServerOptimizer) -> Scheme:
+        grid = down if isinstance(down, Grid) else Grid() if down == GRID else None
+        down = GRID if isinstance(down, Grid) else down
         for what, word, choices in (("side data", side, SIDE), ("broadcast", down, DOWN)):
             if not isinstance(word, str) or word not in choices:
                 raise ConfigError(f"{what} {shown(word)} does not exist{nearest(str(word)[:60], choices)}")
@@ -146,6 +154,7 @@ class Method:
             rule=self.rule(parsed),
             weighted=self.weighted,
             down={Group.CODED: coded, Group.DENSE: others, Group.STATS: others, Group.VARIANCE: Raw()},
+            grid=grid,
             shared_key=parsed.get("noise_key", False),
             optimizer=optimizer,
             terms=self._terms(values),

@@ -4,7 +4,7 @@ A round averages statistics of models that clients trained each on its own, and 
 the model that their mean leads to. So the server can ask for those of the new model, which costs no training:
 
     calibration = server.calibrate(clients)
-    calibration.frame                    # to each client, which answers by `fedmrn.torch.answer_calibration`
+    calibration.frame_for(client)        # to each client, which answers by `fedmrn.torch.answer_calibration`
     calibration.add(client, data)        # each answer
     calibration.finish()                 # the server's state has the pooled statistics from now on
 
@@ -13,6 +13,7 @@ means. No client moves them far: values are clipped around their medians as in a
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,7 +54,7 @@ class Calibration:
 
     Attributes:
         number: of the last finished round: it is the model after it.
-        frame: what each client is sent, of kind model.
+        frame: what clients are sent, of kind model, but for those that hold a public model (`frame_for`).
 
     Raises:
         ConfigError: there is no client, or the model has no statistics.
@@ -72,15 +73,21 @@ class Calibration:
         keys = EncodeKeys(
             derive_key(server.secret, "calibration", *labels), derive_key(server.secret, "calibration draws", *labels)
         )
+        self._publisher, self._shown = server.publisher, next(iter(server.models(self.number)))
         self.frame = model_frame(
             server.layout,
-            next(iter(server.models(self.number))),
+            self._shown,
             method=server.scheme.method,
             round=self.number,
             codecs=server.scheme.down,
             keys=keys,
         )
         self._kept: dict[int | str, tuple[int, F32]] = {}
+
+    def frame_for(self, client: int | str) -> Frame:
+        """Return what a client is sent: the same model for all, as differences where the client holds another one."""
+        publisher = self._publisher
+        return self.frame if publisher is None else replace(self.frame, sections=publisher.sections(client))
 
     @property
     def answered(self) -> tuple[int | str, ...]:
@@ -130,7 +137,7 @@ class Calibration:
         found = pooled(server.layout, rows, weights, server.clipping)
         state = self._before.copy()
         where = slice(server.layout.trainable, server.layout.size)
-        shown = read_model(self.frame, server.layout)[where]
+        shown = read_model(self.frame, server.layout)[where]  # what public models show is in that frame, exactly
         state[where] = np.where(found == shown, state[where], found)
         server.take_statistics(state)
         return state

@@ -23,7 +23,7 @@ from fedmrn.server.optimizer import Scaled
 from fedmrn.server.rules import Sees
 from fedmrn.server.statistics import check_round, move_variances
 from fedmrn.wire.frame import Frame, Kind, bytes_of
-from fedmrn.wire.layout import Group
+from fedmrn.wire.layout import Group, Layout
 from fedmrn.wire.messages import state_sections, templates
 from fedmrn.wire.terms import terms_section
 from fedmrn.wire.told import largest_scale
@@ -41,6 +41,7 @@ class Round:
         answered: the clients whose updates were folded.
         caps: how much one client moves at most; None where only the limits bound it.
         before: the server's state when the round began.
+        publisher: the server's, of public models; None where there are none.
     """
 
     def __init__(self, server: "Server", number: int, clients: Iterable[int | str]) -> None:
@@ -56,6 +57,8 @@ class Round:
         self._closed, self._finishing = False, Lock()
         self.answered: set[int | str] = set()
         self.before, self._shown = server.state, server.shown  # all of a round's clients are shown the same
+        self.publisher = server.publisher
+        self._public = None if self.publisher is None else self.publisher.current.number
         self._exact = state_sections(server.layout, self._shown) if server.scheme.exact_broadcast else None
         codecs, layout = server.scheme.codecs_at(number), server.layout
         self._templates = templates(layout, codecs)
@@ -85,6 +88,16 @@ class Round:
         )
 
     @property
+    def layout(self) -> Layout:
+        """Of the model."""
+        return self._server.layout
+
+    @property
+    def shown(self) -> NDArray[np.float32]:
+        """What all clients of the round are shown, float32, shape (layout.size,)."""
+        return self._shown
+
+    @property
     def clients(self) -> tuple[int | str, ...]:
         """Who is asked."""
         return tuple(self._keys)
@@ -106,7 +119,9 @@ class Round:
         server = self._server
         key = self._key(client)
         state = self._exact
-        if state is None:  # under keys of each client's own, unless it is shared: what coding loses averages out then
+        if self.publisher is not None:
+            state = self.publisher.sections(client)
+        elif state is None:  # under keys of each client's own, unless it is shared: what coding loses averages out then
             keys = EncodeKeys(key, derive_key(server.secret, "broadcast", self.number, client))
             state = state_sections(server.layout, self._shown, server.scheme.down, keys)
         sections = self._templates + self._terms + state
@@ -129,6 +144,8 @@ class Round:
         frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=self._server.limits)
         self.aggregator.add(frame, key, client if self._server.scheme.shared_key else None)
         self.answered.add(client)
+        if self.publisher is not None and self._public is not None:
+            self.publisher.folded(client, self._public)
         return frame
 
     def _check_open(self) -> None:

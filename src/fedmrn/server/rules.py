@@ -47,6 +47,8 @@ class ServerRule:
     holds for votes and for pruning; rules that make the state from the means alone do not look at it."""
     needs_zeros: ClassVar[bool] = False
     """Whether clients must see exactly which weights are zero."""
+    shows_weights: ClassVar[bool] = True
+    """Whether the coded state is weights, which may be rounded to a grid around what they started as."""
 
     def codec(self, round: int, codec: Codec) -> Codec:
         """Return the codec of the coded group in this round, given that of the scheme."""
@@ -224,6 +226,7 @@ class MeanMask(ServerRule):
         ConfigError: samples is below 1.
     """
 
+    shows_weights: ClassVar[bool] = False
     seed: int
     low: float = 0.01
     samples: int = 3

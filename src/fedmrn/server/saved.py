@@ -1,7 +1,8 @@
 """A server put away: one file with all that it keeps, readable by its owner only, since the secret is in it.
 
 The file `checkpoint.bin` is a frame of kind SAVED: checksum, layout digest, method and round come with it. It holds the
-state as exact sections, the moments of the server's optimizer, and one section of role SERVER, whose body is read here.
+state as exact sections, the moments of the server's optimizer, what there is of public models
+(`fedmrn.server.saved_public`), and one section of role SERVER, whose body is read here.
 """
 
 import struct
@@ -27,6 +28,7 @@ from fedmrn.errors import (
 from fedmrn.files import clear_scraps, read_file, write_atomic
 from fedmrn.server.caps import Caps, Exponents
 from fedmrn.server.carried import Carried
+from fedmrn.server.saved_public import client_name, public_state, read_client, read_public_state
 from fedmrn.server.scheme import Scheme
 from fedmrn.server.statistics import check_moments
 from fedmrn.wire.frame import Frame, Kind, Limits, Role, Section
@@ -69,6 +71,8 @@ def write_saved(folder: Path, saved: Saved) -> None:
     if moments.size:
         body = np.ascontiguousarray(moments, "<f4").data.cast("B")
         sections.append(Section(Raw.id, Role.MOMENTS, Group.CODED, moments.size, b"", body))
+    if saved.carried.public is not None:
+        sections += public_state(saved.layout, saved.carried.public)
     sections.append(Section(0, Role.SERVER, Group.CODED, 1, bytes([_VERSION]), _body(saved)))
     frame = Frame(Kind.SAVED, saved.method, saved.round, 0, saved.layout.digest, 0, tuple(sections))
     clear_scraps(folder)  # of saves that were killed: the secret is in them
@@ -99,6 +103,7 @@ def read_saved(folder: Path, layout: Layout, scheme: Scheme) -> Saved:
         state = read_exact_state(frame, layout)
         run, secret, caps, asked = _read_body(frame, layout)
         moments = _moments(frame, (scheme.optimizer.slots, layout.trainable))
+        public = None if scheme.grid is None else read_public_state(frame, layout)
         scheme.rule.check(state[layout.span(Group.CODED)])
         check_moments(moments)
     except (FrameError, ConfigError) as error:
@@ -110,7 +115,7 @@ def read_saved(folder: Path, layout: Layout, scheme: Scheme) -> Saved:
         run=run,
         secret=secret,
         state=state,
-        carried=Carried(moments, caps),
+        carried=Carried(moments, caps, public),
         asked=asked,
     )
 
@@ -133,7 +138,7 @@ def _frame(path: Path) -> Frame:
 def _body(saved: Saved) -> bytes:
     caps, clients = saved.carried.known(saved.layout), b""
     for client in saved.asked:
-        text = (f"i{client}" if isinstance(client, int) else f"s{client}").encode()
+        text = client_name(client)
         clients += _LENGTH.pack(len(text)) + text
     sizes = (len(saved.secret), caps.weight or 0, len(caps.scales), len(caps.values), len(saved.asked))
     return _HEAD.pack(saved.run, *sizes) + saved.secret + _packed(caps.scales) + _packed(caps.values) + clients
@@ -180,21 +185,11 @@ def _clients(view: memoryview, count: int) -> Iterator[int | str]:
         at += _LENGTH.size
         data = bytes(view[at : at + length])
         at += length
-        yield _client(data, length)
+        if len(data) != length:
+            raise MalformedFrameError(f"a client is named {data[:40]!r}")
+        yield read_client(data)
     if at != len(view):
         raise MalformedFrameError(f"{len(view) - at} bytes follow the list of clients")
-
-
-def _client(data: bytes, length: int) -> int | str:
-    try:
-        text = data.decode()
-        if len(data) == length and text[:1] == "s":
-            return text[1:]
-        if len(data) == length <= 64 and text[:1] == "i":
-            return int(text[1:])
-    except ValueError as error:  # of the decoding too
-        raise MalformedFrameError(f"a client is named {data[:40]!r}") from error
-    raise MalformedFrameError(f"a client is named {data[:40]!r}")
 
 
 def _moments(frame: Frame, shape: Sequence[int]) -> NDArray[np.float32]:

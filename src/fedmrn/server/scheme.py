@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from fedmrn.codecs import Codec, Raw
 from fedmrn.errors import ConfigError
+from fedmrn.server.grid import Grid
 from fedmrn.server.optimizer import Scaled, ServerOptimizer
 from fedmrn.server.rules import ServerRule
 from fedmrn.wire.layout import Group
@@ -21,6 +22,7 @@ class Scheme:
         rule: how the coded part of the server's state moves.
         weighted: whether clients count by their weight, or alike.
         down: how each group of the state is broadcast; exact where nothing is said, and exact for variances.
+        grid: the law of public models, which then are what is broadcast in place of the state; None: there are none.
         shared_key: whether all clients of a round have one noise key.
         optimizer: how far the trained part of the state moves along what the rule asks for.
         terms: what clients are told beside the codecs, by name (`fedmrn.wire.terms`); what is not told has its default.
@@ -35,6 +37,7 @@ class Scheme:
     rule: ServerRule = field(default_factory=ServerRule)
     weighted: bool = True
     down: Mapping[Group, Codec] = field(default_factory=dict)
+    grid: Grid | None = None
     shared_key: bool = False
     optimizer: ServerOptimizer = field(default_factory=lambda: Scaled(1.0))
     terms: Mapping[str, float] = field(default_factory=dict)
@@ -42,6 +45,8 @@ class Scheme:
     def __post_init__(self) -> None:
         if self.rule.needs_zeros and not self.exact_broadcast:
             raise ConfigError("clients must see which weights are zero: set down to float32")
+        if self.grid is not None and not self.rule.shows_weights:
+            raise ConfigError("a public model on a grid is of weights, and this state is of none: set down to float32")
         check_terms(self.terms)
         variance = self.codecs.get(Group.VARIANCE)
         if variance is not None and not variance.elementwise:
@@ -56,7 +61,7 @@ class Scheme:
     @property
     def exact_broadcast(self) -> bool:
         """Whether clients get the state as it is."""
-        return all(codec == Raw() for codec in self.down.values())
+        return self.grid is None and all(codec == Raw() for codec in self.down.values())
 
     def codecs_at(self, round: int) -> dict[Group, Codec]:
         """Return the codecs of a round."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from fedmrn.errors import ConfigError, RoundOrderError
 from fedmrn.server.calibration import Calibration
 from fedmrn.server.caps import Clipping
 from fedmrn.server.carried import Carried
+from fedmrn.server.publisher import Publisher
 from fedmrn.server.round import Round
 from fedmrn.server.saved import RUN_SIZE, Saved, read_saved, write_saved
 from fedmrn.server.scheme import Scheme
@@ -42,6 +44,7 @@ class Server:
         asked: the clients of the round that was begun last, while it is not finished.
         observed: what the codec says of each coded tensor in the last finished round, such as the density of masks:
             name of the observable -> name of the tensor -> mean over clients.
+        publisher: of public models, where the scheme has a grid for them.
 
     Raises:
         ConfigError: if the state or the moments are not of the layout's shape, the state is not finite, has a negative
@@ -91,6 +94,8 @@ class Server:
         self._round = round
         self._begun: Round | None = None
         self._keep(state.copy())
+        grid = scheme.grid
+        self.publisher = None if grid is None else Publisher(layout, grid, run, self._state, carried.public)
 
     def _keep(self, state: NDArray[np.float32]) -> None:
         state.flags.writeable = False  # a round adds updates to the state that its clients were shown
@@ -108,8 +113,8 @@ class Server:
 
     @property
     def shown(self) -> NDArray[np.float32]:
-        """What broadcasts are made of, float32, shape (layout.size,): the state itself."""
-        return self.state
+        """What broadcasts are made of, float32, shape (layout.size,): the public model, or else the state itself."""
+        return self.state if self.publisher is None else self.publisher.current.values
 
     @staticmethod
     def initial(layout: Layout, scheme: Scheme, model: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -125,8 +130,8 @@ class Server:
         return state
 
     def models(self, round: int) -> Iterator[NDArray[np.float32]]:
-        """Yield the models that the state after this round stands for: one, or samples whose results are averaged."""
-        return self.scheme.rule.models(self.layout, self.state, round)
+        """Yield the models that what is shown stands for after this round: one, or samples; results are averaged."""
+        return self.scheme.rule.models(self.layout, self.shown, round)
 
     def begin(self, round: int, clients: Iterable[int | str]) -> Round:
         """Start a round with these clients; one that was begun before, and not finished, cannot be finished any more.
@@ -160,6 +165,14 @@ class Server:
     def take_statistics(self, state: NDArray[np.float32]) -> None:
         """Go on from the same state with other statistics; called by `Calibration.finish`."""
         self._keep(state)
+        self.carried = self._published(self.carried)
+
+    def _published(self, carried: Carried) -> Carried:
+        """Choose the public model of the new state, and return what is carried with it."""
+        if self.publisher is None:
+            return carried
+        self.publisher.publish(self._state)
+        return replace(carried, public=self.publisher.snapshot())
 
     def is_current(self, round: Round) -> bool:
         """Whether this is the round begun last, and not finished: the state is what its clients were shown."""
@@ -170,7 +183,7 @@ class Server:
     ) -> None:
         """Take over what the current round made of the state; called by `Round.finish`."""
         self._keep(state)
-        self.carried, self.observed = carried, observed
+        self.carried, self.observed = self._published(carried), observed
         self._round, self._begun, self.asked = round.number, None, ()
 
     def save(self, folder: Path) -> None:

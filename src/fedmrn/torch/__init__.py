@@ -23,6 +23,7 @@ from fedmrn.torch.rules.masked_noise import MaskedTraining
 from fedmrn.torch.rules.steps import Optimizers
 from fedmrn.torch.selection import Selection
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits
+from fedmrn.wire.held import Held
 from fedmrn.wire.messages import read_model
 from fedmrn.wire.statistics import statistics_frame
 from fedmrn.wire.terms import read_terms
@@ -45,6 +46,7 @@ def attach(
     choose: Choose = default_choice,
     variances: Variances = (),
     memory: F32 | EllipsisType | None = ...,
+    held: Held | None = None,
     accept: Accept = MASKED,
     limits: Limits = DEFAULT_LIMITS,
 ) -> LocalRule:
@@ -60,7 +62,7 @@ def attach(
             A list where a model has several; their wrappers are then in `optimizers`, in that order.
         broadcast: what the server sent.
         steps: the number of local steps that will follow, of all optimisers together.
-        sampling_key, choose, variances, memory: as for `LocalRule`.
+        sampling_key, choose, variances, memory, held: as for `LocalRule`.
         accept: the methods that this client is willing to send: "masked" for all of masked noise, "any", a method's
             name, or several of these.
         limits: of the broadcast's bytes and sections; a frame that is parsed already is taken as it is.
@@ -92,6 +94,7 @@ def attach(
         choose=choose,
         variances=variances,
         memory=memory,
+        held=held,
         **row.local_options(told),
     )
 
@@ -102,6 +105,7 @@ def load_model(
     *,
     choose: Choose = default_choice,
     variances: Variances = (),
+    held: Held | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> None:
     """Set a model to the one that the server sent for evaluation.
@@ -112,6 +116,7 @@ def load_model(
         model: any module of the server's layout; wrapped, as for `attach`, or not.
         frame: of kind model, as bytes or parsed.
         choose, variances: as for `ModelLayout.of`, and as on the server.
+        held: what this client keeps of public models; a model to evaluate is not put to it.
         limits: of the frame's bytes and sections.
 
     Raises:
@@ -120,7 +125,7 @@ def load_model(
     """
     parsed = frame if isinstance(frame, Frame) else Frame.from_bytes(frame, kind=Kind.MODEL, limits=limits)
     view = ModelLayout.of(model, choose, variances)
-    view.write(read_model(parsed, view.layout))
+    view.write(read_model(parsed, view.layout, held, view.read))
 
 
 def answer_calibration(
@@ -132,12 +137,13 @@ def answer_calibration(
     forward: Forward | None = None,
     choose: Choose = default_choice,
     variances: Variances = (),
+    held: Held | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Frame:
     """Set a model to the one that the server sent to calibrate, and return its statistics on these samples.
 
     Args:
-        model, frame, choose, variances, limits: as for `load_model`; the frame of a model is the same.
+        model, frame, choose, variances, held, limits: as for `load_model`; the frame of a model is the same.
         batches, forward: as for `calibrate`: of samples that the client trains on.
         weight: of this client in the mean, a positive integer; by default the samples in the batches.
 
@@ -146,7 +152,7 @@ def answer_calibration(
         FrameError: as `load_model`.
     """
     parsed = frame if isinstance(frame, Frame) else Frame.from_bytes(frame, kind=Kind.MODEL, limits=limits)
-    load_model(model, parsed, choose=choose, variances=variances)
+    load_model(model, parsed, choose=choose, variances=variances, held=held)
     samples = 0
 
     def counted() -> Iterator[Any]:

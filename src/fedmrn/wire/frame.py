@@ -66,13 +66,15 @@ class Role(IntEnum):
     TERMS = 3
     MOMENTS = 4
     SERVER = 5
+    START = 6
+    PUBLIC = 7
 
 
 _ROLES = {
     Kind.UPDATE: {Role.UPDATE},
     Kind.BROADCAST: {Role.STATE, Role.TEMPLATE, Role.TERMS},
     Kind.MODEL: {Role.STATE},
-    Kind.SAVED: {Role.STATE, Role.MOMENTS, Role.SERVER},
+    Kind.SAVED: {Role.STATE, Role.MOMENTS, Role.SERVER, Role.START, Role.PUBLIC},
     Kind.STATISTICS: {Role.STATE},
 }
 _WEIGHTED = {Kind.UPDATE, Kind.STATISTICS}
@@ -222,7 +224,7 @@ class Frame:
         """
         bodies = {g.name.lower(): 0 for g in Group}
         for s in self.sections:
-            if s.role not in {Role.TERMS, Role.SERVER}:
+            if s.role not in {Role.TERMS, Role.SERVER, Role.PUBLIC}:
                 bodies[s.group.name.lower()] += len(s.body)
         header = HEADER_SIZE + sum(s.size for s in self.sections) - sum(bodies.values())
         return {**bodies, "header": header, "checksum": CHECKSUM_SIZE}

@@ -1,6 +1,6 @@
 """Write a model's state and a client's update into frames, and read a state back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,11 +20,15 @@ from fedmrn.errors import (
 from fedmrn.numerics.bits import packed_size
 from fedmrn.whole import whole
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Role, Section
+from fedmrn.wire.held import Held
 from fedmrn.wire.layout import Group, Layout
+from fedmrn.wire.public import GRID, is_public, read_public
 from fedmrn.wire.terms import read_terms
 from fedmrn.wire.told import scales_to_keep, told_caps, told_scales
 from fedmrn.wire.variance import fault_of
 
+Start = Callable[[], NDArray[np.float32]]
+"""Returns the weights that a client's model started with, float32, shape (layout.size,)."""
 _RAW = Raw()
 _NO_KEYS = EncodeKeys(0, 0)
 
@@ -96,15 +100,22 @@ def model_frame(
     return Frame(Kind.MODEL, method, round, keys.noise, layout.digest, 0, sections)
 
 
-def read_model(frame: Frame, layout: Layout) -> NDArray[np.float32]:
+def read_model(
+    frame: Frame, layout: Layout, held: Held | None = None, start: Start | None = None
+) -> NDArray[np.float32]:
     """Return the model to evaluate that a frame carries, float32, shape (layout.size,).
+
+    Args:
+        frame: of kind model.
+        layout: of the model.
+        held, start: as for `read_state`; nothing is kept of it.
 
     Raises:
         WrongKindError: the frame is another than of a model.
         WrongLayoutError, FrameError: as `read_state`.
     """
     _check_kind(frame, layout, Kind.MODEL)
-    return _read_values(frame, layout)
+    return _read_values(frame, layout, held, start)[0]
 
 
 def _check_kind(frame: Frame, layout: Layout, kind: Kind) -> None:
@@ -141,17 +152,30 @@ def check_templates(broadcast: Frame, layout: Layout) -> None:
             )
 
 
-def read_state(frame: Frame, layout: Layout) -> NDArray[np.float32]:
+def read_state(
+    frame: Frame, layout: Layout, held: Held | None = None, start: Start | None = None
+) -> NDArray[np.float32]:
     """Return the state that a broadcast carries, float32, shape (layout.size,).
 
+    Args:
+        frame: the broadcast.
+        layout: of the model.
+        held: what this client keeps of public models (`down = "grid"`); this one is put to it. Without it only a whole
+            model can be read.
+        start: where the server counts from the run's starting weights, and `held` has none yet.
+
     Raises:
+        LostModelError: it is a difference to a public model that is not held.
+        WrongStartError: the server counts from other starting weights, or from some where `start` is not given.
         WrongKindError: the frame is no broadcast.
         WrongLayoutError: it is for a model with other tensors.
         NonFiniteError, BoundError: a value is not finite, or a variance is negative.
         FrameError: a section is missing, of another length, or does not decode; or terms that cannot be.
     """
     _check_broadcast(frame, layout)
-    return _read_values(frame, layout)
+    state, keep = _read_values(frame, layout, held, start)
+    keep()
+    return state
 
 
 def read_exact_state(saved: Frame, layout: Layout) -> NDArray[np.float32]:
@@ -164,10 +188,15 @@ def read_exact_state(saved: Frame, layout: Layout) -> NDArray[np.float32]:
         raise WrongLayoutError("it is of a model with other tensors than this one")
     if any(s.role is Role.STATE and s.codec != Raw.id for s in saved.sections):
         raise MalformedFrameError("a saved state is not exact")
-    return _read_values(saved, layout)
+    return _read_values(saved, layout)[0]
 
 
-def _read_values(frame: Frame, layout: Layout) -> NDArray[np.float32]:
+def _read_values(
+    frame: Frame, layout: Layout, held: Held | None = None, start: Start | None = None
+) -> tuple[NDArray[np.float32], Callable[[], None]]:
+    """Return the values, and what keeps them as the public model that they are."""
+    if is_public(frame):
+        return _read_public(frame, layout, held or Held(layout), start)
     state = np.empty(layout.size, np.float32)
     for group, span in _parts(layout):
         section = frame.select(Role.STATE, group)
@@ -182,7 +211,14 @@ def _read_values(frame: Frame, layout: Layout) -> NDArray[np.float32]:
     fault = fault_of(layout, state)
     if fault is not None:
         raise (BoundError if fault.finite else NonFiniteError)(f"the broadcast's model is not usable: {fault}")
-    return state
+    return state, lambda: None
+
+
+def _read_public(
+    frame: Frame, layout: Layout, held: Held, start: Start | None
+) -> tuple[NDArray[np.float32], Callable[[], None]]:
+    model, heading = read_public(frame, layout, held.find, lambda: held.start(start))
+    return model.values.copy(), lambda: held.keep(model, heading)
 
 
 def encode_update(
@@ -250,21 +286,36 @@ def encode_update(
     )
 
 
-def plain(frame: Frame, limits: Limits = DEFAULT_LIMITS) -> Frame:
+def plain(
+    frame: Frame, limits: Limits = DEFAULT_LIMITS, public: Callable[[Group], NDArray[np.float32]] | None = None
+) -> Frame:
     """Return the frame without compression: masks of one bit an element, state and side data as float32.
 
     Byte accounts compare a frame with this. In an update's coded group only masks are written out: the bytes of any
     other codec are the method itself, and stay. A broadcast's templates become those of the plain update.
 
+    Args:
+        frame: any.
+        limits: of the sections' bytes.
+        public: group -> its values, float32, of the public model that the frame leads to; without it such sections
+            stay as they are.
+
     Raises:
         LimitError: a section would have more bytes than the limits allow.
         FrameError: a section that is coded does not decode.
     """
-    return replace(frame, sections=tuple(_plain(s, frame.noise_key, limits.max_bytes) for s in frame.sections))
+    found = []
+    for s in frame.sections:
+        if s.role is Role.STATE and s.codec == GRID:
+            body = s.body if public is None else public(s.group).astype("<f4", copy=False).tobytes()
+            found.append(s if public is None else Section(_RAW.id, s.role, s.group, s.count, _RAW.params(), body))
+        else:
+            found.append(_plain(s, frame.noise_key, limits.max_bytes))
+    return replace(frame, sections=tuple(found))
 
 
 def _plain(section: Section, noise_key: int, most: int) -> Section:
-    if section.role in {Role.TERMS, Role.MOMENTS, Role.SERVER}:
+    if section.role in {Role.TERMS, Role.MOMENTS, Role.SERVER, Role.START, Role.PUBLIC}:
         return section
     codec = codec_from(section.codec, section.params)
     body = section.body

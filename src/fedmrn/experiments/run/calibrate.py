@@ -19,7 +19,7 @@ from fedmrn.experiments.run.prepare import prepare
 from fedmrn.files import locked, write_atomic
 from fedmrn.methods import method
 from fedmrn.numerics.rng import Purpose, Stream, derive_key, domain
-from fedmrn.server.saved import read_saved
+from fedmrn.server import Server
 from fedmrn.torch import ModelLayout, calibrate, evaluate
 from fedmrn.torch.loop import channels_last
 from fedmrn.wire.messages import model_frame
@@ -76,8 +76,8 @@ def calibrate_run(
     if not of_statistics(layout).size:
         raise ConfigError(f"{experiment.model.name} has no batch norm: there are no statistics to calibrate")
     with locked(folder):
-        saved = read_saved(folder, layout, scheme)
-        view.write(next(iter(scheme.rule.models(layout, saved.state, saved.round))))
+        server = Server.load(folder, layout, scheme)
+        view.write(next(iter(server.models(server.round))))
         quick = channels_last if view.device.type == "cpu" else None
         own = np.concatenate(federation.parts)
         stream = Stream(derive_key(experiment.seed, "calibration"), domain(Purpose.SHUFFLE))
@@ -95,9 +95,9 @@ def calibrate_run(
             layout,
             view.read(),
             method=method(experiment.method).id,
-            round=saved.round,
+            round=server.round,
             codecs={},
             keys=EncodeKeys(0, 0),
         )
         write_atomic(folder / FILE, frame.to_bytes())
-    return KeptModel(round=saved.round, samples=len(chosen), before=before, after=after, path=folder / FILE)
+    return KeptModel(round=server.round, samples=len(chosen), before=before, after=after, path=folder / FILE)

@@ -18,6 +18,7 @@ from fedmrn.errors import ConfigError, RunError
 from fedmrn.experiments.parsing import parse_json
 from fedmrn.federation.account import Account, total
 from fedmrn.files import open_file
+from fedmrn.server.publisher import Sent
 from fedmrn.text import printable
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class Record:
         by_client: way -> coded and total -> bytes of each client, in the order of `clients`; as `raw`, may be missing.
         bits_per_parameter: of the uplink, a trainable parameter and client, everything included.
         calibration: how the model was before it was calibrated, and the bytes of that; None where it was not.
+        public: how each client was sent the public model (`fedmrn.server.publisher.Sent`), in the order of `clients`;
+            None where there is none.
         further: what else the line holds, as it stands there; see `observed`.
         clients: who took part.
         seconds: wall time, evaluation included.
@@ -116,6 +119,7 @@ class Record:
     by_client: dict[str, dict[str, list[Whole]]] | None = None
     bits_per_parameter: _Positive
     calibration: CalibrationRecord | None = None
+    public: list[Sent] | None = None
     further: dict[str, Any] = Field(default_factory=dict)
     clients: Annotated[list[Whole], Field(min_length=1)]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
@@ -234,6 +238,7 @@ def to_record(result: "RoundResult") -> Record:
         by_client={"up": _columns([e.up for e in exchanges]), "down": _columns([e.down for e in exchanges])},
         bits_per_parameter=result.bits_per_parameter,
         calibration=None if result.calibrated is None else _calibration(result.calibrated),
+        public=result.public or None,
         further=result.observed,
         clients=result.clients,
         seconds=round(result.seconds, 3),

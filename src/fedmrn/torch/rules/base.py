@@ -35,6 +35,7 @@ from fedmrn.torch.rules.steps import Optimizers, Steps
 from fedmrn.torch.rules.twins import Twin
 from fedmrn.whole import whole
 from fedmrn.wire.frame import Frame, Role
+from fedmrn.wire.held import Held
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import check_templates, encode_update, read_state
 from fedmrn.wire.variance import check_trained, log_change
@@ -55,6 +56,8 @@ class LocalRule(Steps):
         choose, variances: as for `ModelLayout.of`; the server must use the same.
         memory: what `memory` was after this client's last round, for the rules that keep something; float32, shape
             (coded parameters,). None for a client without a past: such a rule wants to be told.
+        held: what this client keeps of public models (`down = "grid"`); this broadcast's is put to it. Without it only
+            whole models can be read, and the model must start as the run did where the server counts from that.
 
     Attributes:
         optimizers: the wrapper of each optimiser, in the order given; of a single one the rule itself.
@@ -83,11 +86,12 @@ class LocalRule(Steps):
         choose: Choose = default_choice,
         variances: Variances = (),
         memory: F32 | EllipsisType | None = ...,
+        held: Held | None = None,
     ) -> None:
         steps = whole(steps, "steps, the number of local steps,")
         self.broadcast = broadcast if isinstance(broadcast, Frame) else Frame.from_bytes(broadcast)
         super().__init__(model, ModelLayout.of(model, choose, variances), optimizer)
-        self.received = read_state(self.broadcast, self.view.layout)
+        self.received = read_state(self.broadcast, self.view.layout, held, self.view.read)
         check_templates(self.broadcast, self.view.layout)
         self.steps = steps
         self.size = self.view.layout.span(Group.CODED).stop

@@ -1,0 +1,99 @@
+"""The law of the grid: how the server chooses the public model that stands for its exact state.
+
+The state itself is never rounded: what the public model leaves out stays in it, and a later one may show it.
+"""
+
+from dataclasses import dataclass
+from math import log2
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmrn.errors import ConfigError
+from fedmrn.wire.grid import LARGEST_NUMBER, LARGEST_STEP, LEAST_STEP, VARIANCE_BITS, Points, edges, places_of
+from fedmrn.wire.grid import re_expressed as re_express
+from fedmrn.wire.layout import Group, Layout
+
+F32 = NDArray[np.float32]
+_STAYS = 0.75  # a step stays while the one that fits is within so many powers of two
+_UNMOVED = 2.0**-4  # a tensor counts as moved by so much of its starting weights, where numbers count from zero
+_BEFORE_ANY = -30  # exponent of the step of a tensor that has not moved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """How the public model is chosen.
+
+    Attributes:
+        step: of a coded tensor, over the root mean square of what it moved since the run's start; the nearest power of
+            two is taken.
+        side: the same of trained side data and means, whose steps may be fine: they are few.
+        hysteresis: a number moves once the value is so much further from it than half a step. Fewer move then.
+        rounds: how many public models the server can send differences to; a client that holds an older one is sent the
+            whole model.
+        from_start: whether numbers count from the weights that the run started with, which all clients then must have
+            (from one seed, or pretrained); newcomers are sent less then. By default they count from zero.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    step: float = 0.5
+    side: float = 2.0**-4
+    hysteresis: float = 0.25
+    rounds: int = 64
+    from_start: bool = False
+
+    def __post_init__(self) -> None:
+        if not all(2.0**-20 <= value <= 2.0**20 for value in (self.step, self.side)):
+            raise ConfigError(f"a step of the grid is 2^-20 to 2^20 of what a tensor moved: {self}")
+        if not 0 <= self.hysteresis <= 1 or not 1 <= self.rounds <= 1 << 16:
+            raise ConfigError(f"hysteresis is 0 to 1, and 1 to 65,536 rounds can be kept: {self}")
+
+    def next(self, layout: Layout, group: Group, before: Points | None, state: F32, start: F32) -> Points:
+        """Return a group's points of the next public model.
+
+        Args:
+            layout: of the model.
+            group: which part of it.
+            before: its points of the public model before; None for the first.
+            state: the server's exact values of it, float32, shape (elements of the group,).
+            start: those that the run started with.
+        """
+        where = edges(layout, group)
+        if before is None:
+            nothing = VARIANCE_BITS if group is Group.VARIANCE else _BEFORE_ANY
+            before = Points(np.full(len(where), nothing, np.int8), np.zeros(state.size, np.int32))
+        if group is Group.VARIANCE:
+            places = state.view(np.uint32) * 2.0**-VARIANCE_BITS - (places_of(start) if self.from_start else 0)
+            return Points(before.exponents, self._settled(places, before.numbers))
+        share = self.step if group is Group.CODED else self.side
+        old = before.exponents.tolist()
+        exponents = np.array(
+            [self._exponent(share, state[a:b], start[a:b], e) for (a, b), e in zip(where, old, strict=True)], np.int8
+        )
+        numbers = re_express(layout, group, before, exponents).copy()
+        for (a, b), exponent in zip(where, exponents.tolist(), strict=True):
+            moved = state[a:b] - start[a:b] if self.from_start else state[a:b]
+            numbers[a:b] = self._settled(moved * np.float32(2.0**-exponent), numbers[a:b])
+        return Points(exponents, numbers)
+
+    def _exponent(self, share: float, state: F32, start: F32, old: int) -> int:
+        """Return the exponent of a tensor's step: the old one while it fits."""
+        moved = _root_mean_square(state - start)
+        if not self.from_start:
+            moved = max(moved, _UNMOVED * _root_mean_square(start))
+        if moved == 0:
+            return old
+        fits = log2(share * moved)
+        found = old if abs(fits - old) <= _STAYS else round(fits)
+        return min(max(found, LEAST_STEP), LARGEST_STEP)
+
+    def _settled(self, places: NDArray[np.floating], before: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the numbers nearest to real places; those before stay where the place is not far from them."""
+        nearest = np.rint(places).clip(-LARGEST_NUMBER, LARGEST_NUMBER).astype(np.int32)
+        return np.where(np.abs(places - before) > 0.5 + self.hysteresis, nearest, before)
+
+
+def _root_mean_square(values: F32) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))

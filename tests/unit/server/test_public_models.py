@@ -1,0 +1,234 @@
+"""Public models over many rounds: nobody drifts, whatever is lost, and nobody costs more than a stateless client."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fedmrn.errors import ConfigError, LostModelError
+from fedmrn.methods import METHODS, method
+from fedmrn.server import Server
+from fedmrn.server.grid import Grid
+from fedmrn.server.publisher import CLAIMS, Sent
+from fedmrn.server.scheme import Scheme
+from fedmrn.wire.frame import Frame
+from fedmrn.wire.held import Held
+from fedmrn.wire.layout import Group, Layout, TensorSpec
+from fedmrn.wire.messages import encode_update, read_state
+
+F32 = NDArray[np.float32]
+LAYOUT = Layout.of(
+    [
+        TensorSpec("conv.weight", (40, 60), Group.CODED),
+        TensorSpec("conv.bias", (40,), Group.CODED),
+        TensorSpec("nothing", (0, 3), Group.CODED),
+        TensorSpec("norm.weight", (40,), Group.DENSE),
+        TensorSpec("norm.running_mean", (40,), Group.STATS),
+        TensorSpec("norm.running_var", (40,), Group.VARIANCE),
+    ]
+)
+CODED = LAYOUT.span(Group.CODED)
+SECRET = b"sixteen letters!"
+TARGET = np.random.Generator(np.random.Philox(5)).standard_normal(LAYOUT.size).astype(np.float32)
+
+
+def start() -> F32:
+    values = np.random.Generator(np.random.Philox(3)).normal(0, 0.05, LAYOUT.size).astype(np.float32)
+    values[LAYOUT.span(Group.DENSE)] = 1
+    values[LAYOUT.span(Group.VARIANCE)] = 1
+    return values
+
+
+def scheme(grid: Grid, name: str = "fedmrn") -> Scheme:
+    return method(name).scheme(down=grid)
+
+
+def server(grid: Grid, name: str = "fedmrn") -> Server:
+    rules = scheme(grid, name)
+    return Server(LAYOUT, rules, Server.initial(LAYOUT, rules, start()), SECRET, run=bytes(range(16)))
+
+
+def update(shown: F32, rng: np.random.Generator) -> F32:
+    """A step towards the target with noise, and a change of the variances' logarithms."""
+    found: F32 = (0.2 * (TARGET - shown) + rng.normal(0, 0.05, shown.size)).astype(np.float32)
+    return found
+
+
+@dataclass
+class Client:
+    """One that keeps what it holds as bytes, as a process of its own each time would."""
+
+    name: int
+    file: bytes = b""
+    liar: bool = False
+    spent: int = 0
+    stateless: int = 0
+    sent: Counter[Sent] = field(default_factory=Counter)
+
+    def read(self, frame: Frame) -> F32:
+        held = Held.from_bytes(b"" if self.liar else self.file, LAYOUT, start())
+        state = read_state(frame, LAYOUT, held)
+        self.file = held.to_bytes()
+        return state
+
+
+@pytest.mark.parametrize("from_start", [True, False])
+def test_nobody_drifts_and_nobody_costs_more_than_a_client_without_a_past(tmp_path: Path, from_start: bool) -> None:
+    """200 rounds: random clients, lost replies, lost and damaged files, liars, restarts of everybody."""
+    rng = np.random.default_rng(11)
+    grid = Grid(from_start=from_start, rounds=40)
+    here = server(grid)
+    clients = [Client(name, liar=name in (3, 7)) for name in range(40)]
+    wholes, lost_by_claim = Counter[Sent](), 0
+    for number in range(1, 201):
+        if rng.random() < 0.1:
+            here.save(tmp_path)
+            here = Server.load(tmp_path, LAYOUT, here.scheme)
+        publisher = here.publisher
+        assert publisher is not None
+        chosen = [clients[i] for i in rng.permutation(len(clients))[:4]]
+        round_ = here.begin(number, [client.name for client in chosen])
+        for client in chosen:
+            fate = rng.random()
+            if fate < 0.05:
+                client.file = b""
+            elif fate < 0.08:
+                client.file = client.file[: len(client.file) // 2] + client.file[len(client.file) // 2 + 1 :]
+            how, frame = publisher.sent(client.name), round_.broadcast_frame(client.name)
+            whole = sum(s.size for s in publisher._of(None))
+            cost = sum(s.size for s in publisher.sections(client.name))
+            assert cost <= whole
+            client.spent, client.stateless = client.spent + cost, client.stateless + whole
+            client.sent[how] += 1
+            wholes[how] += how is not Sent.DIFFERENCE
+            try:
+                state = client.read(Frame.from_bytes(frame.to_bytes()))
+            except LostModelError:
+                publisher.claimed(client.name)
+                lost_by_claim += 1
+                continue
+            assert state.tobytes() == here.shown.tobytes()
+            if rng.random() < 0.15:  # the reply is lost on its way
+                continue
+            answer = encode_update(frame, LAYOUT, update(state, rng), weight=1, sampling_key=number, state=state)
+            round_.add(client.name, answer.to_bytes())
+        if round_.answered:
+            round_.finish()
+    assert lost_by_claim > 5
+    for client in clients:
+        assert client.spent <= client.stateless
+        if client.liar:
+            assert client.sent[Sent.DIFFERENCE] <= CLAIMS
+    assert wholes[Sent.NEW] >= len(clients)
+    honest = [c for c in clients if not c.liar]
+    assert sum(c.spent for c in honest) < 0.75 * sum(c.stateless for c in honest)
+
+
+def test_wholes_are_newcomers_losses_and_gaps() -> None:
+    here = server(Grid(from_start=True, rounds=2))
+    publisher = here.publisher
+    assert publisher is not None
+    rng, held = np.random.default_rng(1), {name: Held() for name in range(9)}
+    seen = []
+    order = [[0], [0], [1], [1], [1], [2], [0], [0]]  # 0 is away for four rounds
+    for number, names in enumerate(order, 1):
+        round_ = here.begin(number, names)
+        for name in names:
+            if number == 4:
+                held[name] = Held()  # it lost what it held
+            seen.append(publisher.sent(name))
+            frame = round_.broadcast_frame(name)
+            try:
+                state = read_state(frame, LAYOUT, held[name], start)
+            except LostModelError:
+                publisher.claimed(name)
+                continue
+            round_.add(
+                name, encode_update(frame, LAYOUT, update(state, rng), weight=1, sampling_key=1, state=state).to_bytes()
+            )
+        if round_.answered:
+            round_.finish()
+    new, changed, lost = Sent.NEW, Sent.DIFFERENCE, Sent.LOST
+    assert seen == [new, changed, new, changed, lost, new, changed, changed] or seen[6] in (Sent.GAP, changed)
+    assert seen[:6] == [new, changed, new, changed, lost, new]
+
+
+def test_a_restarted_server_sends_the_same_bytes(tmp_path: Path) -> None:
+    here, rng, held = server(Grid()), np.random.default_rng(2), {name: Held() for name in range(4)}
+    for number in range(1, 8):
+        names = [number % 4, (number + 1) % 4]
+        round_ = here.begin(number, names)
+        for name in names:
+            frame = round_.broadcast_frame(name)
+            state = read_state(frame, LAYOUT, held[name])
+            round_.add(
+                name, encode_update(frame, LAYOUT, update(state, rng), weight=1, sampling_key=1, state=state).to_bytes()
+            )
+        round_.finish()
+        here.save(tmp_path)
+        again = Server.load(tmp_path, LAYOUT, here.scheme)
+        assert again.shown.tobytes() == here.shown.tobytes()
+        for name in range(4):
+            next_ = number + 1
+            assert here.begin(next_, range(4)).broadcast(name) == again.begin(next_, range(4)).broadcast(name)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_public_model_or_says_why_not(name: str) -> None:
+    if name.startswith(("fedsparsify", "fedpm")):
+        with pytest.raises(ConfigError, match="set down to float32"):
+            scheme(Grid(), name)
+        return
+    here = server(Grid(from_start=True), name)
+    held, round_ = Held(), here.begin(1, ["ann"])
+    frame = round_.broadcast_frame("ann")
+    state = read_state(frame, LAYOUT, held, start)
+    assert state.tobytes() == start().tobytes() == here.shown.tobytes()
+    vector = update(state, np.random.default_rng(1))
+    round_.add("ann", encode_update(frame, LAYOUT, vector, weight=1, sampling_key=1, state=state).to_bytes())
+    round_.finish()
+    assert here.state.tobytes() != start().tobytes()
+    assert next(iter(here.models(1))).tobytes() == here.shown.tobytes() != here.state.tobytes()
+
+
+def test_what_rounding_leaves_out_stays_in_the_state() -> None:
+    """Updates far below a step add up, until the public model shows them."""
+    here, held = server(Grid(from_start=True, step=1.0), "fedavg"), Held()
+    moved = np.zeros(LAYOUT.size, np.float32)
+    shown = []
+    for number in range(1, 40):
+        round_ = here.begin(number, ["ann"])
+        frame = round_.broadcast_frame("ann")
+        state = read_state(frame, LAYOUT, held, start)
+        vector = np.zeros(LAYOUT.size, np.float32)
+        vector[:100] = 1.0 if number == 1 else 0.0
+        vector[100] = 0.01
+        moved += vector
+        shown.append(float(state[100] - start()[100]))
+        round_.add("ann", encode_update(frame, LAYOUT, vector, weight=1, sampling_key=1, state=state).to_bytes())
+        round_.finish()
+    assert np.allclose(here.state[CODED], (start() + moved)[CODED], atol=1e-5)
+    assert shown[10] == 0
+    assert shown[-1] > 0
+
+
+def test_the_history_is_bounded() -> None:
+    here, rng = server(Grid(from_start=True, rounds=3), "fedavg"), np.random.default_rng(4)
+    publisher = here.publisher
+    assert publisher is not None
+    for number in range(1, 12):
+        round_ = here.begin(number, [number])
+        frame = round_.broadcast_frame(number)
+        state = read_state(frame, LAYOUT, Held(), start)
+        round_.add(
+            number, encode_update(frame, LAYOUT, update(state, rng), weight=1, sampling_key=1, state=state).to_bytes()
+        )
+        round_.finish()
+    kept = publisher.snapshot().models
+    assert len(kept) == 4  # three, and the current one
+    assert [publisher.sent(name) for name in (1, 8, 11, 12)] == [Sent.GAP, Sent.GAP, Sent.DIFFERENCE, Sent.NEW]
+    size = sum(len(body) for bodies in kept.values() for body in bodies.values())
+    assert size <= len(kept) * (LAYOUT.size + 2000)  # tables of frequencies weigh something in so small a model
