@@ -77,7 +77,7 @@ def page(
         header, rows = overview
         body.append(
             "<p>After the last round, in percent: accuracy, or the score that a setting names; mean and standard "
-            "deviation over seeds.</p>"
+            "deviation over seeds. In brackets: total bytes saved against FedAvg, both ways.</p>"
         )
         names = [f'<a href="#setting-{i}">{escape(row[0])}</a>' for i, row in enumerate(rows, 1)]
         body.append(_table(header, rows, first=names))

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedmrn.report.summary import Summary
+from fedmrn.report.summary import EXACT, Summary
 
 SMALLER = "grid"
 """The value of `method.down` that the hint names."""
-_EXACT = "float32"  # the value with which FedAvg is FedAvg
 _MOST = 2 / 3  # FedAvg's downlink is half, and a few bytes of headers more: that is not what the hint is for
 _NAMED = 3  # rows that the hint names at most
 
@@ -37,7 +36,7 @@ def saving(row: Summary, rows: Sequence[Summary]) -> Saving | None:
         None if no FedAvg had as many rounds, and as many clients in them.
     """
     alike = [r for r in rows if r.method == "fedavg" and (r.rounds, r.clients) == (row.rounds, row.clients)]
-    reference = max(alike, key=lambda r: (r.down == _EXACT, r.final), default=None)
+    reference = max(alike, key=lambda r: (r.down == EXACT, r.final), default=None)
     if reference is None:
         return None
     return Saving(up=reference.up_bytes / row.up_bytes, total=reference.total_bytes / row.total_bytes)

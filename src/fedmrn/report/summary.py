@@ -7,6 +7,8 @@ from statistics import fmean, stdev
 from fedmrn.experiments.run.record import WAYS, Record, Way, sizes_on
 from fedmrn.report.account import Line, account
 
+EXACT = "float32"
+"""The value of `method.down` with which clients hold exactly what the server has."""
 _LAST = 10
 
 
@@ -58,7 +60,7 @@ class Summary:
 
 
 def summarise(
-    method: str, lr: float, runs: Sequence[Sequence[Record]], label: str = "", *, down: str = "float32"
+    method: str, lr: float, runs: Sequence[Sequence[Record]], label: str = "", *, down: str = EXACT
 ) -> Summary:
     """Return the summary of a method.
 

@@ -52,11 +52,10 @@ LEGEND = (
 def cells(row: Summary, rows: Sequence[Summary]) -> tuple[str, ...]:
     """Return a row as text, in the order of `HEADER`; `rows` are those of the same setting, of which it is one."""
     saved = saving(row, rows)
-    spread = f"±{100 * row.final_std:.2f}" if row.seeds > 1 else ""
     return (
         row.label,
         f"{row.lr:g}",
-        f"{100 * row.final:.2f}{spread}",
+        _final(row),
         *(f"{size / 1e6:.2f}" for size in (row.up_bytes, row.down_bytes, row.total_bytes)),
         *(("-", "-") if saved is None else (f"{saved.up:.1f}x", f"{saved.total:.1f}x")),
         *(f"{bits:.3f}" if bits < 10 else f"{bits:.2f}" for bits in (row.up_bits, row.down_bits, row.total_bits)),
@@ -102,18 +101,23 @@ def _cells(found: Reached) -> tuple[str, str, str]:
 
 
 def overview_table(comparisons: Sequence[Comparison], rows: Sequence[Sequence[Summary]]) -> Table:
-    """Return the table of all settings: last accuracies in percent, a row a setting, a column a method."""
+    """Return the table of all settings: last accuracies in percent and total savings; a column a method."""
     labels = list(dict.fromkeys(row.label for summaries in rows for row in summaries))
     body = []
     for comparison, summaries in zip(comparisons, rows, strict=True):
         found = {row.label: row for row in summaries}
-        body.append((comparison.name, *(_accuracy(found.get(label)) for label in labels)))
+        body.append((comparison.name, *(_in_short(found.get(label), summaries) for label in labels)))
     return ("setting", *labels), body
 
 
-def _accuracy(row: Summary | None) -> str:
+def _in_short(row: Summary | None, rows: Sequence[Summary]) -> str:
     if row is None:
         return "-"
+    saved = saving(row, rows)
+    return _final(row) + ("" if saved is None else f" ({saved.total:.1f}x)")
+
+
+def _final(row: Summary) -> str:
     return f"{100 * row.final:.2f}" + (f"±{100 * row.final_std:.2f}" if row.seeds > 1 else "")
 
 

@@ -114,6 +114,7 @@ def test_tables_say_what_is_not_finished(written: Path) -> None:
     assert "2 settings compared" in page.text
     assert "seed 2 at round 1 of 3; its numbers are of seed 1 up to round 3" in page.text
     assert "±0.00" in page.text
+    assert "90.00±0.00 (1.0x)" in page.text  # of the table of both settings
     text = (written / "summary.md").read_text()
     assert "| method | 72 %: rounds | up MB | total MB | 81 %: rounds |" in text
     assert "| fedmrn | 2 |" in text
