@@ -126,7 +126,7 @@ def test_what_a_reader_sees(report: Path, tmp_path: Path, width: int) -> None:
     found, screen, logged = look(report.read_text(), tmp_path, width)
     assert faults(found, screen, logged) == []
     names = [name for name, _ in found["images"]]
-    curves = ("accuracy-rounds", "accuracy-bytes", "accuracy-traffic")
+    curves = ("accuracy-traffic", "accuracy-rounds", "accuracy-bytes")
     assert names == [
         *(f"1-{name}" for name in (*curves, "holdings", "masks", "times")),
         *(f"2-{name}" for name in (*curves, "times")),
@@ -146,7 +146,7 @@ def test_faults_are_seen(report: Path, tmp_path: Path) -> None:
     broken = broken.replace("</h1>", '</h1><p style="font-size:6px"><img src="https://example.invalid/x.png"></p>', 1)
     broken = broken.replace("</h1>", '</h1><div style="width:3000px">wide</div>', 1)
     found = "\n".join(faults(*look(broken, tmp_path, 390)))
-    assert "image 1-accuracy-rounds is not shown" in found
+    assert "image 1-accuracy-traffic is not shown" in found
     assert "DIV reaches out of the page" in found
     assert "in a window of 390" in found
     assert "P is too small to read" in found

@@ -30,10 +30,16 @@ def timeless(folder: Path) -> list[dict[str, object]]:
 def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
     done = cli("compare", "digits", "--seeds", "1-2", "--methods", "fedavg,fedmrn,fedmrn-s", *changes())
     assert done.returncode == 0, done.stderr
-    assert "bpp" in done.stdout
     assert "round 2/2" in done.stdout
+    table, _, below = done.stdout.rpartition("client, headers included.")
+    assert all(len(line) <= 80 for line in table.splitlines() if " fedmrn" in line and "[" not in line)
+    assert re.search(
+        r"\nthe downlink is 9\d % of the traffic of fedmrn and fedmrn-s: --set method.down=\w+ makes it smaller\n"
+        r"runs/digits/: report.html, .*plots \(accuracy-traffic.png, ",
+        below,
+    )
     folder = tmp_path / "runs" / "digits"
-    curves = ("accuracy-rounds", "accuracy-bytes", "accuracy-traffic")
+    curves = ("accuracy-traffic", "accuracy-rounds", "accuracy-bytes")
     plots = (*curves, "codec-error", "masks", "scale", "holdings", "times")
     for name in (*plots, "fedmrn-seed1/partition"):
         assert (folder / f"{name}.png").read_bytes().startswith(PNG)
@@ -41,7 +47,11 @@ def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
     for name, row in rows.items():
         assert name in done.stdout
         runs = [records(folder / f"{name}-seed{seed}") for seed in (1, 2)]
-        assert row["up_bytes"] == sum(r["up"]["total"] for run in runs for r in run) / 2
+        sent = {way: sum(r[way]["total"] for run in runs for r in run) / 2 for way in ("up", "down")}
+        assert (row["up_bytes"], row["down_bytes"]) == (sent["up"], sent["down"])
+        assert row["total_bytes"] == sent["up"] + sent["down"]
+        average = rows["fedavg"]["up_bytes"], rows["fedavg"]["total_bytes"]
+        assert row["saved"] == {"up": average[0] / sent["up"], "total": average[1] / sum(sent.values())}
         assert row["final"] == pytest.approx(sum(run[-1]["accuracy"] for run in runs) / 2)
     held = json.loads((folder / "fedmrn-seed1/partition.json").read_text())
     assert (len(held), sum(map(sum, held))) == (4, 1255)
@@ -341,7 +351,9 @@ def test_the_byte_account(cli: Cli, tmp_path: Path) -> None:
     assert shown in text
     assert shown.replace(" | ", "</td><td>") in page
     assert '<figure id="accuracy-traffic">' in page
-    assert "last round 1.317 bits a parameter up" in alone.stdout  # of one method the terminal says it too
+    assert (
+        "last round 1.317 bits a parameter up, 32.174 down\n" in alone.stdout
+    )  # of one method the terminal says it too
 
 
 def test_a_run_from_before_the_account_goes_on_and_is_reported(cli: Cli, tmp_path: Path) -> None:

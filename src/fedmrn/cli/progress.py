@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 from fedmrn.experiments.config import Experiment
-from fedmrn.experiments.run.record import Record
+from fedmrn.experiments.run.record import WAYS, Record
 
 
 class Bars:
@@ -45,7 +45,6 @@ class Bars:
         self._task: TaskID | None = None
         self._label = ""
         self._rounds = self._clients = 1
-        self._uploaded = 0
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -72,7 +71,6 @@ class Bars:
     def start(self, experiment: Experiment, done: int) -> None:
         """Show that a run starts, or goes on after `done` rounds."""
         self._run += 1
-        self._uploaded = 0
         self._rounds, self._clients = experiment.train.rounds, experiment.train.clients_per_round
         place = f"[{self._run}/{self._runs}] " if self._runs > 1 else ""
         self._label = f"{place}{experiment.method} seed {experiment.seed}"
@@ -94,8 +92,8 @@ class Bars:
 
     def round(self, record: Record) -> None:
         """Show a round that is done."""
-        self._uploaded += record.up.total
-        text = f"accuracy {record.accuracy:.2%}, up {self._uploaded / 1e6:.2f} MB"
+        up, down = (f"{record.total(way) / 1e6:.2f} MB" for way in WAYS)
+        text = f"accuracy {record.accuracy:.2%}, {up} up, {down} down"
         if self._task is not None:
             self._bars.update(self._task, description=self._escape(f"{self._label}: {text}"))
         if not self._console.is_terminal:

@@ -8,11 +8,14 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from fedmrn.cli.say import say
 from fedmrn.codecs import CODECS, Raw, codec_from
 from fedmrn.errors import FrameError, LimitError
 from fedmrn.methods import METHODS
 from fedmrn.report.account import SECTIONS, traffic_line
-from fedmrn.report.summary import HEADER, LEGEND, Summary, cells, reference_of
+from fedmrn.report.saving import downlink_hint
+from fedmrn.report.summary import Summary
+from fedmrn.report.tables import LEGEND, screen_table
 from fedmrn.wire.frame import Frame, Role, Section
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import plain
@@ -44,7 +47,9 @@ def show_table(
         collapse_padding=True,
     )
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if figures and i else "left", no_wrap=figures or i == 0)
+        table.add_column(
+            name, justify="right" if figures and i else "left", vertical="bottom", no_wrap=figures or i == 0
+        )
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     # Figures are never cut: a line that is longer than the screen is wrapped by it.
@@ -54,11 +59,13 @@ def show_table(
 
 
 def show_comparison(console: Console, rows: Sequence[Summary], title: str) -> None:
-    """Print the comparison of methods; of one alone, its traffic too."""
-    reference = reference_of(rows)
-    show_table(console, HEADER, [cells(row, reference) for row in rows], title=title, caption=LEGEND, figures=True)
+    """Print the comparison of methods, and whose downlink could be smaller; of one alone, its traffic too."""
+    show_table(console, *screen_table(rows), title=title, caption=LEGEND, figures=True)
     if len(rows) == 1:
-        console.print(traffic_line(rows[0].account), highlight=False, markup=False, soft_wrap=True)
+        say(console, traffic_line(rows[0].account, rows[0].calibration_bytes))
+    hint = downlink_hint(rows)
+    if hint is not None:
+        say(console, hint, style="yellow")
 
 
 def show_frame(console: Console, frame: Frame, size: int) -> None:

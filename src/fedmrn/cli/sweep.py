@@ -16,7 +16,7 @@ from fedmrn.experiments.run.folder import check_folder, finished
 from fedmrn.experiments.run.record import read_records
 from fedmrn.files import locked, make_folder, refuse_links
 from fedmrn.report import write_report
-from fedmrn.report.summary import HEADER, LEGEND, cells, reference_of
+from fedmrn.report.tables import LEGEND, screen_table
 
 
 def carry_out(
@@ -108,6 +108,7 @@ def _report_tables(console: Console, sweep: Sweep, folder: Path) -> None:
     Raises:
         RunError: no cell is finished.
     """
+    header: Sequence[str] = ()
     rows: list[tuple[str, ...]] = []
     with console.status("writing the reports"):
         for name, table in sweep.tables.items():
@@ -116,12 +117,14 @@ def _report_tables(console: Console, sweep: Sweep, folder: Path) -> None:
                 if name:
                     make_folder(folder / name)
                 for found in write_report(folder / name, runs):
-                    rows += [(name, *cells(row, reference_of(found.rows))) for row in found.rows]
+                    header, body = screen_table(found.rows)
+                    rows += [(name, *row) for row in body]
     if not rows:
         raise RunError(
             f"no cell of sweep {sweep.name} is finished: what failed is told above, and the same command tries again"
         )
-    header: tuple[str, ...] = ("", *HEADER)
-    if not any(row[0] for row in rows):
-        header, rows = header[1:], [row[1:] for row in rows]
+    if any(row[0] for row in rows):
+        header = ("", *header)
+    else:
+        rows = [row[1:] for row in rows]
     show_table(console, header, rows, title=sweep.description, caption=LEGEND, figures=True)

@@ -15,8 +15,9 @@ from fedmrn.report.figures import Studio, codec_picture, pictures
 from fedmrn.report.page import Chapter, page
 from fedmrn.report.plots import FORMATS
 from fedmrn.report.runs import Comparison
-from fedmrn.report.summary import HEADER, Summary, cells, markdown, reference_of, summarise
-from fedmrn.report.tables import convergence_table, final_table, overview_table
+from fedmrn.report.saving import saving
+from fedmrn.report.summary import Summary, summarise
+from fedmrn.report.tables import HEADER, cells, convergence_table, final_table, markdown, overview_table
 
 __all__ = ["Report", "check_formats", "check_targets", "find_runs", "write_report"]
 
@@ -91,7 +92,10 @@ def check_formats(text: str) -> tuple[str, ...]:
 
 
 def _say(comparison: Comparison, targets: Sequence[float]) -> Report:
-    rows = [summarise(g.experiment.method, g.experiment.options.lr, g.records, g.label) for g in comparison.variants]
+    rows = []
+    for variant in comparison.variants:
+        method, options = variant.experiment.method, variant.experiment.options
+        rows.append(summarise(method, options.lr, variant.records, variant.label, down=options.down))
     levels = check_targets(targets) or default_targets(rows)
     reached = [[reach(variant.records, level) for level in levels] for variant in comparison.variants]
     return Report(comparison.title, rows, reached, _tuning(comparison), comparison.notes())
@@ -114,19 +118,24 @@ def _values(comparisons: Sequence[Comparison], reports: Sequence[Report]) -> lis
     for comparison, report in zip(comparisons, reports, strict=True):
         for variant, row, reached in zip(comparison.variants, report.rows, report.reached, strict=True):
             names = [run.name for run in variant.runs]
-            more = {"setting": comparison.title, "runs": names, "targets": [asdict(one) for one in reached]}
+            more: dict[str, object] = {
+                "setting": comparison.title,
+                "runs": names,
+                "targets": [asdict(one) for one in reached],
+            }
+            saved = saving(row, report.rows)
+            more["saved"] = None if saved is None else asdict(saved)
             rows.append({**asdict(row), **more})
     return rows
 
 
 def _markdown(part: Chapter) -> str:
-    reference = reference_of(part.rows)
-    text = f"# {part.comparison.title}\n\n" + markdown(HEADER, [cells(row, reference) for row in part.rows])
+    text = f"# {part.comparison.title}\n\n" + markdown(HEADER, [cells(row, part.rows) for row in part.rows])
     text += f"\n## Convergence\n\n{markdown(*part.convergence)}"
     for title, table in part.tuning:
         text += f"\n{title}\n\n{markdown(*table)}"
     text += f"\n## Bytes\n\n{ACCOUNT_LEGEND}\n"
     for row in part.rows:
-        text += f"\n### {row.label}\n\n{traffic_line(row.account)}\n\n"
+        text += f"\n### {row.label}\n\n{traffic_line(row.account, row.calibration_bytes)}\n\n"
         text += markdown(ACCOUNT_HEADER, account_cells(row.account))
     return text

@@ -140,8 +140,13 @@ def account_cells(lines: Sequence[Line]) -> list[tuple[str, ...]]:
     return rows
 
 
-def traffic_line(lines: Sequence[Line]) -> str:
-    """Return a method's traffic in a line: up, down and both, and the uplink bits of the last round."""
+def traffic_line(lines: Sequence[Line], calibration: float) -> str:
+    """Return a method's traffic in a line: up, down and both, the bits of the last round, and what calibration took.
+
+    Args:
+        lines: of `account`.
+        calibration: bytes both ways, which the lines do not have.
+    """
     found = {line.way: line for line in lines if line.section == "total"}
 
     def size(way: str) -> str:
@@ -150,5 +155,7 @@ def traffic_line(lines: Sequence[Line]) -> str:
         raw = f"{line.raw.total / 1e6:.2f}" if line.raw else "not known"
         return coded if raw == coded else f"{coded} (raw {raw})"
 
-    last = found["up"].coded.last_bits
-    return f"MB up {size('up')}, down {size('down')}, both {size('both')}; last round {last:.3f} bits a parameter up"
+    up, down = (found[way].coded.last_bits for way in WAYS)
+    line = f"MB up {size('up')}, down {size('down')}, both {size('both')}"
+    line += f"; last round {up:.3f} bits a parameter up, {down:.3f} down"
+    return f"{line}; calibration {calibration / 1e6:.2f} MB more" if calibration else line

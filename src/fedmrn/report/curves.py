@@ -1,4 +1,4 @@
-"""Accuracy against rounds, against uploaded bytes, and against bytes both ways."""
+"""Accuracy against total traffic, against rounds, and against uploaded bytes."""
 
 import textwrap
 from collections.abc import Sequence
@@ -48,8 +48,8 @@ def draw_bytes(variants: Sequence[Variant], title: str, *, down: bool = False) -
     axes.xaxis.set_major_locator(
         LogLocator(subs=(1,) if wide else (1, 2, 5) if high > 20 * low else (1, 1.5, 2, 3, 4, 5, 7))
     )
-    what = "uploaded and downloaded" if down else "uploaded"
-    axes.set_xlabel(f"{what} so far, all clients (measured frame lengths)")
+    what = "total traffic so far, up and down" if down else "uploaded so far"
+    axes.set_xlabel(f"{what}, all clients (measured frame lengths)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(value)))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
     _finish(figure, axes, variants)

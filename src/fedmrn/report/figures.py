@@ -79,9 +79,9 @@ def pictures(comparison: Comparison, studio: Studio, prefix: str) -> dict[str, l
     name = name[0].upper() + name[1:]
     heading = comparison.title
     curves = (
+        ("accuracy-traffic", f"{name} against total traffic", partial(draw_bytes, variants, heading, down=True)),
         ("accuracy-rounds", f"{name} against rounds", partial(draw_rounds, variants, heading)),
         ("accuracy-bytes", f"{name} against uploaded bytes", partial(draw_bytes, variants, heading)),
-        ("accuracy-traffic", f"{name} against bytes both ways", partial(draw_bytes, variants, heading, down=True)),
     )
     found = {name: [add(stem, draw(), what, f"{what}. {BAND}", f"At the end: {ends}.") for stem, what, draw in curves]}
     split = _split(comparison, studio, prefix)

@@ -31,7 +31,7 @@ p{margin:.6rem 0}
 .scroll{overflow-x:auto;margin:.8rem 0}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .5rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-th{font-weight:600;vertical-align:bottom;white-space:normal}
+th{font-weight:600;vertical-align:bottom;white-space:normal;overflow-wrap:normal}
 th:first-child,td:first-child{text-align:left;padding-left:0}
 td:first-child{white-space:normal;min-width:8.5rem}
 figure{margin:1.2rem 0 2rem}
@@ -57,7 +57,7 @@ class Chapter:
         rows: a summary for each variant.
         final, convergence: tables.
         tuning: title and table of each tuning that its runs follow.
-        pictures: by the heading that they stand under.
+        pictures: by the heading that they stand under; the first heading stands right below the result.
     """
 
     comparison: Comparison
@@ -77,7 +77,7 @@ def page(
         header, rows = overview
         body.append(
             "<p>After the last round, in percent: accuracy, or the score that a setting names; mean and standard "
-            "deviation over seeds.</p>"
+            "deviation over seeds. In brackets: total bytes saved against FedAvg, both ways.</p>"
         )
         names = [f'<a href="#setting-{i}">{escape(row[0])}</a>' for i, row in enumerate(rows, 1)]
         body.append(_table(header, rows, first=names))
@@ -99,14 +99,16 @@ def _chapter(part: Chapter) -> list[str]:
     body = [*_notes(comparison.notes()), "<h3>Result</h3>", _table(*part.final)]
     name = score(comparison.experiment)
     body.append(f"<p>{escape(FINAL.format(score=name))}</p>")
+    first, *others = part.pictures.items()
+    body += _gallery(*first)
     body += ["<h3>Convergence</h3>", _table(*part.convergence), f"<p>{escape(CONVERGENCE.format(score=name))}</p>"]
     for title, tried in part.tuning:
         body += ["<h3>Tuning</h3>", f"<p>{escape(title)}.</p>", _table(*tried)]
-    for heading, pictures in part.pictures.items():
-        body += [f"<h3>{escape(heading)}</h3>", *map(_figure, pictures)]
+    for heading, pictures in others:
+        body += _gallery(heading, pictures)
     body.append(f"<h3>Bytes</h3><p>{escape(ACCOUNT_LEGEND)}</p>")
     for row in part.rows:
-        line = escape(f"{row.label}: {traffic_line(row.account)}")
+        line = escape(f"{row.label}: {traffic_line(row.account, row.calibration_bytes)}")
         table = _table(ACCOUNT_HEADER, account_cells(row.account))
         body.append(f"<details{' open' * (len(part.rows) == 1)}><summary>{line}</summary>{table}</details>")
     body.append("<h3>Configurations</h3>")
@@ -120,6 +122,10 @@ def _chapter(part: Chapter) -> list[str]:
 
 def _notes(notes: Sequence[str]) -> list[str]:
     return [f'<p class="note">{escape(note)}.</p>' for note in notes]
+
+
+def _gallery(heading: str, pictures: Sequence[Picture]) -> list[str]:
+    return [f"<h3>{escape(heading)}</h3>", *map(_figure, pictures)]
 
 
 def _figure(picture: Picture) -> str:

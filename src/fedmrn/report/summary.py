@@ -1,12 +1,14 @@
-"""What came of runs, in numbers: one row a method, over its seeds."""
+"""What came of runs, in numbers: one summary a method, over its seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
-from fedmrn.experiments.run.record import WAYS, Record
+from fedmrn.experiments.run.record import WAYS, Record, Way, sizes_on
 from fedmrn.report.account import Line, account
 
+EXACT = "float32"
+"""The value of `method.down` with which clients hold exactly what the server has."""
 _LAST = 10
 
 
@@ -20,11 +22,16 @@ class Summary:
         lr: the learning rate.
         seeds: how many runs.
         rounds: of each run.
+        clients: that took part in a round, mean over rounds and seeds.
+        down: how the state travels down, the value of `method.down`.
         final, final_std: accuracy after the last round, mean and standard deviation over seeds (0 for one seed).
         best: mean over seeds of the best round. It looks at the test set; quote `final`.
         last_ten: mean accuracy of the last ten rounds.
-        up_bytes, down_bytes, total_bytes: of a whole run, all clients: the lengths of all frames, and both ways.
-        bits_per_parameter: uplink bits a trainable parameter a client, everything included, mean over rounds.
+        up_bytes, down_bytes, total_bytes: of a whole run, all clients: the lengths of all frames, with those of
+            calibration, and both ways.
+        calibration_bytes: those of `total_bytes` that calibration took, which the account does not have.
+        up_bits, down_bits, total_bits: the same bytes as bits a trainable parameter and client, mean over rounds.
+        bits_per_parameter: of updates alone, as the records have it: `up_bits` where nothing was calibrated.
         round_seconds: a round, evaluation included.
         account: the bytes each way by section.
     """
@@ -34,6 +41,8 @@ class Summary:
     lr: float
     seeds: int
     rounds: int
+    clients: float
+    down: str
     final: float
     final_std: float
     best: float
@@ -41,70 +50,65 @@ class Summary:
     up_bytes: float
     down_bytes: float
     total_bytes: float
+    calibration_bytes: float
+    up_bits: float
+    down_bits: float
+    total_bits: float
     bits_per_parameter: float
     round_seconds: float
     account: list[Line] = field(repr=False)
 
 
-def summarise(method: str, lr: float, runs: Sequence[Sequence[Record]], label: str = "") -> Summary:
-    """Return the row of a method from the records of its runs (at least one, each with as many rounds, at least one).
+def summarise(
+    method: str, lr: float, runs: Sequence[Sequence[Record]], label: str = "", *, down: str = EXACT
+) -> Summary:
+    """Return the summary of a method.
 
-    The label is the method's name, unless given.
+    Args:
+        method: its name.
+        lr: the learning rate.
+        runs: the records of its runs: at least one, each with as many rounds, at least one.
+        label: the method's name, unless given.
+        down: the value of `method.down`.
     """
     finals = [records[-1].accuracy for records in runs]
-    up, down = (fmean(sum(r.total(way) for r in records) for records in runs) for way in WAYS)
+    up, down_ = (fmean(sum(r.total(way) for r in records) for records in runs) for way in WAYS)
+    up_bits, down_bits = (fmean(fmean(_bits(r, way) for r in records) for records in runs) for way in WAYS)
     return Summary(
         method=method,
         label=label or method,
         lr=lr,
         seeds=len(runs),
         rounds=len(runs[0]),
+        clients=fmean(fmean(len(r.clients) for r in records) for records in runs),
+        down=down,
         final=fmean(finals),
         final_std=stdev(finals) if len(finals) > 1 else 0.0,
         best=fmean(max(r.accuracy for r in records) for records in runs),
         last_ten=fmean(fmean(r.accuracy for r in records[-_LAST:]) for records in runs),
         up_bytes=up,
-        down_bytes=down,
-        total_bytes=up + down,
+        down_bytes=down_,
+        total_bytes=up + down_,
+        calibration_bytes=fmean(sum(map(_calibration, records)) for records in runs),
+        up_bits=up_bits,
+        down_bits=down_bits,
+        total_bits=up_bits + down_bits,
         bits_per_parameter=fmean(fmean(r.bits_per_parameter for r in records) for records in runs),
         round_seconds=fmean(fmean(r.seconds for r in records) for records in runs),
         account=account(runs),
     )
 
 
-HEADER = ("method", "lr", "final %", "best", "last 10", "up MB", "saved", "bpp", "down MB", "sec")
-LEGEND = (
-    "saved: FedAvg's uplink over this one. bpp: uplink bits a parameter and client, headers included. sec: a round."
-)
+def _calibration(record: Record) -> int:
+    """Return the bytes of a round's calibration, both ways."""
+    return sum(record.total(way) - sizes_on(way, record).total for way in WAYS)
 
 
-def cells(row: Summary, reference: Summary | None) -> tuple[str, ...]:
-    """Return a row as text, in the order of `HEADER`; `reference` is what its uplink is compared with."""
-    factor = "-"
-    if reference:  # of a round: not all may have the same rounds yet
-        factor = f"{reference.up_bytes / reference.rounds / (row.up_bytes / row.rounds):.1f}x"
-    spread = f"±{100 * row.final_std:.2f}" if row.seeds > 1 else ""
-    return (
-        row.label,
-        f"{row.lr:g}",
-        f"{100 * row.final:.2f}{spread}",
-        f"{100 * row.best:.2f}",
-        f"{100 * row.last_ten:.2f}",
-        f"{row.up_bytes / 1e6:.2f}",
-        factor,
-        f"{row.bits_per_parameter:.3f}",
-        f"{row.down_bytes / 1e6:.2f}",
-        f"{row.round_seconds:.2f}",
-    )
+def _bits(record: Record, way: Way) -> float:
+    """Return a round's bits a trainable parameter and client on one way, calibration included."""
+    return record.bits_per_parameter * record.total(way) / record.up.total
 
 
 def reference_of(rows: Sequence[Summary]) -> Summary | None:
-    """Return FedAvg's row (the best of several), which others are compared with, or None if it did not run."""
+    """Return FedAvg's row (the best of several), whose accuracy others are compared with, or None if it did not run."""
     return max((row for row in rows if row.method == "fedavg"), key=lambda row: row.final, default=None)
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table as Markdown."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
-"""What `fedmrn inspect` says of the content of a section."""
+"""What `fedmrn inspect` says of the content of a section, and the comparison on a screen."""
 
+import json
 from dataclasses import replace
 from io import StringIO
 
@@ -7,15 +8,19 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedmrn.cli.show import show_frame
+from fedmrn.cli.show import show_comparison, show_frame
 from fedmrn.codecs import Bernoulli, Codec, CodedMask, EncodeKeys, MaskedNoise, Raw, Sparse, Support
 from fedmrn.errors import UnknownTermError
+from fedmrn.experiments.run.record import Record
 from fedmrn.methods import method
 from fedmrn.numerics.masking import MaskType
 from fedmrn.numerics.noise import Law, NoiseSpec
+from fedmrn.report.saving import SMALLER
+from fedmrn.report.summary import summarise
 from fedmrn.server import Server
 from fedmrn.wire.frame import Frame, Kind, Role, Section
 from fedmrn.wire.layout import Group, Layout, TensorSpec
+from run_folders import record
 
 KEYS = EncodeKeys(0xFEED, 42)
 MASKED = MaskedNoise(NoiseSpec(Law.GAUSSIAN, 0.005), MaskType.SIGNED)
@@ -75,3 +80,23 @@ def test_terms() -> None:
     later = replace(frame, sections=(replace(terms, body=b"\x63\0\0\0\0\0", count=1),))
     with pytest.raises(UnknownTermError):
         show_frame(Console(file=text, width=200), later, len(later.to_bytes()))
+
+
+@pytest.mark.parametrize("down", ["float32", SMALLER])
+def test_a_comparison_fits_a_terminal_and_says_whose_downlink_could_be_smaller(down: str) -> None:
+    """Three seeds, hundreds of megabytes; nothing is said where the option is there already."""
+    seeds = [[Record.of_line(json.dumps(record(1, last)))] for last in (0.98, 0.99, 0.97)]
+    masked = summarise("fedmrn-s", 0.1, seeds, down=down)
+    small = {"up_bytes": 11.31e6, "down_bytes": 313.51e6, "total_bytes": 324.82e6}
+    large = {"up_bytes": 313.5e6, "down_bytes": 313.51e6, "total_bytes": 627.01e6, "up_bits": 32.1, "down": "float32"}
+    rows = [replace(masked, method="fedavg", label="fedavg", **large), replace(masked, **small)]
+    text = StringIO()
+    show_comparison(Console(file=text, width=80), rows, "a title")
+    table, _, below = text.getvalue().partition("MB: of a whole run")
+    lines = [line.split() for line in table.splitlines()]
+    heads = ["up", "down", "total", "total", "up", "down", "total"], ["MB"] * 3 + ["saved"] + ["bits"] * 3
+    assert (lines[2][1:], lines[3][3:]) == heads
+    assert lines[5][3:7] == ["313.50", "313.51", "627.01", "1.0x"]
+    assert max(map(len, table.splitlines())) <= 80
+    assert below.count("\n") == (2 if down == "float32" else 1)
+    assert (f"fedmrn-s: --set method.down={SMALLER} " in below) is (down == "float32")

@@ -97,7 +97,7 @@ def test_records_without_raw_are_read() -> None:
         lines = account(runs)
         assert all(x.raw is None and x.ratio is None for x in lines)
         assert all(row[2] == row[4] == row[6] == row[7] == row[10] == "-" for row in account_cells(lines))
-        assert "raw not known" in traffic_line(lines)
+        assert "raw not known" in traffic_line(lines, 0)
     assert [x.coded for x in account(old)] == [x.coded for x in account(RUNS)]
 
 
@@ -111,7 +111,10 @@ def test_cells_and_the_line() -> None:
         *("0.1000", "8.0000", "8.0000", "120.0000"),
     )
     many = [[replace(r, up=Sizes(**{k: 1_000_000 * v for k, v in asdict(r.up).items()})) for r in s] for s in RUNS]
-    assert traffic_line(account(many)).startswith("MB up 304.00 (raw 0.00), down 0.00")
+    assert traffic_line(account(many), 0).startswith("MB up 304.00 (raw 0.00), down 0.00")
+    last = "last round 4.080 bits a parameter up, 12.000 down"
+    assert traffic_line(account(RUNS), 0).endswith(last)
+    assert traffic_line(account(RUNS), 1.5e6).endswith(f"{last}; calibration 1.50 MB more")
 
 
 def test_a_record_lists_each_client_and_adds_up() -> None:

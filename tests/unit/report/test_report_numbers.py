@@ -13,6 +13,7 @@ from allocated import allocated
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.run.layout_file import write_layout
 from fedmrn.experiments.run.record import Record
+from fedmrn.report.account import traffic_line
 from fedmrn.report.collect import collect
 from fedmrn.report.convergence import Reached, check_targets, default_targets, reach
 from fedmrn.report.curves import draw_bytes, draw_rounds
@@ -23,7 +24,7 @@ from fedmrn.report.summary import reference_of, summarise
 from fedmrn.report.tables import convergence_table, final_table
 from fedmrn.report.times import draw_times, step_milliseconds, steps
 from fedmrn.wire.layout import Group, Layout, TensorSpec
-from run_folders import CLIENTS, record, write_run
+from run_folders import CLIENTS, PARAMETERS, record, write_run
 
 UP, DOWN = 350, 8100  # bytes of a round
 
@@ -44,7 +45,7 @@ def test_a_target_is_reached_at_its_first_crossing() -> None:
     assert reach(seeds, 0.95) == Reached(0.95, 3, 0, None, None, None)
     rows = [summarise("fedmrn", 0.1, seeds, "a label")]
     header, cells = convergence_table(rows, [[reach(seeds, t) for t in (0.1, 0.7, 0.95)]])
-    assert header[:4] == ["method", "10 %: rounds", "MB up", "MB both"]
+    assert header[:4] == ["method", "10 %: rounds", "up MB", "total MB"]
     assert cells == [("a label", "1", "0.00", "0.01", "2.5 (2 of 3)", "0.00", "0.02", "-", "-", "-")]
 
 
@@ -63,16 +64,21 @@ def test_targets_are_checked() -> None:
             check_targets([wrong])
 
 
-def test_the_uplink_is_compared_by_the_round(tmp_path: Path) -> None:
-    (comparison,), _ = collect(
-        [write_run(tmp_path / "a", "fedavg", coded=8000), write_run(tmp_path / "b", accuracies=[0.5, 0.6])]
-    )
+def test_the_final_table_has_the_traffic_of_both_ways(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / "a", "fedavg", coded=8000), write_run(tmp_path / "b")]
+    paths.append(write_run(tmp_path / "c", "fedmrn-s", accuracies=[0.5, 0.6]))
+    (comparison,), _ = collect(paths)
     rows = [summarise(g.experiment.method, 0.1, g.records, g.label) for g in comparison.variants]
-    _, (average, masked) = final_table(comparison, rows)
-    assert average[2:4] == ("1", "3")
-    assert masked[2:4] == ("1", "2 of 3")
+    header, body = final_table(comparison, rows)
+    average, masked, late = (dict(zip(header, row, strict=True)) for row in body)
+    assert (average["seeds"], average["rounds"]) == ("1", "3")
+    assert (late["seeds"], late["rounds"]) == ("1", "2 of 3")
     assert reference_of(rows) is rows[0]
-    assert masked[8] == f"{8100 / 350:.1f}x"
+    assert (masked["up saved"], masked["total saved"]) == (f"{8100 / 350:.1f}x", f"{16200 / 8450:.1f}x")
+    assert (late["up saved"], late["total saved"]) == ("-", "-")
+    assert (masked["up MB"], masked["down MB"], masked["total MB"]) == ("0.00", "0.02", "0.03")
+    # Bytes of a round as bits of 1,000 parameters and two clients.
+    assert (masked["up bits"], masked["down bits"], masked["total bits"]) == ("1.400", "32.40", "33.80")
 
 
 def drawn(figure: Figure, marked: bool) -> list[tuple[list[float], list[float]]]:
@@ -267,6 +273,13 @@ def test_a_comparison_says_what_was_calibrated_and_counts_it(tmp_path: Path) -> 
     ]
     row = summarise("fedmrn", 0.1, variant.records)
     assert (row.up_bytes, row.down_bytes) == (3 * UP + 2 * 100, 3 * DOWN + 2 * DOWN)
+    assert row.total_bytes == row.up_bytes + row.down_bytes
+    assert row.calibration_bytes == 2 * (100 + DOWN)
+    each = 8 / (3 * len(CLIENTS) * PARAMETERS)
+    assert (row.up_bits, row.down_bits) == (pytest.approx(each * row.up_bytes), pytest.approx(each * row.down_bytes))
+    assert row.total_bits == row.up_bits + row.down_bits
+    assert row.bits_per_parameter == pytest.approx(3 * UP * each)
+    assert traffic_line(row.account, row.calibration_bytes).endswith("; calibration 0.02 MB more")
     assert reach(variant.records, 0.75).up_bytes == 2 * UP + 100
     (plain,) = next(c for c in comparisons if "calibrated" not in c.title).variants
     assert plain.notes() == []

@@ -1,5 +1,6 @@
 """The page: it stands alone, it says where everything comes from, and names from run folders are only text."""
 
+import json
 import re
 from base64 import b64decode
 from html.parser import HTMLParser
@@ -86,10 +87,13 @@ def test_every_figure_names_its_runs_and_configuration(folder: Path, written: Pa
     text = (written / "report.html").read_text()
     figures = re.findall(r"<figure id=\"(.*?)\"><img alt=\"(.*?)\".*?<figcaption>(.*?)</figcaption>", text)
     stems = [stem for stem, *_ in figures]
-    one = ["accuracy-rounds", "accuracy-bytes", "accuracy-traffic"]
+    one = ["accuracy-traffic", "accuracy-rounds", "accuracy-bytes"]
     assert sorted(stems) == sorted(
         [f"{i}-{name}" for i in (1, 2) for name in (*one, "times")] + ["1-masks", "2-holdings", "codec-error"]
     )
+    assert stems[:3] == [f"1-{name}" for name in one]  # all traffic first, right below the result
+    heads = re.findall(r"<h3>(.*?)</h3>", text)
+    assert heads[:3] == ["Result", "Accuracy", "Convergence"]
     for stem, alt, caption in figures:
         assert len(alt) > 20, stem
         assert "<span>Runs: " in caption
@@ -110,9 +114,13 @@ def test_tables_say_what_is_not_finished(written: Path) -> None:
     assert "2 settings compared" in page.text
     assert "seed 2 at round 1 of 3; its numbers are of seed 1 up to round 3" in page.text
     assert "±0.00" in page.text
+    assert "90.00±0.00 (1.0x)" in page.text  # of the table of both settings
     text = (written / "summary.md").read_text()
-    assert "| method | 72 %: rounds | MB up | MB both | 81 %: rounds |" in text
+    assert "| method | 72 %: rounds | up MB | total MB | 81 %: rounds |" in text
     assert "| fedmrn | 2 |" in text
+    assert "| up MB | down MB | total MB | up saved | total saved | up bits | down bits | total bits |" in text
+    saved = [(row["method"], row["saved"]) for row in json.loads((written / "summary.json").read_text())]
+    assert saved == [("fedmrn", None), *((name, {"up": 1.0, "total": 1.0}) for name in ("fedavg", "fedmrn"))]
 
 
 def test_the_embedded_pictures_are_the_files(written: Path) -> None:

@@ -84,5 +84,5 @@ def print_report(
             show_table(OUT, header, rows, title=tuning_title(tuning), figures=True)
         for note in report.notes:
             say(OUT, note, style="yellow")
-    files = "report.html, summary.md (bytes by section), plots (accuracy-rounds.png, accuracy-bytes.png, ...)"
+    files = "report.html, summary.md (bytes by section), plots (accuracy-traffic.png, accuracy-rounds.png, ...)"
     say(OUT, f"{folder}/: {files}")

@@ -1,0 +1,58 @@
+"""What a method's traffic is beside FedAvg's, and which option makes the larger part of it smaller."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedmrn.report.summary import EXACT, Summary
+
+SMALLER = "grid"
+"""The value of `method.down` that the hint names."""
+_MOST = 2 / 3  # FedAvg's downlink is half, and a few bytes of headers more: that is not what the hint is for
+_NAMED = 3  # rows that the hint names at most
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """FedAvg's bytes over a row's, of whole runs with all clients and calibration.
+
+    Attributes:
+        up: of the uplink.
+        total: of both ways.
+    """
+
+    up: float
+    total: float
+
+
+def saving(row: Summary, rows: Sequence[Summary]) -> Saving | None:
+    """Return what a row saves against FedAvg in the same table.
+
+    Args:
+        row: the one that is asked for.
+        rows: of one setting. Of several FedAvgs of as many rounds and clients, one with an exact broadcast is taken,
+            and of those the one with the best last accuracy.
+
+    Returns:
+        None if no FedAvg had as many rounds, and as many clients in them.
+    """
+    alike = [r for r in rows if r.method == "fedavg" and (r.rounds, r.clients) == (row.rounds, row.clients)]
+    reference = max(alike, key=lambda r: (r.down == EXACT, r.final), default=None)
+    if reference is None:
+        return None
+    return Saving(up=reference.up_bytes / row.up_bytes, total=reference.total_bytes / row.total_bytes)
+
+
+def downlink_hint(rows: Sequence[Summary]) -> str | None:
+    """Return a line on rows most of whose traffic is the downlink, with the option for it; None if there are none.
+
+    Most is more than two thirds. Rows that have the option are not meant.
+    """
+    heavy = [row for row in rows if row.down != SMALLER and row.down_bytes > _MOST * row.total_bytes]
+    if not heavy:
+        return None
+    shares = sorted(int(100 * row.down_bytes / row.total_bytes) for row in heavy)
+    share = f"{shares[0]}" if shares[0] == shares[-1] else f"{shares[0]} to {shares[-1]}"
+    names = " and ".join(row.label for row in heavy)
+    if len(heavy) > _NAMED:
+        names = f"{len(heavy)} of {len(rows)} methods"
+    return f"the downlink is {share} % of the traffic of {names}: --set method.down={SMALLER} makes it smaller"
