@@ -78,7 +78,7 @@ def test_each_client_and_round_has_an_error_of_its_own(down: str) -> None:
 def test_sizes_fall(down: str) -> None:
     size = len(server(down).begin(1, [1]).broadcast(1))
     bits = {"float32": 32, "float16": 16, "eden4": 4, "eden3": 3, "eden2": 2, "grid": 8}[down]
-    assert size < CODED.stop * bits / 8 + 300
+    assert size < CODED.stop * bits / 8 + 400  # headers, and the tables of the grid
 
 
 @pytest.mark.parametrize("down", DOWN)
