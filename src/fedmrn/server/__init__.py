@@ -2,7 +2,8 @@
 
 from fedmrn.server.caps import Clipping
 from fedmrn.server.carried import Carried
+from fedmrn.server.grid import Grid
 from fedmrn.server.round import Round
 from fedmrn.server.server import Server
 
-__all__ = ["Carried", "Clipping", "Round", "Server"]
+__all__ = ["Carried", "Clipping", "Grid", "Round", "Server"]

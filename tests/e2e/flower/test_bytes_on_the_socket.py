@@ -13,33 +13,35 @@ pytestmark = pytest.mark.long
 # Besides the payload a node sends 6 kB when it joins, 20 kB for each message and its reply, and 0.9 kB every 3 seconds
 # that it waits. Four rounds leave room for a slow machine, on which nodes wait longer.
 NODES, ROUNDS = 2, 4
-SETTINGS = ('model="mlp"', "hidden=13334", "batch-size=1000", f"num-server-rounds={ROUNDS}", "fraction-evaluate=0.0")
+SETTINGS = ('model="mlp"', "hidden=13334", "batch-size=1000", "fraction-evaluate=0.0")
 
 
-class Uplink(NamedTuple):
-    """Bytes from all nodes in all rounds: of the arrays or frames alone, and of everything on the socket."""
+class Traffic(NamedTuple):
+    """Bytes of all nodes in all rounds: of the uplink's arrays or frames, and of everything on the socket each way."""
 
     payload: int
     socket: int
+    down: int
 
 
-def measured(folder: Path, *changes: str) -> Uplink:
+def measured(folder: Path, *changes: str, rounds: int = ROUNDS) -> Traffic:
     """Run, and count from the first byte that a node sends to the last."""
     out = folder / "out"
     with counting() as proxy, deployed(NODES, folder / "state", proxy.to) as deployment:
-        run = deployment.submit(APP, (*SETTINGS, *changes, f'result-dir="{out}"'))
+        run = deployment.submit(APP, (*SETTINGS, f"num-server-rounds={rounds}", *changes, f'result-dir="{out}"'))
         result = result_of(deployment, run, out)
     lines = result["rounds"][1:]
-    assert len(lines) == ROUNDS
+    assert len(lines) == rounds
     dense = NODES * result["model-bytes"]
     if "updates-folded" in lines[0]:
-        assert [line["updates-folded"] for line in lines] == [NODES] * ROUNDS
+        assert [line["updates-folded"] for line in lines] == [NODES] * rounds
         payload = sum(line["uplink-frame-bytes"] for line in lines)
     else:
-        payload = ROUNDS * dense
+        payload = rounds * dense
     assert proxy.up > payload
-    assert proxy.down > ROUNDS * dense
-    return Uplink(payload, proxy.up)
+    sent = sum(line["downlink-total-bytes"] for line in lines) if "updates-folded" in lines[0] else payload
+    assert proxy.down > sent
+    return Traffic(payload, proxy.up, proxy.down)
 
 
 def test_bytes_on_the_socket_fall_25_fold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,3 +55,17 @@ def test_bytes_on_the_socket_fall_25_fold(tmp_path: Path, capsys: pytest.Capture
         sys.stdout.write(f"  {'fewer':12} {fewer[0]:11.2f}x {fewer[1]:11.2f}x\n")
     assert fewer[0] > 31
     assert fewer[1] >= 25
+
+
+def test_bytes_both_ways_fall_15_fold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With evaluation on all nodes, as Flower has it by default: three dense models a node and round."""
+    changes = ("fraction-evaluate=1.0", "learning-rate=0.1")
+    stock = measured(tmp_path / "stock", *changes, "stock=true", rounds=10)
+    fedmrn = measured(tmp_path / "fedmrn", *changes, 'down="grid"', rounds=10)
+    with capsys.disabled():
+        sys.stdout.write(f"\n{NODES} nodes in 10 rounds, bytes on the socket: up, down, together\n")
+        for name, found in (("stock FedAvg", stock), ("fedmrn", fedmrn)):
+            sys.stdout.write(f"  {name:12} {found.socket:12,} {found.down:12,} {found.socket + found.down:12,}\n")
+        fewer = (stock.socket + stock.down) / (fedmrn.socket + fedmrn.down)
+        sys.stdout.write(f"  {'fewer':12} {fewer:38.2f}x\n")
+    assert fewer >= 15
