@@ -13,8 +13,8 @@ RATE = 0.05
 ROOM = SETTINGS["ridge"].room
 STEPS = tuple(2.0**-n for n in range(5, -2, -1))
 HYSTERESES = (0.0, 0.25, 0.5)
-CHOSEN = 0.5
-"""The step of which the second table shows the details."""
+CHOSEN = (0.125, 0.5)
+"""The steps of which the second table shows the details."""
 OFTEN = Size(rounds=4000, seeds=tuple(range(1, 9)))
 SELDOM = Size(rounds=1000, seeds=OFTEN.seeds)
 """Without dice a run soon repeats itself; its seeds differ in the grid's origin alone."""

@@ -28,7 +28,7 @@ from grid_measured import (
     curves,
     floors,
 )
-from grid_runs import EXACT, F64, Grid
+from grid_runs import EXACT, F64, Grid, start
 from intervals import interval
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -82,26 +82,23 @@ DETAILS = (
     "updates",
     "server",
     "slope of v's excess",
-    "excess of v",
-    "excess of w",
-    "error^2 / step^2",
-    "moved a round",
+    *(f"excess of v, step {_step(step)}" for step in CHOSEN),
+    f"of w, step {_step(CHOSEN[-1])}",
+    f"v moved a round, step {_step(CHOSEN[-1])}",
 )
 
 
 def detail_rows(found: Floors) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each kind of update and of server: the slope over the step, and what one step costs."""
+    """Yield a row for each kind of update and of server: the slope over the step, and what two steps cost."""
     for name, s in SERIES.items():
-        exact = found[name, EXACT]
         for h, state in [*((h, "kept") for h in HYSTERESES), *((0.0, state) for state in s.states)]:
-            floor = found[name, Grid(CHOSEN, h, state)]
+            floor = found[name, Grid(CHOSEN[-1], h, state)]
             yield (
                 name,
                 f"h = {h:g}" if state == "kept" else f"state rounded{'' if state == 'rounded' else ' ' + state}",
                 jackknifed_slope(s.fitted, excesses(found, name, h, s.fitted, state)),
-                _value(floor.v - exact.v, ".3f"),
-                _value(floor.w - exact.w, ".3f"),
-                f"{floor.error:.2f}" if state == "kept" else "",
+                *(_value(excess, ".4f") for excess in excesses(found, name, h, CHOSEN, state)),
+                _value(floor.w - found[name, EXACT].w, ".3f"),
                 f"{100 * floor.moved:.1f} %",
             )
 
@@ -137,7 +134,7 @@ def draw(found: Floors, shrunk: Curves, size: Size, problem: Problem) -> Figure:
     _shrinking(three, shrunk, size)
     for axes in (one, two, three):
         axes.set_xscale("log")
-        axes.set_yscale("log")
+        axes.set_yscale("linear" if axes is two else "log")
         axes.grid(True, which="both", alpha=0.2)
         axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
     return figure
@@ -167,18 +164,19 @@ def _floors(axes: Axes, found: Floors, problem: Problem) -> None:
 
 
 def _excesses(axes: Axes, found: Floors, problem: Problem) -> None:
+    """Draw excesses over the square of the step, where they are three times their interval at least."""
     half = float(np.trace(problem.hessian(problem.optimum[0]))) / 2
     for share, style in ((12, "-"), (6, "--")):
-        label = f"tr(H) step^2 / {2 * share}"
-        axes.plot(STEPS, half / share * np.square(STEPS), style, color="#cccccc", linewidth=4, label=label, zorder=0)
+        axes.axhline(half / share, linestyle=style, color="#cccccc", linewidth=4, label=f"tr H / {2 * share}", zorder=0)
     for name in SERIES:
         for h, style in zip(HYSTERESES, ("-", "--", ":"), strict=True):
-            excess = excesses(found, name, h, STEPS)
-            clear = [excess[i].mean() > interval(excess[i].tolist())[1] for i in range(len(STEPS))]
-            x, y = np.array(STEPS)[clear], excess.mean(1)[clear]
-            axes.plot(x, y, style, color=OF_SERIES[name], label=f"{name}, h = {h:g}", marker="o", markersize=3)
+            values = [interval(line.tolist()) for line in excesses(found, name, h, STEPS)]
+            clear = [(step, mean / step**2) for step, (mean, i) in zip(STEPS, values, strict=True) if mean > 3 * i]
+            if clear:
+                x, y = zip(*clear, strict=True)
+                axes.plot(x, y, style, color=OF_SERIES[name], label=f"{name}, h = {h:g}", marker="o", markersize=3)
     axes.set_xlabel("step")
-    axes.set_ylabel("excess of v over exact")
+    axes.set_ylabel("excess of v over exact / step^2")
     axes.set_title("What the grid costs")
 
 
@@ -231,6 +229,8 @@ def main() -> None:
         for line in lines:
             table.add_row(*line)
         out.print(table)
+    far = np.mean([np.square(problem.optimum[0] - start(problem, seed)).mean() for seed in size.seeds]) ** 0.5
+    out.print(f"root mean square of w* - w0: {far:.2f}", highlight=False)
     if options.docs:
         publish(made, draw(found, shrunk, size, problem), options.folder)
 
