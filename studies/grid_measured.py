@@ -30,17 +30,19 @@ class Series:
         size: rounds and seeds.
         fitted: the steps that a slope is fitted to; where dice are loud, the excess of small ones is lost in them.
         states: of the server, beside the one that is kept.
+        hystereses: of the servers that keep their state.
     """
 
     clients: Clients
     size: Size
     fitted: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)
     states: tuple[str, ...] = ()
+    hystereses: tuple[float, ...] = HYSTERESES
 
     @property
     def grids(self) -> list[Grid]:
         """The exact broadcast, then each step with each hysteresis, then the states that are not kept."""
-        kept = [Grid(step, h) for h in HYSTERESES for step in STEPS]
+        kept = [Grid(step, h) for h in self.hystereses for step in STEPS]
         return [EXACT, *kept, *(Grid(step, state=state) for state in self.states for step in STEPS)]
 
 
@@ -48,10 +50,15 @@ def _fixed(_: int) -> float:
     return RATE
 
 
+def _slow(_: int) -> float:
+    return RATE / 4
+
+
 ROUNDED = ("rounded", "at random")
 SERIES: Mapping[str, Series] = {
     "FedAvg": Series(Clients(_fixed), OFTEN, states=ROUNDED),
     "FedAvg, no dice": Series(Clients(_fixed, whole=True), SELDOM, states=ROUNDED),
+    "FedAvg, no dice, rate / 4": Series(Clients(_slow, whole=True), OFTEN, states=ROUNDED, hystereses=(0.0,)),
     "binary": Series(Clients(_fixed, "binary", ROOM), OFTEN),
     "signed": Series(Clients(_fixed, "signed", ROOM), OFTEN, fitted=(0.25, 0.5, 1.0)),
 }

@@ -18,7 +18,6 @@ from federations import Problem, ridge
 from grid_bound import contraction
 from grid_measured import (
     CHOSEN,
-    HYSTERESES,
     RATE,
     SERIES,
     SHRINKING,
@@ -91,7 +90,7 @@ DETAILS = (
 def detail_rows(found: Floors) -> Iterator[tuple[str, ...]]:
     """Yield a row for each kind of update and of server: the slope over the step, and what two steps cost."""
     for name, s in SERIES.items():
-        for h, state in [*((h, "kept") for h in HYSTERESES), *((0.0, state) for state in s.states)]:
+        for h, state in [*((h, "kept") for h in s.hystereses), *((0.0, state) for state in s.states)]:
             floor = found[name, Grid(CHOSEN[-1], h, state)]
             yield (
                 name,
@@ -121,7 +120,7 @@ def _binned(found: Curves, name: str, label: str, size: Size) -> tuple[F64, F64]
 
 
 LINES = {"v": "#d1495b", "w": "#2a7fba", "state rounded": "#e0a030", "bound on v": "#bbbbbb"}
-OF_SERIES = {**COLOURS, "FedAvg, no dice": "#8f5ea2"}
+OF_SERIES = {**COLOURS, "FedAvg, no dice": "#8f5ea2", "FedAvg, no dice, rate / 4": "#5aa469"}
 OF_GRIDS = ("#4c566a", "#e0a030", "#8f5ea2", "#2a7fba", "#d1495b", "#999999")
 
 
@@ -168,8 +167,8 @@ def _excesses(axes: Axes, found: Floors, problem: Problem) -> None:
     half = float(np.trace(problem.hessian(problem.optimum[0]))) / 2
     for share, style in ((12, "-"), (6, "--")):
         axes.axhline(half / share, linestyle=style, color="#cccccc", linewidth=4, label=f"tr H / {2 * share}", zorder=0)
-    for name in SERIES:
-        for h, style in zip(HYSTERESES, ("-", "--", ":"), strict=True):
+    for name, s in SERIES.items():
+        for h, style in zip(s.hystereses, ("-", "--", ":"), strict=False):
             values = [interval(line.tolist()) for line in excesses(found, name, h, STEPS)]
             clear = [(step, mean / step**2) for step, (mean, i) in zip(STEPS, values, strict=True) if mean > 3 * i]
             if clear:

@@ -204,7 +204,7 @@ def test_the_page(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = page.read_text().splitlines()
     assert (lines[0], lines.count("between"), lines[-1]) == ("before", 3, "between")
-    assert len(lines) == 1 + 3 * 5 + (2 * 8) + (4 * 3 + 4) + (6 + 6 + 3)
+    assert len(lines) == 1 + 3 * 5 + (2 * 8) + (4 * 3 + 4 + 3) + (6 + 6 + 3)
     assert all(line.count("|") in (6, 8) for line in lines if line.startswith("|"))
     assert (tmp_path / "grid-theory.png").read_bytes()[:4] == b"\x89PNG"
 
