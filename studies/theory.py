@@ -9,7 +9,7 @@ for each seed; the interval is Student's t over seeds. What is measured is kept 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
@@ -251,21 +251,25 @@ def _panel(axes: Axes, name: str, results: Mapping[str, list[list[float]]], size
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
 
 
-def publish(results: Results, size: Size, docs: Path) -> None:
-    """Write the picture, and the table between the marks of the page.
+def fill(page: Path, mark: str, header: Sequence[str], lines: Iterable[Sequence[str]], texts: int) -> None:
+    """Write a table between a page's marks; its first `texts` columns are aligned to the left.
 
     Raises:
         ValueError: the page lacks the marks.
     """
-    draw(results, size).savefig(docs / "theory.png")
-    page = docs / "theory.md"
-    before, begin, rest = page.read_text("utf-8").partition(BEGIN)
+    before, begin, rest = page.read_text("utf-8").partition(mark)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{page} lacks {BEGIN} ... {END}")
-    lines = [f"| {' | '.join(HEADER)} |", "|---|---|---|---:|---:|---:|---:|"]
-    lines += [f"| {' | '.join(row)} |" for row in rows(results, size)]
-    page.write_text(before + BEGIN + "\n" + "\n".join(lines) + "\n" + END + after, "utf-8")
+        raise ValueError(f"{page} lacks {mark} ... {END}")
+    table = [f"| {' | '.join(header)} |", "|" + "---|" * texts + "---:|" * (len(header) - texts)]
+    table += [f"| {' | '.join(row)} |" for row in lines]
+    page.write_text(before + begin + "\n" + "\n".join(table) + "\n" + end + after, "utf-8")
+
+
+def publish(results: Results, size: Size, docs: Path) -> None:
+    """Write the picture, and the table between the marks of the page."""
+    draw(results, size).savefig(docs / "theory.png")
+    fill(docs / "theory.md", BEGIN, HEADER, rows(results, size), 3)
 
 
 def main() -> None:
