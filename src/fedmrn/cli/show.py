@@ -18,7 +18,7 @@ from fedmrn.report.summary import Summary
 from fedmrn.report.tables import LEGEND, screen_table
 from fedmrn.wire.frame import Frame, Role, Section
 from fedmrn.wire.layout import Group
-from fedmrn.wire.messages import plain
+from fedmrn.wire.plain import plain
 from fedmrn.wire.public import GRID, Heading
 from fedmrn.wire.terms import read_caps, read_scales, read_terms
 

@@ -23,7 +23,7 @@ class Exchange:
     Attributes:
         up, down: of the frames as they travelled.
         raw_up, raw_down: of the same frames with masks as plain bits, with side data and state as float32
-            (`fedmrn.wire.messages.plain`).
+            (`fedmrn.wire.plain.plain`).
     """
 
     up: Account = field(default_factory=dict)

@@ -33,7 +33,7 @@ from fedmrn.server import Round
 from fedmrn.server.publisher import Publisher
 from fedmrn.wire.frame import Frame
 from fedmrn.wire.layout import Group
-from fedmrn.wire.messages import plain
+from fedmrn.wire.plain import plain
 
 Form = tuple[object, ...]
 

@@ -47,7 +47,7 @@ class Built(Protocol):
 Make = Callable[[], Built]
 """Builds the same in any process; it is sent to others, so it lies at the top of a module."""
 _POLL = 0.02
-_DIVERGED, _ERROR, _MEMORY, _PARTITION = "diverged", "error", "memory", "partition-id"
+_DIVERGED, _ERROR, _MEMORY, _HELD, _PARTITION = "diverged", "error", "memory", "held", "partition-id"
 _TYPES = {
     MessageKind.TRAIN: MessageType.TRAIN,
     MessageKind.EVALUATE: MessageType.EVALUATE,
@@ -156,8 +156,8 @@ class OnFlower:
     def _pack(self, message: Message, cutter: Cutter) -> FlowerMessage:
         head, state = cutter.cut(message.content)
         content = RecordDict({"arrays": ArrayRecord({FRAME: head, STATE: state})})
-        if message.kept is not None:
-            content["config"] = ConfigRecord({_MEMORY: message.kept.tobytes()})
+        if found := _of_a_client(message.kept, message.held):
+            content["config"] = found
         return FlowerMessage(content, self._nodes[message.client], _TYPES[message.kind])
 
     def _replies(self, asked: Mapping[str, tuple[int, MessageKind]]) -> Iterator[Reply]:
@@ -172,7 +172,7 @@ class OnFlower:
             found = records_of(message.content, MetricRecord)["metrics"]
             metrics = {name: value for name, value in found.items() if isinstance(value, float)}
             data, kept = update_bytes(message.content, "arrays"), _memory(message)
-            yield Reply(client=client, kind=kind, data=data, metrics=metrics, kept=kept)
+            yield Reply(client=client, kind=kind, data=data, metrics=metrics, kept=kept, held=_held(message))
 
 
 def client_app(told: bytes, threads: int) -> ClientApp:
@@ -205,7 +205,7 @@ def client_app(told: bytes, threads: int) -> ClientApp:
         federation, client = built(told, threads)
         partition = int(context.node_config[_PARTITION])
         content = broadcast_bytes(message.content, "arrays")
-        asked = Message(client=partition, kind=kind, content=content, kept=_memory(message))
+        asked = Message(client=partition, kind=kind, content=content, kept=_memory(message), held=_held(message))
         try:
             reply = client.answer(asked, federation.samples(partition))
         except EncodeError as error:  # errors lose their type on the way; this one is for the caller to tell apart
@@ -213,8 +213,8 @@ def client_app(told: bytes, threads: int) -> ClientApp:
         if reply.error is not None:
             return FlowerMessage(RecordDict({"config": ConfigRecord({_ERROR: reply.error})}), reply_to=message)
         back = update_reply(reply.data, message, {"num-examples": 1, **reply.metrics}, "arrays")
-        if reply.kept is not None:
-            back.content["config"] = ConfigRecord({_MEMORY: reply.kept.tobytes()})
+        if found := _of_a_client(reply.kept, reply.held):
+            back.content["config"] = found
         return back
 
     return app
@@ -279,6 +279,17 @@ def running(app: ClientApp, nodes: int, workers: int) -> Iterator[Engine]:
 
 def _config(message: FlowerMessage) -> ConfigRecord:
     return records_of(message.content, ConfigRecord).get("config") or ConfigRecord()
+
+
+def _of_a_client(kept: NDArray[np.float32] | None, held: bytes) -> ConfigRecord:
+    """Return what a simulated client keeps; on Flower a real one would have it."""
+    memory = {} if kept is None else {_MEMORY: kept.tobytes()}
+    return ConfigRecord({**memory, **({_HELD: held} if held else {})})
+
+
+def _held(message: FlowerMessage) -> bytes:
+    held = _config(message).get(_HELD)
+    return held if isinstance(held, bytes) else b""
 
 
 def _memory(message: FlowerMessage) -> NDArray[np.float32] | None:

@@ -47,9 +47,8 @@ class FedMRN(FedAvg):
         method: which method; `fedmrn methods` lists them.
         options: of the method, such as {"scale": 0.01, "coding": "entropy"}.
         side: how batch norm and other dense values travel up: float32, float16, levels.
-        down: how the state travels down: float32, float16, eden4, eden3, eden2; or "grid": as what changed since the
-            public model that a node holds, in a bit a parameter or less. `Grid(from_start=True)` in its place sends
-            newcomers less, where each node builds the model from one seed or has the same pretrained weights.
+        down: how the state travels down: float32, float16, eden4, eden3, eden2; "grid": as what changed since a node's
+            last one (`fedmrn.server.Grid`, which may be given in its place).
         optimizer: of the server (`fedmrn.server.optimizer`): FedAvgM, FedAdam; by default the mean is added.
         secret: 16 to 64 bytes that noise keys are derived from, for one run alone; by default fresh ones at each start.
         limits: what is accepted from clients.
@@ -238,10 +237,7 @@ class FedMRN(FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Sample nodes as FedAvg does, and return each one's message; all share the bytes of the model.
-
-        The model travels as the broadcast does, coded as `down` says, unless the strategy was told to send arrays.
-        """
+        """Sample nodes as FedAvg does; each gets the model as it gets broadcasts, unless arrays were asked for."""
         server = self.begin(arrays) if self._server is None else self._server
         if self._conduct is None or self._conduct.report.round != server_round:
             self._conduct = self._nobody(server_round)

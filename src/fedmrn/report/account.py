@@ -1,7 +1,7 @@
 """The byte account of a method: both ways, by section, a client, a round and in total, raw and as it was coded.
 
 Everything is a sum of lengths of frames; `raw` is what the same frames take with masks as plain bits, and side data and
-state as float32 (`fedmrn.wire.messages.plain`).
+state as float32 (`fedmrn.wire.plain.plain`).
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -7,7 +7,6 @@ only that broadcast had. Nothing else counts, and a reply that is lost costs not
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,8 +132,7 @@ class Publisher:
     def snapshot(self) -> Published:
         """Return all that must be kept, with the current model."""
         models = {**self._models, self.current.number: self.current.bodies}
-        held, lost = MappingProxyType(dict(self._held)), MappingProxyType(dict(self._lost))
-        return Published(self._start, self.current.number, MappingProxyType(models), held, lost)
+        return Published(self._start, self.current.number, models, dict(self._held), dict(self._lost))
 
     def _of(self, base: int | None) -> tuple[Section, ...]:
         """Return the sections for clients that hold this public model: whole where that is shorter."""

@@ -12,7 +12,8 @@ from fedmrn.methods import ANY, DOWN, METHODS, Method, check_consent, consent
 from fedmrn.server import Round, admission, aggregate, fold, round, server, tally
 from fedmrn.wire import frame, messages
 from fedmrn.wire.frame import CHECKSUM_SIZE, DEFAULT_LIMITS, HEADER_SIZE, SECTION_SIZE, Frame, Kind, Limits
-from fedmrn.wire.messages import encode_update, plain, read_model, read_state
+from fedmrn.wire.messages import encode_update, read_model, read_state
+from fedmrn.wire.plain import plain
 
 from .base import Target, require
 from .frames import LAYOUT, LEAN, exchange, model_of, reseal, start

@@ -17,7 +17,8 @@ from fedmrn.numerics.noise import Law, NoiseSpec
 from fedmrn.server import Server
 from fedmrn.wire.frame import Frame, Kind, Limits, Role, Section
 from fedmrn.wire.layout import Group, Layout, TensorSpec
-from fedmrn.wire.messages import encode_update, plain, read_state
+from fedmrn.wire.messages import encode_update, read_state
+from fedmrn.wire.plain import plain
 
 LAYOUT = Layout.of(
     [

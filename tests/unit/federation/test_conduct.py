@@ -24,7 +24,8 @@ from fedmrn.methods import method
 from fedmrn.server import Server
 from fedmrn.wire.frame import Frame
 from fedmrn.wire.layout import Group, Layout, TensorSpec
-from fedmrn.wire.messages import encode_update, plain
+from fedmrn.wire.messages import encode_update
+from fedmrn.wire.plain import plain
 
 LAYOUT = Layout.of([TensorSpec("w", (300,), Group.CODED), TensorSpec("b", (5,), Group.DENSE)])
 TRAIN, EVALUATE = MessageKind.TRAIN, MessageKind.EVALUATE

@@ -20,7 +20,7 @@ from fedmrn.server import Round, Server
 from fedmrn.torch import LocalRule, ModelLayout, Selection, evaluate
 from fedmrn.wire.frame import Frame, Kind
 from fedmrn.wire.layout import Group
-from fedmrn.wire.messages import plain
+from fedmrn.wire.plain import plain
 
 every_method = pytest.mark.parametrize("name", METHODS)
 

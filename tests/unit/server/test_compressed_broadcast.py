@@ -11,7 +11,8 @@ from fedmrn.methods.method import DOWN, GRID
 from fedmrn.server import Server
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group, Layout, TensorSpec
-from fedmrn.wire.messages import encode_update, plain, read_state
+from fedmrn.wire.messages import encode_update, read_state
+from fedmrn.wire.plain import plain
 
 LAYOUT = Layout.of(
     [

@@ -23,7 +23,8 @@ from fedmrn.methods import METHODS, method
 from fedmrn.server import Server
 from fedmrn.wire.frame import Frame, Role, Section
 from fedmrn.wire.layout import Group
-from fedmrn.wire.messages import plain, read_state
+from fedmrn.wire.messages import read_state
+from fedmrn.wire.plain import plain
 from fedmrn.wire.terms import read_caps, read_terms, terms_section
 
 TOLD = st.fixed_dictionaries(

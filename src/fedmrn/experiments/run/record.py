@@ -98,7 +98,7 @@ class Record:
         accuracy: of the new global model on the test samples, in [0, 1] (`fedmrn.data.SCORES` says what it is).
         loss, train_loss: on the test samples, and in training: the mean over clients of their last local epoch.
         up, down: the bytes of all clients together.
-        raw: the same without coding (`fedmrn.wire.messages.plain`); not in runs from before it was counted.
+        raw: the same without coding (`fedmrn.wire.plain.plain`); not in runs from before it was counted.
         by_client: way -> coded and total -> bytes of each client, in the order of `clients`; as `raw`, may be missing.
         bits_per_parameter: of the uplink, a trainable parameter and client, everything included.
         calibration: how the model was before it was calibrated, and the bytes of that; None where it was not.

@@ -1,0 +1,117 @@
+"""The law of the grid: steps follow what a tensor moved, and a number moves when its value is far from it."""
+
+from math import isclose, log2
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fedmrn.errors import ConfigError
+from fedmrn.server.grid import Grid
+from fedmrn.wire.grid import LARGEST_NUMBER, Points, to_values
+from fedmrn.wire.layout import Group, Layout, TensorSpec
+
+F32 = NDArray[np.float32]
+LAYOUT = Layout.of(
+    [
+        TensorSpec("w", (50, 60), Group.CODED),
+        TensorSpec("b", (60,), Group.CODED),
+        TensorSpec("scale", (60,), Group.DENSE),
+        TensorSpec("running_var", (60,), Group.VARIANCE),
+    ]
+)
+SIZE = 3060
+
+
+def normal(seed: int, size: int = SIZE, spread: float = 1.0) -> F32:
+    return np.random.Generator(np.random.Philox(seed)).normal(0, spread, size).astype(np.float32)
+
+
+def values(points: Points, start: F32 | None, group: Group = Group.CODED) -> F32:
+    return to_values(LAYOUT, group, points, start)
+
+
+@pytest.mark.parametrize("step", [0.25, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("spread", [1e-6, 1.0, 1e6])
+def test_a_step_is_the_power_of_two_nearest_to_its_share_of_what_moved(step: float, spread: float) -> None:
+    start = normal(1)
+    state = (start.astype(np.float64) + normal(2, spread=spread)).astype(np.float32)
+    points = Grid(step=step, from_start=True).next(LAYOUT, Group.CODED, None, state, start)
+    for part, exponent in zip((slice(0, 3000), slice(3000, SIZE)), points.exponents.tolist(), strict=True):
+        moved = np.sqrt(np.mean((state[part].astype(np.float64) - start[part]) ** 2))
+        assert exponent == round(log2(step * moved)) or isclose(abs(exponent - log2(step * moved)), 0.5, abs_tol=1e-3)
+
+
+@given(st.floats(-0.74, 0.74), st.integers(-20, 20))
+def test_a_step_stays_while_the_one_that_fits_is_near(off: float, exponent: int) -> None:
+    start = np.zeros(SIZE, np.float32)
+    state = np.full(SIZE, 2.0 ** (exponent + 1 + off), np.float32)
+    before = Points(np.array([exponent, exponent], np.int8), np.zeros(SIZE, np.int32))
+    grid = Grid(from_start=True)
+    assert grid.next(LAYOUT, Group.CODED, before, state, start).exponents.tolist() == [exponent, exponent]
+    far = grid.next(LAYOUT, Group.CODED, before, 2 * state, start).exponents.tolist()
+    assert far == [round(exponent + 1 + off)] * 2 or off < -0.25
+
+
+def test_a_tensor_that_has_not_moved_is_where_it_was() -> None:
+    start = normal(1)
+    points = Grid(from_start=True).next(LAYOUT, Group.CODED, None, start, start)
+    assert not points.numbers.any()
+    assert values(points, start).tobytes() == start.tobytes()
+
+
+def test_counted_from_zero_the_first_model_is_near_the_start() -> None:
+    start = normal(1, spread=0.01)
+    points = Grid().next(LAYOUT, Group.CODED, None, start, start)
+    error = values(points, None) - start
+    assert np.sqrt(np.mean(error**2)) < 0.02 * 0.01
+    assert np.abs(points.numbers).max() < 255  # one table of frequencies holds them
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.0, 0.25, 0.5]))
+def test_a_number_moves_to_the_nearest_once_its_value_is_far(seed: int, hysteresis: float) -> None:
+    """Against the rule in words, one element at a time."""
+    start, state, later = np.zeros(SIZE, np.float32), normal(seed), normal(seed) + normal(seed + 1, spread=0.2)
+    grid = Grid(from_start=True, hysteresis=hysteresis)
+    first = grid.next(LAYOUT, Group.CODED, None, state, start)
+    second = grid.next(LAYOUT, Group.CODED, first, later, start)
+    steps = np.repeat(2.0 ** second.exponents.astype(float), (3000, 60))
+    assert np.array_equal(first.exponents, second.exponents)
+    for i in range(0, SIZE, 97):
+        place = float(later[i]) / float(steps[i])
+        if abs(place - first.numbers[i]) > 0.5 + hysteresis:
+            assert second.numbers[i] == round(place)
+        else:
+            assert second.numbers[i] == first.numbers[i]
+    again = grid.next(LAYOUT, Group.CODED, second, later, start)
+    assert np.array_equal(again.numbers, second.numbers)  # nothing moves twice
+
+
+def test_variances_are_within_a_half_point_and_never_negative() -> None:
+    start = np.ones(60, np.float32)
+    state = np.exp(normal(3, 60, 3.0)).astype(np.float32)
+    state[:3] = 0, 2.0**-60, 2.0**126
+    for from_start in (True, False):
+        grid = Grid(from_start=from_start, hysteresis=0)
+        points = grid.next(LAYOUT, Group.VARIANCE, None, state, start)
+        found = values(points, start if from_start else None, Group.VARIANCE)
+        assert found[0] == 0
+        assert (np.abs(found[1:] / state[1:] - 1) <= 2.0**-7).all()
+
+
+def test_no_number_is_beyond_what_float32_holds() -> None:
+    start, state = np.zeros(SIZE, np.float32), np.zeros(SIZE, np.float32)
+    state[0], state[3000] = 3e38, -3e38
+    points = Grid(from_start=True, step=2.0**-20).next(LAYOUT, Group.CODED, None, state, start)
+    assert np.abs(points.numbers).max() <= LARGEST_NUMBER
+    assert np.isfinite(values(points, start)).all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"step": 0.0}, {"step": float("nan")}, {"side": 2.0**21}, {"hysteresis": -1.0}, {"rounds": 0}]
+)
+def test_laws_that_cannot_be(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError):
+        Grid(**wrong)  # type: ignore[arg-type]
