@@ -123,7 +123,7 @@ PUBLIC = {
     "fedmrn.models": [],
     "fedmrn.numerics": [],
     "fedmrn.report": ["Report", "check_formats", "check_targets", "find_runs", "write_report"],
-    "fedmrn.server": ["Carried", "Clipping", "Round", "Server"],
+    "fedmrn.server": ["Carried", "Clipping", "PublicGrid", "Round", "Server"],
     "fedmrn.torch": [
         "LocalData",
         "LocalRule",

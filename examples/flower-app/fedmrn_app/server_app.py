@@ -8,15 +8,14 @@ from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
-from flwr.serverapp import Grid as Nodes
-from flwr.serverapp import ServerApp
+from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg, Result
 
 from fedmrn.errors import ConfigError, WrongMessageError
 from fedmrn.flower import FedMRN
 from fedmrn.flower.records import broadcast_bytes, update_bytes
 from fedmrn.methods import method
-from fedmrn.server import Grid
+from fedmrn.server import PublicGrid
 from fedmrn.torch import ModelLayout
 from fedmrn_app.task import Config, load_model, load_test_data, test
 
@@ -24,7 +23,7 @@ app = ServerApp()
 
 
 @app.main()
-def main(grid: Nodes, context: Context) -> None:
+def main(grid: Grid, context: Context) -> None:
     """Run all rounds, then print and save what came of them."""
     config: Config = dict(context.run_config)
     folder = _folder(config)
@@ -70,7 +69,7 @@ def make_strategy(config: Config, model: torch.nn.Module, folder: Path | None) -
     kind = SavingFedMRN if folder is not None and config["save-frames"] else FedMRN
     view = ModelLayout.of(model)
     # Every node builds the model from the same seed, so that newcomers need what has changed since then alone.
-    down = Grid(from_start=True) if config["down"] == "grid" else config["down"]
+    down = PublicGrid(from_start=True) if config["down"] == "grid" else config["down"]
     how = {"side": config["side"], "down": down, "calibrate": config["calibrate"]}
     strategy = kind(view, name, options, **how, **sampling)
     if isinstance(strategy, SavingFedMRN) and folder is not None:
@@ -84,7 +83,7 @@ class SavingFedMRN(FedMRN):
     folder: Path
 
     def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Nodes
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Save the broadcasts."""
         messages = super().configure_train(server_round, arrays, config, grid)

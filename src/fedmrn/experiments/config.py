@@ -13,7 +13,7 @@ from fedmrn.experiments.parsing import fields_of, validate, word_of
 from fedmrn.methods import method
 from fedmrn.methods.method import DOWN, GRID, SIDE
 from fedmrn.methods.optimizers import LOCAL_OPTIMIZERS
-from fedmrn.server.grid import Grid
+from fedmrn.server.grid import PublicGrid
 from fedmrn.server.optimizer import SERVER, ServerOptimizer, server_options
 from fedmrn.server.scheme import Scheme
 
@@ -122,7 +122,7 @@ class Experiment:
             options.specific,
             options.side,
             # All clients build the model from the run's seed, so that numbers may count from its start.
-            Grid(step=options.grid_step, from_start=True) if options.down == GRID else options.down,
+            PublicGrid(step=options.grid_step, from_start=True) if options.down == GRID else options.down,
             options.server_optimizer,
             equal=self.train.weight_by == "equal",
         )

@@ -29,7 +29,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from torch import nn
 
-from fedmrn.flower.kept import kept
+from fedmrn.flower.kept import keeping
 from fedmrn.flower.metrics import Given, to_metrics
 from fedmrn.flower.records import FRAME, broadcast_bytes, model_bytes, records_of, to_array
 from fedmrn.methods import MASKED, Accept
@@ -80,7 +80,7 @@ def attach(
     broadcast = Frame.from_bytes(data, kind=Kind.BROADCAST, limits=limits)
     record = records_of(context.state, ArrayRecord).get(MEMORY)
     memory = None if record is None else record["memory"].numpy()
-    with kept(broadcast, message, lambda: ModelLayout.of(model, choose, variances).layout) as held:
+    with keeping(broadcast, message, lambda: ModelLayout.of(model, choose, variances).layout) as held:
         return attach_rule(
             model,
             optimizer,
@@ -116,7 +116,7 @@ def load(
         FrameError, UsageError: as `fedmrn.torch.load_model`; the model has not changed.
     """
     frame = Frame.from_bytes(model_bytes(message.content, arrayrecord_key), kind=Kind.MODEL, limits=limits)
-    with kept(frame, message, lambda: ModelLayout.of(model, choose, variances).layout, keep=False) as held:
+    with keeping(frame, message, lambda: ModelLayout.of(model, choose, variances).layout, keep=False) as held:
         load_model(model, frame, choose=choose, variances=variances, held=held)
 
 
@@ -176,7 +176,7 @@ def calibrate(
         FrameError, UsageError, EncodeError: as `fedmrn.torch.answer_calibration`.
     """
     frame = Frame.from_bytes(model_bytes(message.content, arrayrecord_key), kind=Kind.MODEL, limits=limits)
-    with kept(frame, message, lambda: ModelLayout.of(model, choose, variances).layout, keep=False) as held:
+    with keeping(frame, message, lambda: ModelLayout.of(model, choose, variances).layout, keep=False) as held:
         answer = answer_calibration(
             model, frame, batches, weight=weight, forward=forward, choose=choose, variances=variances, held=held
         )

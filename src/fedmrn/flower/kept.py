@@ -19,7 +19,7 @@ from fedmrn.files import read_file, write_atomic
 from fedmrn.wire.frame import Frame
 from fedmrn.wire.held import Held
 from fedmrn.wire.layout import Layout
-from fedmrn.wire.public import is_public, run_of
+from fedmrn.wire.public import is_public, run_tag
 
 log = getLogger("flwr").log
 FOLDER = "FEDMRN_CACHE"
@@ -36,7 +36,9 @@ def folder() -> Path:
 
 
 @contextmanager
-def kept(frame: Frame, message: Message, layout: Callable[[], Layout], *, keep: bool = True) -> Iterator[Held | None]:
+def keeping(
+    frame: Frame, message: Message, layout: Callable[[], Layout], *, keep: bool = True
+) -> Iterator[Held | None]:
     """Yield what the node that a message is for keeps of the frame's run; write it back where that has changed.
 
     Args:
@@ -48,7 +50,7 @@ def kept(frame: Frame, message: Message, layout: Callable[[], Layout], *, keep: 
     if not is_public(frame):
         yield None
         return
-    path = folder() / f"{run_of(frame).hex()}-{message.metadata.dst_node_id}.bin"
+    path = folder() / f"{run_tag(frame).hex()}-{message.metadata.dst_node_id}.bin"
     before = b""
     try:
         before = read_file(path, _MOST) or b""

@@ -29,7 +29,7 @@ from fedmrn.flower.replies import Replies
 from fedmrn.flower.streaming import Streaming
 from fedmrn.methods import method as find_method
 from fedmrn.server import Clipping, Server
-from fedmrn.server.grid import Grid as PublicGrid
+from fedmrn.server.grid import PublicGrid
 from fedmrn.server.optimizer import ServerOptimizer
 from fedmrn.text import nearest
 from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
@@ -48,7 +48,7 @@ class FedMRN(FedAvg):
         options: of the method, such as {"scale": 0.01, "coding": "entropy"}.
         side: how batch norm and other dense values travel up: float32, float16, levels.
         down: how the state travels down: float32, float16, eden4, eden3, eden2; "grid": as what changed since a node's
-            last one (`fedmrn.server.Grid`, which may be given in its place).
+            last one (`fedmrn.server.PublicGrid`, which may be given in its place).
         optimizer: of the server (`fedmrn.server.optimizer`): FedAvgM, FedAdam; by default the mean is added.
         secret: 16 to 64 bytes that noise keys are derived from, for one run alone; by default fresh ones at each start.
         limits: what is accepted from clients.

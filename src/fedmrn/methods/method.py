@@ -9,7 +9,7 @@ from typing import Any
 from fedmrn.codecs import Codec, Float16, Levels, MaskCodec, Raw, Rotated
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.methods.option import Option, ReadBy, Value
-from fedmrn.server.grid import Grid
+from fedmrn.server.grid import PublicGrid
 from fedmrn.server.optimizer import Scaled, ServerOptimizer
 from fedmrn.server.rules import ServerRule
 from fedmrn.server.scheme import Scheme
@@ -114,7 +114,7 @@ class Method:
         self,
         options: Options | None = None,
         side: str = "float32",
-        down: str | Grid = "float32",
+        down: str | PublicGrid = "float32",
         optimizer: ServerOptimizer | None = None,
         *,
         equal: bool = False,
@@ -139,9 +139,11 @@ class Method:
             raise ConfigError(f"method {self.name}: {error}") from error
         return replace(scheme, weighted=False) if equal else scheme
 
-    def _scheme(self, values: Mapping[str, Value], side: str, down: str | Grid, optimizer: ServerOptimizer) -> Scheme:
-        grid = down if isinstance(down, Grid) else Grid() if down == GRID else None
-        down = GRID if isinstance(down, Grid) else down
+    def _scheme(
+        self, values: Mapping[str, Value], side: str, down: str | PublicGrid, optimizer: ServerOptimizer
+    ) -> Scheme:
+        grid = down if isinstance(down, PublicGrid) else PublicGrid() if down == GRID else None
+        down = GRID if isinstance(down, PublicGrid) else down
         for what, word, choices in (("side data", side, SIDE), ("broadcast", down, DOWN)):
             if not isinstance(word, str) or word not in choices:
                 raise ConfigError(f"{what} {shown(word)} does not exist{nearest(str(word)[:60], choices)}")

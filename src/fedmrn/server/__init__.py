@@ -2,8 +2,8 @@
 
 from fedmrn.server.caps import Clipping
 from fedmrn.server.carried import Carried
-from fedmrn.server.grid import Grid
+from fedmrn.server.grid import PublicGrid
 from fedmrn.server.round import Round
 from fedmrn.server.server import Server
 
-__all__ = ["Carried", "Clipping", "Grid", "Round", "Server"]
+__all__ = ["Carried", "Clipping", "PublicGrid", "Round", "Server"]

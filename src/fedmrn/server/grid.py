@@ -21,7 +21,7 @@ _BEFORE_ANY = -30  # exponent of the step of a tensor that has not moved
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
+class PublicGrid:
     """How the public model is chosen.
 
     Attributes:

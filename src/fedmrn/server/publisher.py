@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.errors import BoundError
-from fedmrn.server.grid import Grid
+from fedmrn.server.grid import PublicGrid
 from fedmrn.wire.frame import Section
 from fedmrn.wire.grid import Points, from_body
 from fedmrn.wire.held import Held
@@ -69,7 +69,7 @@ class Publisher:
         kept: what an earlier server of the run kept; None at a run's start, which this state then is.
     """
 
-    def __init__(self, layout: Layout, grid: Grid, run: bytes, state: F32, kept: Published | None = None) -> None:
+    def __init__(self, layout: Layout, grid: PublicGrid, run: bytes, state: F32, kept: Published | None = None) -> None:
         self.layout, self.grid, self.tag = layout, grid, tag_of(run)
         self._start = state.copy() if kept is None else kept.start
         self._held, self._lost = dict(kept.held if kept else {}), dict(kept.lost if kept else {})

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from fedmrn.codecs import Codec, Raw
 from fedmrn.errors import ConfigError
-from fedmrn.server.grid import Grid
+from fedmrn.server.grid import PublicGrid
 from fedmrn.server.optimizer import Scaled, ServerOptimizer
 from fedmrn.server.rules import ServerRule
 from fedmrn.wire.layout import Group
@@ -37,7 +37,7 @@ class Scheme:
     rule: ServerRule = field(default_factory=ServerRule)
     weighted: bool = True
     down: Mapping[Group, Codec] = field(default_factory=dict)
-    grid: Grid | None = None
+    grid: PublicGrid | None = None
     shared_key: bool = False
     optimizer: ServerOptimizer = field(default_factory=lambda: Scaled(1.0))
     terms: Mapping[str, float] = field(default_factory=dict)

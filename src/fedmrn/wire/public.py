@@ -20,22 +20,22 @@ from fedmrn.wire.layout import Group, Layout
 
 GRID = 15
 """The codec's id in a section of a public model."""
-TAG_SIZE = DIGEST_SIZE = 8
+_TAG_SIZE = _DIGEST_SIZE = 8
 _PARAMS = struct.Struct("<BII8s8s8s")
 _DIFFERENCE, _FROM_START = 1, 2  # flags
-_NO_DIGEST = bytes(DIGEST_SIZE)
+_NO_DIGEST = bytes(_DIGEST_SIZE)
 F32 = NDArray[np.float32]
 
 
-def digest_of(values: F32) -> bytes:
+def _digest_of(values: F32) -> bytes:
     """Return 8 bytes of BLAKE2b over float32 values."""
     data = np.ascontiguousarray(values, "<f4").data.cast("B")
-    return blake2b(data, digest_size=DIGEST_SIZE, person=b"fedmrn-public").digest()
+    return blake2b(data, digest_size=_DIGEST_SIZE, person=b"fedmrn-public").digest()
 
 
 def tag_of(run: bytes) -> bytes:
     """Return the 8 bytes that name a run to its clients, and say no more of its id."""
-    return blake2b(run, digest_size=TAG_SIZE, person=b"fedmrn-run-tag").digest()
+    return blake2b(run, digest_size=_TAG_SIZE, person=b"fedmrn-run-tag").digest()
 
 
 def groups_of(layout: Layout) -> list[Group]:
@@ -82,7 +82,7 @@ class PublicModel:
     @cached_property
     def digests(self) -> dict[Group, bytes]:
         """The digest of each group's values."""
-        return {group: digest_of(self.values[self.layout.span(group)]) for group in self.parts}
+        return {group: _digest_of(self.values[self.layout.span(group)]) for group in self.parts}
 
     def differences(self, base: "PublicModel") -> dict[Group, bytes]:
         """Return what changed since an earlier public model as bytes, by group.
@@ -151,7 +151,7 @@ def public_sections(model: PublicModel, run: bytes, base: PublicModel | None = N
     bodies = model.bodies if base is None else model.differences(base)
     for group, body in bodies.items():
         where = layout.span(group)
-        start = None if model.origin is None else digest_of(model.origin[where])
+        start = None if model.origin is None else _digest_of(model.origin[where])
         heading = Heading(model.number, None if base is None else base.number, run, start, model.digests[group])
         count = where.stop - where.start
         sections.append(Section(GRID, Role.STATE, group, count, heading.to_params(), body))
@@ -163,7 +163,7 @@ def is_public(frame: Frame) -> bool:
     return any(s.role is Role.STATE and s.codec == GRID for s in frame.sections)
 
 
-def run_of(frame: Frame) -> bytes:
+def run_tag(frame: Frame) -> bytes:
     """Return the 8 bytes that name the run of a frame's public model.
 
     Raises:
@@ -224,11 +224,11 @@ def _key(heading: Heading) -> tuple[int, int | None, bytes, bool]:
 
 def _origin(layout: Layout, headings: list[Heading], origin: F32) -> F32:
     for group, heading in zip(groups_of(layout), headings, strict=True):
-        if digest_of(origin[layout.span(group)]) != heading.start:
+        if _digest_of(origin[layout.span(group)]) != heading.start:
             raise WrongStartError(
                 "the server's public model counts from the weights that its run started with, and this client's model "
                 f"starts with others (group {group.name.lower()}): build it as the server does, from the same seed or "
-                "pretrained weights, or let the server count from zero (Grid(from_start=False))"
+                "pretrained weights, or let the server count from zero (PublicGrid(from_start=False))"
             )
     return origin
 

@@ -10,7 +10,7 @@ from fedmrn.federation.in_process import in_process
 from fedmrn.federation.setting import Federation
 from fedmrn.federation.simulation import RoundResult
 from fedmrn.methods import method
-from fedmrn.server import Grid, Server
+from fedmrn.server import PublicGrid, Server
 from fedmrn.server.publisher import Sent
 from fedmrn.torch import ModelLayout, evaluate
 
@@ -19,7 +19,7 @@ LAYOUT = ModelLayout.of(small_model()).layout
 
 
 def setting(name: str = "fedmrn", *, from_start: bool = True, **changes: object) -> Federation:
-    scheme = method(name).scheme(down=Grid(from_start=from_start))
+    scheme = method(name).scheme(down=PublicGrid(from_start=from_start))
     return federation(name, scheme=scheme, rounds=ROUNDS, **changes)
 
 

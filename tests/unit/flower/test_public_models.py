@@ -14,7 +14,7 @@ from fedmrn.errors import FedmrnError
 from fedmrn.federation.transport import MessageKind
 from fedmrn.flower import FedMRN
 from fedmrn.flower.kept import FOLDER
-from fedmrn.server import Grid
+from fedmrn.server import PublicGrid
 from fedmrn.server.publisher import Sent
 from fedmrn.torch import ModelLayout
 
@@ -123,7 +123,7 @@ def _array(value: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> object:
 
 def test_a_model_that_starts_otherwise_is_told_how_to_mend_it() -> None:
     """Each node of this test builds its model from a seed of its own."""
-    plan, grid = strategy(down=Grid(from_start=True), give_up_after=None), nodes()
+    plan, grid = strategy(down=PublicGrid(from_start=True), give_up_after=None), nodes()
     one_round(plan, grid, 1)
     failed = plan.reports[-1].failed
     assert len(failed) == 3

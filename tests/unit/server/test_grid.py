@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fedmrn.errors import ConfigError
-from fedmrn.server.grid import Grid
+from fedmrn.server.grid import PublicGrid
 from fedmrn.wire.grid import LARGEST_NUMBER, Points, to_values
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 
@@ -38,7 +38,7 @@ def values(points: Points, start: F32 | None, group: Group = Group.CODED) -> F32
 def test_a_step_is_the_power_of_two_nearest_to_its_share_of_what_moved(step: float, spread: float) -> None:
     start = normal(1)
     state = (start.astype(np.float64) + normal(2, spread=spread)).astype(np.float32)
-    points = Grid(step=step, from_start=True).next(LAYOUT, Group.CODED, None, state, start)
+    points = PublicGrid(step=step, from_start=True).next(LAYOUT, Group.CODED, None, state, start)
     for part, exponent in zip((slice(0, 3000), slice(3000, SIZE)), points.exponents.tolist(), strict=True):
         moved = np.sqrt(np.mean((state[part].astype(np.float64) - start[part]) ** 2))
         assert exponent == round(log2(step * moved)) or isclose(abs(exponent - log2(step * moved)), 0.5, abs_tol=1e-3)
@@ -49,7 +49,7 @@ def test_a_step_stays_while_the_one_that_fits_is_near(off: float, exponent: int)
     start = np.zeros(SIZE, np.float32)
     state = np.full(SIZE, 2.0 ** (exponent + 1 + off), np.float32)
     before = Points(np.array([exponent, exponent], np.int8), np.zeros(SIZE, np.int32))
-    grid = Grid(from_start=True)
+    grid = PublicGrid(from_start=True)
     assert grid.next(LAYOUT, Group.CODED, before, state, start).exponents.tolist() == [exponent, exponent]
     far = grid.next(LAYOUT, Group.CODED, before, 2 * state, start).exponents.tolist()
     assert far == [round(exponent + 1 + off)] * 2 or off < -0.25
@@ -57,14 +57,14 @@ def test_a_step_stays_while_the_one_that_fits_is_near(off: float, exponent: int)
 
 def test_a_tensor_that_has_not_moved_is_where_it_was() -> None:
     start = normal(1)
-    points = Grid(from_start=True).next(LAYOUT, Group.CODED, None, start, start)
+    points = PublicGrid(from_start=True).next(LAYOUT, Group.CODED, None, start, start)
     assert not points.numbers.any()
     assert values(points, start).tobytes() == start.tobytes()
 
 
 def test_counted_from_zero_the_first_model_is_near_the_start() -> None:
     start = normal(1, spread=0.01)
-    points = Grid().next(LAYOUT, Group.CODED, None, start, start)
+    points = PublicGrid().next(LAYOUT, Group.CODED, None, start, start)
     error = values(points, None) - start
     assert np.sqrt(np.mean(error**2)) < 0.02 * 0.01
     assert np.abs(points.numbers).max() < 255  # one table of frequencies holds them
@@ -74,7 +74,7 @@ def test_counted_from_zero_the_first_model_is_near_the_start() -> None:
 def test_a_number_moves_to_the_nearest_once_its_value_is_far(seed: int, hysteresis: float) -> None:
     """Against the rule in words, one element at a time."""
     start, state, later = np.zeros(SIZE, np.float32), normal(seed), normal(seed) + normal(seed + 1, spread=0.2)
-    grid = Grid(from_start=True, hysteresis=hysteresis)
+    grid = PublicGrid(from_start=True, hysteresis=hysteresis)
     first = grid.next(LAYOUT, Group.CODED, None, state, start)
     second = grid.next(LAYOUT, Group.CODED, first, later, start)
     steps = np.repeat(2.0 ** second.exponents.astype(float), (3000, 60))
@@ -94,7 +94,7 @@ def test_variances_are_within_a_half_point_and_never_negative() -> None:
     state = np.exp(normal(3, 60, 3.0)).astype(np.float32)
     state[:3] = 0, 2.0**-60, 2.0**126
     for from_start in (True, False):
-        grid = Grid(from_start=from_start, hysteresis=0)
+        grid = PublicGrid(from_start=from_start, hysteresis=0)
         points = grid.next(LAYOUT, Group.VARIANCE, None, state, start)
         found = values(points, start if from_start else None, Group.VARIANCE)
         assert found[0] == 0
@@ -104,7 +104,7 @@ def test_variances_are_within_a_half_point_and_never_negative() -> None:
 def test_no_number_is_beyond_what_float32_holds() -> None:
     start, state = np.zeros(SIZE, np.float32), np.zeros(SIZE, np.float32)
     state[0], state[3000] = 3e38, -3e38
-    points = Grid(from_start=True, step=2.0**-20).next(LAYOUT, Group.CODED, None, state, start)
+    points = PublicGrid(from_start=True, step=2.0**-20).next(LAYOUT, Group.CODED, None, state, start)
     assert np.abs(points.numbers).max() <= LARGEST_NUMBER
     assert np.isfinite(values(points, start)).all()
 
@@ -114,4 +114,4 @@ def test_no_number_is_beyond_what_float32_holds() -> None:
 )
 def test_laws_that_cannot_be(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
-        Grid(**wrong)  # type: ignore[arg-type]
+        PublicGrid(**wrong)  # type: ignore[arg-type]

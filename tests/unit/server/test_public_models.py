@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedmrn.errors import ConfigError, LostModelError
 from fedmrn.methods import METHODS, method
 from fedmrn.server import Server
-from fedmrn.server.grid import Grid
+from fedmrn.server.grid import PublicGrid
 from fedmrn.server.publisher import CLAIMS, Sent
 from fedmrn.server.scheme import Scheme
 from fedmrn.wire.frame import Frame
@@ -42,11 +42,11 @@ def start() -> F32:
     return values
 
 
-def scheme(grid: Grid, name: str = "fedmrn") -> Scheme:
+def scheme(grid: PublicGrid, name: str = "fedmrn") -> Scheme:
     return method(name).scheme(down=grid)
 
 
-def server(grid: Grid, name: str = "fedmrn") -> Server:
+def server(grid: PublicGrid, name: str = "fedmrn") -> Server:
     rules = scheme(grid, name)
     return Server(LAYOUT, rules, Server.initial(LAYOUT, rules, start()), SECRET, run=bytes(range(16)))
 
@@ -79,7 +79,7 @@ class Client:
 def test_nobody_drifts_and_nobody_costs_more_than_a_client_without_a_past(tmp_path: Path, from_start: bool) -> None:
     """200 rounds: random clients, lost replies, lost and damaged files, liars, restarts of everybody."""
     rng = np.random.default_rng(11)
-    grid = Grid(from_start=from_start, rounds=40)
+    grid = PublicGrid(from_start=from_start, rounds=40)
     here = server(grid)
     clients = [Client(name, liar=name in (3, 7)) for name in range(40)]
     wholes, lost_by_claim = Counter[Sent](), 0
@@ -128,7 +128,7 @@ def test_nobody_drifts_and_nobody_costs_more_than_a_client_without_a_past(tmp_pa
 
 
 def test_wholes_are_newcomers_losses_and_gaps() -> None:
-    here = server(Grid(from_start=True, rounds=2))
+    here = server(PublicGrid(from_start=True, rounds=2))
     publisher = here.publisher
     assert publisher is not None
     rng, held = np.random.default_rng(1), {name: Held() for name in range(9)}
@@ -157,7 +157,7 @@ def test_wholes_are_newcomers_losses_and_gaps() -> None:
 
 
 def test_a_restarted_server_sends_the_same_bytes(tmp_path: Path) -> None:
-    here, rng, held = server(Grid()), np.random.default_rng(2), {name: Held() for name in range(4)}
+    here, rng, held = server(PublicGrid()), np.random.default_rng(2), {name: Held() for name in range(4)}
     for number in range(1, 8):
         names = [number % 4, (number + 1) % 4]
         round_ = here.begin(number, names)
@@ -180,9 +180,9 @@ def test_a_restarted_server_sends_the_same_bytes(tmp_path: Path) -> None:
 def test_every_method_has_a_public_model_or_says_why_not(name: str) -> None:
     if name.startswith(("fedsparsify", "fedpm")):
         with pytest.raises(ConfigError, match="set down to float32"):
-            scheme(Grid(), name)
+            scheme(PublicGrid(), name)
         return
-    here = server(Grid(from_start=True), name)
+    here = server(PublicGrid(from_start=True), name)
     held, round_ = Held(), here.begin(1, ["ann"])
     frame = round_.broadcast_frame("ann")
     state = read_state(frame, LAYOUT, held, start)
@@ -196,7 +196,7 @@ def test_every_method_has_a_public_model_or_says_why_not(name: str) -> None:
 
 def test_what_rounding_leaves_out_stays_in_the_state() -> None:
     """Updates far below a step add up, until the public model shows them."""
-    here, held = server(Grid(from_start=True, step=1.0), "fedavg"), Held()
+    here, held = server(PublicGrid(from_start=True, step=1.0), "fedavg"), Held()
     moved = np.zeros(LAYOUT.size, np.float32)
     shown = []
     for number in range(1, 40):
@@ -216,7 +216,7 @@ def test_what_rounding_leaves_out_stays_in_the_state() -> None:
 
 
 def test_the_history_is_bounded() -> None:
-    here, rng = server(Grid(from_start=True, rounds=3), "fedavg"), np.random.default_rng(4)
+    here, rng = server(PublicGrid(from_start=True, rounds=3), "fedavg"), np.random.default_rng(4)
     publisher = here.publisher
     assert publisher is not None
     for number in range(1, 12):
