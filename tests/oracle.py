@@ -34,6 +34,7 @@ TERMS = {
     3: ("progressive", "<B"),
     4: ("stochastic", "<B"),
     5: ("backward", "<B"),
+    6: ("budget", "<d"),
 }
 
 

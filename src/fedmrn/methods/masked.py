@@ -29,7 +29,7 @@ def _random_code(mask: MaskType) -> Callable[[Options], Codec]:
     def codec(o: Options) -> Codec:
         masked = MaskedNoise(NoiseSpec(o["noise"], o["scale"].of_parameters), mask)
         code = _scaled(o, RandomCode(masked, o["buckets"], o["log2_states"], o["rate"]))
-        code.spending(o["bits"])  # clients are told by a term, not by the codec; what none could do is refused here
+        code.spending(o["budget"])  # clients are told by a term, not by the codec; what none could do is refused here
         return code
 
     return codec

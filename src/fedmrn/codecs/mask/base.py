@@ -26,21 +26,21 @@ class MaskCodec(Codec):
     def over(self, masked: "MaskedNoise") -> "MaskCodec":
         """Return `masked`. Codecs that wrap a mask return a copy of themselves around it."""
 
-    def spending(self, bits: float) -> "MaskCodec":
-        """Return this codec for clients that may spend so many bits on a parameter; itself for 0.
+    def spending(self, budget: float) -> "MaskCodec":
+        """Return this codec for clients that may spend a budget, in bits a parameter; itself for 0.
 
         Raises:
-            ConfigError: the bits are out of their range, or scales of this codec do not follow them.
+            ConfigError: the budget is out of its range, or scales of this codec do not follow it.
         """
-        if bits:
+        if budget:
             raise ConfigError(
-                f"bits = {shown(bits)}: codec {self.name} has no scales that clients could choose to spend them "
-                '(scale = "auto" of a random code)'
+                f'budget = {shown(budget)}: clients meet it by the scales of their noise; set scale = "auto" '
+                f"of a random code (codec {self.name} leaves them no choice)"
             )
         return self
 
     def dial(self, sizes: Sequence[int], key: int, caps: Sequence[int] = ()) -> "Dial | None":
-        """Return what finds the scales of a client in a round such that its bits are spent; None where none are told.
+        """Return what finds the scales of a client in a round such that it spends its budget; None where none is told.
 
         Args:
             sizes: of the tensors that are not empty.

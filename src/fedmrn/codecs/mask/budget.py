@@ -1,4 +1,4 @@
-"""FitsBudget: noise as wide as it takes for coding a mask to cost a told number of bits a parameter (`bits`).
+"""FitsBudget: noise as wide as it takes for coding a mask to cost a told number of bits a parameter (`budget`).
 
 Minimal random coding pays for the information in a mask about the update u, given the noise. Wider noise has less of
 it, and the mean over clients more of what the dice add. Noise starts as `scale = "auto"` has it. One tensor after the
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fedmrn.codecs.base import CHUNK
 from fedmrn.codecs.mask.information import BINS, F64, Curves, counted, curves, histograms
 from fedmrn.codecs.mask.scale import LARGEST_EXPONENT, FitsUpdate, NoiseScale
+from fedmrn.codecs.scales import mean_magnitude
 from fedmrn.errors import ConfigError
 from fedmrn.numerics.masking import MaskType
 from fedmrn.numerics.noise import Law
@@ -29,24 +30,24 @@ from fedmrn.whole import shown
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
-LEAST_BITS, MOST_BITS = 2.0**-5, 1.0
-"""What can be told. Less would be mostly headers and tables, and more is a mask as it is."""
+LEAST_BUDGET, MOST_BUDGET = 2.0**-5, 1.0
+"""Bits a parameter that can be told. Less would be mostly headers and tables, and more is a mask as it is."""
 _LEAST_COST = 1 / 256
 """Path bits of an element whose mask says nothing: the least that codec random-code writes."""
 _SAMPLE = 1 << 12
 """Elements of a tensor that are looked at while a client trains, or a few more."""
 
 
-def check_bits(bits: float) -> None:
+def check_budget(budget: float) -> None:
     """Refuse a number of bits a parameter that cannot be told.
 
     Raises:
         ConfigError: it is not from 1/32 to 1.
     """
-    if not LEAST_BITS <= bits <= MOST_BITS:
+    if not LEAST_BUDGET <= budget <= MOST_BUDGET:
         raise ConfigError(
-            f"bits = {shown(bits)}: what a client may spend on a parameter is {LEAST_BITS:g} to {MOST_BITS:g} bits, "
-            "or 0 for what its scales cost"
+            f"budget = {shown(budget)}: a client may spend {LEAST_BUDGET:g} to {MOST_BUDGET:g} bits on a parameter; "
+            "0 for what its scales cost"
         )
 
 
@@ -55,23 +56,23 @@ class FitsBudget(NoiseScale):
     """A scale for each client, round and tensor, such that masks cost a told number of bits a parameter.
 
     Attributes:
-        bits: of the coded group's section over its elements, 1/32 to 1.
+        budget: bits of the coded group's section over its elements, 1/32 to 1.
         mask, law: what is coded.
         buckets, rate: of the random code.
 
     Raises:
-        ConfigError: `bits` is out of its range.
+        ConfigError: `budget` is out of its range.
     """
 
     follows_update: ClassVar[bool] = True
-    bits: float
+    budget: float
     mask: MaskType
     law: Law
     buckets: int
     rate: float
 
     def __post_init__(self) -> None:
-        check_bits(self.bits)
+        check_budget(self.budget)
 
     @property
     def of_parameters(self) -> float:
@@ -87,7 +88,7 @@ class FitsBudget(NoiseScale):
             key: the client's sampling key, which throws the dice for the last doubling.
             caps: exponents of the largest scales that are allowed, int32, shape (tensors,).
         """
-        spare = max(0.0, self.bits * float(sizes.sum()) - 8 * overhead)
+        spare = max(0.0, self.budget * float(sizes.sum()) - 8 * overhead)
         word = int(Stream(key, domain(Purpose.QUANTISE)).words(0, 1)[0])
         found = curves(self.mask, self.law, self.buckets)
         return Dial(found, self.rate, FitsUpdate.multiple(self.mask, self.law), sizes, spare, word * 2.0**-32, caps)
@@ -124,19 +125,23 @@ class Dial:
             counts += counted(part, tensor, first)
         return self.widened(first, counts / self.sizes[:, None])
 
-    def sample(self) -> tuple[I64, I64]:
-        """Return which elements to look at while a client trains, evenly spaced, and which tensor each is of; int64."""
+    @property
+    def sample(self) -> I64:
+        """Which elements to look at while a client trains: evenly spaced ones of each tensor, int64."""
         starts = np.cumsum(self.sizes) - self.sizes
-        steps = self.sizes // _SAMPLE | 1  # odd, so that it does not walk along rows of even lengths
-        where = [a + np.arange(0, size, step) for a, size, step in zip(starts, self.sizes, steps, strict=True)]
-        tensor = np.repeat(np.arange(self.sizes.size), [part.size for part in where])
-        return np.concatenate([*where, np.empty(0, np.int64)]), tensor
+        rows = zip(starts, self.sizes, self._steps, strict=True)
+        return np.concatenate([np.empty(0, np.int64), *(a + np.arange(0, size, step) for a, size, step in rows)])
 
-    def multiples(self, sampled: F32, tensor: I64) -> F64:
+    @property
+    def _steps(self) -> I64:
+        return self.sizes // _SAMPLE | 1  # odd, so that it does not walk along rows of even lengths
+
+    def multiples(self, sampled: F32) -> F64:
         """Return what each tensor's scale is over its mean |u|, given the elements of `sample`; float64.
 
         Between two looks at a client's update its scales follow the mean of |u| alone, as those of `FitsUpdate` do.
         """
+        tensor = np.repeat(np.arange(self.sizes.size), -(-self.sizes // self._steps))
         sums = np.bincount(tensor, np.abs(sampled, dtype=np.float64), self.sizes.size)
         means = sums / np.bincount(tensor, minlength=self.sizes.size)
         first = np.asarray(FitsUpdate.exponents(means, self.multiple, self.caps), np.int32)
@@ -145,9 +150,9 @@ class Dial:
         return np.where(usual, self.multiple, np.ldexp(1.0, found) / np.where(means > 0, means, 1))
 
     def _first(self, vector: F32, ends: I64) -> I32:
-        starts = np.append(0, ends[:-1])
-        means = [np.abs(vector[a:b], dtype=np.float64).mean() for a, b in zip(starts, ends, strict=True)]
-        return np.asarray(FitsUpdate.exponents(np.array(means), self.multiple, self.caps), np.int32)
+        rows = zip(ends - self.sizes, ends, strict=True)
+        means = np.array([mean_magnitude(vector[start:end]) for start, end in rows], np.float64)
+        return np.asarray(FitsUpdate.exponents(means, self.multiple, self.caps), np.int32)
 
     def cost(self, shares: F64) -> F64:
         """Return the path bits of each tensor (row) at 1, 2, 4, ... times its first scale (column), as estimated."""

@@ -14,7 +14,7 @@ prior for each bucket of |n|.
 
 from dataclasses import dataclass
 from functools import cache
-from math import erf, log2, sqrt
+from math import erf, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +45,8 @@ class Curves:
         prior: mean p over both signs of the noise, for each bin (row) and width (column).
         entropy: the same of h(p).
         cells: the share of the noise that has each width (row) at each scale (column).
-        own: `cells` without those widths that share a prior: the bucket of the least |n|.
-        low: the share of each width in that bucket.
-        lowest: the share of the noise in it.
+        buckets: the share of each width (row) in a bucket of |n| at a scale (column: scales times buckets).
+        shares: the share of the noise in each bucket that there is.
         error: for each bin (row) and scale (column), in units of the first scale squared.
     """
 
@@ -55,9 +54,8 @@ class Curves:
     prior: F64
     entropy: F64
     cells: F64
-    own: F64
-    low: F64
-    lowest: float
+    buckets: F64
+    shares: F64
     error: F64
 
     def information(self, histograms: F64) -> F64:
@@ -69,8 +67,8 @@ class Curves:
         spent = histograms @ self.entropy @ self.cells
         if self.mask is MaskType.SIGNED:
             return np.asarray(1 - spent)
-        prior = histograms @ self.prior
-        return np.asarray(coin(prior) @ self.own + self.lowest * coin(prior @ self.low) - spent)
+        prior = (histograms @ self.prior @ self.buckets).reshape(*spent.shape, self.shares.size)
+        return np.asarray(coin(prior) @ self.shares - spent)
 
     def errors(self, histograms: F64) -> F64:
         """Return the mean squared error of a value, in units of the first scale squared, of the same shape."""
@@ -112,14 +110,17 @@ def curves(mask: MaskType, law: Law, buckets: int) -> Curves:
     p = np.minimum(1, a[:, None, None] / (bound * 2.0 ** (widths[:, None] / 2) * within))
     entropy = coin((1 + p) / 2) if mask is MaskType.SIGNED else coin(p) / 2
     share = -np.diff(_below(law, bound * 2.0 ** (-np.arange(1, _CELLS) / 2)), prepend=1.0, append=0.0)
-    alone = (np.arange(_CELLS) < 2 * log2(buckets)) | (law is Law.BERNOULLI)
+    centres = 2.0 ** (-(np.arange(_CELLS) + 0.5) / 2)
+    bucket = np.unique(np.floor(centres * buckets), return_inverse=True)[1]
+    within_bucket = share[:, None] * (bucket[:, None] == np.arange(bucket.max() + 1))
+    shares = within_bucket.sum(0)
     cells = np.zeros((widths.size, DOUBLINGS + 1))
-    own, low = cells.copy(), cells.copy()
-    lowest = float(share[~alone].sum())
+    grouped = np.zeros((*cells.shape, shares.size))
     for scale in range(DOUBLINGS + 1):
         at = 2 * scale - np.arange(_CELLS) + _CELLS - 1
-        cells[at, scale], own[at, scale], low[at, scale] = share, share * alone, share * ~alone / (lowest or 1)
-    return Curves(mask, p.mean(2) / 2, entropy.mean(2), cells, own, low, lowest, _error(mask, law, a))
+        cells[at, scale], grouped[at, scale] = share, within_bucket / np.where(shares > 0, shares, 1)
+    flat = grouped.reshape(widths.size, -1)
+    return Curves(mask, p.mean(2) / 2, entropy.mean(2), cells, flat, shares, _error(mask, law, a))
 
 
 def _below(law: Law, t: F64) -> F64:

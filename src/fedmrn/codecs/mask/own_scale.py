@@ -1,7 +1,7 @@
 """OwnScale: masked noise whose scale each client chooses, a tensor at a time, from its own update (scale = "auto").
 
 The scales travel with the mask, and the noise itself is that of scale 1; `fedmrn.codecs.mask.scale` says how they are
-found, and why. With `bits` they are as wide as a told cost takes (`fedmrn.codecs.mask.budget`).
+found, and why. With a budget they are as wide as a told cost takes (`fedmrn.codecs.mask.budget`).
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs.base import EncodeKeys
-from fedmrn.codecs.mask.budget import Dial, FitsBudget, check_bits
+from fedmrn.codecs.mask.budget import Dial, FitsBudget, check_budget
 from fedmrn.codecs.mask.coded_mask import CodedMask
 from fedmrn.codecs.mask.interleaved_mask import InterleavedMask
 from fedmrn.codecs.mask.masked_noise import MaskedNoise
@@ -29,11 +29,11 @@ class OwnScale(ScaledMask):
     """Masked noise with a scale for each tensor that is not empty, measured when an update is encoded.
 
     Attributes:
-        bits: what a client may spend on a parameter; 0 for what the scales of `FitsUpdate` cost. It does not travel
-            with the codec: a reader takes any scales. The broadcast's terms tell it to clients.
+        budget: bits that a client may spend on a parameter; 0 for what the scales of `FitsUpdate` cost. It does not
+            travel with the codec: a reader takes any scales. The broadcast's terms tell it to clients.
 
     Raises:
-        ConfigError: `bits` is out of its range, or the mask is no random code, whose cost does not follow its scale.
+        ConfigError: `budget` is out of its range, or the mask is no random code, whose cost does not follow its scale.
     """
 
     id: ClassVar[int] = 12
@@ -41,29 +41,29 @@ class OwnScale(ScaledMask):
     inners: ClassVar[dict[int, type[MaskedNoise] | type[ShorterMask]]] = {
         c.id: c for c in (MaskedNoise, CodedMask, RandomCode, InterleavedMask)
     }
-    bits: float = 0.0
+    budget: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.bits:
-            check_bits(self.bits)
+        if self.budget:
+            check_budget(self.budget)
             if RandomCode.of(self.inner) is None:
-                raise ConfigError(f"bits are spent by a random code, and masks travel by codec {self.inner.name}")
+                raise ConfigError(f"a budget needs a random code, and masks travel by codec {self.inner.name}")
 
     @property
     def noise_scale(self) -> FitsUpdate | FitsBudget:
-        """A scale for each tensor, fitted to the update, or to the update and the bits."""
+        """A scale for each tensor, fitted to the update, or to the update and the budget."""
         code = RandomCode.of(self.inner)
-        if not self.bits or code is None:
+        if not self.budget or code is None:
             return FitsUpdate()
-        return FitsBudget(self.bits, code.masked.mask, code.masked.noise.law, code.buckets, code.rate)
+        return FitsBudget(self.budget, code.masked.mask, code.masked.noise.law, code.buckets, code.rate)
 
-    def spending(self, bits: float) -> Self:
-        """Return this codec for clients that may spend so many bits on a parameter."""
-        return replace(self, bits=bits)
+    def spending(self, budget: float) -> Self:
+        """Return this codec for clients that may spend a budget, in bits a parameter."""
+        return replace(self, budget=budget)
 
     def dial(self, sizes: Sequence[int], key: int, caps: Sequence[int] = ()) -> Dial | None:
-        """Return what finds the scales of a client in a round; None without `bits`."""
+        """Return what finds the scales of a client in a round; None without a budget."""
         code, scale = RandomCode.of(self.inner), self.noise_scale
         if code is None or not isinstance(scale, FitsBudget):
             return None

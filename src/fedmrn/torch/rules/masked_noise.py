@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedmrn.codecs import Codec, FitsUpdate, MaskCodec
-from fedmrn.errors import UnsupportedModelError
+from fedmrn.errors import ConfigError, MalformedFrameError, UnsupportedModelError
 from fedmrn.numerics.masking import progressive_weights, sum_of_distances
 from fedmrn.numerics.threads import in_parallel
 from fedmrn.torch.fast.fused import STAY, Move, is_plain_sgd, plain_sgd, sgd_moves, without_gradients
@@ -39,7 +39,7 @@ class MaskedTraining(Through):
     Args:
         progressive: q = tau / S (PM); otherwise every element is masked at every step (ablation "no PM").
         stochastic: sample masks (SM); otherwise take the nearer codeword (ablation "no SM").
-        bits: what a client may spend on a parameter; 0 for what the scales of its noise cost.
+        budget: bits that a client may spend on a parameter; 0 for what the scales of its noise cost.
         **options: as for `LocalRule`.
 
     Memory beyond plain training: what the optimiser moves, w and the noise, three float32 a coded parameter, and the
@@ -48,12 +48,12 @@ class MaskedTraining(Through):
     before it, in which plain SGD moves on the CPU.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("progressive", "stochastic", "bits")
+    options: ClassVar[tuple[str, ...]] = ("progressive", "stochastic", "budget")
 
     def __init__(
-        self, *args: Any, progressive: bool = True, stochastic: bool = True, bits: float = 0.0, **options: Any
+        self, *args: Any, progressive: bool = True, stochastic: bool = True, budget: float = 0.0, **options: Any
     ) -> None:
-        self.progressive, self.stochastic, self.bits = progressive, stochastic, bits
+        self.progressive, self.stochastic, self.budget = progressive, stochastic, budget
         super().__init__(*args, **options)
 
     def read_codec(self, codec: Codec | None) -> None:
@@ -63,7 +63,10 @@ class MaskedTraining(Through):
             raise UnsupportedModelError("this broadcast does not ask for masked noise")
         masked = asked.masked
         self._codec = replace(masked, stochastic=self.stochastic)
-        self._asked = asked.over(self._codec).spending(self.bits)
+        try:
+            self._asked = asked.over(self._codec).spending(self.budget)
+        except ConfigError as error:
+            raise MalformedFrameError(f"the broadcast tells what no client can do: {error}") from error
         self._follows_update = asked.noise_scale.follows_update
         self._kernels = _kernels_of(self.view.device)
 
@@ -167,12 +170,11 @@ class MaskedTraining(Through):
         exponents[:] = wanted
 
     def _widen(self, moved: int) -> None:
-        """Look at u after 1, 2, 4, ... steps, to spend the bits that were told: widths over mean |u| change slowly."""
+        """Look at u after 1, 2, 4, ... steps, to spend the budget: widths over mean |u| change slowly."""
         if self._dial is not None and moved > 0 and moved & (moved - 1) == 0:
-            at, tensor = self._dial.sample()
-            here = torch.from_numpy(at).to(self.view.device)
+            here = torch.from_numpy(self._dial.sample).to(self.view.device)
             u = (self.moved[here] - self.base[here]).cpu().numpy()
-            self._multiples.copy_(torch.from_numpy(self._dial.multiples(u, tensor)))
+            self._multiples.copy_(torch.from_numpy(self._dial.multiples(u)))
 
     def _draw_after(self, moves: Sequence[tuple[slice, Move]], q: float | None = None) -> None:
         """Move first, in the same pass."""
