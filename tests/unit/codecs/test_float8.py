@@ -81,7 +81,7 @@ def test_the_ends() -> None:
         CODEC.encode(np.array([np.nan], np.float32), KEYS)
 
 
-@pytest.mark.parametrize("limit", [65536.0, 0.1, 1e-3, 1.8750001, 4e37])
+@pytest.mark.parametrize("limit", [65536.0, 0.1, 1e-3, 1.8750001, 1e30])
 def test_what_is_fitted_is_accepted(limit: float) -> None:
     x = np.array([limit * 0.999, -limit * 7, 0.01 * limit, 3e38], np.float32)
     fitted = CODEC.fitted(x, limit)
