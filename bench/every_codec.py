@@ -12,7 +12,7 @@ from hadamard import Vector
 from harness import Agreement, Benchmark, Goal, Planned, of_one_scale
 from limits import copy
 
-from fedmrn.codecs import CHUNK, Bernoulli, Codec, EncodeKeys, Float16
+from fedmrn.codecs import CHUNK, Bernoulli, Codec, EncodeKeys, Float8, Float16
 from fedmrn.methods import METHODS
 from fedmrn.wire.layout import Group
 
@@ -34,7 +34,7 @@ def codecs() -> dict[str, Codec]:
         for label, codec in coded:
             if codec not in found.values():
                 found[label] = codec
-    return {**found, "float16": Float16()}
+    return {**found, "float16": Float16(), "float8": Float8()}
 
 
 def one(name: str, codec: Codec, elements: int) -> Benchmark:

@@ -13,6 +13,7 @@ from fedmrn.codecs import (
     Bernoulli,
     Codec,
     EncodeKeys,
+    Float8,
     Float16,
     Levels,
     Rotated,
@@ -41,6 +42,7 @@ CODECS: dict[str, Codec] = {
     "scales that clients choose": METHODS["fedmrn"].scheme({"scale": "auto"}).codecs[Group.CODED],
     "the same, signed": METHODS["fedmrn-s"].scheme({"scale": "auto"}).codecs[Group.CODED],
     "16-bit floats": Float16(),
+    "8-bit floats": Float8(),
     "side data in levels": SIDE["levels"],
 }
 

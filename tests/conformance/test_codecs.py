@@ -17,6 +17,7 @@ from fedmrn.codecs import (
     Codec,
     CodedMask,
     EncodeKeys,
+    Float8,
     Float16,
     InterleavedMask,
     Levels,
@@ -101,6 +102,7 @@ EXAMPLES: dict[str, Codec] = {
     "told scale plain": ToldScale(MaskedNoise(NoiseSpec(Law.UNIFORM, 1.0), MaskType.BINARY)),
     "told scale coded": ToldScale(CodedMask(MaskedNoise(NoiseSpec(Law.GAUSSIAN, 1.0), MaskType.SIGNED))),
     "float16": Float16(),
+    "float8": Float8(),
     "sign stochastic": Sign(SignRule.STOCHASTIC),
     "sign learned": Sign(SignRule.LEARNED, (0.01,)),
     "sparse 16 bits": Sparse(0.2, 16),
@@ -436,6 +438,8 @@ def test_lengths(size: int) -> None:
                 expected = 4 * size
             case Float16():
                 expected = 2 * size
+            case Float8():
+                expected = 1 + size
             case MaskedNoise() | Bernoulli():
                 expected = -(-size // 8)
             case Sign():  # one tensor: how many, its size, its scale

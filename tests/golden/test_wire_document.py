@@ -90,7 +90,7 @@ def formula(section: Section, count: int) -> NDArray[np.float32]:
 
 
 def test_the_document_has_its_examples() -> None:
-    assert list(EXAMPLES) == [f"9.{k}" for k in (*range(1, 21), 22, 23, 24, 25, 26, 27, 28)]
+    assert list(EXAMPLES) == [f"9.{k}" for k in (*range(1, 21), 22, 23, 24, 25, 26, 27, 28, 29)]
     assert DOCUMENT.count("```hex") == DOCUMENT.count("```json") == len(EXAMPLES)
     seen = {(d["kind"], s["parameters"][:4]) for _, d in EXAMPLES.values() for s in d["sections"]}
     assert {(1, "0000"), (1, "0101"), (1, ""), (2, "0000"), (2, "")} <= seen
@@ -121,6 +121,7 @@ def test_the_document_has_its_examples() -> None:
         (13, 0),
         (13, 2),
         (14, 0),
+        (16, 0),
     } == codecs
 
 
@@ -409,10 +410,10 @@ def test_constants_of_the_document() -> None:
     assert f"`elements` at\nmost {RandomCode.elements_a_byte} b;" in DOCUMENT
     assert CHUNK == 16_384
     assert f"u8 log2_states, 1 to {LARGEST_LOG2_STATES};" in DOCUMENT
-    assert [c.id for c in SIDE.values()] == [0, 10, 5]
-    assert {c.id for c in VARIANCE.values()} == {0, 10}
+    assert [c.id for c in SIDE.values()] == [0, 10, 5, 16]
+    assert {c.id for c in VARIANCE.values()} == {0, 10, 16}
     assert SIDE["levels"] == Levels(levels=127, block=64)
-    assert "by codec 5 with\nblock 64 and s = 127, or by codec 10" in DOCUMENT
+    assert "by codec 5 with\nblock 64 and s = 127, by codec 10 or by codec 16" in DOCUMENT
     assert {c.id for pair in DOWN.values() for c in pair} == {0, 6, 10}
     assert (
         "group 0 by codec 10 or by codec 6 of 2 to 4 bits, and groups 1 and 2 by\ncodec 10; group 3 always by codec 0."

@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Callable
 from fractions import Fraction
-from math import inf, nextafter
+from math import inf, log2, nextafter
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fedmrn.codecs import (
     CODECS,
     Codec,
+    Float8,
     Float16,
     Levels,
     MaskedNoise,
@@ -50,9 +51,15 @@ def _half(value: float) -> bytes:
     return struct.pack(f"<{COUNT}e", *[0.0] * (COUNT - 1), -value)
 
 
+def _byte(value: float) -> bytes:
+    """Of a power of two."""
+    return struct.pack("<b8B", round(log2(value)), *[0] * (COUNT - 1), 0x80 | 15 << 3)
+
+
 BODIES: dict[str, tuple[Codec, Callable[[float], bytes]]] = {
     "raw": (Raw(), _floats),
     "float16": (Float16(), _half),
+    "float8": (Float8(), _byte),
     "support": (Support().bind(np.ones(COUNT, np.float32)), _floats),
     "sparse": (Sparse(1.0), lambda v: _floats(v) + b"\0"),
     "sign": (Sign(), lambda v: _table(v, b"\0")),
@@ -63,7 +70,7 @@ BODIES: dict[str, tuple[Codec, Callable[[float], bytes]]] = {
     "told-scale": (ToldScale(SIGNS), lambda v: _table(v, b"\0\0")),
 }
 """By name of the codec: one that reads a magnitude from the body, and a body whose largest is `value`."""
-SCALED = {"own-scale", "told-scale"}
+SCALED = {"own-scale", "told-scale", "float8"}
 """Codecs whose magnitudes are powers of two."""
 WITHOUT = {"masked-noise", "bernoulli", "coded-mask", "interleaved-mask", "random-code"}
 """Codecs whose bodies hold no magnitude."""

@@ -51,6 +51,7 @@ PUBLIC = {
         "EncodeKeys",
         "FitsUpdate",
         "Fixed",
+        "Float8",
         "Float16",
         "InterleavedMask",
         "Levels",

@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, Plane
 from fedmrn.codecs.bernoulli import Bernoulli
+from fedmrn.codecs.float8 import Float8
 from fedmrn.codecs.float16 import Float16
 from fedmrn.codecs.levels import Levels
 from fedmrn.codecs.mask.base import MaskCodec
@@ -53,6 +54,7 @@ __all__ = [
     "EncodeKeys",
     "FitsUpdate",
     "Fixed",
+    "Float8",
     "Float16",
     "InterleavedMask",
     "Levels",

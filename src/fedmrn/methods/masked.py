@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from fedmrn.codecs import Codec, MaskedNoise, OwnScale, RandomCode, ShorterMask, ToldScale
+from fedmrn.codecs import Codec, MaskCodec, MaskedNoise, OwnScale, RandomCode, ShorterMask, ToldScale
 from fedmrn.methods.method import Method, Options
 from fedmrn.methods.option import by_name
 from fedmrn.methods.options import LAW, MASKED, RANDOM_CODE, SCALE, SIGNED
@@ -10,7 +10,7 @@ from fedmrn.numerics.masking import MaskType
 from fedmrn.numerics.noise import NoiseSpec
 
 
-def _scaled(o: Options, masks: MaskedNoise | ShorterMask) -> Codec:
+def _scaled(o: Options, masks: MaskedNoise | ShorterMask) -> MaskCodec:
     """Return the codec of masks whose scales are a number, chosen by clients, or told where clients share a noise."""
     if not o["scale"].follows_update:
         return masks
@@ -28,7 +28,9 @@ def _masked(mask: MaskType, *, stochastic: bool = True) -> Callable[[Options], C
 def _random_code(mask: MaskType) -> Callable[[Options], Codec]:
     def codec(o: Options) -> Codec:
         masked = MaskedNoise(NoiseSpec(o["noise"], o["scale"].of_parameters), mask)
-        return _scaled(o, RandomCode(masked, o["buckets"], o["log2_states"], o["rate"]))
+        code = _scaled(o, RandomCode(masked, o["buckets"], o["log2_states"], o["rate"]))
+        code.spending(o["budget"])  # clients are told by a term, not by the codec; what none could do is refused here
+        return code
 
     return codec
 

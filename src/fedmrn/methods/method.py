@@ -6,7 +6,7 @@ from itertools import product
 from types import MappingProxyType
 from typing import Any
 
-from fedmrn.codecs import Codec, Float16, Levels, MaskCodec, Raw, Rotated
+from fedmrn.codecs import Codec, Float8, Float16, Levels, MaskCodec, Raw, Rotated
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.methods.option import Option, ReadBy, Value
 from fedmrn.server.grid import PublicGrid
@@ -19,14 +19,16 @@ from fedmrn.wire.layout import Group
 
 GRID = "grid"
 """The word for public models in the place of an encoding of the state."""
-SIDE: Mapping[str, Codec] = MappingProxyType({"float32": Raw(), "float16": Float16(), "levels": Levels(127, 64)})
-"""Encodings of side data (normalisation layers and their statistics), by name: 32, 16, or 8.5 bits a value.
+SIDE: Mapping[str, Codec] = MappingProxyType(
+    {"float32": Raw(), "float16": Float16(), "levels": Levels(127, 64), "float8": Float8()}
+)
+"""Encodings of side data (normalisation layers and their statistics), by name: 32, 16, 8.5 or 8 bits a value.
 
 Values beyond what an encoding and the server's limit hold are clipped by the client: beyond 65,504 in 16 bits, beyond
 `Limits.max_value` (65,536) in 32; with `levels` that is the limit of a block's norm.
 """
-VARIANCE: Mapping[str, Codec] = MappingProxyType({"float32": Raw(), "float16": Float16(), "levels": Float16()})
-"""Encodings of running variances for each of `SIDE`: a level could be any factor, so 16 bits are the least."""
+VARIANCE: Mapping[str, Codec] = MappingProxyType({**SIDE, "levels": Float16()})
+"""Encodings of running variances for each of `SIDE`: a level could be any factor, so floats take its place."""
 DOWN: Mapping[str, tuple[Codec, Codec]] = MappingProxyType(
     {
         "float32": (Raw(), Raw()),

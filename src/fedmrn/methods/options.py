@@ -43,7 +43,14 @@ SCALE = ScaleOption(
 )
 MASKED = by_name(LAW, SCALE, _CODING, _NOISE_KEY)
 SIGNED = by_name(_SIGNED_LAW, SCALE, _CODING, _NOISE_KEY)
+_BUDGET = NumberOption(
+    name="budget",
+    default=0.0,
+    words='bits a parameter that a client may spend, 1/32 to 1: noise is as wide as that takes; 0: as "auto" has it',
+    read_by=ReadBy.CLIENT,
+)
 RANDOM_CODE = (
+    _BUDGET,
     WholeOption(name="buckets", default=16, words="buckets of |noise| with a prior each, 1 to 64"),
     WholeOption(name="log2_states", default=8, words="size of the trellis, 1 to 10: each more doubles the search"),
     NumberOption(name="rate", default=1.125, words="path bits for a bit of information, 1 to 2"),

@@ -50,7 +50,7 @@ class Scheme:
         check_terms(self.terms)
         variance = self.codecs.get(Group.VARIANCE)
         if variance is not None and not variance.elementwise:
-            raise ConfigError(f"running variances travel by codec raw or float16, not by {variance.name}")
+            raise ConfigError(f"running variances travel by codec raw, float16 or float8, not by {variance.name}")
         coded = self.codecs.get(Group.CODED)
         if self.shared_key and coded is not None and coded.own_scales:
             raise ConfigError(

@@ -101,6 +101,7 @@ TERMS: Mapping[str, Term] = MappingProxyType(
             Term(3, "progressive", bool, 1),
             Term(4, "stochastic", bool, 1),
             Term(5, "backward", bool, 1),
+            Term(6, "budget", float, 1.0),
         )
     }
 )

@@ -12,6 +12,7 @@ from fedmrn import codecs
 from fedmrn.codecs import (
     CodedMask,
     EncodeKeys,
+    Float8,
     Float16,
     InterleavedMask,
     Levels,
@@ -70,6 +71,7 @@ def _seeds() -> list[bytes]:
     known = {(codec.id, codec.params()): codec for codec in used}
     own = MaskedNoise(NoiseSpec(Law.GAUSSIAN, 1.0), MaskType.SIGNED)
     more = (
+        Float8(),
         Float16(),
         Levels(127, 64),
         CodedMask(masked),

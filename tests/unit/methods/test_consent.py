@@ -9,6 +9,7 @@ from fedmrn.codecs import (
     Bernoulli,
     Codec,
     CodedMask,
+    Float8,
     Float16,
     InterleavedMask,
     Levels,
@@ -129,6 +130,7 @@ UNIT = MaskedNoise(NoiseSpec(Law.UNIFORM, 1.0), MaskType.BINARY)
 CODES: list[tuple[Codec, set[str]]] = [
     (Raw(), {"fedavg"}),
     (Float16(), set()),
+    (Float8(), set()),
     (BINARY, {"fedmrn", "fedmrn-no-pm", "fedmrn-no-sm", "fedmrn-post"}),
     (SIGNED, {"fedmrn-s"}),
     (CodedMask(BINARY), {"fedmrn", "fedmrn-no-pm", "fedmrn-no-sm", "fedmrn-post"}),

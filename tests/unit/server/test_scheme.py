@@ -1,7 +1,18 @@
 import numpy as np
 import pytest
 
-from fedmrn.codecs import CodedMask, Float16, InterleavedMask, Levels, MaskedNoise, OwnScale, RandomCode, Raw, Sparse
+from fedmrn.codecs import (
+    CodedMask,
+    Float8,
+    Float16,
+    InterleavedMask,
+    Levels,
+    MaskedNoise,
+    OwnScale,
+    RandomCode,
+    Raw,
+    Sparse,
+)
 from fedmrn.errors import ConfigError
 from fedmrn.methods import METHODS, method
 from fedmrn.methods.method import SIDE
@@ -96,7 +107,9 @@ def test_the_rows_of_random_codes() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize(("side", "codec"), [("float32", Raw()), ("float16", Float16()), ("levels", Levels(127, 64))])
+@pytest.mark.parametrize(
+    ("side", "codec"), [("float32", Raw()), ("float16", Float16()), ("levels", Levels(127, 64)), ("float8", Float8())]
+)
 def test_how_side_data_travels(name: str, side: str, codec: object) -> None:
     row = method(name)
     scheme = row.scheme(None, side)
@@ -110,7 +123,7 @@ def test_how_side_data_travels(name: str, side: str, codec: object) -> None:
     [
         ("flaot16", "did you mean 'float16'"),
         ("Levels", "did you mean 'levels'"),
-        ("", "choose one of float16, float32"),
+        ("", "choose one of float16, float32, float8"),
     ],
 )
 def test_side_data_that_does_not_exist(wrong: str, hint: str) -> None:

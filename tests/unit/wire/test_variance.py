@@ -130,14 +130,14 @@ def test_no_codec_changes_that() -> None:
     assert [s.codec for s in sections] == [10, 10, 0]
 
 
-@pytest.mark.parametrize(("side", "codec"), [("float32", 0), ("float16", 10), ("levels", 10)])
+@pytest.mark.parametrize(("side", "codec"), [("float32", 0), ("float16", 10), ("levels", 10), ("float8", 16)])
 def test_no_encoding_of_side_data_rounds_logarithms_to_levels(side: str, codec: int) -> None:
     assert side in SIDE
     template = broadcast(side=side).select(Role.TEMPLATE, Group.VARIANCE)
     assert template is not None
     assert template.codec == codec
     scheme = method("fedavg").scheme()
-    with pytest.raises(ConfigError, match="raw or float16, not by levels"):
+    with pytest.raises(ConfigError, match="raw, float16 or float8, not by levels"):
         replace(scheme, codecs={**scheme.codecs, Group.VARIANCE: Levels()})
 
 

@@ -73,6 +73,11 @@ class RandomCode(ShorterMask):
         except (ValueError, ConfigError, MalformedFrameError) as error:
             raise MalformedFrameError(f"codec random-code cannot have parameters {params.hex()}") from error
 
+    def overhead(self, sizes: NDArray[np.int64]) -> int:
+        """Return how many bytes of a coded body of tensors of these sizes, none empty, are no path."""
+        head, contexts = self.head(int(sizes.sum()), EncodeKeys(0, 0, tuple(sizes.tolist())))
+        return len(head) + 2 * contexts.count
+
     def encode(self, vector: NDArray[np.float32], keys: EncodeKeys) -> bytes:
         """Name a mask of the update u; only where that is not shorter, one is drawn and sent."""
         check_finite(vector)

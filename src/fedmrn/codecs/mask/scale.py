@@ -90,7 +90,7 @@ class FitsUpdate(NoiseScale):
         return multiple
 
     @staticmethod
-    def exponents(means: Any, multiple: float, caps: Any = None, xp: Any = np) -> Any:
+    def exponents(means: Any, multiple: Any, caps: Any = None, xp: Any = np) -> Any:
         """Return the exponent of each tensor's scale: the power of two nearest to a multiple of the mean of |u|.
 
         Nearest in ratio, and within what noise can have. A tensor that has not moved gets the smallest scale, 2^-80;
@@ -98,7 +98,7 @@ class FitsUpdate(NoiseScale):
 
         Args:
             means: of |u|, float64, shape (tensors,): an array of `xp`.
-            multiple: as `multiple` says.
+            multiple: as `multiple` says, or one for each tensor, float64, shape (tensors,), an array of `xp`.
             caps: exponents of the largest scales that are allowed, int32, shape (tensors,), an array of `xp`.
             xp: the namespace of the array, numpy or torch.
 

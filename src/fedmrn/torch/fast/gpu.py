@@ -201,7 +201,7 @@ def rescale(
     moved: Tensor,
     base: Tensor,
     parts: Sequence[slice],
-    multiple: float,
+    multiples: Tensor,
     noise: Tensor,
     exponents: Tensor,
     caps: Tensor,
@@ -213,7 +213,8 @@ def rescale(
     Args:
         moved, base, noise: float32, shape (k,), contiguous, on one device.
         parts: where each tensor is; none is empty.
-        multiple: of the mean of |u|; the scale is the power of two nearest to it.
+        multiples: of the mean of |u|, float64, shape (len(parts),), on that device; the scale is the power of two
+            nearest to that.
         exponents: int32, shape (len(parts),), on that device: of the scales that the noise has, and then will have.
         caps: of the largest scales that are allowed, as `exponents`.
     """
@@ -223,7 +224,7 @@ def rescale(
             for where in parts
         ]
     )
-    wanted = FitsUpdate.exponents(means, multiple, caps, torch)
+    wanted = FitsUpdate.exponents(means, multiples, caps, torch)
     more = wanted - exponents
     half = more // 2  # the whole factor may be beyond float32
     factors = ((torch.stack([half, more - half]) + 127) << 23).view(torch.float32)  # powers of two, by their bits

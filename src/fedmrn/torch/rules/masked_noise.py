@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedmrn.codecs import Codec, FitsUpdate, MaskCodec
-from fedmrn.errors import UnsupportedModelError
+from fedmrn.errors import ConfigError, MalformedFrameError, UnsupportedModelError
 from fedmrn.numerics.masking import progressive_weights, sum_of_distances
 from fedmrn.numerics.threads import in_parallel
 from fedmrn.torch.fast.fused import STAY, Move, is_plain_sgd, plain_sgd, sgd_moves, without_gradients
@@ -27,7 +27,7 @@ _AHEAD = 1024
 """Steps whose random streams are put on a device at a time."""
 _PIECE = 1 << 18
 """Elements of fewer bits that are drawn at a time."""
-_VECTORS = ("moved", "weights", "base", "noise", "_aimed", "_exponents", "_caps")
+_VECTORS = ("moved", "weights", "base", "noise", "_aimed", "_exponents", "_caps", "_multiples")
 """What a captured step of `MaskedTraining` uses beside the model's tensors."""
 
 
@@ -39,6 +39,7 @@ class MaskedTraining(Through):
     Args:
         progressive: q = tau / S (PM); otherwise every element is masked at every step (ablation "no PM").
         stochastic: sample masks (SM); otherwise take the nearer codeword (ablation "no SM").
+        budget: bits that a client may spend on a parameter; 0 for what the scales of its noise cost.
         **options: as for `LocalRule`.
 
     Memory beyond plain training: what the optimiser moves, w and the noise, three float32 a coded parameter, and the
@@ -47,10 +48,12 @@ class MaskedTraining(Through):
     before it, in which plain SGD moves on the CPU.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("progressive", "stochastic")
+    options: ClassVar[tuple[str, ...]] = ("progressive", "stochastic", "budget")
 
-    def __init__(self, *args: Any, progressive: bool = True, stochastic: bool = True, **options: Any) -> None:
-        self.progressive, self.stochastic = progressive, stochastic
+    def __init__(
+        self, *args: Any, progressive: bool = True, stochastic: bool = True, budget: float = 0.0, **options: Any
+    ) -> None:
+        self.progressive, self.stochastic, self.budget = progressive, stochastic, budget
         super().__init__(*args, **options)
 
     def read_codec(self, codec: Codec | None) -> None:
@@ -60,9 +63,11 @@ class MaskedTraining(Through):
             raise UnsupportedModelError("this broadcast does not ask for masked noise")
         masked = asked.masked
         self._codec = replace(masked, stochastic=self.stochastic)
-        self._asked = asked.over(self._codec)
+        try:
+            self._asked = asked.over(self._codec).spending(self.budget)
+        except ConfigError as error:
+            raise MalformedFrameError(f"the broadcast tells what no client can do: {error}") from error
         self._follows_update = asked.noise_scale.follows_update
-        self._multiple = FitsUpdate.multiple(masked.mask, masked.noise.law)
         self._kernels = _kernels_of(self.view.device)
 
     def prepare(self) -> None:
@@ -70,6 +75,10 @@ class MaskedTraining(Through):
         self._parts = [twin.where for twin in self.coded if twin.where.start < twin.where.stop]
         self._exponents = torch.zeros(len(self._parts), dtype=torch.int32, device=self.view.device)
         self._caps = self._told_caps()
+        sizes = [where.stop - where.start for where in self._parts]
+        self._dial = self._asked.dial(sizes, self.sampling_key, self._caps.tolist())
+        multiple = FitsUpdate.multiple(self._codec.mask, self._codec.noise.law)
+        self._multiples = torch.full((len(sizes),), multiple, dtype=torch.float64, device=self.view.device)
         self.noise = torch.empty_like(self.base)
         self._aimed = torch.empty(0, dtype=torch.int32, device=self.view.device)
         if self._kernels is None:
@@ -143,7 +152,7 @@ class MaskedTraining(Through):
             return
         if self._kernels is not None:
             self._kernels.rescale(
-                self.moved, self.base, self._parts, self._multiple, self.noise, self._exponents, self._caps
+                self.moved, self.base, self._parts, self._multiples, self.noise, self._exponents, self._caps
             )
             return
         moved, base, noise, exponents = (v.numpy() for v in (self.moved, self.base, self.noise, self._exponents))
@@ -153,12 +162,19 @@ class MaskedTraining(Through):
             for p, m in zip(self._parts, moves or [STAY] * len(self._parts), strict=True)
         ]
         means = np.array([total / (p.stop - p.start) for total, p in zip(sums, self._parts, strict=True)], np.float64)
-        wanted = FitsUpdate.exponents(means, self._multiple, self._caps.numpy())
+        wanted = FitsUpdate.exponents(means, self._multiples.numpy(), self._caps.numpy())
         for where, more in zip(self._parts, (wanted - exponents).tolist(), strict=True):
             if more:  # in two halves: the whole factor may be beyond float32
                 noise[where] *= 2.0 ** (more // 2)
                 noise[where] *= 2.0 ** (more - more // 2)
         exponents[:] = wanted
+
+    def _widen(self, moved: int) -> None:
+        """Look at u after 1, 2, 4, ... steps, to spend the budget: widths over mean |u| change slowly."""
+        if self._dial is not None and moved > 0 and moved & (moved - 1) == 0:
+            here = torch.from_numpy(self._dial.sample).to(self.view.device)
+            u = (self.moved[here] - self.base[here]).cpu().numpy()
+            self._multiples.copy_(torch.from_numpy(self._dial.multiples(u)))
 
     def _draw_after(self, moves: Sequence[tuple[slice, Move]], q: float | None = None) -> None:
         """Move first, in the same pass."""
@@ -231,8 +247,9 @@ class MaskedTraining(Through):
         self._aimed.copy_(self._draws[self.taken - first])
 
     def advance(self) -> None:
-        """Count a step, and let the device's kernels know."""
+        """Count a step, look at u where it is time to, and let the device's kernels know."""
         super().advance()
+        self._widen(self.taken - 1)
         if self._kernels is not None:
             self._aim()
 
@@ -248,7 +265,7 @@ class MaskedTraining(Through):
         if sgd is None or any(twin.narrow for twin in self.twins):
             return None
         places = tuple(getattr(self, name).data_ptr() for name in _VECTORS)
-        return sgd, self._codec.mask, self.stochastic, self._follows_update, self._multiple, places
+        return sgd, self._codec.mask, self.stochastic, self._follows_update, places
 
     def place(self, kept: dict[str, Tensor]) -> None:
         """Move the vectors of a captured step to where those of earlier clients were."""

@@ -212,10 +212,11 @@ def test_scales_that_follow_u(device: str, multiple: float, most: int) -> None:
     seen = set()
     caps = np.full(len(sizes), most, np.int32)
     told = torch.from_numpy(caps).to(device)
+    multiples = torch.full((len(sizes),), multiple, dtype=torch.float64, device=device)
     for last in ([0.0, 3.4e38, 1e-45, 0.0], [np.nan, np.inf, -1e-30, 3.4e38], [3.0, 1e25, 0.0, 0.0]):
         u = (rng.standard_normal(unit.size) * 10.0 ** rng.uniform(-6, 0)).astype(np.float32)
         u[-4:] = last
-        kernels(device).rescale(on(device, u), on(device, 0 * unit), parts, multiple, noise, exponents, told)
+        kernels(device).rescale(on(device, u), on(device, 0 * unit), parts, multiples, noise, exponents, told)
         means = np.array([mean_magnitude(u[p]) for p in parts], np.float64)
         scales = [2.0 ** int(e) for e in FitsUpdate.exponents(means, multiple, caps)]
         assert bits(noise.cpu().numpy()) == bits(unit * np.repeat(np.array(scales, np.float32), sizes))

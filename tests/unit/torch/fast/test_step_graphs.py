@@ -79,9 +79,11 @@ def some_clients(
     """Yield frame, loss and the model that is left of some clients, one after another on one model.
 
     With "auto" after the name of a method each client chooses the scales of its noise; otherwise they are all 0.01.
+    With "budget" it chooses them for half a bit.
     """
-    name, *auto = name.split()
-    options = {"scale": "auto" if auto else 0.01} if "scale" in method(name).options else {}
+    name, *chosen = name.split()
+    options = {"scale": "auto" if chosen else 0.01} if "scale" in method(name).options else {}
+    options |= {"budget": 0.5} if "budget" in chosen else {}
     model = net().to(device) if model is None else model
     for client in range(count):
         x = torch.randn(SAMPLES, 1, 4, 4, generator=torch.Generator().manual_seed(client))
@@ -97,7 +99,9 @@ def some_clients(
 
 
 @needs_triton
-@pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedmrn-no-sm", "fedmrn-no-pm", "fedmrn auto", "fedmrn-s auto"])
+@pytest.mark.parametrize(
+    "name", ["fedmrn", "fedmrn-s", "fedmrn-no-sm", "fedmrn-no-pm", "fedmrn auto", "fedmrn-s auto", "fedmrn-mrc budget"]
+)
 def test_a_whole_client_with_the_kernels_of_the_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = list(some_clients(name, None, count=1))
     monkeypatch.setattr(through, "_kernels_of", lambda _: kernels("cpu"))
@@ -118,7 +122,7 @@ def test_other_steps_with_the_kernels_of_the_gpu(
 
 
 @needs_triton
-@pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedmrn auto", "fedmrn-s auto"])
+@pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedmrn auto", "fedmrn-s auto", "fedmrn-mrc budget"])
 def test_replayed_clients_of_the_gpu_kernels_are_the_eager_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three clients: the second replays what the first captured, and the third also its smaller batches."""
     expected = list(some_clients(name, None))
@@ -320,7 +324,7 @@ class TestOnCuda:
             assert next(model.parameters()).device.type == device
         assert frames[0] == frames[1]
 
-    @pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedmrn auto", "fedavg"])
+    @pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedmrn auto", "fedmrn-mrc budget", "fedavg"])
     def test_replayed_clients_are_the_eager_ones(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
         assert list(some_clients(name, on_cuda(), "cuda")) == list(some_clients(name, None, "cuda"))
