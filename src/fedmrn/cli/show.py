@@ -127,7 +127,10 @@ def _terms(frame: Frame) -> str:
 
 
 def _public(s: Section) -> str:
-    heading = Heading.of(s)
+    try:
+        heading = Heading.of(s)
+    except FrameError as error:
+        return f"public model, damaged: {error}"
     counted = "the run's starting weights" if heading.start is not None else "zero"
     what = "whole" if heading.base is None else f"what changed since model {heading.base}"
     return f"public model {heading.number}, {what}; run {heading.run.hex()}, numbers count from {counted}"

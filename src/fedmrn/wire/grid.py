@@ -86,14 +86,14 @@ def from_body(layout: Layout, group: Group, body: bytes | memoryview) -> Points:
     return Points(exponents, decode_integers(view[tensors:], runs(layout.sizes(group))))
 
 
-def check_numbers(numbers: NDArray[np.signedinteger]) -> None:
-    """Refuse numbers beyond `LARGEST_NUMBER`.
+def check_numbers(numbers: NDArray[np.signedinteger], most: int = LARGEST_NUMBER) -> None:
+    """Refuse numbers beyond a magnitude.
 
     Raises:
         BoundError: there is one.
     """
-    if numbers.size and max(int(numbers.max()), -int(numbers.min())) > LARGEST_NUMBER:
-        raise BoundError(f"a number of a public model is beyond {LARGEST_NUMBER}")
+    if numbers.size and max(int(numbers.max()), -int(numbers.min())) > most:
+        raise BoundError(f"a number of a public model is beyond {most}")
 
 
 def re_expressed(layout: Layout, group: Group, points: Points, exponents: I8) -> I32:

@@ -6,13 +6,13 @@ keeps the newest one beside the one that the server named last as a base, until 
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.errors import FrameError, LostModelError, MalformedFrameError, WrongStartError
+from fedmrn.errors import FrameError, LostModelError, MalformedFrameError
 from fedmrn.wire.grid import check_numbers, from_body
 from fedmrn.wire.layout import Group, Layout
 from fedmrn.wire.public import Heading, PublicModel, groups_of
@@ -71,22 +71,18 @@ class Held:
             raise LostModelError(f"public model {number} that this client kept is damaged: {error}") from error
         return PublicModel(self._layout, number, parts, self._start)
 
-    def start(self, own: Callable[[], F32] | None) -> F32:
-        """Return the weights that the run started with, float32, shape (layout.size,), as far as they are known.
+    def starts(self, own: Callable[[], F32] | None) -> Iterator[F32]:
+        """Yield the weights that the run may have started with, float32, shape (layout.size,): known ones come first.
+
+        Those that are known may be of a run before.
 
         Args:
-            own: returns those of this client's model; asked where they are not known yet.
-
-        Raises:
-            WrongStartError: they are not known, and there is no model.
+            own: returns those of this client's model; asked where the known ones do not do.
         """
         if self._start is not None:
-            return self._start
-        if own is None:
-            raise WrongStartError(
-                "the server counts from the run's starting weights, and no model was given that has them"
-            )
-        return own().copy()
+            yield self._start
+        if own is not None:
+            yield own().copy()
 
     def keep(self, model: PublicModel, heading: Heading) -> None:
         """Keep a public model that was received, and of others the one that it was the difference to."""
@@ -131,10 +127,11 @@ class Held:
         if end < _HEAD.size or zlib.crc32(view[:end]) != _CRC.unpack_from(view, end)[0]:
             raise MalformedFrameError("what a client keeps is cut or damaged")
         magic, version, run, digest, models = _HEAD.unpack_from(view)
-        if (magic, version, digest) != (_MAGIC, _VERSION, layout.digest) or models > _MOST:
+        if (magic, version, digest) != (_MAGIC, _VERSION, layout.digest) or not 1 <= models <= _MOST:
             raise MalformedFrameError("what a client keeps is of another model or version")
         at = _HEAD.size
         for _ in range(models):
+            numbers, bodies = set[int](), dict[Group, bytes]()
             for group in groups_of(layout):
                 if end - at < _LENGTHS.size:
                     raise MalformedFrameError("what a client keeps is cut")
@@ -142,8 +139,12 @@ class Held:
                 at += _LENGTHS.size
                 if end - at < length:
                     raise MalformedFrameError("what a client keeps is cut")
-                self._bodies.setdefault(number, {})[group] = bytes(view[at : at + length])
+                numbers.add(number)
+                bodies[group] = bytes(view[at : at + length])
                 at += length
-        if at != end or any(len(bodies) != len(groups_of(layout)) for bodies in self._bodies.values()):
-            raise MalformedFrameError("what a client keeps has something left over, or lacks a group")
+            if len(numbers) != 1 or numbers & self._bodies.keys():
+                raise MalformedFrameError("the public models that a client keeps are not one of a number")
+            self._bodies[numbers.pop()] = bodies
+        if at != end:
+            raise MalformedFrameError("what a client keeps has something left over")
         self.run = bytes(run)

@@ -160,7 +160,7 @@ def read_state(
         layout: of the model.
         held: what this client keeps of public models (`down = "grid"`); this one is put to it. Without it only a whole
             model can be read.
-        start: where the server counts from the run's starting weights, and `held` has none yet.
+        start: where the server counts from the run's starting weights, and `held` does not have those.
 
     Raises:
         LostModelError: it is a difference to a public model that is not held.
@@ -215,7 +215,7 @@ def _read_values(
 def _read_public(
     frame: Frame, layout: Layout, held: Held, start: Start | None
 ) -> tuple[NDArray[np.float32], Callable[[], None]]:
-    model, heading = read_public(frame, layout, held.find, lambda: held.start(start))
+    model, heading = read_public(frame, layout, held.find, lambda: held.starts(start))
     return model.values.copy(), lambda: held.keep(model, heading)
 
 

@@ -5,7 +5,7 @@ public model that the client holds. Both lead to the same values, and a digest p
 """
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -13,9 +13,9 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.errors import FrameError, LostModelError, MalformedFrameError, WrongStartError
+from fedmrn.errors import BoundError, LostModelError, MalformedFrameError, WrongStartError
 from fedmrn.wire.frame import Frame, Role, Section
-from fedmrn.wire.grid import Points, check_numbers, from_body, re_expressed, to_body, to_values
+from fedmrn.wire.grid import LARGEST_NUMBER, Points, check_numbers, from_body, re_expressed, to_body, to_values
 from fedmrn.wire.layout import Group, Layout
 
 GRID = 15
@@ -176,7 +176,7 @@ def read_public(
     frame: Frame,
     layout: Layout,
     known: Callable[[bytes, int], PublicModel],
-    start: Callable[[], F32],
+    starts: Callable[[], Iterable[F32]],
 ) -> tuple[PublicModel, Heading]:
     """Return the public model that a frame leads to, and what its sections say of it.
 
@@ -184,13 +184,13 @@ def read_public(
         frame: of kind broadcast or model, made for this layout.
         layout: of the model.
         known: (run, number) -> the public model that the client holds; raises LostModelError where it holds none.
-        start: returns the weights that the run started with, as far as this client knows, float32, shape
-            (layout.size,); it is called where the server counts from those.
+        starts: returns the weights that the run may have started with, as far as this client knows, float32, shape
+            (layout.size,) each; it is called where the server counts from those.
 
     Raises:
         LostModelError: it is a difference to what this client does not hold, or not as the server does.
         WrongStartError: it counts from other starting weights than these.
-        BoundError: a step, a number or a value out of range.
+        BoundError: a step, a number or a value out of range, whatever this client holds.
         MalformedFrameError: a section is missing, whole beside a difference, or does not decode.
     """
     found = {group: frame.select(Role.STATE, group) for group in groups_of(layout)}
@@ -210,8 +210,10 @@ def read_public(
     first = headings[0]
     if any((h.number, h.base, h.run, h.start is None) != _key(first) for h in headings):
         raise MalformedFrameError("the groups are not of one public model")
-    origin = _origin(layout, headings, start()) if first.start is not None else None
+    origin = _origin(layout, headings, starts()) if first.start is not None else None
     base = None if first.base is None else known(first.run, first.base)
+    if base is not None and base.layout != layout:
+        raise LostModelError(f"public model {base.number} that this client keeps is of a model with other tensors")
     parts = {group: _points(layout, group, section, base) for group, section in sections.items()}
     model = PublicModel(layout, first.number, parts, origin)
     _check_digests(model, headings, base)
@@ -222,46 +224,55 @@ def _key(heading: Heading) -> tuple[int, int | None, bytes, bool]:
     return heading.number, heading.base, heading.run, heading.start is None
 
 
-def _origin(layout: Layout, headings: list[Heading], origin: F32) -> F32:
-    for group, heading in zip(groups_of(layout), headings, strict=True):
-        if _digest_of(origin[layout.span(group)]) != heading.start:
-            raise WrongStartError(
-                "the server's public model counts from the weights that its run started with, and this client's model "
-                f"starts with others (group {group.name.lower()}): build it as the server does, from the same seed or "
-                "pretrained weights, or let the server count from zero (PublicGrid(from_start=False))"
-            )
-    return origin
+def _origin(layout: Layout, headings: list[Heading], starts: Iterable[F32]) -> F32:
+    wrong = None
+    for start in starts:
+        differing = [
+            group
+            for group, heading in zip(groups_of(layout), headings, strict=True)
+            if _digest_of(start[layout.span(group)]) != heading.start
+        ]
+        if not differing:
+            return start
+        wrong = wrong or differing[0].name.lower()
+    if wrong is None:
+        raise WrongStartError("the server counts from the run's starting weights, and no model was given that has them")
+    raise WrongStartError(
+        "the server's public model counts from the weights that its run started with, and this client's model "
+        f"starts with others (group {wrong}): build it as the server does, from the same seed or pretrained weights, "
+        "or let the server count from zero (PublicGrid(from_start=False))"
+    )
 
 
 def _points(layout: Layout, group: Group, section: Section, base: PublicModel | None) -> Points:
     points = from_body(layout, group, section.body)
-    if base is not None:
+    if base is None:
+        check_numbers(points.numbers)
+        return points
+    check_numbers(points.numbers, 2 * LARGEST_NUMBER)  # no two models differ by more
+    try:
         before = re_expressed(layout, group, base.parts[group], points.exponents)
-        points = Points(points.exponents, _sum(before, points.numbers))
-    check_numbers(points.numbers)
+        points = Points(points.exponents, before + points.numbers)
+        check_numbers(points.numbers)
+    except BoundError as error:  # the server would not send that of what it holds itself
+        raise _lost(base) from error
     return points
 
 
-def _sum(before: NDArray[np.int32], change: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Add differences; what leaves 32 bits is beyond every limit too."""
-    with np.errstate(over="ignore"):
-        found = before + change
-    wrapped = (found < before) != (change < 0)
-    if wrapped.any():
-        raise MalformedFrameError("a difference of a public model is beyond 32 bits")
-    return found
+def _lost(base: PublicModel) -> LostModelError:
+    return LostModelError(
+        f"public model {base.number} of this client is not the server's: the server is to send the whole model"
+    )
 
 
 def _check_digests(model: PublicModel, headings: list[Heading], base: PublicModel | None) -> None:
     try:
         same = all(digest == h.digest for digest, h in zip(model.digests.values(), headings, strict=True))
-    except FrameError:
+    except BoundError as error:
         if base is None:
             raise
-        same = False
+        raise _lost(base) from error
     if not same and base is not None:
-        raise LostModelError(
-            f"public model {base.number} of this client is not the server's: the server is to send the whole model"
-        )
+        raise _lost(base)
     if not same:
         raise MalformedFrameError("a public model's values are not those of its digest")

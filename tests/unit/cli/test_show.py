@@ -6,6 +6,7 @@ from io import StringIO
 
 import numpy as np
 import pytest
+from public_models import LAYOUT, framed, model_of
 from rich.console import Console
 
 from fedmrn.cli.show import show_comparison, show_frame
@@ -63,6 +64,33 @@ def test_a_section_as_long_as_its_elements_is_looked_at() -> None:
     """However many there are: the work is that of reading the file. 0x55 is half of the bits."""
     count = (1 << 27) + 8
     assert "signed, gaussian 0.005; 50.0% ones" in said(MASKED, count, b"\x55" * (count // 8))
+
+
+def test_public_models() -> None:
+    """Whole and changed; damaged parameters are said to be that, and the rest of the frame is shown."""
+
+    def shown(*sections: Section) -> str:
+        text = StringIO()
+        frame = Frame(Kind.BROADCAST, 1, 1, 7, bytes(16), 0, sections)
+        show_frame(Console(file=text, width=250), frame, len(frame.to_bytes()))
+        return text.getvalue()
+
+    whole, changed = framed(model_of(4)).sections, framed(model_of(4), model_of(3)).sections
+    assert "public model 4, whole; run " in shown(*whole)
+    assert "public model 4, what changed since model 3; run " in shown(*changed)
+    assert "numbers count from zero" in shown(*changed)
+    counted = framed(model_of(1, np.ones(LAYOUT.size, np.float32))).sections
+    assert "numbers count from the run's starting weights" in shown(*counted)
+    good = whole[0].params
+    for params in (b"", good[:-1], good + b"\0", b"\4" + good[1:], b"\xff" * 33, b"\0" * 5 + b"\1" + good[6:]):
+        text = shown(replace(whole[0], params=params), *whole[1:])
+        assert "public model, damaged: " in text
+        assert text.count("public model 4, whole") == len(whole) - 1
+    assert "public model 4, whole" in shown(replace(whole[0], body=b""), *whole[1:]), "bodies are not looked at"
+    text = StringIO()
+    update = Frame(Kind.UPDATE, 1, 1, 7, bytes(16), 1, (replace(whole[0], role=Role.UPDATE),))
+    show_frame(Console(file=text, width=250), update, 1)
+    assert "unknown codec 15" in text.getvalue()
 
 
 def test_terms() -> None:

@@ -255,7 +255,9 @@ def test_a_figure_says_all_of_its_configuration(tmp_path: Path) -> None:
         "model cnn-digits",
     ):
         assert words in text
-    assert "; lr 0.1, optimizer sgd, weight decay 0, server mean, server lr 1; fedavg: side float32, down float32" in text
+    assert (
+        "; lr 0.1, optimizer sgd, weight decay 0, server mean, server lr 1; fedavg: side float32, down float32" in text
+    )
     assert "; fedmrn: side float8, down grid, noise uniform, scale 0.02" in text
 
 
