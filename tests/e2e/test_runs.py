@@ -16,6 +16,8 @@ from command import Cli, changes
 from fedmrn.methods import METHODS
 from fedmrn.wire.frame import Frame
 
+EXACT = ("method.side=float32", "method.down=float32")
+"""Nothing compressed but masks."""
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -28,7 +30,7 @@ def timeless(folder: Path) -> list[dict[str, object]]:
 
 
 def test_compare_ends_in_a_table_and_plots(cli: Cli, tmp_path: Path) -> None:
-    done = cli("compare", "digits", "--seeds", "1-2", "--methods", "fedavg,fedmrn,fedmrn-s", *changes())
+    done = cli("compare", "digits", "--seeds", "1-2", "--methods", "fedavg,fedmrn,fedmrn-s", *changes(*EXACT))
     assert done.returncode == 0, done.stderr
     assert "round 2/2" in done.stdout
     table, _, below = done.stdout.rpartition("client, headers included.")
@@ -271,7 +273,7 @@ def test_what_clients_keep_is_missed_when_it_is_gone(cli: Cli, tmp_path: Path) -
 
 def test_coding_changes_bytes_and_nothing_else(cli: Cli, tmp_path: Path) -> None:
     coded = "method.coding=entropy"
-    settings = {"raw": [], "coded": [coded], "less": [coded, "method.side=float16", "method.down=eden4"]}
+    settings = {"raw": EXACT, "coded": [coded, *EXACT], "less": [coded, "method.side=float16", "method.down=eden4"]}
     for name, extra in settings.items():
         done = cli("run", "digits", "--out", name, *changes("train.local_epochs=5", *extra))
         assert done.returncode == 0, done.stderr
@@ -286,6 +288,21 @@ def test_coding_changes_bytes_and_nothing_else(cli: Cli, tmp_path: Path) -> None
     assert "float16" in shown.stdout
     data = (tmp_path / "raw/last-update.bin").read_bytes()
     assert f"raw length  {len(data):,} bytes: mask " in shown.stdout
+
+
+def test_a_run_with_public_models_goes_on(cli: Cli, tmp_path: Path) -> None:
+    """Stopped after two of four rounds, it sends the same bytes and comes to the same end; inspect reads its frames."""
+    one, few = changes("train.rounds=4"), changes("train.rounds=2")
+    for out, extra in (("whole", one), ("parts", few), ("parts", [*one, "--resume"])):
+        done = cli("run", "digits", "--out", out, *extra)
+        assert done.returncode == 0, done.stderr
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "parts")
+    assert (tmp_path / "whole/checkpoint.bin").read_bytes() == (tmp_path / "parts/checkpoint.bin").read_bytes()
+    last = records(tmp_path / "whole")[-1]
+    assert set(last["public"]) <= {"difference", "new"}  # type: ignore[call-overload]
+    assert last["down"]["total"] < last["raw"]["down"]["total"] / 8  # type: ignore[index]
+    shown = cli("inspect", str(tmp_path / "whole/checkpoint.bin"))
+    assert "public models, and who holds which" in shown.stdout
 
 
 def test_a_mask_named_by_a_random_code(cli: Cli, tmp_path: Path) -> None:
@@ -312,7 +329,7 @@ def test_the_byte_account(cli: Cli, tmp_path: Path) -> None:
     less = ("method.fedmrn.coding=entropy", "method.fedmrn.side=float16", "method.fedmrn.down=eden4")
     done = cli("compare", "digits", "--methods", "fedavg,fedmrn", *changes("train.local_epochs=5", *less))
     assert done.returncode == 0, done.stderr
-    alone = cli("run", "digits", "--out", "raw", *changes("train.local_epochs=5"))
+    alone = cli("run", "digits", "--out", "raw", *changes("train.local_epochs=5", *EXACT))
     assert alone.returncode == 0, alone.stderr
     folder = tmp_path / "runs/digits"
     coded, raw = records(folder / "fedmrn-seed1"), records(tmp_path / "raw")
