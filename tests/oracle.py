@@ -716,8 +716,8 @@ LARGEST = (2 - 2.0**-23) * 2.0**127
 
 def float8_value(code: int, top: int) -> float:
     """The value of a byte of codec 16."""
-    e, m = code >> 3 & 15, code & 7
-    magnitude = (8 + m) * 2.0 ** (top - 18 + e) if e else m * 2.0 ** (top - 17)
+    e, m = code >> 4 & 7, code & 15
+    magnitude = (16 + m) * 2.0 ** (top - 11 + e) if e else m * 2.0 ** (top - 10)
     return -magnitude if code >> 7 else magnitude
 
 

@@ -53,7 +53,7 @@ def _half(value: float) -> bytes:
 
 def _byte(value: float) -> bytes:
     """Of a power of two."""
-    return struct.pack("<b8B", round(log2(value)), *[0] * (COUNT - 1), 0x80 | 15 << 3)
+    return struct.pack("<b8B", round(log2(value)), *[0] * (COUNT - 1), 0x80 | 7 << 4)
 
 
 BODIES: dict[str, tuple[Codec, Callable[[float], bytes]]] = {

@@ -199,7 +199,7 @@ class Codec(ABC):
 
     @property
     def elementwise(self) -> bool:
-        """Whether every element is written by itself, to four significant bits or more: neighbours do not ruin it."""
+        """Whether every element is written by itself, to five significant bits or so: neighbours do not ruin it."""
         return False
 
     def holds(self, vector: NDArray[np.float32]) -> bool:

@@ -1,9 +1,8 @@
 """Float8: 8-bit floats with one exponent a section, for side data such as parameters of normalisation layers.
 
-A sign, four bits of exponent and three of mantissa (E4M3 of the OCP 8-bit floats, without its NaN), times a power of
-two that suits the section's largest magnitude, as in microscaling formats (OCP MX). Rounding is random, so that the
-mean over clients loses little. A value far smaller than its neighbours keeps four significant bits down to 2^-14 of
-the largest, and is off by at most 2^-17 of it below.
+A sign, three bits of exponent and four of mantissa (E3M4), times a power of two that suits the section's largest
+magnitude, as in microscaling formats (OCP MX). Rounding is random, so that the mean over clients loses little. A value
+has five significant bits down to 2^-6 of the largest, and is off by at most 2^-10 of twice the largest below.
 """
 
 from dataclasses import dataclass
@@ -21,15 +20,15 @@ from fedmrn.errors import BoundError, EncodeError, MalformedFrameError
 F32 = NDArray[np.float32]
 LEAST_TOP, MOST_TOP = -100, 100
 """What the exponent can be. Every value is a normal float32 then."""
-_LARGEST = 1.875
+_LARGEST = 1.9375
 _NEGATIVE_ZERO = 0x80
 
 
 def _table() -> F32:
-    """The values of all bytes, for exponent 0: 2^(e - 15) (1 + m / 8), and m 2^-17 where e is 0."""
+    """The values of all bytes, for exponent 0: 2^(e - 7) (1 + m / 16), and m 2^-10 where e is 0."""
     code = np.arange(128)
-    e, m = code >> 3, code & 7
-    magnitude = np.where(e > 0, np.ldexp(1 + m / 8, e - 15), np.ldexp(m.astype(np.float64), -17))
+    e, m = code >> 4, code & 15
+    magnitude = np.where(e > 0, np.ldexp(1 + m / 16, e - 7), np.ldexp(m.astype(np.float64), -10))
     return np.concatenate([magnitude, -magnitude]).astype(np.float32)
 
 
@@ -57,7 +56,7 @@ class Float8(Codec):
 
     @property
     def elementwise(self) -> bool:
-        """Yes: four significant bits each, fewer below 2^-14 of the largest magnitude."""
+        """Yes: five significant bits each, fewer below 2^-6 of the largest magnitude."""
         return True
 
     @property
@@ -66,13 +65,13 @@ class Float8(Codec):
         return True
 
     def holds(self, vector: F32) -> bool:
-        """Whether no magnitude is above 1.875 * 2^100."""
+        """Whether no magnitude is above 1.9375 * 2^100."""
         return not vector.size or bool(max(vector.max(), -vector.min()) <= _LARGEST * 2.0**MOST_TOP)
 
     def fitted(self, vector: F32, max_value: float) -> F32:
-        """Return the vector clipped to a value of four significant bits within the limit: no rounding goes beyond."""
+        """Return the vector clipped to a value of five significant bits within the limit: no rounding goes beyond."""
         most = min(max_value, _LARGEST * 2.0**MOST_TOP)
-        exponent = frexp(most)[1] - 4
+        exponent = frexp(most)[1] - 5
         return clipped(vector, float(np.ldexp(np.floor(np.ldexp(most, -exponent)), exponent)))
 
     def params(self) -> bytes:
@@ -94,7 +93,7 @@ class Float8(Codec):
         """Round each element to one of its two neighbours, so that the mean is right; a byte an element, and one.
 
         Raises:
-            EncodeError: a magnitude is above 1.875 * 2^100.
+            EncodeError: a magnitude is above 1.9375 * 2^100.
         """
         check_finite(vector)
         if not self.holds(vector):
@@ -104,7 +103,7 @@ class Float8(Codec):
         for start in range(0, vector.size, CHUNK):
             x = np.ldexp(vector[start : start + CHUNK].astype(np.float64), -top)
             size = np.abs(x)
-            unit = np.ldexp(1.0, np.maximum(np.frexp(size)[1] - 1, -14) - 3)
+            unit = np.ldexp(1.0, np.maximum(np.frexp(size)[1] - 1, -6) - 4)
             rounded = np.floor(size / unit + draws(keys, start, start + x.size)) * unit
             code = np.searchsorted(_VALUES[:128], rounded.astype(np.float32)).astype(np.uint8)
             code[(x < 0) & (code > 0)] |= _NEGATIVE_ZERO
