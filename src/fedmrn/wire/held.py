@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.errors import FrameError, LostModelError, MalformedFrameError
-from fedmrn.wire.grid import check_numbers, from_body
+from fedmrn.wire.grid import Points, check_numbers, from_body
 from fedmrn.wire.layout import Group, Layout
 from fedmrn.wire.public import Heading, PublicModel, groups_of
 
@@ -51,25 +51,26 @@ class Held:
         """Which public models of the run are kept."""
         return tuple(self._bodies)
 
-    def find(self, run: bytes, number: int) -> PublicModel:
-        """Return a public model that is kept.
+    def find(self, run: bytes, number: int, layout: Layout) -> dict[Group, Points]:
+        """Return the points of a public model that is kept.
 
         Raises:
-            LostModelError: it is not.
+            LostModelError: it is not, or is of a model with other tensors.
         """
-        if run != self.run or number not in self._bodies or self._layout is None:
+        if run != self.run or number not in self._bodies or layout != self._layout:
             kept = f"keeps {', '.join(map(str, self.numbers))}" if self.run == run and self._bodies else "keeps none"
+            kept += " of a model with other tensors" if self._layout not in (None, layout) else " of this run"
             raise LostModelError(
-                f"the server sent what changed since public model {number}, and this client {kept} of this run: the "
-                "server is to send the whole model"
+                f"the server sent what changed since public model {number}, and this client {kept}: the server is to "
+                "send the whole model"
             )
         try:
-            parts = {group: from_body(self._layout, group, body) for group, body in self._bodies[number].items()}
+            parts = {group: from_body(layout, group, body) for group, body in self._bodies[number].items()}
             for points in parts.values():
                 check_numbers(points.numbers)
         except FrameError as error:
             raise LostModelError(f"public model {number} that this client kept is damaged: {error}") from error
-        return PublicModel(self._layout, number, parts, self._start)
+        return parts
 
     def starts(self, own: Callable[[], F32] | None) -> Iterator[F32]:
         """Yield the weights that the run may have started with, float32, shape (layout.size,): known ones come first.

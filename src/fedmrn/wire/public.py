@@ -175,7 +175,7 @@ def run_tag(frame: Frame) -> bytes:
 def read_public(
     frame: Frame,
     layout: Layout,
-    known: Callable[[bytes, int], PublicModel],
+    known: Callable[[bytes, int, Layout], Mapping[Group, Points]],
     starts: Callable[[], Iterable[F32]],
 ) -> tuple[PublicModel, Heading]:
     """Return the public model that a frame leads to, and what its sections say of it.
@@ -183,7 +183,8 @@ def read_public(
     Args:
         frame: of kind broadcast or model, made for this layout.
         layout: of the model.
-        known: (run, number) -> the public model that the client holds; raises LostModelError where it holds none.
+        known: (run, number, layout) -> the points of the public model that the client holds; raises LostModelError
+            where it holds none.
         starts: returns the weights that the run may have started with, as far as this client knows, float32, shape
             (layout.size,) each; it is called where the server counts from those.
 
@@ -211,12 +212,10 @@ def read_public(
     if any((h.number, h.base, h.run, h.start is None) != _key(first) for h in headings):
         raise MalformedFrameError("the groups are not of one public model")
     origin = _origin(layout, headings, starts()) if first.start is not None else None
-    base = None if first.base is None else known(first.run, first.base)
-    if base is not None and base.layout != layout:
-        raise LostModelError(f"public model {base.number} that this client keeps is of a model with other tensors")
+    base = None if first.base is None else known(first.run, first.base, layout)
     parts = {group: _points(layout, group, section, base) for group, section in sections.items()}
     model = PublicModel(layout, first.number, parts, origin)
-    _check_digests(model, headings, base)
+    _check_digests(model, headings)
     return model, first
 
 
@@ -244,28 +243,29 @@ def _origin(layout: Layout, headings: list[Heading], starts: Iterable[F32]) -> F
     )
 
 
-def _points(layout: Layout, group: Group, section: Section, base: PublicModel | None) -> Points:
+def _points(layout: Layout, group: Group, section: Section, base: Mapping[Group, Points] | None) -> Points:
     points = from_body(layout, group, section.body)
     if base is None:
         check_numbers(points.numbers)
         return points
     check_numbers(points.numbers, 2 * LARGEST_NUMBER)  # no two models differ by more
     try:
-        before = re_expressed(layout, group, base.parts[group], points.exponents)
+        before = re_expressed(layout, group, base[group], points.exponents)
         points = Points(points.exponents, before + points.numbers)
         check_numbers(points.numbers)
     except BoundError as error:  # the server would not send that of what it holds itself
-        raise _lost(base) from error
+        raise _lost(Heading.of(section).base) from error
     return points
 
 
-def _lost(base: PublicModel) -> LostModelError:
+def _lost(base: int | None) -> LostModelError:
     return LostModelError(
-        f"public model {base.number} of this client is not the server's: the server is to send the whole model"
+        f"public model {base} of this client is not the server's: the server is to send the whole model"
     )
 
 
-def _check_digests(model: PublicModel, headings: list[Heading], base: PublicModel | None) -> None:
+def _check_digests(model: PublicModel, headings: list[Heading]) -> None:
+    base = headings[0].base
     try:
         same = all(digest == h.digest for digest, h in zip(model.digests.values(), headings, strict=True))
     except BoundError as error:

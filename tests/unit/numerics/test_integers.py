@@ -33,6 +33,7 @@ def test_numbers_come_back(parts: list[list[int]]) -> None:
     data = encode_integers(whole, sizes)
     assert np.array_equal(decode_integers(data, sizes), whole)
     assert oracle.decode_integers(data, sizes) == whole.tolist()
+    assert oracle.encode_integers(whole.tolist(), sizes, oracle.integer_tables(data, sizes)[0]) == data
 
 
 def test_every_length() -> None:

@@ -52,7 +52,7 @@ def test_the_base_and_the_newest_are_kept() -> None:
     held.keep(model_of(7), heading(7, None))  # a whole one
     assert held.numbers == (7,)
     with pytest.raises(LostModelError, match="this client keeps 7 of this run"):
-        held.find(RUN, 4)
+        held.find(RUN, 4, LAYOUT)
 
 
 def test_another_run_or_model_ends_what_was_kept() -> None:
@@ -69,10 +69,12 @@ def test_what_is_kept_is_found() -> None:
     held = Held.from_bytes(kept().to_bytes(), LAYOUT)
     for number, seed, exponent in ((1, 1, -6), (2, 2, -7)):
         wanted = model_of(number, seed=seed, exponent=exponent)
-        assert held.find(RUN, number).values.tobytes() == wanted.values.tobytes()
-    for run, number in ((RUN, 3), (OTHER, 1), (b"", 1)):
+        for group, points in held.find(RUN, number, LAYOUT).items():
+            assert points.numbers.tolist() == wanted.parts[group].numbers.tolist()
+            assert points.exponents.tolist() == wanted.parts[group].exponents.tolist()
+    for run, number, layout in ((RUN, 3, LAYOUT), (OTHER, 1, LAYOUT), (b"", 1, LAYOUT), (RUN, 1, LEAN)):
         with pytest.raises(LostModelError):
-            held.find(run, number)
+            held.find(run, number, layout)
 
 
 def test_starting_weights_are_given_again() -> None:
@@ -82,7 +84,7 @@ def test_starting_weights_are_given_again() -> None:
     read_state(framed(model), LAYOUT, held, lambda: start)
     assert start[:2].tobytes() not in held.to_bytes()
     again = Held.from_bytes(held.to_bytes(), LAYOUT, start)
-    assert again.find(RUN, 1).values.tobytes() == model.values.tobytes()
+    assert read_state(framed(model, model), LAYOUT, again).tobytes() == model.values.tobytes()
     assert [found.tolist() for found in again.starts(lambda: start)] == [start.tolist()] * 2
     assert [*Held().starts(None)] == []
 
@@ -176,10 +178,10 @@ def test_what_has_its_checksum_is_kept_as_it_is_or_not_at_all(
     assert held.to_bytes() == data
     for number in held.numbers:
         try:
-            found = held.find(held.run, number)
+            found = held.find(held.run, number, LAYOUT)
         except LostModelError:
             continue
-        assert sum(part.numbers.size for part in found.parts.values()) == LAYOUT.size
+        assert sum(part.numbers.size for part in found.values()) == LAYOUT.size
 
 
 @given(st.binary(max_size=300))
