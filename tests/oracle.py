@@ -142,10 +142,13 @@ def layout_digest(tensors: list[tuple[str, tuple[int, ...], int]]) -> bytes:
     return blake2b(message, digest_size=16, person=b"fedmrn-layout").digest()
 
 
-def read_frame(data: bytes, states: dict[int, list[float]] | None = None) -> dict[str, Any]:
+def read_frame(
+    data: bytes, states: dict[int, list[float]] | None = None, public: dict[int, dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """Cut a valid frame into its fields; sections are decoded where they have a body.
 
-    `states` is the broadcast's state of each group, which codec 8 needs.
+    `states` is the broadcast's state of each group, which codec 8 needs; `public` what codec 15 needs of each group
+    (`grid_parts`).
     """
     names = ("magic", "version", "kind", "method", "total", "round", "count", "noise_key", "layout", "weight")
     frame: dict[str, Any] = dict(zip(names, struct.unpack_from(HEADER, data), strict=True))
@@ -162,6 +165,8 @@ def read_frame(data: bytes, states: dict[int, list[float]] | None = None) -> dic
         section = {"codec": codec, "role": role, "group": group, "elements": count, "params": params, "body": body}
         if role == 3:
             section["terms"] = terms(body)
+        elif codec == 15:
+            section |= grid_parts(group, params, count, body, (public or {})[group])
         elif role != 2:
             section["state"] = (states or {}).get(group, [])
             section["values"] = decode(codec, params, count, body, frame["noise_key"], section["state"])
@@ -411,15 +416,20 @@ def symbols_decode(block: bytes, tables: list[list[int]], one: int) -> list[int]
 
 
 def lanes_encode(bits: list[int], ones: list[int]) -> bytes:
-    """The only block that decodes to these bits: the steps of `lanes_decode`, backwards."""
-    lanes = lanes_of(len(ones))
+    """The only block that decodes to these bits."""
+    return symbols_encode(bits, [[256 - k, k] for k in ones], 256)
+
+
+def symbols_encode(symbols: list[int], tables: list[list[int]], one: int) -> bytes:
+    """The only block that decodes to these symbols: the steps of `symbols_decode`, backwards."""
+    lanes = lanes_of(len(tables))
     states, words = [1 << 16] * lanes, []
-    for i in reversed(range(len(bits))):
-        f, start, x = (ones[i], 256 - ones[i], states[i % lanes]) if bits[i] else (256 - ones[i], 0, states[i % lanes])
-        if x >= f << 24:
+    for i in reversed(range(len(symbols))):
+        f, start, x = tables[i][symbols[i]], sum(tables[i][: symbols[i]]), states[i % lanes]
+        if x >= f * ((1 << 32) // one):
             words.append(x & 0xFFFF)
             x >>= 16
-        states[i % lanes] = x // f * 256 + x % f + start
+        states[i % lanes] = x // f * one + x % f + start
     return struct.pack(f"<{lanes}I{len(words)}H", *states, *reversed(words))
 
 
@@ -880,19 +890,35 @@ def reseal(data: bytes, *, total: bool = False) -> bytes:
 # --- whole numbers ----------------------------------------------------------------------------------------------------
 
 
+Table = tuple[int, int, list[int]]
+"""The least value, how many there are, and their frequencies; one more is that of escapes."""
+
+
+def integer_tables(data: bytes, sizes: list[int]) -> tuple[list[Table], int]:
+    """The tables of section 10, and where they end."""
+    at, tables = 0, []
+    for size in sizes:
+        if size:
+            first, values, escapes = struct.unpack_from("<iBB", data, at)
+            assert abs(first) <= 1 << 30
+            assert escapes in (0, 1)
+            frequencies = list(struct.unpack_from(f"<{values + escapes}H", data, at + 6))
+            assert sum(frequencies) == 4096
+            assert not escapes or frequencies[-1]
+            at += 6 + 2 * len(frequencies)
+            tables.append((first, values, frequencies))
+    return tables, at
+
+
+def each_of(tables: list[Table], sizes: list[int]) -> list[Table]:
+    """The table of each element."""
+    return [table for table, size in zip(tables, [s for s in sizes if s], strict=True) for _ in range(size)]
+
+
 def decode_integers(data: bytes, sizes: list[int], block: int = 1 << 19) -> list[int]:
     """The numbers of section 10."""
-    sizes, at, tables = [size for size in sizes if size], 0, []
-    for _ in sizes:
-        first, values, escapes = struct.unpack_from("<iBB", data, at)
-        assert abs(first) <= 1 << 30
-        assert escapes in (0, 1)
-        frequencies = list(struct.unpack_from(f"<{values + escapes}H", data, at + 6))
-        assert sum(frequencies) == 4096
-        assert not escapes or frequencies[-1]
-        at += 6 + 2 * len(frequencies)
-        tables.append((first, values, frequencies))
-    each = [table for table, size in zip(tables, sizes, strict=True) for _ in range(size)]
+    tables, at = integer_tables(data, sizes)
+    each = each_of(tables, sizes)
     many = -(-len(each) // block)
     lengths = struct.unpack_from(f"<{many}I", data, at)
     at += 4 * many
@@ -911,3 +937,144 @@ def decode_integers(data: bytes, sizes: list[int], block: int = 1 << 19) -> list
         found.append(number)
     assert not escapes
     return found
+
+
+def encode_integers(numbers: list[int], sizes: list[int], tables: list[Table], block: int = 1 << 19) -> bytes:
+    """The only bytes of section 10 with these tables and these numbers."""
+    each = each_of(tables, sizes)
+    inside = [first <= n < first + values for n, (first, values, _) in zip(numbers, each, strict=True)]
+    symbols = [
+        n - first if known else values for n, known, (first, values, _) in zip(numbers, inside, each, strict=True)
+    ]
+    blocks = [
+        symbols_encode(symbols[at : at + block], [table[2] for table in each[at : at + block]], 4096)
+        for at in range(0, len(numbers), block)
+    ]
+    escapes = [n for n, known in zip(numbers, inside, strict=True) if not known]
+    heads = [
+        struct.pack("<iBB", first, values, len(fs) - values) + struct.pack(f"<{len(fs)}H", *fs)
+        for first, values, fs in tables
+    ]
+    lengths = struct.pack(f"<{len(blocks)}I", *map(len, blocks))
+    return b"".join([*heads, lengths, *blocks, struct.pack(f"<{len(escapes)}i", *escapes)])
+
+
+# --- public models ----------------------------------------------------------------------------------------------------
+
+NOTHING = bytes(8)
+
+
+def grid_digest(values: list[float]) -> bytes:
+    """The digest of values, of starting weights too."""
+    return blake2b(struct.pack(f"<{len(values)}f", *values), digest_size=8, person=b"fedmrn-public").digest()
+
+
+def run_tag(run: bytes) -> bytes:
+    """What names a run in a public model."""
+    return blake2b(run, digest_size=8, person=b"fedmrn-run-tag").digest()
+
+
+def grid_heading(params: bytes) -> dict[str, Any]:
+    """The parameters of codec 15."""
+    flags, number, base, run, start, digest = struct.unpack("<BII8s8s8s", params)
+    assert flags < 4
+    assert flags & 1 or not base
+    assert flags & 2 or start == NOTHING
+    return {
+        "number": number,
+        "base": base if flags & 1 else None,
+        "run": run.hex(),
+        "start_digest": start.hex() if flags & 2 else None,
+        "digest": digest.hex(),
+    }
+
+
+def encode_grid_heading(heading: dict[str, Any]) -> bytes:
+    """The only parameters that say this."""
+    differs, starts = heading["base"] is not None, heading["start_digest"] is not None
+    return struct.pack(
+        "<BII8s8s8s",
+        differs + 2 * starts,
+        heading["number"],
+        heading["base"] if differs else 0,
+        bytes.fromhex(heading["run"]),
+        bytes.fromhex(heading["start_digest"]) if starts else NOTHING,
+        bytes.fromhex(heading["digest"]),
+    )
+
+
+def shared_tables(sizes: list[int]) -> list[int]:
+    """The sizes of what shares a table: neighbours, until they have 4,096 elements."""
+    found = [0]
+    for size in sizes:
+        if found[-1] >= 4096:
+            found.append(0)
+        found[-1] += size
+    if len(found) > 1 and found[-1] < 4096:
+        found[-2:] = [sum(found[-2:])]
+    return [size for size in found if size]
+
+
+def in_other_steps(numbers: list[int], old: list[int], new: list[int]) -> list[int]:
+    """The numbers of the same values, of half-way ones the larger; steps are those of each element."""
+    found = []
+    for n, a, b in zip(numbers, old, new, strict=True):
+        found.append(n << (a - b) if a >= b else (n + (1 << (b - a - 1))) >> (b - a))
+        assert abs(found[-1]) < 1 << 24
+    return found
+
+
+def place_of(variance: float) -> int:
+    """The place of a variance on its grid."""
+    bits = struct.unpack("<I", struct.pack("<f", variance))[0] if variance else 0
+    return min((bits + (1 << 16)) >> 17, 0x7F7FFFFF >> 17)
+
+
+def grid_value(number: int, step: int, start: float, group: int) -> float:
+    """One value of a public model: the sum of two float32 numbers, rounded once."""
+    if group != 3:
+        return float32(start + number * 2.0**step)
+    place = place_of(start) + number
+    assert 0 <= place << 17 < 0x7F800000
+    return struct.unpack("<f", struct.pack("<I", place << 17))[0]
+
+
+def grid_parts(group: int, params: bytes, count: int, body: bytes, known: dict[str, Any]) -> dict[str, Any]:
+    """What a section of codec 15 says.
+
+    `known` has the sizes of the group's tensors, `start` where the run's starting weights are known, and `base_steps`
+    and `base_numbers` of the public model that is held.
+    """
+    heading, sizes = grid_heading(params), [size for size in known["sizes"] if size]
+    assert sum(sizes) == count
+    steps = list(struct.unpack_from(f"{len(sizes)}b", body))
+    assert all(step == 17 if group == 3 else -80 <= step <= 80 for step in steps)
+    rest, runs = body[len(sizes) :], shared_tables(sizes)
+    tables, numbers = integer_tables(rest, runs)[0], decode_integers(rest, runs)
+    found: dict[str, Any] = {**heading, "sizes": sizes, "steps": steps, "tables": tables}
+    each = [step for step, size in zip(steps, sizes, strict=True) for _ in range(size)]
+    if heading["base"] is not None:
+        old = [step for step, size in zip(known["base_steps"], sizes, strict=True) for _ in range(size)]
+        found["differences"] = numbers
+        before = in_other_steps(known["base_numbers"], old, each)
+        numbers = [a + b for a, b in zip(before, numbers, strict=True)]
+    assert all(abs(n) < 1 << 24 for n in numbers)
+    start = [0.0] * count
+    if heading["start_digest"] is not None:
+        start = known["start"]
+        assert grid_digest(start).hex() == heading["start_digest"]
+    found["numbers"] = numbers
+    found["values"] = [grid_value(n, step, s, group) for n, step, s in zip(numbers, each, start, strict=True)]
+    assert grid_digest(found["values"]).hex() == heading["digest"]
+    return found
+
+
+def encode_grid(section: dict[str, Any]) -> bytes:
+    """The only body of codec 15 with these steps, tables and numbers, or differences."""
+    assert encode_grid_heading(section) == section["params"]
+    numbers = section["numbers"] if section["base"] is None else section["differences"]
+    steps = struct.pack(f"{len(section['steps'])}b", *section["steps"])
+    return steps + encode_integers(numbers, shared_tables(section["sizes"]), section["tables"])
+
+
+ENCODERS[15] = encode_grid

@@ -4,6 +4,7 @@ import json
 import re
 import struct
 from hashlib import blake2b, sha256
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,11 @@ from fedmrn.server import Server
 from fedmrn.server.rules import frozen_weights
 from fedmrn.wire import frame
 from fedmrn.wire.frame import Frame, Kind, Limits, Role, Section
+from fedmrn.wire.grid import LARGEST_NUMBER, LARGEST_STEP, LEAST_STEP, VARIANCE_BITS, Points
+from fedmrn.wire.held import Held
 from fedmrn.wire.layout import Group, Layout, TensorSpec
-from fedmrn.wire.messages import read_state
+from fedmrn.wire.messages import read_model, read_state
+from fedmrn.wire.public import GRID, Heading, PublicModel, public_sections, read_public, tag_of
 from fedmrn.wire.terms import TERMS, read_caps, read_scales, read_terms, terms_section
 from fedmrn.wire.variance import CEILING, FLOOR, log_change, moved
 
@@ -90,7 +94,7 @@ def formula(section: Section, count: int) -> NDArray[np.float32]:
 
 
 def test_the_document_has_its_examples() -> None:
-    assert list(EXAMPLES) == [f"9.{k}" for k in (*range(1, 21), 22, 23, 24, 25, 26, 27, 28, 29)]
+    assert list(EXAMPLES) == [f"9.{k}" for k in (*range(1, 21), *range(22, 32))]
     assert DOCUMENT.count("```hex") == DOCUMENT.count("```json") == len(EXAMPLES)
     seen = {(d["kind"], s["parameters"][:4]) for _, d in EXAMPLES.values() for s in d["sections"]}
     assert {(1, "0000"), (1, "0101"), (1, ""), (2, "0000"), (2, "")} <= seen
@@ -121,6 +125,7 @@ def test_the_document_has_its_examples() -> None:
         (13, 0),
         (13, 2),
         (14, 0),
+        (15, 1),
         (16, 0),
     } == codecs
 
@@ -147,11 +152,25 @@ def check_parts(got: dict[str, Any], want: dict[str, Any], key: int) -> None:
         assert "".join(map(str, got["indices"])) == "".join(want["indices"])
 
 
+def check_public(got: dict[str, Any], want: dict[str, Any], layout: list[Any]) -> None:
+    """What a section of a public model says; the reader has compared both digests."""
+    for field in ("number", "base", "run", "start_digest", "digest", "steps", "numbers", "values"):
+        assert got[field] == want[field], field
+    assert got["sizes"] == [prod(shape) for _, shape, group in layout if group == got["group"]]
+    assert [list(table) for table in got["tables"]] == want["tables"]
+    assert got.get("differences") == want.get("differences")
+    assert not any(str(v) == "-0.0" for v in got["values"])
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_independent_reader_agrees(name: str) -> None:
     """Field by field, and it writes the same bytes again."""
     data, expected = EXAMPLES[name]
-    found = oracle.read_frame(data, {s["group"]: s["state"] for s in expected["sections"] if "state" in s})
+    found = oracle.read_frame(
+        data,
+        {s["group"]: s["state"] for s in expected["sections"] if "state" in s},
+        {s["group"]: s for s in expected["sections"] if s["codec"] == GRID},
+    )
     for field in ("kind", "method", "total", "round", "weight"):
         assert found[field] == expected[field], field
     assert found["noise_key"] == int(expected["noise_key"], 16)
@@ -174,6 +193,9 @@ def test_the_independent_reader_agrees(name: str) -> None:
             for i, (n, value) in enumerate(zip(want["noise"], want["values"], strict=True)):  # of a long one the first
                 assert n == oracle.noise(law, scale, found["noise_key"], i)
                 assert value == each[i] * (n if bits_of(want)[i] == 1 else -n if signed else 0.0)
+        if got["codec"] == GRID:
+            check_public(got, want, expected["layout"])
+            continue
         check_parts(got, want, found["noise_key"])
         if got["codec"] == 7:
             (seed,) = struct.unpack("<Q", got["params"])
@@ -233,6 +255,32 @@ def _rebuilt(codec: Codec, got: Section, want: dict[str, Any], key: int, layout:
     return codec.encode(values, EncodeKeys(key, 1, layout.sizes(got.group)))
 
 
+def _public_again(found: Frame, expected: dict[str, Any], layout: Layout) -> tuple[Section, ...]:
+    """The sections that the library makes of the public model that it has read, after a look at the values."""
+    rows = {Group(s["group"]): s for s in expected["sections"] if s["codec"] == GRID}
+    first, start, base, held = rows[Group.CODED], None, None, Held(layout)
+    if first["start_digest"] is not None:
+        start = np.concatenate([np.array(rows[g]["start"], np.float32) for g in Group])
+    run = bytes.fromhex(first["run"])
+    if first["base"] is not None:
+        parts = {
+            g: Points(np.array(s["base_steps"], np.int8), np.array(s["base_numbers"], np.int32))
+            for g, s in rows.items()
+        }
+        base = PublicModel(layout, first["base"], parts, start)
+        held.keep(base, Heading(first["base"], None, run, None, b""))
+    read = read_model if found.kind is Kind.MODEL else read_state
+    values = read(found, layout, held, None if start is None else lambda: start)
+    assert values.tobytes() == np.concatenate([np.array(rows[g]["values"], np.float32) for g in Group]).tobytes()
+    starts = held.starts(None if start is None else lambda: start)
+    model, heading = read_public(found, layout, held.find, lambda: starts)
+    assert (heading.number, heading.base, model.number) == (first["number"], first["base"], first["number"])
+    for group, points in model.parts.items():
+        assert points.exponents.tolist() == rows[group]["steps"]
+        assert points.numbers.tolist() == rows[group]["numbers"]
+    return public_sections(model, run, base)
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_library_agrees(name: str) -> None:
     data, expected = EXAMPLES[name]
@@ -256,6 +304,10 @@ def test_the_library_agrees(name: str) -> None:
                 list(scales),
             )
             rebuilt += terms_section(told, caps, scales)
+            continue
+        if got.codec == GRID:
+            assert Heading.of(got).to_params() == got.params == bytes.fromhex(want["parameters"])
+            rebuilt += [s for s in _public_again(found, expected, layout) if s.group is got.group]
             continue
         codec = codec_from(got.codec, got.params)
         assert codec.params() == got.params == bytes.fromhex(want["parameters"])
@@ -296,6 +348,24 @@ def test_the_dumps_show_every_part_of_random_codes() -> None:
     assert len(set(section["information"])) == len(set(section["prior"])) == 2
     assert len({path[k : k + 3] for k in range(len(path) - 2)}) == 8
     assert set(bits_of(section)) == {0, 1}
+
+
+def test_the_public_models_of_the_examples() -> None:
+    """Both ways to count, finer and coarser steps, half-way numbers, escapes, tables of one value; the run's tag."""
+    whole, differs = (EXAMPLES[name][1]["sections"] for name in ("9.30", "9.31"))
+    assert {s["base"] for s in whole} == {None} == {s["start_digest"] for s in whole}
+    changes = [s for s in differs if s["codec"] == GRID]
+    coded = changes[0]
+    assert [b > a for a, b in zip(coded["steps"], coded["base_steps"], strict=True)] == [True, False]
+    assert coded["base_numbers"][6:] == [7, 0, -1]
+    assert [n - d for n, d in zip(coded["numbers"], coded["differences"], strict=True)][6:] == [4, 0, 0]
+    tables = [table for s in (*whole, *changes) for table in s["tables"]]
+    assert {len(frequencies) - values for _, values, frequencies in tables} == {0, 1}
+    assert [0, 1, [4096]] in tables
+    _, run = _secret_and_run()
+    assert {s["run"] for s in (*whole, *changes)} == {oracle.run_tag(bytes.fromhex(run)).hex()}
+    assert {oracle.run_tag(bytes.fromhex(run))} == {tag_of(bytes.fromhex(run))}
+    assert any(str(v) == "-0.0" for s in changes for v in s["start"])
 
 
 def test_the_state_of_the_support_example_is_its_broadcasts() -> None:
@@ -371,8 +441,7 @@ def test_constants_of_the_document() -> None:
     assert f"| {frame.SECTION_SIZE} | p | bytes | parameters |" in DOCUMENT
     assert DOCUMENT.count(noise.GAUSSIAN_SHA256) == 1
     assert ", ".join(f"{int(kind)} {kind.name.lower()}" for kind in Kind) + " |" in DOCUMENT
-    assert [r.name.lower() for r in Role] == ["update", "state", "template", "terms", "moments", "server"]
-    assert "0 update, 1 state, 2 template, 3 terms, 4 moments, 5 server |" in DOCUMENT
+    assert ", ".join(f"{int(role)} {role.name.lower()}" for role in Role) + " |" in DOCUMENT
     for term in TERMS.values():
         form = "u8, 0 or 1" if term.kind is bool else "f64, 0 to 1" if term.most == 1 else "f64, 0 or more"
         assert f"| {term.tag} | {form} | {term.name} |" in DOCUMENT
@@ -396,7 +465,8 @@ def test_constants_of_the_document() -> None:
     assert domain(Purpose.FROZEN) == oracle.FROZEN_DOMAIN
     assert f"purpose {int(Purpose.FROZEN)} (frozen weights)" in DOCUMENT
     assert f"{int(Purpose.EVALUATE)} the masks that a server evaluates with" in DOCUMENT
-    names = {i: c.name.replace("-", " ") for i, c in CODECS.items()}
+    known = {i: c.name.replace("-", " ") for i, c in CODECS.items()}
+    names = dict(sorted({**known, GRID: "grid"}.items()))
     assert "| codec | " + ", ".join(f"{i} {name}" for i, name in names.items()) + " (section 2) |" in DOCUMENT
     for i, name in names.items():
         assert f"### 2.{i + 1} Codec {i}: {name}\n" in DOCUMENT
@@ -419,6 +489,10 @@ def test_constants_of_the_document() -> None:
         "group 0 by codec 10 or by codec 6 of 2 to 4 bits, and groups 1 and 2 by\ncodec 10; group 3 always by codec 0."
         in DOCUMENT
     )
+    assert f"A step e, {LEAST_STEP} to {LARGEST_STEP}, stands for 2^e".lower() in DOCUMENT.lower()
+    assert f"In group 3 it is {VARIANCE_BITS}" in DOCUMENT
+    assert LARGEST_NUMBER == 2**24 - 1
+    assert Heading(1, None, bytes(8), None, bytes(8)).to_params().hex() == "00" + "01000000" + 28 * "00"
     limits = Limits()
     assert (limits.max_bytes, limits.max_sections, limits.max_weight, limits.max_value) == (2**32, 64, 2**20, 2**16)
     assert "total 2^32 bytes, 64 sections, weight 2^20, magnitude of a raw value 2^16" in DOCUMENT
