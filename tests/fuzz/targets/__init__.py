@@ -11,6 +11,8 @@ MODULES = {
     "broadcast": "exchanges",
     "inspect": "exchanges",
     "section": "sections",
+    "public": "public_models",
+    "held": "public_models",
     "numbers": "numbers",
     "checkpoint": "checkpoints",
     "configuration": "configurations",

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedmrn.codecs import codec_from
 from fedmrn.errors import EncodeError, FrameError
-from fedmrn.methods import ANY, DOWN, METHODS, Method, check_consent, consent
+from fedmrn.methods import ANY, METHODS, Method, check_consent, consent
 from fedmrn.server import Round, admission, aggregate, fold, round, server, tally
 from fedmrn.wire import frame, messages
 from fedmrn.wire.frame import CHECKSUM_SIZE, DEFAULT_LIMITS, HEADER_SIZE, SECTION_SIZE, Frame, Kind, Limits
@@ -16,7 +16,7 @@ from fedmrn.wire.messages import encode_update, read_model, read_state
 from fedmrn.wire.plain import plain
 
 from .base import Target, require
-from .frames import LAYOUT, LEAN, exchange, model_of, reseal, start
+from .frames import LAYOUT, LEAN, exchange, models, reseal, start
 from .sections import CODEC_MODULES
 
 _ROWS = {row.id: row for row in METHODS.values()}
@@ -135,10 +135,6 @@ def _check_inspect(data: bytes) -> None:
     require(plain(again).to_bytes() == shown.to_bytes(), "what is plain is not plain")
 
 
-def _models() -> list[bytes]:
-    return [model_of(METHODS["fedmrn"], METHODS["fedmrn"].scheme(down=down).down) for down in DOWN]
-
-
 def _updates() -> list[bytes]:
     return [_exchange(name)[1] for name in METHODS]
 
@@ -149,12 +145,12 @@ def _broadcasts() -> list[bytes]:
 
 UPDATE = Target("update", _check_update, _updates, _MODULES, memory=1 << 20, repair=_envelope)
 BROADCAST = Target(
-    "broadcast", _check_broadcast, lambda: _broadcasts() + _models(), _MODULES, memory=1 << 20, repair=_envelope
+    "broadcast", _check_broadcast, lambda: _broadcasts() + models(), _MODULES, memory=1 << 20, repair=_envelope
 )
 INSPECT = Target(
     "inspect",
     _check_inspect,
-    lambda: _updates() + _broadcasts() + _models(),
+    lambda: _updates() + _broadcasts() + models(),
     _MODULES,
     memory=16 * _SMALL.max_bytes,
     repair=reseal,

@@ -9,6 +9,7 @@ import numpy as np
 from fedmrn.codecs import Codec, EncodeKeys
 from fedmrn.errors import FrameError
 from fedmrn.methods import DOWN, METHODS, Method
+from fedmrn.methods.method import GRID
 from fedmrn.server import Server
 from fedmrn.wire import frame
 from fedmrn.wire.frame import CHECKSUM_SIZE, HEADER_SIZE, SECTION_SIZE, Frame, Kind, Role
@@ -36,9 +37,12 @@ _OPTIONS = {
 _AT_BODY = 12  # of a section's header: where the length of its body lies
 
 
-def start(row: Method, layout: Layout = LAYOUT) -> Server:
+def start(row: Method, layout: Layout = LAYOUT, down: str = "float32") -> Server:
     """A server at the start of a run, from a model with a few zeros; two of the methods code their masks."""
-    scheme, model = row.scheme(_OPTIONS.get(row.name)), np.linspace(-0.01, 0.01, layout.size).astype(np.float32)
+    scheme, model = (
+        row.scheme(_OPTIONS.get(row.name), down=down),
+        np.linspace(-0.01, 0.01, layout.size).astype(np.float32),
+    )
     model[::5] = 0
     variances = layout.span(Group.VARIANCE)
     model[variances] = np.abs(model[variances])
@@ -106,11 +110,17 @@ def model_of(row: Method, codecs: Mapping[Group, Codec]) -> bytes:
     return model_frame(LAYOUT, start(row).state, method=row.id, round=1, codecs=codecs, keys=keys).to_bytes()
 
 
+def models() -> list[bytes]:
+    """A model to evaluate in every encoding of a state; and the broadcast of a public one."""
+    row = METHODS["fedmrn"]
+    found = [model_of(row, row.scheme(down=down).down) for down in DOWN if down != GRID]
+    return [*found, start(row, down=GRID).begin(1, ["ann"]).broadcast("ann")]
+
+
 def _seeds() -> list[bytes]:
-    models = [model_of(METHODS["fedmrn"], METHODS["fedmrn"].scheme(down=down).down) for down in DOWN]
     values = start(METHODS["fedmrn"]).state[LAYOUT.trainable :]
-    statistics = statistics_frame(Frame.from_bytes(models[0]), LAYOUT, values, weight=5).to_bytes()
-    return [statistics, *models, *(data for row in METHODS.values() for data in exchange(row))]
+    statistics = statistics_frame(Frame.from_bytes(models()[0]), LAYOUT, values, weight=5).to_bytes()
+    return [statistics, *models(), *(data for row in METHODS.values() for data in exchange(row))]
 
 
 FRAME = Target("frame", _check, _seeds, (frame,), memory=64 << 10, repair=reseal)
