@@ -14,7 +14,9 @@ from fedmrn.numerics.masking import MaskType, draw_mask, progressive_weights
 from fedmrn.numerics.noise import GAUSSIAN_SHA256, Law, NoiseSpec, gaussian_table
 from fedmrn.numerics.rng import Purpose, Stream, derive_key, domain
 from fedmrn.wire.frame import Frame, Kind, Role, Section
+from fedmrn.wire.grid import Points
 from fedmrn.wire.layout import Group, Layout, TensorSpec
+from fedmrn.wire.public import PublicModel, public_sections, tag_of
 
 KEY = 0x0123456789ABCDEF
 SIZE = 40_000
@@ -116,3 +118,40 @@ def test_frame_bytes() -> None:
         "00000000020000000000000002010000003f3501000001000100000000000000"
         "04000000000000000000803f86f033ba"
     )
+
+
+PUBLIC = {
+    "whole": (4499, "305479e48bcbfa417c79d9f44af15e2b", "2e8b8c360ba4d2940a010bd80bbed90b"),
+    "difference": (759, "c709f940547fd961845e7f5c0b7ea2c1", "2e8b8c360ba4d2940a010bd80bbed90b"),
+}
+"""Bytes of the sections of a public model, and digests of these and of its values."""
+
+
+def _public(number: int) -> PublicModel:
+    """The first model, or the second: a tenth of the numbers changed, a few are far, and steps are finer."""
+    layout = Layout.of(
+        [
+            TensorSpec("w", (100, 90), Group.CODED),
+            TensorSpec("b", (90,), Group.CODED),
+            TensorSpec("n", (90,), Group.DENSE),
+            TensorSpec("v", (90,), Group.VARIANCE),
+        ]
+    )
+    before = np.floor(Stream(6, 6).uniform(0, layout.size) * 9).astype(np.int32)
+    changes = (Stream(7, 7).uniform(0, layout.size) < 0.1 * number).astype(np.int32)
+    changes[::1000] += 100_000 * number
+    parts = {}
+    for group, exponents in ((Group.CODED, (-9, -11)), (Group.DENSE, (-12,)), (Group.VARIANCE, (17,))):
+        finer, where = 0 if group is Group.VARIANCE else number, layout.span(group)
+        change = np.minimum(changes[where], 1) if group is Group.VARIANCE else changes[where]
+        parts[group] = Points(np.array(exponents, np.int8) - np.int8(finer), (before[where] << finer) + change)
+    return PublicModel(layout, number, parts, Stream(5, 5).uniform(0, layout.size))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_models(name: str) -> None:
+    base, model = _public(0), _public(1)
+    sections = public_sections(model, tag_of(b"run"), base if name == "difference" else None)
+    data = b"".join(s.params + bytes(s.body) for s in sections)
+    found = len(data), sha256(data).hexdigest()[:32], _digest(model.values)
+    assert found == PUBLIC[name]
