@@ -19,6 +19,7 @@ import folds
 import gpu
 import noises
 import profiles
+import publics
 import rounds
 import starts
 import steps
@@ -39,6 +40,7 @@ PARTS: Mapping[str, tuple[Plan, str]] = {
     "noise": (noises.plan, "the noise against torch's generator"),
     "codecs": (every_codec.plan, "encode and decode of every codec against a copy"),
     "entropy": (entropy.plan, "entropy coding of masks against plain bits and zlib"),
+    "public": (publics.plan, "public models: choosing, writing and reading them against a copy"),
     "transform": (transforms.plan, "the Walsh-Hadamard transform against other ways to compute it"),
     "fold": (folds.plan, "aggregation from bytes to the mean against numpy on dense arrays"),
     "large": (folds.plan_large, "a hundred clients of a hundred million parameters; 5 GB of memory"),

@@ -4,6 +4,7 @@ What most users need is here; `import fedmrn` itself imports no library, and eac
 
     attach, ModelLayout, Selection     a client's side, in PyTorch
     Server, method, METHODS            the server's side: rounds and methods, without a training framework
+    PublicGrid, Held                   public models: their law on the server, and what a client keeps of them
     Layout, TensorSpec, Group          a model's layout, for a server without torch
     Frame, Limits                      the bytes between them
     FedmrnError and what it is root of   UsageError, FrameError, EncodeError, ...; all in `fedmrn.errors`
@@ -20,18 +21,21 @@ from fedmrn.extras import explained
 
 if TYPE_CHECKING:
     from fedmrn.methods import METHODS, method
-    from fedmrn.server import Server
+    from fedmrn.server import PublicGrid, Server
     from fedmrn.torch import ModelLayout, Selection, attach
     from fedmrn.wire.frame import Frame, Limits
+    from fedmrn.wire.held import Held
     from fedmrn.wire.layout import Group, Layout, TensorSpec
 else:
     _HOMES = {
         "METHODS": "methods",
         "Frame": "wire.frame",
         "Group": "wire.layout",
+        "Held": "wire.held",
         "Layout": "wire.layout",
         "Limits": "wire.frame",
         "ModelLayout": "torch",
+        "PublicGrid": "server",
         "Selection": "torch",
         "Server": "server",
         "TensorSpec": "wire.layout",
@@ -67,9 +71,11 @@ __all__ = [
     "Frame",
     "FrameError",
     "Group",
+    "Held",
     "Layout",
     "Limits",
     "ModelLayout",
+    "PublicGrid",
     "Selection",
     "Server",
     "TensorSpec",

@@ -22,6 +22,7 @@ PARTS = (
     "noise",
     "codecs",
     "entropy",
+    "public",
     "transform",
     "fold",
     "large",

@@ -7,6 +7,7 @@ keeps the newest one beside the one that the server named last as a base, until 
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -44,12 +45,12 @@ class Held:
 
     def __init__(self, layout: Layout | None = None, start: F32 | None = None) -> None:
         self._layout, self.run, self._start = layout, b"", start
-        self._bodies: dict[int, dict[Group, bytes]] = {}
+        self._models: dict[int, PublicModel | dict[Group, bytes]] = {}  # as it came, or from a file
 
     @property
     def numbers(self) -> tuple[int, ...]:
         """Which public models of the run are kept."""
-        return tuple(self._bodies)
+        return tuple(self._models)
 
     def find(self, run: bytes, number: int, layout: Layout) -> dict[Group, Points]:
         """Return the points of a public model that is kept.
@@ -57,15 +58,18 @@ class Held:
         Raises:
             LostModelError: it is not, or is of a model with other tensors.
         """
-        if run != self.run or number not in self._bodies or layout != self._layout:
-            kept = f"keeps {', '.join(map(str, self.numbers))}" if self.run == run and self._bodies else "keeps none"
+        if run != self.run or number not in self._models or layout != self._layout:
+            kept = f"keeps {', '.join(map(str, self.numbers))}" if self.run == run and self._models else "keeps none"
             kept += " of a model with other tensors" if self._layout not in (None, layout) else " of this run"
             raise LostModelError(
                 f"the server sent what changed since public model {number}, and this client {kept}: the server is to "
                 "send the whole model"
             )
+        kept_model = self._models[number]
+        if isinstance(kept_model, PublicModel):
+            return dict(kept_model.parts)
         try:
-            parts = {group: from_body(layout, group, body) for group, body in self._bodies[number].items()}
+            parts = {group: from_body(layout, group, body) for group, body in kept_model.items()}
             for points in parts.values():
                 check_numbers(points.numbers)
         except FrameError as error:
@@ -88,18 +92,19 @@ class Held:
     def keep(self, model: PublicModel, heading: Heading) -> None:
         """Keep a public model that was received, and of others the one that it was the difference to."""
         if heading.run != self.run or model.layout != self._layout:
-            self._bodies = {}
-        base = {n: body for n, body in self._bodies.items() if n == heading.base}
+            self._models = {}
+        base = {n: found for n, found in self._models.items() if n == heading.base}
         self._layout, self.run = model.layout, heading.run
         self._start = self._start if model.origin is None else model.origin
-        self._bodies = {**base, model.number: model.bodies}
+        self._models = {**base, model.number: replace(model, origin=None)}  # without the values that it has worked out
 
     def to_bytes(self) -> bytes:
         """Return what is kept, to be put away, but for starting weights; no bytes where nothing is."""
         if self._layout is None or not self.run:
             return b""
-        parts = [_HEAD.pack(_MAGIC, _VERSION, self.run, self._layout.digest, len(self._bodies))]
-        for number, bodies in self._bodies.items():
+        parts = [_HEAD.pack(_MAGIC, _VERSION, self.run, self._layout.digest, len(self._models))]
+        for number, found in self._models.items():
+            bodies = found.bodies if isinstance(found, PublicModel) else found
             for group in groups_of(self._layout):
                 parts += [_LENGTHS.pack(number, len(bodies[group])), bodies[group]]
         data = b"".join(parts)
@@ -143,9 +148,9 @@ class Held:
                 numbers.add(number)
                 bodies[group] = bytes(view[at : at + length])
                 at += length
-            if len(numbers) != 1 or numbers & self._bodies.keys():
+            if len(numbers) != 1 or numbers & self._models.keys():
                 raise MalformedFrameError("the public models that a client keeps are not one of a number")
-            self._bodies[numbers.pop()] = bodies
+            self._models[numbers.pop()] = bodies
         if at != end:
             raise MalformedFrameError("what a client keeps has something left over")
         self.run = bytes(run)

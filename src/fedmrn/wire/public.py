@@ -239,7 +239,7 @@ def _origin(layout: Layout, headings: list[Heading], starts: Iterable[F32]) -> F
     raise WrongStartError(
         "the server's public model counts from the weights that its run started with, and this client's model "
         f"starts with others (group {wrong}): build it as the server does, from the same seed or pretrained weights, "
-        "or let the server count from zero (PublicGrid(from_start=False))"
+        'or let the server count from zero (down="grid")'
     )
 
 
