@@ -41,7 +41,7 @@ def main() -> None:
     chosen = np.random.default_rng(0).permutation(len(federation.train_x))[: asked.samples]
     images = federation.train_x[torch.from_numpy(chosen)]
     for result in simulate(federation, model, Server.initial(view.layout, federation.scheme, view.read())):
-        view.write(result.state)
+        view.write(result.shown)
         calibrate(model.train(), images.split(BATCH))
         fresh, _ = evaluate(model, federation.test_x, federation.test_y)
         sys.stdout.write(f"round {result.round}: {result.accuracy:.4f}, with fresh statistics {fresh:.4f}\n")

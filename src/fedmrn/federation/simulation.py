@@ -41,7 +41,8 @@ class RoundResult:
         bits_per_parameter: 8 * bytes of all update frames / (clients * trainable parameters).
         clients: who took part.
         seconds: wall time, evaluation included.
-        state: the server's new state, float32, shape (d,): the global model, or what its public model stands for.
+        state: the server's new state, float32, shape (d,).
+        shown: what clients are shown of it, and what is evaluated: the public model where there is one, else the state.
         sample: the update frame of the last client.
         memory: what the clients of this round keep, for methods whose clients do.
         carried: what the server keeps beside the state.
@@ -59,6 +60,7 @@ class RoundResult:
     clients: list[int]
     seconds: float
     state: NDArray[np.float32] = field(repr=False)
+    shown: NDArray[np.float32] = field(repr=False)
     sample: bytes = field(repr=False)
     memory: Memory = field(repr=False, default_factory=dict)
     carried: Carried = field(repr=False, default_factory=lambda: Carried(np.zeros((0, 0), np.float32)))
@@ -198,6 +200,7 @@ def _result(
         clients=[reply.client for reply in replies],
         seconds=time.perf_counter() - started,
         state=server.state,
+        shown=server.shown,
         sample=replies[-1].data,
         memory={reply.client: reply.kept for reply in replies if reply.kept is not None},
         carried=server.carried,

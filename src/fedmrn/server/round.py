@@ -115,11 +115,14 @@ class Round:
 
         Raises:
             UnknownClientError: if the client is not in this round.
+            RoundOrderError: there are public models, and the server has gone on to another round.
         """
         server = self._server
         key = self._key(client)
         state = self._exact
         if self.publisher is not None:
+            if not server.is_current(self):
+                raise RoundOrderError(f"round {self.number} is over: its public model is not the server's any more")
             state = self.publisher.sections(client)
         elif state is None:  # under keys of each client's own, unless it is shared: what coding loses averages out then
             keys = EncodeKeys(key, derive_key(server.secret, "broadcast", self.number, client))
@@ -144,7 +147,7 @@ class Round:
         frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=self._server.limits)
         self.aggregator.add(frame, key, client if self._server.scheme.shared_key else None)
         self.answered.add(client)
-        if self.publisher is not None and self._public is not None:
+        if self.publisher is not None and self._public is not None and self._server.is_current(self):
             self.publisher.folded(client, self._public)
         return frame
 
