@@ -10,7 +10,7 @@ from math import floor
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from public_models import F32, LAYOUT, LEAN, RUN, framed, model_of, models, origins
 
@@ -99,6 +99,28 @@ def test_a_difference_leads_to_the_same_values(data: st.DataObject) -> None:
     assert read_state(framed(model), layout, Held(layout, origin)).tobytes() == found.tobytes()
 
 
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_a_difference_to_a_server_that_was_set_back_is_lost(data: st.DataObject) -> None:
+    """It made another model of the same number: no difference is read as anything but the server's values."""
+    origin = data.draw(origins(LAYOUT))
+    held_base = data.draw(models(LAYOUT, 4, origin))
+    assert isinstance(held_base, PublicModel)
+    base = data.draw(models(LAYOUT, 4, origin, data.draw(st.sampled_from([None, held_base]))))
+    model = data.draw(models(LAYOUT, 5, origin, base))
+    assert isinstance(base, PublicModel)
+    assert isinstance(model, PublicModel)
+    assume(expressible(base, model))
+    held = holding(held_base)
+    before = held.to_bytes()
+    try:
+        found = read_state(framed(model, base), LAYOUT, held)
+    except LostModelError:
+        assert held.to_bytes() == before
+        return
+    assert found.tobytes() == model.values.tobytes()
+
+
 def test_a_model_is_its_own_base() -> None:
     model = model_of(3, seed=1)
     held = holding(model)
@@ -153,7 +175,7 @@ Change = Callable[[Section], Section]
 
 
 def params_of(section: Section, **changes: object) -> Section:
-    return replace(section, params=replace(Heading.of(section), **changes).to_params())  # type: ignore[arg-type]
+    return replace(section, params=replace(Heading.of(section), **changes).to_params())
 
 
 def changed(frame: Frame, change: Change, groups: tuple[Group, ...] = tuple(Group)) -> Frame:
