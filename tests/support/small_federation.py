@@ -97,7 +97,11 @@ def remembered(results: list[RoundResult]) -> Memory:
 def record(result: RoundResult) -> dict[str, object]:
     """All that a round leaves behind, but for the clock."""
     memory = {client: kept.tobytes() for client, kept in result.memory.items()}
-    vectors = {"state": result.state.tobytes(), "carried": result.carried.moments.tobytes()}
+    vectors = {
+        "state": result.state.tobytes(),
+        "shown": result.shown.tobytes(),
+        "carried": result.carried.moments.tobytes(),
+    }
     return asdict(replace(result, seconds=0.0)) | vectors | {"memory": memory}
 
 

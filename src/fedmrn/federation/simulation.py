@@ -42,13 +42,13 @@ class RoundResult:
         clients: who took part.
         seconds: wall time, evaluation included.
         state: the server's new state, float32, shape (d,).
-        shown: what clients are shown of it, and what is evaluated: the public model where there is one, else the state.
         sample: the update frame of the last client.
         memory: what the clients of this round keep, for methods whose clients do.
         carried: what the server keeps beside the state.
         observed: what the codec says of each coded tensor (`Server.observed`); empty where it says nothing.
         calibrated: how the model was before it was calibrated, and what that cost; None if it was not.
         public: how each client was sent the public model, in the order of `clients`; empty where there is none.
+        shown: what clients are shown of the state, and what is evaluated: the public model where there is one.
     """
 
     round: int
@@ -60,13 +60,13 @@ class RoundResult:
     clients: list[int]
     seconds: float
     state: NDArray[np.float32] = field(repr=False)
-    shown: NDArray[np.float32] = field(repr=False)
     sample: bytes = field(repr=False)
     memory: Memory = field(repr=False, default_factory=dict)
     carried: Carried = field(repr=False, default_factory=lambda: Carried(np.zeros((0, 0), np.float32)))
     observed: dict[str, dict[str, float]] = field(repr=False, default_factory=dict)
     calibrated: Calibrated | None = None
     public: list[Sent] = field(default_factory=list)
+    shown: NDArray[np.float32] = field(repr=False, default_factory=lambda: np.zeros(0, np.float32))
 
     @property
     def up(self) -> Account:

@@ -1,7 +1,8 @@
 """What a client keeps of a run's public models: the one that the server counts on, and the newest.
 
 The server counts on a public model once an update that was trained from it is folded. A reply may be lost: so a client
-keeps the newest one beside the one that the server named last as a base, until it names the newest.
+keeps the newest one beside the one that the server named last as a base, until it names the newest. A whole model that
+comes in between names none: three are kept then.
 """
 
 import struct
@@ -23,7 +24,7 @@ _HEAD = struct.Struct("<8sB8s16sB")  # magic, version, run, layout digest, model
 _LENGTHS = struct.Struct("<IQ")
 _CRC = struct.Struct("<I")
 _VERSION = 1
-_MOST = 2
+_MOST = 3
 F32 = NDArray[np.float32]
 
 
@@ -90,10 +91,14 @@ class Held:
             yield own().copy()
 
     def keep(self, model: PublicModel, heading: Heading) -> None:
-        """Keep a public model that was received, and of others the one that it was the difference to."""
+        """Keep a public model that was received, and of others the one that it was the difference to.
+
+        A whole one names no other: the two before stay then, as the server may count on either.
+        """
         if heading.run != self.run or model.layout != self._layout:
             self._models = {}
-        base = {n: found for n, found in self._models.items() if n == heading.base}
+        named = list(self._models)[1 - _MOST :] if heading.base is None else [heading.base]
+        base = {n: found for n, found in self._models.items() if n in named}
         self._layout, self.run = model.layout, heading.run
         self._start = self._start if model.origin is None else model.origin
         self._models = {**base, model.number: replace(model, origin=None)}  # without the values that it has worked out
