@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.errors import ConfigError
-from fedmrn.wire.grid import LARGEST_NUMBER, LARGEST_STEP, LEAST_STEP, VARIANCE_BITS, Points, edges, places_of
+from fedmrn.wire.grid import (
+    LARGEST_NUMBER,
+    LARGEST_PLACE,
+    LARGEST_STEP,
+    LEAST_STEP,
+    VARIANCE_BITS,
+    Points,
+    edges,
+    places_of,
+)
 from fedmrn.wire.grid import re_expressed as re_express
 from fedmrn.wire.layout import Group, Layout
 
@@ -50,6 +59,7 @@ class PublicGrid:
         if not 0 <= self.hysteresis <= 1 or not 1 <= self.rounds <= 1 << 16:
             raise ConfigError(f"hysteresis is 0 to 1, and 1 to 65,536 rounds can be kept: {self}")
 
+    @np.errstate(over="ignore")  # a difference beyond float32 is as the largest step has it
     def next(self, layout: Layout, group: Group, before: Points | None, state: F32, start: F32) -> Points:
         """Return a group's points of the next public model.
 
@@ -65,12 +75,17 @@ class PublicGrid:
             nothing = VARIANCE_BITS if group is Group.VARIANCE else _BEFORE_ANY
             before = Points(np.full(len(where), nothing, np.int8), np.zeros(state.size, np.int32))
         if group is Group.VARIANCE:
-            places = state.view(np.uint32) * 2.0**-VARIANCE_BITS - (places_of(start) if self.from_start else 0)
+            places = np.abs(state).view(np.uint32) * 2.0**-VARIANCE_BITS  # of -0 as of 0
+            places = places.clip(max=LARGEST_PLACE) - (places_of(start) if self.from_start else 0)
             return Points(before.exponents, self._settled(places, before.numbers))
         share = self.step if group is Group.CODED else self.side
-        old = before.exponents.tolist()
+        rows = zip(where, before.exponents.tolist(), strict=True)
         exponents = np.array(
-            [self._exponent(share, state[a:b], start[a:b], e) for (a, b), e in zip(where, old, strict=True)], np.int8
+            [
+                max(self._exponent(share, state[a:b], start[a:b], old), old - _room(before.numbers[a:b]))
+                for (a, b), old in rows
+            ],
+            np.int8,
         )
         numbers = re_express(layout, group, before, exponents).copy()
         for (a, b), exponent in zip(where, exponents.tolist(), strict=True):
@@ -86,13 +101,21 @@ class PublicGrid:
         if moved == 0:
             return old
         fits = log2(share * moved)
-        found = old if abs(fits - old) <= _STAYS else round(fits)
-        return min(max(found, LEAST_STEP), LARGEST_STEP)
+        return old if abs(fits - old) <= _STAYS else round(min(max(fits, LEAST_STEP), LARGEST_STEP))
 
     def _settled(self, places: NDArray[np.floating], before: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return the numbers nearest to real places; those before stay where the place is not far from them."""
         nearest = np.rint(places).clip(-LARGEST_NUMBER, LARGEST_NUMBER).astype(np.int32)
         return np.where(np.abs(places - before) > 0.5 + self.hysteresis, nearest, before)
+
+
+def _room(numbers: NDArray[np.int32]) -> int:
+    """Return by how many powers of two a step can become finer, so that these numbers can be expressed in it.
+
+    A tensor that came back to where it started has a far finer step than before. It gets there by two models, then.
+    """
+    largest = max(int(numbers.max()), -int(numbers.min()))
+    return (LARGEST_NUMBER // largest).bit_length() - 1 if largest else LARGEST_STEP - LEAST_STEP
 
 
 def _root_mean_square(values: F32) -> float:

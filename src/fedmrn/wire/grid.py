@@ -24,6 +24,8 @@ VARIANCE_BITS = 17
 """Last bits of a running variance that are rounded away: six bits of its fraction stay."""
 _RUN = 4096
 _INFINITY = 0x7F800000
+LARGEST_PLACE = (_INFINITY - 1) >> VARIANCE_BITS
+"""Of a running variance on its grid: the last that is finite."""
 _FAR = 38  # a shift by more, of numbers of 25 bits, is as one by this
 
 F32 = NDArray[np.float32]
@@ -153,6 +155,5 @@ def places_of(variances: F32) -> NDArray[np.int64]:
     """Return the places of variances on their grid, int64: the nearest, of two the larger, but none is infinite."""
     bits = variances.view(np.uint32).astype(np.int64)
     bits = np.where(variances == 0, 0, bits)  # -0 as well
-    largest = (_INFINITY - 1) >> VARIANCE_BITS
-    found: NDArray[np.int64] = np.minimum((bits + (1 << VARIANCE_BITS - 1)) >> VARIANCE_BITS, largest)
+    found: NDArray[np.int64] = np.minimum((bits + (1 << VARIANCE_BITS - 1)) >> VARIANCE_BITS, LARGEST_PLACE)
     return found

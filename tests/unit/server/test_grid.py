@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedmrn.errors import ConfigError
 from fedmrn.server.grid import PublicGrid
-from fedmrn.wire.grid import LARGEST_NUMBER, Points, to_values
+from fedmrn.wire.grid import LARGEST_NUMBER, LARGEST_STEP, LEAST_STEP, Points, re_expressed, to_values
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 
 F32 = NDArray[np.float32]
@@ -107,6 +107,39 @@ def test_no_number_is_beyond_what_float32_holds() -> None:
     points = PublicGrid(from_start=True, step=2.0**-20).next(LAYOUT, Group.CODED, None, state, start)
     assert np.abs(points.numbers).max() <= LARGEST_NUMBER
     assert np.isfinite(values(points, start)).all()
+
+
+@pytest.mark.parametrize("group", [Group.CODED, Group.DENSE])
+@pytest.mark.parametrize("first", [0.0, 0.3, 1.0])
+def test_a_tensor_of_one_element_that_comes_back_to_its_start_is_shown(group: Group, first: float) -> None:
+    """Its step becomes 2^20 times finer and more at once, which no number of before can follow."""
+    layout = Layout.of([TensorSpec("one", (1,), group)])
+    start, away = np.full(1, first, np.float32), np.full(1, first + 0.5, np.float32)
+    back = np.nextafter(start, np.float32(2))
+    grid = PublicGrid(from_start=True)
+    points = grid.next(layout, group, None, away, start)
+    for _ in range(3):
+        before, points = points, grid.next(layout, group, points, back, start)
+        assert np.abs(re_expressed(layout, group, before, points.exponents)).max() <= LARGEST_NUMBER
+    assert abs(float(to_values(layout, group, points, start)[0]) - float(back[0])) <= 2.0**LEAST_STEP
+
+
+@pytest.mark.parametrize("from_start", [True, False])
+def test_variances_at_the_ends_of_float32_are_shown(from_start: bool) -> None:
+    start, state = np.full(60, -0.0, np.float32), np.full(60, np.finfo(np.float32).max)
+    grid = PublicGrid(from_start=from_start)
+    origin = start if from_start else None
+    first = grid.next(LAYOUT, Group.VARIANCE, None, start, start)
+    assert not values(first, origin, Group.VARIANCE).any()
+    second = values(grid.next(LAYOUT, Group.VARIANCE, first, state, start), origin, Group.VARIANCE)
+    assert (np.abs(second / state - 1) <= 2.0**-6).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_move_beyond_float32_has_the_largest_step() -> None:
+    start = np.full(SIZE, -3e38, np.float32)
+    points = PublicGrid(from_start=True).next(LAYOUT, Group.CODED, None, -start, start)
+    assert points.exponents.tolist() == [LARGEST_STEP, LARGEST_STEP]
 
 
 @pytest.mark.parametrize(
