@@ -89,4 +89,5 @@ def frames_of(server: Server, arrays: ArrayRecord, number: int) -> Callable[[int
     )
     if publisher is None or model.tobytes() != server.shown.tobytes():
         return lambda _: frame
-    return lambda node: replace(frame, sections=publisher.sections(node))
+    public = publisher.current.number
+    return lambda node: replace(frame, sections=publisher.sections(node, public))

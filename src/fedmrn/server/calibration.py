@@ -74,6 +74,7 @@ class Calibration:
             derive_key(server.secret, "calibration", *labels), derive_key(server.secret, "calibration draws", *labels)
         )
         self._publisher, self._shown = server.publisher, next(iter(server.models(self.number)))
+        self._public = None if server.publisher is None else server.publisher.current.number
         self.frame = model_frame(
             server.layout,
             self._shown,
@@ -85,9 +86,14 @@ class Calibration:
         self._kept: dict[int | str, tuple[int, F32]] = {}
 
     def frame_for(self, client: int | str) -> Frame:
-        """Return what a client is sent: the same model for all, as differences where the client holds another one."""
-        publisher = self._publisher
-        return self.frame if publisher is None else replace(self.frame, sections=publisher.sections(client))
+        """Return what a client is sent: the same model for all, as differences where the client holds another one.
+
+        Raises:
+            RoundOrderError: there are public models, and the server has gone on to another one.
+        """
+        if self._publisher is None or self._public is None:
+            return self.frame
+        return replace(self.frame, sections=self._publisher.sections(client, self._public))
 
     @property
     def answered(self) -> tuple[int | str, ...]:

@@ -7,11 +7,12 @@ only that broadcast had. Nothing else counts, and a reply that is lost costs not
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from threading import RLock
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.errors import BoundError
+from fedmrn.errors import BoundError, RoundOrderError
 from fedmrn.server.grid import PublicGrid
 from fedmrn.wire.frame import Section
 from fedmrn.wire.grid import Points, from_body
@@ -59,7 +60,7 @@ class Published:
 
 
 class Publisher:
-    """Chooses public models, and what each client is sent of them.
+    """Chooses public models, and what each client is sent of them. Several threads may ask at the same time.
 
     Args:
         layout: of the model.
@@ -75,6 +76,7 @@ class Publisher:
         self._held, self._lost = dict(kept.held if kept else {}), dict(kept.lost if kept else {})
         self._models: dict[int, Bodies] = dict(kept.models if kept else {})
         self._sections: dict[int | None, tuple[Section, ...]] = {}
+        self._lock = RLock()  # around what belongs to the current model: who holds which is a dictionary's own matter
         if kept is None:
             self.current = self._model(0, {group: self._next(group, None, state) for group in groups_of(layout)})
         else:
@@ -90,6 +92,10 @@ class Publisher:
             for g, p in parts.items()
         ):
             return
+        with self._lock:
+            self._replace(parts)
+
+    def _replace(self, parts: Mapping[Group, Points]) -> None:
         wanted = set(self._held.values())
         if self.current.number in wanted:
             self._models[self.current.number] = self.current.bodies
@@ -100,7 +106,10 @@ class Publisher:
 
     def sent(self, client: int | str) -> Sent:
         """Return how this client is sent the current public model."""
-        held = self._held.get(client)
+        with self._lock:
+            return self._sent(client, self._held.get(client))
+
+    def _sent(self, client: int | str, held: int | None) -> Sent:
         if self._lost.get(client, 0) >= CLAIMS:
             return Sent.LOST
         if held is None:
@@ -109,13 +118,24 @@ class Publisher:
             return Sent.GAP
         return Sent.DIFFERENCE if self._of(held)[0].params != self._of(None)[0].params else Sent.SHORTER
 
-    def sections(self, client: int | str) -> tuple[Section, ...]:
-        """Return what this client is sent; clients that hold the same share it."""
-        return self._of(self._held[client] if self.sent(client) is Sent.DIFFERENCE else None)
+    def sections(self, client: int | str, number: int) -> tuple[Section, ...]:
+        """Return what this client is sent, so that it holds public model `number`; clients that hold the same share it.
+
+        Raises:
+            RoundOrderError: that is not the current one any more.
+        """
+        with self._lock:
+            if number != self.current.number:
+                raise RoundOrderError(
+                    f"public model {number} is not sent any more: the server has gone on to public model "
+                    f"{self.current.number}"
+                )
+            held = self._held.get(client)
+            return self._of(held if self._sent(client, held) is Sent.DIFFERENCE else None)
 
     def folded(self, client: int | str, number: int) -> None:
         """Note that an update was folded of a client that had trained from this public model."""
-        self._held[client] = number
+        self._held[client] = max(number, self._held.get(client, number))  # it may be of a round that another overtook
 
     def claimed(self, client: int | str) -> None:
         """Note that a client says that it does not hold what it was thought to."""
@@ -125,14 +145,16 @@ class Publisher:
     def held_by(self, client: int | str) -> Held:
         """Return what a client that lost nothing has kept; for a simulation that goes on."""
         held, number = Held(self.layout), self._held.get(client)
-        if number is not None and (number == self.current.number or number in self._models):
-            held.keep(self._kept(number), Heading(number, None, self.tag, None, b""))
+        with self._lock:
+            if number is not None and (number == self.current.number or number in self._models):
+                held.keep(self._kept(number), Heading(number, None, self.tag, None, b""))
         return held
 
     def snapshot(self) -> Published:
         """Return all that must be kept, with the current model."""
-        models = {**self._models, self.current.number: self.current.bodies}
-        return Published(self._start, self.current.number, models, dict(self._held), dict(self._lost))
+        with self._lock:
+            models = {**self._models, self.current.number: self.current.bodies}
+            return Published(self._start, self.current.number, models, dict(self._held), dict(self._lost))
 
     def _of(self, base: int | None) -> tuple[Section, ...]:
         """Return the sections for clients that hold this public model: whole where that is shorter."""

@@ -106,7 +106,7 @@ class Round:
         """Return the bytes of this client's broadcast.
 
         Raises:
-            UnknownClientError: if the client is not in this round.
+            UnknownClientError, RoundOrderError: as `broadcast_frame`.
         """
         return self.broadcast_frame(client).to_bytes()
 
@@ -120,10 +120,10 @@ class Round:
         server = self._server
         key = self._key(client)
         state = self._exact
-        if self.publisher is not None:
+        if self.publisher is not None and self._public is not None:
             if not server.is_current(self):
                 raise RoundOrderError(f"round {self.number} is over: its public model is not the server's any more")
-            state = self.publisher.sections(client)
+            state = self.publisher.sections(client, self._public)  # which sees that it is not over meanwhile
         elif state is None:  # under keys of each client's own, unless it is shared: what coding loses averages out then
             keys = EncodeKeys(key, derive_key(server.secret, "broadcast", self.number, client))
             state = state_sections(server.layout, self._shown, server.scheme.down, keys)

@@ -3,21 +3,24 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedmrn.errors import ConfigError, LostModelError
+from fedmrn.errors import ConfigError, LostModelError, RoundOrderError
 from fedmrn.methods import METHODS, method
-from fedmrn.server import Server
+from fedmrn.server import Round, Server
 from fedmrn.server.grid import PublicGrid
 from fedmrn.server.publisher import CLAIMS, Sent
 from fedmrn.server.scheme import Scheme
-from fedmrn.wire.frame import Frame
+from fedmrn.wire.frame import Frame, Section
 from fedmrn.wire.held import Held
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 from fedmrn.wire.messages import encode_update, read_state
+from fedmrn.wire.public import public_sections
 
 F32 = NDArray[np.float32]
 LAYOUT = Layout.of(
@@ -99,7 +102,7 @@ def test_nobody_drifts_and_nobody_costs_more_than_a_client_without_a_past(tmp_pa
                 client.file = client.file[: len(client.file) // 2] + client.file[len(client.file) // 2 + 1 :]
             how, frame = publisher.sent(client.name), round_.broadcast_frame(client.name)
             whole = sum(s.size for s in publisher._of(None))
-            cost = sum(s.size for s in publisher.sections(client.name))
+            cost = sum(s.size for s in publisher.sections(client.name, publisher.current.number))
             assert cost <= whole
             client.spent, client.stateless = client.spent + cost, client.stateless + whole
             client.sent[how] += 1
@@ -154,6 +157,64 @@ def test_wholes_are_newcomers_losses_and_gaps() -> None:
     new, changed, lost = Sent.NEW, Sent.DIFFERENCE, Sent.LOST
     assert seen == [new, changed, new, changed, lost, new, changed, changed] or seen[6] in (Sent.GAP, changed)
     assert seen[:6] == [new, changed, new, changed, lost, new]
+
+
+def answered(round_: Round, name: int, held: Held, seed: int = 1) -> bytes:
+    """Return the update of a client that was sent this round's broadcast."""
+    frame = round_.broadcast_frame(name)
+    state = read_state(frame, LAYOUT, held, start)
+    vector = update(state, np.random.default_rng(seed))
+    return encode_update(frame, LAYOUT, vector, weight=1, sampling_key=1, state=state).to_bytes()
+
+
+def test_a_round_sends_its_own_model_or_none() -> None:
+    """A round that another one overtook would send a model that its updates are not added to."""
+    here = server(PublicGrid())
+    late, newer = here.begin(1, [0, 1]), here.begin(2, [0, 1])
+    newer.add(0, answered(newer, 0, Held()))
+    newer.finish()
+    with pytest.raises(RoundOrderError, match="round 1 is over"):
+        late.broadcast_frame(1)
+
+
+def test_a_late_answer_to_an_older_round_takes_back_nothing() -> None:
+    """What the server counts on is the newest public model that a client trained from."""
+    here, held = server(PublicGrid()), Held()
+    late = here.begin(1, [0, 1])
+    late.add(1, answered(late, 1, Held()))  # so that the server keeps the model of that round
+    answer = answered(late, 0, held)
+    for number in range(2, 5):
+        round_ = here.begin(number, [0])
+        round_.add(0, answered(round_, 0, held, number))
+        round_.finish()
+    late.add(0, answer)
+    again = here.begin(5, [0])
+    assert read_state(again.broadcast_frame(0), LAYOUT, held).tobytes() == here.shown.tobytes()
+
+
+def test_what_one_thread_is_sending_is_not_sent_for_the_next_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round ends while a broadcast of it is made: the sections that are shared are not those of the model before."""
+    here, helds = server(PublicGrid()), {name: Held() for name in range(3)}
+    first = here.begin(1, helds)
+    first.add(0, answered(first, 0, helds[0]))
+    publisher, make, threads = here.publisher, public_sections, list[Thread]()
+    assert publisher is not None
+
+    def slowly(*args: Any) -> tuple[Section, ...]:
+        found = make(*args)
+        if not threads:
+            threads.append(Thread(target=first.finish))
+            threads[0].start()
+            threads[0].join(0.2)  # as far as it comes
+        return found
+
+    publisher._sections.clear()
+    monkeypatch.setattr("fedmrn.server.publisher.public_sections", slowly)
+    first.broadcast_frame(1)
+    threads[0].join()
+    second = here.begin(2, helds)
+    for name, held in helds.items():
+        assert read_state(second.broadcast_frame(name), LAYOUT, held).tobytes() == here.shown.tobytes()
 
 
 def test_a_restarted_server_sends_the_same_bytes(tmp_path: Path) -> None:
