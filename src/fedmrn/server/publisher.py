@@ -12,7 +12,7 @@ from threading import RLock
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.errors import BoundError, RoundOrderError
+from fedmrn.errors import BoundError, ConfigError, RoundOrderError
 from fedmrn.server.grid import PublicGrid
 from fedmrn.wire.frame import Section
 from fedmrn.wire.grid import Points, from_body
@@ -68,9 +68,14 @@ class Publisher:
         run: the run's id.
         state: the server's exact state.
         kept: what an earlier server of the run kept; None at a run's start, which this state then is.
+
+    Raises:
+        ConfigError: the model has no elements.
     """
 
     def __init__(self, layout: Layout, grid: PublicGrid, run: bytes, state: F32, kept: Published | None = None) -> None:
+        if not groups_of(layout):
+            raise ConfigError("a model without elements has no public model: set down to float32")
         self.layout, self.grid, self.tag = layout, grid, tag_of(run)
         self._start = state.copy() if kept is None else kept.start
         self._held, self._lost = dict(kept.held if kept else {}), dict(kept.lost if kept else {})

@@ -217,6 +217,12 @@ def test_what_one_thread_is_sending_is_not_sent_for_the_next_model(monkeypatch: 
         assert read_state(second.broadcast_frame(name), LAYOUT, held).tobytes() == here.shown.tobytes()
 
 
+@pytest.mark.parametrize("tensors", [[], [TensorSpec("nothing", (0, 3), Group.CODED)]])
+def test_a_model_without_elements_has_none(tensors: list[TensorSpec]) -> None:
+    with pytest.raises(ConfigError, match="without elements"):
+        Server(Layout.of(tensors), scheme(PublicGrid()), np.empty(0, np.float32), SECRET)
+
+
 def test_a_restarted_server_sends_the_same_bytes(tmp_path: Path) -> None:
     here, rng, held = server(PublicGrid()), np.random.default_rng(2), {name: Held() for name in range(4)}
     for number in range(1, 8):
