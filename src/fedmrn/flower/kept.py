@@ -5,6 +5,7 @@ costs one whole model: the server is told, and sends it.
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from flwr.app import Message
 from platformdirs import user_cache_path
 
 from fedmrn.errors import RunError
-from fedmrn.files import read_file, write_atomic
+from fedmrn.files import clear_scraps, read_file, write_atomic
 from fedmrn.wire.frame import Frame
 from fedmrn.wire.held import Held
 from fedmrn.wire.layout import Layout
@@ -27,6 +28,8 @@ FOLDER = "FEDMRN_CACHE"
 _OLD = 60 * 60 * 24 * 30.0
 """Seconds after which a file is taken to be of a run that is over."""
 _MOST = 1 << 34
+_NAME = re.compile(r"[0-9a-f]{16}-\d+\.bin")
+"""Of a node's file: what is named otherwise is not ours, wherever the folder is."""
 
 
 def folder() -> Path:
@@ -72,7 +75,9 @@ def _write(path: Path, data: bytes) -> None:
         log(WARNING, text, error, FOLDER)
         return
     oldest = time.time() - _OLD
-    for other in path.parent.glob("*.bin"):
-        with suppress(OSError):
-            if other.stat().st_mtime < oldest:
-                other.unlink()
+    clear_scraps(path.parent)
+    with suppress(OSError):
+        for other in filter(lambda file: _NAME.fullmatch(file.name), path.parent.iterdir()):
+            with suppress(OSError):
+                if other.stat().st_mtime < oldest:
+                    other.unlink()

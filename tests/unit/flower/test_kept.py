@@ -90,6 +90,20 @@ def test_a_node_that_can_keep_nothing_is_sent_whole_models(
     assert history[4:] == [(3, {Sent.LOST})] * 3
 
 
+def test_only_files_of_nodes_are_deleted_when_they_are_old(folder: Path) -> None:
+    """The folder may be one of a person's own, with files that are old and dear."""
+    folder.mkdir()
+    old, dear = folder / f"{'0f' * 8}-12.bin", [folder / name for name in ("pytorch_model.bin", "12.bin", "a.txt")]
+    scrap = folder / f".{old.name}.{'5' * 16}.part"  # of a process that was killed
+    for file in (old, scrap, *dear):
+        file.write_bytes(b"x")
+        os.utime(file, (1e9, 1e9))
+    one_round(strategy(down="grid"), nodes(), 1)
+    assert not old.exists()
+    assert not scrap.exists()
+    assert all(file.exists() for file in dear)
+
+
 def test_nodes_evaluate_the_public_model_and_pay_for_what_changed() -> None:
     plan, grid = strategy(down="grid"), nodes()
     result = plan.start(grid, initial(), num_rounds=3)
