@@ -170,8 +170,11 @@ def refuse_links(root: Path, path: Path) -> None:
 
 
 def clear_scraps(folder: Path) -> None:
-    """Delete the temporary files in a folder that killed processes left; those that are being written stay."""
-    with suppress(OSError):
+    """Delete the temporary files in a folder that killed processes left; those that are being written stay.
+
+    Without filelock, which an aggregation server need not have, nobody can tell these apart: all stay.
+    """
+    with suppress(OSError, ModuleNotFoundError):
         for path in filter(_is_scrap, folder.iterdir()):
             with suppress(OSError), _open(path, "r+b") as file:
                 if stat.S_ISREG(os.fstat(file.fileno()).st_mode) and _lock_now(file):  # nobody writes it any more

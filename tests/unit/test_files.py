@@ -125,6 +125,13 @@ class TestTemporaryFiles:
         assert sorted(p.name for p in folder.iterdir()) == sorted([*others, SCRAP.replace("0", "1")])
         clear_scraps(folder / "absent")
 
+    def test_on_a_server_without_filelock_they_stay(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nobody can tell there whether one is being written."""
+        (folder / SCRAP).write_bytes(b"")
+        monkeypatch.setitem(sys.modules, "filelock", None)
+        clear_scraps(folder)
+        assert (folder / SCRAP).exists()
+
     @locking
     def test_one_that_is_being_written_stays(self, folder: Path) -> None:
         script = (
