@@ -125,6 +125,8 @@ def simulate(
     )
     memory, held = dict(memory or {}), dict[int, bytes]()
     federation = federation.tested_on(view.device)
+    if server.publisher is not None:
+        view.write(server.publisher.start)  # as clients build it, even if this object was trained in rounds before
 
     def kept(client: int) -> bytes:
         """Return what a client keeps of public models: in a run that goes on, what one has that lost nothing."""

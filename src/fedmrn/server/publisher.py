@@ -69,6 +69,10 @@ class Publisher:
         state: the server's exact state.
         kept: what an earlier server of the run kept; None at a run's start, which this state then is.
 
+    Attributes:
+        start: the weights that the run started with, float32, shape (layout.size,), read-only.
+        current: the current public model.
+
     Raises:
         ConfigError: the model has no elements.
     """
@@ -77,7 +81,8 @@ class Publisher:
         if not groups_of(layout):
             raise ConfigError("a model without elements has no public model: set down to float32")
         self.layout, self.grid, self.tag = layout, grid, tag_of(run)
-        self._start = state.copy() if kept is None else kept.start
+        self.start = state.copy() if kept is None else kept.start.view()
+        self.start.flags.writeable = False
         self._held, self._lost = dict(kept.held if kept else {}), dict(kept.lost if kept else {})
         self._models: dict[int, Bodies] = dict(kept.models if kept else {})
         self._sections: dict[int | None, tuple[Section, ...]] = {}
@@ -159,7 +164,7 @@ class Publisher:
         """Return all that must be kept, with the current model."""
         with self._lock:
             models = {**self._models, self.current.number: self.current.bodies}
-            return Published(self._start, self.current.number, models, dict(self._held), dict(self._lost))
+            return Published(self.start, self.current.number, models, dict(self._held), dict(self._lost))
 
     def _of(self, base: int | None) -> tuple[Section, ...]:
         """Return the sections for clients that hold this public model: whole where that is shorter."""
@@ -182,8 +187,8 @@ class Publisher:
         return self._model(number, {group: from_body(self.layout, group, body) for group, body in bodies.items()})
 
     def _model(self, number: int, parts: Mapping[Group, Points]) -> PublicModel:
-        return PublicModel(self.layout, number, parts, self._start if self.grid.from_start else None)
+        return PublicModel(self.layout, number, parts, self.start if self.grid.from_start else None)
 
     def _next(self, group: Group, before: Points | None, state: F32) -> Points:
         where = self.layout.span(group)
-        return self.grid.next(self.layout, group, before, state[where], self._start[where])
+        return self.grid.next(self.layout, group, before, state[where], self.start[where])

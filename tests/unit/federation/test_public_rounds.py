@@ -8,7 +8,7 @@ from small_federation import federation, run, small_model
 
 from fedmrn.federation.in_process import in_process
 from fedmrn.federation.setting import Federation
-from fedmrn.federation.simulation import RoundResult
+from fedmrn.federation.simulation import RoundResult, simulate
 from fedmrn.methods import method
 from fedmrn.server import PublicGrid, Server
 from fedmrn.server.publisher import Sent
@@ -38,6 +38,15 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(name: str, from_start: bool) -
         memory = {c: kept for r in whole[: first - 1] for c, kept in r.memory.items()}
         rest = run(setting(name, from_start=from_start), done.state, first=first, memory=memory, carried=done.carried)
         assert told(rest) == told(whole[first - 1 :])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_goes_on_with_the_model_object_that_it_trained(workers: int) -> None:
+    """Numbers count from the weights that the run started with, which that object does not hold any more."""
+    whole, model = run(setting()), small_model()
+    first = list(simulate(replace(setting(), rounds=2), model, ModelLayout.of(model).read()))
+    rest = simulate(setting(), model, first[-1].state, first=3, carried=first[-1].carried, workers=workers)
+    assert told([*first, *rest]) == told(whole)
 
 
 def test_newcomers_are_sent_whole_models_and_others_differences() -> None:
