@@ -5,6 +5,9 @@ it, and the mean over clients more of what the dice add. Noise starts as `scale 
 other then gets noise twice as wide, always the one where that adds the least error for a bit saved, until the cost is
 what was told. That shares bits out as a Lagrangian does; the errors of all parameters have one weight.
 
+Where headers and tables take more than half of what was told, paths get the other half, and the budget is exceeded:
+noise that is wide enough to save the rest would drown the update.
+
 The last doubling would save too much: it is made with the probability that gives the mean over clients the told cost.
 
 Source: bits by equal slopes, Shoham and Gersho, "Efficient bit allocation for an arbitrary set of quantizers", IEEE
@@ -34,6 +37,8 @@ LEAST_BUDGET, MOST_BUDGET = 2.0**-5, 1.0
 """Bits a parameter that can be told. Less would be mostly headers and tables, and more is a mask as it is."""
 _LEAST_COST = 1 / 256
 """Path bits of an element whose mask says nothing: the least that codec random-code writes."""
+_LEAST_OF_PATHS = 0.5
+"""Share of a budget that is for paths, however much the rest of a section takes."""
 _SAMPLE = 1 << 12
 """Elements of a tensor that are looked at while a client trains, or a few more."""
 
@@ -88,7 +93,10 @@ class FitsBudget(NoiseScale):
             key: the client's sampling key, which throws the dice for the last doubling.
             caps: exponents of the largest scales that are allowed, int32, shape (tensors,).
         """
-        spare = max(0.0, self.budget * float(sizes.sum()) - 8 * overhead)
+        size, fixed = float(sizes.sum()), 8.0 * overhead
+        spare = max(self.budget * size - fixed, self.budget * size * _LEAST_OF_PATHS)
+        if fixed >= size:  # masks travel as they are, whatever the noise
+            spare = size
         word = int(Stream(key, domain(Purpose.QUANTISE)).words(0, 1)[0])
         found = curves(self.mask, self.law, self.buckets)
         return Dial(found, self.rate, FitsUpdate.multiple(self.mask, self.law), sizes, spare, word * 2.0**-32, caps)

@@ -178,6 +178,23 @@ def test_a_budget_that_is_more_than_scales_cost_changes_nothing() -> None:
     assert codec(1.0).encode(u, keys) == codec(0.0).encode(u, keys)
 
 
+@each_mask
+@pytest.mark.parametrize("budget", [1 / 32, 0.1, 0.25, 1.0])
+@pytest.mark.parametrize("sizes", [(3, 4), (90, 10), (1000,) * 5, (3072,) * 24, (300,) * 100])
+def test_what_tables_take_is_not_taken_out_of_the_update(budget: float, mask: MaskType, sizes: tuple[int, ...]) -> None:
+    """A small model, or one of many small tensors such as LoRA's: half of the budget is always for paths."""
+    rng = np.random.Generator(np.random.Philox(1))
+    u, mine = rng.standard_normal(sum(sizes)).astype(np.float32), codec(budget, mask)
+    dial = dial_of(mine, sizes=sizes)
+    exponents, first = dial.exponents(u), first_of(dial, u)
+    shares = histograms(u, np.repeat(np.arange(len(sizes)), sizes), first)
+    left = dial.cost(shares)[np.arange(len(sizes)), exponents - first].sum() / u.size
+    usual = dial.cost(shares)[:, 0].sum() / u.size
+    assert left >= min(usual, budget / 4)  # the last doubling saves half
+    if sum(sizes) <= 100:  # masks travel as they are, which no width of the noise changes
+        assert exponents.tolist() == first.tolist()
+
+
 def test_extremes() -> None:
     mine = codec(0.1)
     for u in (np.zeros(9, np.float32), np.full(3, 3e38, np.float32), np.array([1e-45, 0, 3e38], np.float32)):
