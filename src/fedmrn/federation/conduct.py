@@ -180,15 +180,28 @@ class Conduct:
         else:
             self.report.failed_otherwise.append(f"{self._noun} {client}: {kind}: {text}")
 
-    def fail(self, client: int, reason: str, kind: MessageKind = MessageKind.TRAIN, *, answers: bool = True) -> None:
-        """Note that there is an error in place of a reply; `answers` as for `refuse`.
+    def fail(
+        self,
+        client: int,
+        reason: str,
+        kind: MessageKind = MessageKind.TRAIN,
+        *,
+        answers: bool = True,
+        lost: bool = False,
+    ) -> None:
+        """Note that there is an error in place of a reply.
 
-        A client that says by LostModelError that it does not hold what it was thought to is sent the whole model next.
+        Args:
+            client: whose.
+            reason: what it says, for the report.
+            kind, answers: as for `refuse`.
+            lost: it says that the client does not hold the public model that it was thought to, as a reason with
+                LostModelError in it does. Such a client is sent the whole model next.
         """
         stage = self.report.stages.get(kind)
         if answers and stage is not None and client in stage.asked:
             stage.answered.add(client)
-            if self._publisher is not None and LostModelError.__name__ in reason:
+            if self._publisher is not None and (lost or LostModelError.__name__ in reason):
                 self._publisher.claimed(client)
         if kind is MessageKind.TRAIN:
             self.report.failed.append(f"{self._noun} {client}: {reason}")

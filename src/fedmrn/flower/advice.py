@@ -67,6 +67,17 @@ _CAUSES = (
         "what it returned for that message",
     ),
     _Cause(
+        ("WrongStartError", "weights that its run started with", "the run's starting weights"),
+        "clients build the model with other weights than the server's, from which the public model counts: build it "
+        'from the same seed or pretrained weights on all of them, or give the strategy down="grid", which counts from '
+        "zero",
+    ),
+    _Cause(
+        ("LostModelError", "the server is to send the whole model"),
+        "nodes lost the public model that they held, and are sent the whole one next time; if that goes on, they can "
+        "keep none: let FEDMRN_CACHE name a folder on each node that lasts and can be written",
+    ),
+    _Cause(
         ("finish was called already", "has finished; attach again"),
         "clients use what attach(...) returned more than once: call attach(...) anew on each message",
     ),

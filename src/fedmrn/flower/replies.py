@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from flwr.app import Message
 from flwr.app.metadata import Metadata
 
-from fedmrn.errors import UnknownClientError
+from fedmrn.errors import LostModelError, UnknownClientError
 from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.transport import MessageKind
 from fedmrn.flower.records import arrays_size, beside_arrays
@@ -34,7 +34,7 @@ class Replies:
             conduct.note_beside(
                 self._kind, received={"errors": len((reply.error.reason or "").encode(errors="replace"))}
             )
-            conduct.fail(sender, _reason(reply), self._kind, answers=answers)
+            conduct.fail(sender, _reason(reply), self._kind, answers=answers, lost=_lost(reply))
             return None
         conduct.note_beside(self._kind, received=beside_arrays(reply.content))
         if node is None:
@@ -52,6 +52,11 @@ class Replies:
 
 def _answers(reply: Message, asked: Metadata) -> bool:
     return bool(asked.message_id) and asked.message_id == reply.metadata.reply_to_message_id
+
+
+def _lost(message: Message) -> bool:
+    """Whether an error is a LostModelError: the simulation engine has its name in the middle of a long text."""
+    return LostModelError.__name__ in (message.error.reason or "")[-_READ:]
 
 
 def _reason(message: Message) -> str:

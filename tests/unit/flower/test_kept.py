@@ -39,8 +39,28 @@ def as_flower(node: Callable[[Message], Message]) -> Callable[[Message], Message
     return answer
 
 
-def nodes() -> FakeGrid:
-    return FakeGrid({node: as_flower(honest(node)) for node in NODES})
+def as_ray(node: Callable[[Message], Message]) -> Callable[[Message], Message]:
+    """The same as the simulation engine words it: a chain of tracebacks, in the middle of which is the error's name."""
+
+    def answer(message: Message) -> Message:
+        try:
+            return node(message)
+        except FedmrnError as error:
+            place = (
+                '  File "/a/long/path/of/packages/flwr/simulation/ray_transport/ray_actor.py", line 65, in run\n' * 8
+            )
+            trace = (
+                f"ray::ClientAppActor.run() (pid=1, ip=127.0.0.1)\n{place}{error.__class__.__qualname__}: {error}\n\n"
+                f"The above exception was the direct cause of the following exception:\n\n{place}"
+                f"ClientAppException: \nException ClientAppException occurred. Message: {error}"
+            )
+            return reply_from(message, Error(code=2, reason=f"<class 'RayTaskError'>:<'{trace}'>"))
+
+    return answer
+
+
+def nodes(worded: Callable[..., Callable[[Message], Message]] = as_flower) -> FakeGrid:
+    return FakeGrid({node: worded(honest(node)) for node in NODES})
 
 
 def sent(plan: FedMRN) -> dict[int, Sent]:
@@ -61,15 +81,19 @@ def test_nodes_keep_a_file_and_are_sent_differences(folder: Path) -> None:
         assert all(file.stat().st_mode & 0o077 == 0 for file in folder.iterdir())
 
 
-def test_a_node_without_its_file_says_so_and_is_sent_the_whole_model(folder: Path) -> None:
-    plan, grid = strategy(down="grid"), nodes()
+@pytest.mark.parametrize("worded", [as_flower, as_ray])
+def test_a_node_without_its_file_says_so_and_is_sent_the_whole_model(
+    folder: Path, worded: Callable[..., Callable[[Message], Message]], caplog: pytest.LogCaptureFixture
+) -> None:
+    plan, grid = strategy(down="grid"), nodes(worded)
     one_round(plan, grid, 1)
     lost, damaged, _ = sorted(folder.iterdir())
     lost.unlink()
     damaged.write_bytes(damaged.read_bytes()[:-9] + bytes(9))
     one_round(plan, grid, 2)
     assert len(plan.reports[-1].folded) == 1
-    assert sum("LostModelError" in failed for failed in plan.reports[-1].failed) == 2
+    assert sum("keeps none of this run" in failed for failed in plan.reports[-1].failed) == 2
+    assert caplog.text.count("FEDMRN_CACHE") == 1
     one_round(plan, grid, 3)
     assert sorted(sent(plan).values()) == [Sent.DIFFERENCE, Sent.LOST, Sent.LOST]
     assert len(plan.reports[-1].folded) == 3
@@ -135,10 +159,14 @@ def _array(value: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> object:
     return Array(np.asarray(value))
 
 
-def test_a_model_that_starts_otherwise_is_told_how_to_mend_it() -> None:
+@pytest.mark.parametrize("worded", [as_flower, as_ray])
+def test_a_model_that_starts_otherwise_is_told_how_to_mend_it(
+    worded: Callable[..., Callable[[Message], Message]], caplog: pytest.LogCaptureFixture
+) -> None:
     """Each node of this test builds its model from a seed of its own."""
-    plan, grid = strategy(down=PublicGrid(from_start=True), give_up_after=None), nodes()
+    plan, grid = strategy(down=PublicGrid(from_start=True), give_up_after=None), nodes(worded)
     one_round(plan, grid, 1)
     failed = plan.reports[-1].failed
     assert len(failed) == 3
-    assert all("WrongStartError" in text and "same seed" in text for text in failed)
+    assert all("same seed" in text for text in failed)
+    assert caplog.text.count('give the strategy down="grid"') == 1
