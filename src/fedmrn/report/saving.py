@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fedmrn.errors import ConfigError
+from fedmrn.methods import METHODS
 from fedmrn.report.summary import EXACT, Summary
 
 SMALLER = "grid"
@@ -45,9 +47,13 @@ def saving(row: Summary, rows: Sequence[Summary]) -> Saving | None:
 def downlink_hint(rows: Sequence[Summary]) -> str | None:
     """Return a line on rows most of whose traffic is the downlink, with the option for it; None if there are none.
 
-    Most is more than two thirds. Rows that have the option are not meant.
+    Most is more than two thirds. Rows that have the option, or whose method cannot have it, are not meant.
     """
-    heavy = [row for row in rows if row.down != SMALLER and row.down_bytes > _MOST * row.total_bytes]
+    heavy = [
+        row
+        for row in rows
+        if row.down != SMALLER and row.down_bytes > _MOST * row.total_bytes and _takes_it(row.method)
+    ]
     if not heavy:
         return None
     shares = sorted(int(100 * row.down_bytes / row.total_bytes) for row in heavy)
@@ -56,3 +62,14 @@ def downlink_hint(rows: Sequence[Summary]) -> str | None:
     if len(heavy) > _NAMED:
         names = f"{len(heavy)} of {len(rows)} methods"
     return f"the downlink is {share} % of the traffic of {names}: --set method.down={SMALLER} makes it smaller"
+
+
+def _takes_it(name: str) -> bool:
+    """Whether a method can have the option; of one that this version does not know nobody knows."""
+    if name not in METHODS:
+        return True
+    try:
+        METHODS[name].scheme(down=SMALLER)
+    except ConfigError:
+        return False
+    return True

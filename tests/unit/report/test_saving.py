@@ -94,6 +94,12 @@ def test_most_is_more_than_two_thirds(up: int, told: bool) -> None:
     assert (downlink_hint([row("topk", up, 8000)]) is not None) is told
 
 
+@pytest.mark.parametrize("method", ["fedpm", "fedsparsify-global", "fedsparsify-local"])
+def test_who_cannot_take_the_option_is_not_told(method: str) -> None:
+    assert downlink_hint([row(method, 500, 8000)]) is None
+    assert str(downlink_hint([row(method, 500, 8000), row("topk", 500, 8000)])).count(method) == 0
+
+
 def test_who_has_the_option_is_not_told() -> None:
     """Whether this version takes the option's value or not: a summary may be of any run."""
     rows = [row("fedmrn", 500, 8000, down=SMALLER), row("fedmrn", 500, 8000, label="fedmrn, down eden4", down="eden4")]
