@@ -4,7 +4,7 @@ import ast
 import inspect
 import re
 import tomllib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,12 @@ def test_a_module_says_what_it_is_for(path: Path) -> None:
 def test_every_folder_with_modules_is_a_package() -> None:
     folders = {path.parent for path in MODULES}
     assert not {str(folder) for folder in folders if not (folder / "__init__.py").is_file()}
+
+
+def test_no_two_modules_of_tests_share_a_name() -> None:
+    """Their folders are no packages: a second one of a name could not be collected, and nothing would run."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, times in names.items() if times > 1] == []
 
 
 def test_contracts_of_floors_are_checked_against_the_tree() -> None:
