@@ -1,6 +1,8 @@
 """Running variances in training: which buffers they are, what every rule sends of them, and models that stay usable."""
 
+from collections import defaultdict
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -12,11 +14,12 @@ from torch.nn import functional as F
 
 from fedmrn.errors import BoundError, ConfigError, EncodeError, UnsupportedModelError
 from fedmrn.methods import METHODS, method
-from fedmrn.methods.method import DOWN, SIDE
+from fedmrn.methods.method import DOWN, GRID, SIDE
 from fedmrn.server import Server
 from fedmrn.torch import ModelLayout, Selection, attach
 from fedmrn.torch.selection import is_variance
 from fedmrn.wire.frame import Frame, Role
+from fedmrn.wire.held import Held
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import state_sections
 from fedmrn.wire.variance import FLOOR
@@ -94,6 +97,10 @@ def server_for(model: nn.Module, name: str = "fedmrn", side: str = "float32", do
     return Server(view.layout, scheme, Server.initial(view.layout, scheme, view.read()), SECRET)
 
 
+HELD: WeakKeyDictionary[Server, defaultdict[int, Held]] = WeakKeyDictionary()
+"""What the clients of a server keep of public models."""
+
+
 def rounds(
     model: nn.Module, server: Server, parts: list[tuple[Tensor, Tensor]], first: int, last: int, steps: int = 2
 ) -> None:
@@ -104,9 +111,9 @@ def rounds(
         for client, (x, y) in enumerate(parts):
             optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
             memory = {"memory": None} if server.scheme.method == METHODS["topk-ef"].id else {}
-            rule = attach(
-                model, optimizer, round_.broadcast(client), accept="any", steps=steps, sampling_key=client, **memory
-            )
+            held = HELD.setdefault(server, defaultdict(Held))[client]
+            data = round_.broadcast(client)
+            rule = attach(model, optimizer, data, accept="any", steps=steps, sampling_key=client, held=held, **memory)
             model.train()
             for _ in range(steps):
                 rule.zero_grad()
@@ -148,7 +155,9 @@ def test_one_loud_feature_among_64(side: str, down: str) -> None:
     exact = net(64)
     rounds(exact, server_for(exact, "fedavg"), parts, 1, 2)
     quiet = (after / exact.get_buffer("0.running_var"))[torch.arange(64) != 7]
-    assert (quiet.log().abs() < 2.0**-8).all()  # what 16 bits lose of two changes of at most 4
+    # What is lost of two changes of at most 4: in 16 bits; in 8, whose steps are 1/8 there; and by a public model.
+    lost = (2.0**-2 if side == "float8" else 2.0**-8) + (2.0**-6 if down == GRID else 0)
+    assert (quiet.log().abs() < lost).all()
 
 
 @pytest.mark.parametrize("side", SIDE)
@@ -160,7 +169,10 @@ def test_batch_norm_on_the_pixels_of_digits(name: str, side: str) -> None:
     parts = [(x[i : 200 + i : 10], y[i : 200 + i : 10]) for i in range(10)]
     model = net(64, 10)
     rounds(model, server_for(model, name, side), parts, 1, 4, steps=20)
-    assert float(model.get_buffer("0.running_var")[0]) == pytest.approx(0.9**80, rel=0.02)
+    # In 8 bits each change, of -2.1, is rounded at random to eighths: a deviation of a sixteenth at most for each of
+    # ten clients and four rounds, and six of their mean's sum.
+    lost = 6 / 16 * (4 / 10) ** 0.5 if side == "float8" else 0.02
+    assert float(model.get_buffer("0.running_var")[0]) == pytest.approx(0.9**80, rel=lost)
 
 
 @pytest.mark.parametrize("side", SIDE)

@@ -16,7 +16,7 @@ from fedmrn.experiments.run.folder import read_experiment
 from fedmrn.experiments.run.prepare import prepare
 from fedmrn.experiments.run.runner import run
 from fedmrn.experiments.settings import load_setting
-from fedmrn.server.saved import read_saved
+from fedmrn.server import Server
 from fedmrn.torch import ModelLayout, calibrate, evaluate, load_model
 from fedmrn.wire.frame import Frame, Kind
 from silent import Silent
@@ -48,10 +48,10 @@ def test_the_file_holds_the_model_with_statistics_of_all_training_samples(tmp_pa
     load_model(model, frame)
     written = view.read()
     assert evaluate(model, federation.test_x, federation.test_y)[0] == found.after
-    saved = read_saved(folder, view.layout, federation.scheme)
+    shown = Server.load(folder, view.layout, federation.scheme).shown
     trained = view.layout.trainable
-    assert np.array_equal(written[:trained], saved.state[:trained])
-    view.write(saved.state)
+    assert np.array_equal(written[:trained], shown[:trained])
+    view.write(shown)
     assert evaluate(model, federation.test_x, federation.test_y)[0] == found.before
     with torch.no_grad():
         calibrate(model, federation.train_x[np.concatenate(federation.parts)].split(500))
@@ -59,7 +59,7 @@ def test_the_file_holds_the_model_with_statistics_of_all_training_samples(tmp_pa
     where = view.layout.slices[view.layout.tensors[first].name]
     # The first layer's are exact over all samples, in whatever order they come; float32 rounds each batch's.
     np.testing.assert_allclose(written[where], view.read()[where], rtol=1e-4, atol=1e-6)
-    assert not np.allclose(written[where], saved.state[where], rtol=1e-4)
+    assert not np.allclose(written[where], shown[where], rtol=1e-4)
 
 
 def test_samples_are_a_limit_and_the_same_ones_each_time(tmp_path: Path) -> None:
