@@ -1,7 +1,7 @@
 """A run that has been recorded, taken up after its last round; and clients whose updates are seen before coding."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class Run:
 def take_up(folder: Path, data_dir: Path) -> Run:
     """Read a run folder and prepare what its next round needs, with as many threads of the framework as it had.
 
+    Clients of that round are sent the state itself, whether the run had public models or not.
+
     Raises:
         ConfigError: the run has no finished round, or its server keeps more than the state from round to round.
         UsageError: the folder or the data are missing or damaged.
@@ -72,6 +74,9 @@ def take_up(folder: Path, data_dir: Path) -> Run:
     saved, _ = restore(folder, len(read_records(folder)), layout, prepared.federation.scheme)
     if saved is None:
         raise ConfigError(f"{folder} has no finished round: run it first")
+    federation = prepared.federation
+    federation = replace(federation, scheme=replace(federation.scheme, grid=None))
+    prepared = replace(prepared, federation=federation)
     return Run(method=experiment.method, prepared=prepared, layout=layout, round=saved.round, state=saved.state)
 
 

@@ -25,7 +25,9 @@ from fedmrn.wire.layout import Group, Layout
 
 F32 = NDArray[np.float32]
 _STAYS = 0.75  # a step stays while the one that fits is within so many powers of two
-_UNMOVED = 2.0**-4  # a tensor counts as moved by so much of its starting weights, where numbers count from zero
+# Where numbers count from zero, a tensor counts as moved by so much of its starting weights: before it has moved, so
+# that a first whole model is small, and from then on. Fine-tuning moves weights by a thousandth, and must be shown.
+_UNMOVED, _LEAST_MOVED = 2.0**-4, 2.0**-10
 _BEFORE_ANY = -30  # exponent of the step of a tensor that has not moved
 
 
@@ -97,7 +99,7 @@ class PublicGrid:
         """Return the exponent of a tensor's step: the old one while it fits."""
         moved = _root_mean_square(state - start)
         if not self.from_start:
-            moved = max(moved, _UNMOVED * _root_mean_square(start))
+            moved = max(moved, (_LEAST_MOVED if moved else _UNMOVED) * _root_mean_square(start))
         if moved == 0:
             return old
         fits = log2(share * moved)

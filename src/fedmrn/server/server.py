@@ -48,8 +48,9 @@ class Server:
 
     Raises:
         ConfigError: if the state or the moments are not of the layout's shape, the state is not finite, has a negative
-            variance or is not one of the scheme's rule, the secret, the run's id or the round's number cannot be, or
-            clipping is off where it is what scales are learned by.
+            variance or is not one of the scheme's rule, the secret, the run's id or the round's number cannot be,
+            clipping is off where it is what scales are learned by, or a server with public models that count from the
+            run's start goes on without it.
     """
 
     def __init__(
@@ -95,6 +96,11 @@ class Server:
         self._begun: Round | None = None
         self._keep(state.copy())
         grid = scheme.grid
+        if grid is not None and grid.from_start and round and carried.public is None:
+            raise ConfigError(
+                "public models count from the weights that the run started with, and a server that goes on after "
+                f"round {round} is told none: give it what was carried from that round (`carried`)"
+            )
         self.publisher = None if grid is None else Publisher(layout, grid, run, self._state, carried.public)
 
     def _keep(self, state: NDArray[np.float32]) -> None:

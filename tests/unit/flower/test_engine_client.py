@@ -90,7 +90,7 @@ def test_the_numbers_are_those_of_the_engine_in_this_process(method: str) -> Non
         assert (a.accuracy, a.loss, a.train_loss, a.clients) == (b.accuracy, b.loss, b.train_loss, b.clients)
         assert (a.exchanges, a.sample, a.bits_per_parameter) == (b.exchanges, b.sample, b.bits_per_parameter)
         assert {c: m.tobytes() for c, m in a.memory.items()} == {c: m.tobytes() for c, m in b.memory.items()}
-    # A run that was stopped goes on from its state and memory.
+    # A run that was stopped goes on from its state, what the server kept beside it, and memory.
     memory = {c: m for r in found[:2] for c, m in r.memory.items()}
     again = simulate_on_flower(build, found[1].state, first=3, memory=memory, carried=found[1].carried)
     assert again[0].state.tobytes() == expected[2].state.tobytes()

@@ -70,6 +70,18 @@ def test_counted_from_zero_the_first_model_is_near_the_start() -> None:
     assert np.abs(points.numbers).max() < 255  # one table of frequencies holds them
 
 
+@pytest.mark.parametrize("moves", [1e-3, 1e-2, 1e-1])
+def test_counted_from_zero_fine_tuning_is_shown_from_the_first_round_on(moves: float) -> None:
+    """Weights that were trained before move by a thousandth of what they are."""
+    start = normal(1, spread=0.01)
+    state = start + normal(2, spread=0.01 * moves)
+    first = PublicGrid().next(LAYOUT, Group.CODED, None, start, start)
+    second = PublicGrid().next(LAYOUT, Group.CODED, first, state, start)
+    assert np.sqrt(np.mean((values(second, None) - state) ** 2)) < 0.4 * 0.01 * moves
+    before = re_expressed(LAYOUT, Group.CODED, first, second.exponents)
+    assert np.ptp(second.numbers - before) < 255  # what the first model left out is not expensive
+
+
 @given(st.integers(0, 1000), st.sampled_from([0.0, 0.25, 0.5]))
 def test_a_number_moves_to_the_nearest_once_its_value_is_far(seed: int, hysteresis: float) -> None:
     """Against the rule in words, one element at a time."""

@@ -223,6 +223,13 @@ def test_a_model_without_elements_has_none(tensors: list[TensorSpec]) -> None:
         Server(Layout.of(tensors), scheme(PublicGrid()), np.empty(0, np.float32), SECRET)
 
 
+def test_a_server_that_goes_on_without_the_start_that_it_counts_from_is_refused() -> None:
+    """The state of a later round would be taken for the start, which no client has."""
+    with pytest.raises(ConfigError, match=r"after round 3 is told none: .* \(`carried`\)"):
+        Server(LAYOUT, scheme(PublicGrid(from_start=True)), start(), SECRET, round=3)
+    Server(LAYOUT, scheme(PublicGrid()), start(), SECRET, round=3)
+
+
 def test_a_restarted_server_sends_the_same_bytes(tmp_path: Path) -> None:
     here, rng, held = server(PublicGrid()), np.random.default_rng(2), {name: Held() for name in range(4)}
     for number in range(1, 8):
