@@ -68,8 +68,6 @@ def take_up(folder: Path, data_dir: Path) -> Run:
     prepared = prepare(experiment, data_dir)
     if prepared.federation.scheme.optimizer != Scaled(1.0):
         raise ConfigError(f"{folder}: its server carries more than the model from round to round, which is not read")
-    if prepared.federation.scheme.grid is not None:
-        raise ConfigError(f"{folder}: its clients hold public models, which are not read: run it with down = float32")
     layout = ModelLayout.of(prepared.model).layout
     saved, _ = restore(folder, len(read_records(folder)), layout, prepared.federation.scheme)
     if saved is None:

@@ -19,7 +19,12 @@ def gap(folder: Path, run: str) -> subprocess.CompletedProcess[str]:
 def test_the_masks_make_the_model_of_the_runs_next_round(cli: Cli, tmp_path: Path) -> None:
     command = ("run", "digits", "--method", "fedmrn")
     for rounds in (1, 2):
-        done = cli(*command, "--out", f"{rounds}", *changes(f"train.rounds={rounds}", "method.scale=0.01"))
+        done = cli(
+            *command,
+            "--out",
+            f"{rounds}",
+            *changes(f"train.rounds={rounds}", "method.scale=0.01", "method.down=float32"),
+        )
         assert done.returncode == 0, done.stderr
     done = gap(tmp_path, "1")
     assert done.returncode == 0, done.stderr
