@@ -3,6 +3,7 @@
 The state itself is never rounded: what the public model leaves out stays in it, and a later one may show it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2
 
@@ -28,6 +29,7 @@ _STAYS = 0.75  # a step stays while the one that fits is within so many powers o
 # Where numbers count from zero, a tensor counts as moved by so much of its starting weights: before it has moved, so
 # that a first whole model is small, and from then on. Fine-tuning moves weights by a thousandth, and must be shown.
 _UNMOVED, _LEAST_MOVED = 2.0**-4, 2.0**-10
+_MOST_STEPS = LARGEST_NUMBER // 4  # from what a running mean counts from, where its step follows a deviation
 _BEFORE_ANY = -30  # exponent of the step of a tensor that has not moved
 
 
@@ -38,7 +40,8 @@ class PublicGrid:
     Attributes:
         step: of a coded tensor, over the root mean square of what it moved since the run's start; the nearest power of
             two is taken.
-        side: the same of trained side data and means, whose steps may be fine: they are few.
+        side: the same of trained side data, whose steps may be fine: it is little. Of running means: over the least
+            deviation of a feature, since features may have units of their own.
         hysteresis: a number moves once the value is so much further from it than half a step. Fewer move then.
         rounds: how many public models the server can send differences to; a client that holds an older one is sent the
             whole model.
@@ -62,7 +65,15 @@ class PublicGrid:
             raise ConfigError(f"hysteresis is 0 to 1, and 1 to 65,536 rounds can be kept: {self}")
 
     @np.errstate(over="ignore")  # a difference beyond float32 is as the largest step has it
-    def next(self, layout: Layout, group: Group, before: Points | None, state: F32, start: F32) -> Points:
+    def next(
+        self,
+        layout: Layout,
+        group: Group,
+        before: Points | None,
+        state: F32,
+        start: F32,
+        deviations: Sequence[float | None] = (),
+    ) -> Points:
         """Return a group's points of the next public model.
 
         Args:
@@ -71,6 +82,8 @@ class PublicGrid:
             before: its points of the public model before; None for the first.
             state: the server's exact values of it, float32, shape (elements of the group,).
             start: those that the run started with.
+            deviations: of each tensor that is not empty, what its step follows in the place of what it moved; None, or
+                none at all, where it follows that.
         """
         where = edges(layout, group)
         if before is None:
@@ -81,11 +94,11 @@ class PublicGrid:
             places = places.clip(max=LARGEST_PLACE) - (places_of(start) if self.from_start else 0)
             return Points(before.exponents, self._settled(places, before.numbers))
         share = self.step if group is Group.CODED else self.side
-        rows = zip(where, before.exponents.tolist(), strict=True)
+        rows = zip(where, before.exponents.tolist(), deviations or [None] * len(where), strict=True)
         exponents = np.array(
             [
-                max(self._exponent(share, state[a:b], start[a:b], old), old - _room(before.numbers[a:b]))
-                for (a, b), old in rows
+                max(self._exponent(share, state[a:b], start[a:b], old, known), old - _room(before.numbers[a:b]))
+                for (a, b), old, known in rows
             ],
             np.int8,
         )
@@ -95,10 +108,13 @@ class PublicGrid:
             numbers[a:b] = self._settled(moved * np.float32(2.0**-exponent), numbers[a:b])
         return Points(exponents, numbers)
 
-    def _exponent(self, share: float, state: F32, start: F32, old: int) -> int:
+    def _exponent(self, share: float, state: F32, start: F32, old: int, deviation: float | None) -> int:
         """Return the exponent of a tensor's step: the old one while it fits."""
         moved = _root_mean_square(state - start)
-        if not self.from_start:
+        if deviation is not None and moved:
+            counted = state - start if self.from_start else state
+            moved = max(deviation, float(np.abs(counted).max()) / (share * _MOST_STEPS))
+        elif not self.from_start:
             moved = max(moved, (_LEAST_MOVED if moved else _UNMOVED) * _root_mean_square(start))
         if moved == 0:
             return old

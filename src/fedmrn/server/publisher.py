@@ -7,6 +7,7 @@ only that broadcast had. Nothing else counts, and a reply that is lost costs not
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import sqrt
 from threading import RLock
 
 import numpy as np
@@ -22,6 +23,7 @@ from fedmrn.wire.public import Heading, PublicModel, groups_of, public_sections,
 
 F32 = NDArray[np.float32]
 Bodies = Mapping[Group, bytes]
+_EPS = 1e-5  # what normalisation layers add to a variance, for the most part
 CLAIMS = 2
 """A client that lost what it held so often is sent the whole model from then on."""
 
@@ -191,4 +193,20 @@ class Publisher:
 
     def _next(self, group: Group, before: Points | None, state: F32) -> Points:
         where = self.layout.span(group)
-        return self.grid.next(self.layout, group, before, state[where], self.start[where])
+        deviations = _deviations(self.layout, state) if group is Group.STATS else ()
+        return self.grid.next(self.layout, group, before, state[where], self.start[where], deviations)
+
+
+def _deviations(layout: Layout, state: F32) -> list[float | None]:
+    """Return the least deviation of a feature, for each tensor of running means that is not empty.
+
+    None where the model has no variances that belong to it.
+    """
+    shapes = {tensor.name: tensor.shape for tensor in layout.tensors if tensor.group is Group.VARIANCE}
+    found = list[float | None]()
+    for tensor in layout.tensors:
+        if tensor.group is Group.STATS and tensor.size:
+            other = tensor.name.removesuffix("running_mean") + "running_var"
+            known = shapes.get(other) == tensor.shape
+            found.append(sqrt(float(state[layout.slices[other]].min()) + _EPS) if known else None)
+    return found

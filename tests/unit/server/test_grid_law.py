@@ -52,7 +52,8 @@ def test_a_step_stays_while_the_one_that_fits_is_near(off: float, exponent: int)
     grid = PublicGrid(from_start=True)
     assert grid.next(LAYOUT, Group.CODED, before, state, start).exponents.tolist() == [exponent, exponent]
     far = grid.next(LAYOUT, Group.CODED, before, 2 * state, start).exponents.tolist()
-    assert far == [round(exponent + 1 + off)] * 2 or off < -0.25
+    half_way = abs(abs(off) - 0.5) < 1e-3  # the last bit of a root decides there
+    assert far == [round(exponent + 1 + off)] * 2 or off < -0.25 or half_way
 
 
 def test_a_tensor_that_has_not_moved_is_where_it_was() -> None:

