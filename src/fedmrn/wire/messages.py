@@ -20,7 +20,7 @@ from fedmrn.whole import whole
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Role, Section
 from fedmrn.wire.held import Held
 from fedmrn.wire.layout import Group, Layout
-from fedmrn.wire.public import is_public, read_public
+from fedmrn.wire.public import groups_of, is_public, read_public, state_section
 from fedmrn.wire.terms import read_terms
 from fedmrn.wire.told import scales_to_keep, told_caps, told_scales
 from fedmrn.wire.variance import fault_of
@@ -32,8 +32,7 @@ _NO_KEYS = EncodeKeys(0, 0)
 
 
 def _parts(layout: Layout) -> list[tuple[Group, slice]]:
-    spans = [(group, layout.span(group)) for group in Group]
-    return [(group, span) for group, span in spans if span.stop > span.start]
+    return [(group, layout.span(group)) for group in groups_of(layout)]
 
 
 def templates(layout: Layout, codecs: Mapping[Group, Codec]) -> tuple[Section, ...]:
@@ -197,9 +196,7 @@ def _read_values(
         return _read_public(frame, layout, held or Held(layout), start)
     state = np.empty(layout.size, np.float32)
     for group, span in _parts(layout):
-        section = frame.select(Role.STATE, group)
-        if section is None or section.count != span.stop - span.start:
-            raise MalformedFrameError(f"the {frame.kind.name.lower()} lacks the state of group {group.name.lower()}")
+        section = state_section(frame, layout, group)
         codec = codec_from(section.codec, section.params)
         if codec.needs_state:
             raise MalformedFrameError(f"codec {codec.name} is for updates of a state, not for a state")

@@ -84,6 +84,12 @@ class PublicModel:
         """The digest of each group's values."""
         return {group: _digest_of(self.values[self.layout.span(group)]) for group in self.parts}
 
+    @cached_property
+    def starts(self) -> dict[Group, bytes | None]:
+        """The digest of each group's starting weights; None where numbers count from 0."""
+        origin = self.origin
+        return {g: None if origin is None else _digest_of(origin[self.layout.span(g)]) for g in self.parts}
+
     def differences(self, base: "PublicModel") -> dict[Group, bytes]:
         """Return what changed since an earlier public model as bytes, by group.
 
@@ -151,11 +157,23 @@ def public_sections(model: PublicModel, run: bytes, base: PublicModel | None = N
     bodies = model.bodies if base is None else model.differences(base)
     for group, body in bodies.items():
         where = layout.span(group)
-        start = None if model.origin is None else _digest_of(model.origin[where])
-        heading = Heading(model.number, None if base is None else base.number, run, start, model.digests[group])
+        number = None if base is None else base.number
+        heading = Heading(model.number, number, run, model.starts[group], model.digests[group])
         count = where.stop - where.start
         sections.append(Section(GRID, Role.STATE, group, count, heading.to_params(), body))
     return tuple(sections)
+
+
+def state_section(frame: Frame, layout: Layout, group: Group) -> Section:
+    """Return the section of a frame that holds a group's state, in whatever codec.
+
+    Raises:
+        MalformedFrameError: there is none, or it is of another number of elements than the layout's.
+    """
+    section, where = frame.select(Role.STATE, group), layout.span(group)
+    if section is None or section.count != where.stop - where.start:
+        raise MalformedFrameError(f"the {frame.kind.name.lower()} lacks the state of group {group.name.lower()}")
+    return section
 
 
 def is_public(frame: Frame) -> bool:
@@ -194,12 +212,9 @@ def read_public(
         BoundError: a step, a number or a value out of range, whatever this client holds.
         MalformedFrameError: a section is missing, whole beside a difference, or does not decode.
     """
-    found = {group: frame.select(Role.STATE, group) for group in groups_of(layout)}
     sections, headings = dict[Group, Section](), list[Heading]()
-    for group, section in found.items():
-        where = layout.span(group)
-        if section is None or section.count != where.stop - where.start:
-            raise MalformedFrameError(f"the {frame.kind.name.lower()} lacks the state of group {group.name.lower()}")
+    for group in groups_of(layout):
+        section = state_section(frame, layout, group)
         if section.codec != GRID:
             raise MalformedFrameError(
                 f"group {group.name.lower()} is not of a public model, as others of the frame are"
