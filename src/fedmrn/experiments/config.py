@@ -78,6 +78,9 @@ class MethodConfig:
     side: Annotated[str, PlainValidator(word_of(SIDE))] = "float32"
     down: Annotated[str, PlainValidator(word_of(DOWN))] = "float32"
     grid_step: Positive = 0.5  # of public models, over what a tensor moved; where down is grid
+    grid_hysteresis: Annotated[float, Field(ge=0, le=1, strict=True)] = (
+        0.25  # how far beyond half a step a number stays
+    )
     server: Annotated[str, PlainValidator(word_of(SERVER))] = "mean"
     server_lr: Positive = 1.0
     server_beta: Share = 0.9
@@ -122,7 +125,9 @@ class Experiment:
             options.specific,
             options.side,
             # All clients build the model from the run's seed, so that numbers may count from its start.
-            PublicGrid(step=options.grid_step, from_start=True) if options.down == GRID else options.down,
+            PublicGrid(step=options.grid_step, hysteresis=options.grid_hysteresis, from_start=True)
+            if options.down == GRID
+            else options.down,
             options.server_optimizer,
             equal=self.train.weight_by == "equal",
         )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fedmrn.errors import ConfigError
-from fedmrn.server.grid import PublicGrid
+from fedmrn.server.grid import PublicGrid, shares
 from fedmrn.wire.grid import LARGEST_NUMBER, LARGEST_STEP, LEAST_STEP, Points, re_expressed, to_values
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 
@@ -39,15 +39,28 @@ def test_a_step_is_the_power_of_two_nearest_to_its_share_of_what_moved(step: flo
     start = normal(1)
     state = (start.astype(np.float64) + normal(2, spread=spread)).astype(np.float32)
     points = PublicGrid(step=step, from_start=True).next(LAYOUT, Group.CODED, None, state, start)
-    for part, exponent in zip((slice(0, 3000), slice(3000, SIZE)), points.exponents.tolist(), strict=True):
+    parts, each = (slice(0, 3000), slice(3000, SIZE)), shares([3000, 60])
+    for part, share, exponent in zip(parts, each, points.exponents.tolist(), strict=True):
         moved = np.sqrt(np.mean((state[part].astype(np.float64) - start[part]) ** 2))
-        assert exponent == round(log2(step * moved)) or isclose(abs(exponent - log2(step * moved)), 0.5, abs_tol=1e-3)
+        fits = log2(step * share * moved)
+        assert exponent == round(fits) or isclose(abs(exponent - fits), 0.5, abs_tol=1e-3)
+
+
+@given(st.lists(st.integers(1, 1 << 20), min_size=1, max_size=8), st.integers(0, 100))
+def test_shares_of_steps_cost_nothing_and_no_others_do_less_harm(sizes: list[int], seed: int) -> None:
+    """Harm is the sum of the tensors' squared steps; bits are sizes times -log2 of them."""
+    found, counts = shares(sizes), np.array(sizes)
+    assert abs((counts * np.log2(found)).sum()) <= 1e-9 * counts.sum()
+    other = np.log2(found) + normal(seed, len(sizes), 0.3)
+    other -= (counts * other).sum() / counts.sum()  # the same bits
+    assert (found**2).sum() <= (4**other).sum() * (1 + 1e-12)
+    assert shares([7] * 3).tolist() == [1, 1, 1]
 
 
 @given(st.floats(-0.74, 0.74), st.integers(-20, 20))
 def test_a_step_stays_while_the_one_that_fits_is_near(off: float, exponent: int) -> None:
     start = np.zeros(SIZE, np.float32)
-    state = np.full(SIZE, 2.0 ** (exponent + 1 + off), np.float32)
+    state = np.repeat(2.0 ** (exponent + 1 + off) / shares([3000, 60]), (3000, 60)).astype(np.float32)
     before = Points(np.array([exponent, exponent], np.int8), np.zeros(SIZE, np.int32))
     grid = PublicGrid(from_start=True)
     assert grid.next(LAYOUT, Group.CODED, before, state, start).exponents.tolist() == [exponent, exponent]
@@ -68,7 +81,7 @@ def test_counted_from_zero_the_first_model_is_near_the_start() -> None:
     points = PublicGrid().next(LAYOUT, Group.CODED, None, start, start)
     error = values(points, None) - start
     assert np.sqrt(np.mean(error**2)) < 0.02 * 0.01
-    assert np.abs(points.numbers).max() < 255  # one table of frequencies holds them
+    assert np.abs(points.numbers[:3000]).max() < 255  # one table of frequencies holds them
 
 
 @pytest.mark.parametrize("moves", [1e-3, 1e-2, 1e-1])

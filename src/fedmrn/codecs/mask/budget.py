@@ -3,10 +3,15 @@
 Minimal random coding pays for the information in a mask about the update u, given the noise. Wider noise has less of
 it, and the mean over clients more of what the dice add. Noise starts as `scale = "auto"` has it. One tensor after the
 other then gets noise twice as wide, always the one where that adds the least error for a bit saved, until the cost is
-what was told. That shares bits out as a Lagrangian does; the errors of all parameters have one weight.
+what was told. That shares bits out as a Lagrangian does; the mean squared errors of all tensors have one weight. What
+a layer makes of its input is off by its error over its weights, however many they are, and a small tensor's bits are
+cheap.
 
 Where headers and tables take more than half of what was told, paths get the other half, and the budget is exceeded:
 noise that is wide enough to save the rest would drown the update.
+
+While a client trains, noise is as `auto` has it: wide noise would be in the way of what it learns. Wide is what is
+sent.
 
 The last doubling would save too much: it is made with the probability that gives the mean over clients the told cost.
 
@@ -40,7 +45,7 @@ _LEAST_COST = 1 / 256
 _LEAST_OF_PATHS = 0.5
 """Share of a budget that is for paths, however much the rest of a section takes."""
 _SAMPLE = 1 << 12
-"""Elements of a tensor that are looked at while a client trains, or a few more."""
+"""Elements of a tensor that are looked at for statistics of the model that is sent, or a few more."""
 
 
 def check_budget(budget: float) -> None:
@@ -135,7 +140,7 @@ class Dial:
 
     @property
     def sample(self) -> I64:
-        """Which elements to look at while a client trains: evenly spaced ones of each tensor, int64."""
+        """Which elements to look at where the whole is not sent yet: evenly spaced ones of each tensor, int64."""
         starts = np.cumsum(self.sizes) - self.sizes
         rows = zip(starts, self.sizes, self._steps, strict=True)
         return np.concatenate([np.empty(0, np.int64), *(a + np.arange(0, size, step) for a, size, step in rows)])
@@ -145,10 +150,7 @@ class Dial:
         return self.sizes // _SAMPLE | 1  # odd, so that it does not walk along rows of even lengths
 
     def multiples(self, sampled: F32) -> F64:
-        """Return what each tensor's scale is over its mean |u|, given the elements of `sample`; float64.
-
-        Between two looks at a client's update its scales follow the mean of |u| alone, as those of `FitsUpdate` do.
-        """
+        """Return what each tensor's scale is over its mean |u|, given the elements of `sample`; float64."""
         tensor = np.repeat(np.arange(self.sizes.size), -(-self.sizes // self._steps))
         sums = np.bincount(tensor, np.abs(sampled, dtype=np.float64), self.sizes.size)
         means = sums / np.bincount(tensor, minlength=self.sizes.size)
@@ -177,7 +179,7 @@ class Dial:
         cost = self.cost(shares)
         if not cost.size or cost[:, 0].sum() <= self.spare:
             return first
-        unit = self.sizes * 4.0 ** (first - first.max())
+        unit = 4.0 ** (first - first.max())
         saved = cost[:, :-1] - cost[:, 1:]
         added = np.diff(self.curves.errors(shares) * unit[:, None], axis=1).clip(0)
         # A tensor's doublings come in turn: none is worth more than the worst before it.

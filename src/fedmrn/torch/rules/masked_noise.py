@@ -1,6 +1,7 @@
 """FedMRN: training through the mask of seeded noise."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -135,7 +136,24 @@ class MaskedTraining(Through):
     def put_undiced(self) -> None:
         """Put w + u into the model, u clipped to what masks can say: the mean over all masks of u."""
         if self.stochastic:
-            self._draw_after([(slice(0, self.size), STAY)], q=0.0)
+            with self._as_sent():
+                self._draw_after([(slice(0, self.size), STAY)], q=0.0)
+
+    @contextmanager
+    def _as_sent(self) -> Iterator[None]:
+        """Let noise be as wide as what is sent: with a budget it is wider than in training."""
+        usual = self._multiples
+        if self._dial is not None:
+            here = torch.from_numpy(self._dial.sample).to(self.view.device)
+            u = (self.moved[here] - self.base[here]).cpu().numpy()
+            self._multiples = torch.from_numpy(self._dial.multiples(u)).to(self.view.device)
+            self._rescale()
+        try:
+            yield
+        finally:
+            if self._dial is not None:
+                self._multiples = usual
+                self._rescale()
 
     def drawn_code(self, twin: Twin) -> Tensor:
         """Return the weights of a coded parameter that were drawn last."""
@@ -168,13 +186,6 @@ class MaskedTraining(Through):
                 noise[where] *= 2.0 ** (more // 2)
                 noise[where] *= 2.0 ** (more - more // 2)
         exponents[:] = wanted
-
-    def _widen(self, moved: int) -> None:
-        """Look at u after 1, 2, 4, ... steps, to spend the budget: widths over mean |u| change slowly."""
-        if self._dial is not None and moved > 0 and moved & (moved - 1) == 0:
-            here = torch.from_numpy(self._dial.sample).to(self.view.device)
-            u = (self.moved[here] - self.base[here]).cpu().numpy()
-            self._multiples.copy_(torch.from_numpy(self._dial.multiples(u)))
 
     def _draw_after(self, moves: Sequence[tuple[slice, Move]], q: float | None = None) -> None:
         """Move first, in the same pass."""
@@ -247,9 +258,8 @@ class MaskedTraining(Through):
         self._aimed.copy_(self._draws[self.taken - first])
 
     def advance(self) -> None:
-        """Count a step, look at u where it is time to, and let the device's kernels know."""
+        """Count a step, and let the device's kernels know."""
         super().advance()
-        self._widen(self.taken - 1)
         if self._kernels is not None:
             self._aim()
 

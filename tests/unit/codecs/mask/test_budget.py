@@ -69,14 +69,14 @@ def slow(dial: Dial, u: F32) -> list[int]:
     total = sum(row[0] for row in cost)
     while total > dial.spare:
         best, least = None, float("inf")
-        for t, size in enumerate(SIZES):
+        for t in range(len(SIZES)):
             k = doubled[t]
             if k + 1 == len(cost[t]) or first[t] + k >= min(dial.caps[t], LARGEST_EXPONENT):
                 continue
             saved = cost[t][k] - cost[t][k + 1]
             if saved <= 0:
                 continue
-            added = max(0.0, (error[t][k + 1] - error[t][k]) * size * 4.0 ** int(first[t]))
+            added = max(0.0, (error[t][k + 1] - error[t][k]) * 4.0 ** int(first[t]))
             slope = max(worst[t], added / saved)
             if slope < least:
                 best, least = t, slope
@@ -149,7 +149,7 @@ def test_bits_go_where_they_help_most() -> None:
     dial = dial_of(mine)
     wide = dial.exponents(u)
     shares = histograms(u, np.repeat(np.arange(len(SIZES)), SIZES), first_of(dial, u))
-    cost, error = dial.cost(shares), dial.curves.errors(shares) * (dial.sizes * 4.0 ** first_of(dial, u))[:, None]
+    cost, error = dial.cost(shares), dial.curves.errors(shares) * (4.0 ** first_of(dial, u))[:, None]
     rows = np.arange(len(SIZES))
     more = wide - first_of(dial, u)
     same = min(range(12), key=lambda k: abs(cost[:, k].sum() - cost[rows, more].sum()))

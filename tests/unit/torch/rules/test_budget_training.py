@@ -53,7 +53,7 @@ def exponents(rule: MaskedTraining, u: F32, multiples: F32 | float) -> NDArray[n
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("name", ["fedmrn-mrc", "fedmrn-s-mrc"])
 def test_noise_of_every_step(name: str, momentum: float) -> None:
-    """It follows the mean of |u|, by multiples that were found after 1, 2, 4 and 8 steps."""
+    """It follows the mean of |u| as without a budget; what is sent is wider, and what is shown for statistics."""
     model = net()
     asked = Frame.from_bytes(starting_server(model, name, {"budget": BUDGET}).begin(1, ["a"]).broadcast("a"))
     rule = attached(model, asked, momentum)
@@ -63,20 +63,21 @@ def test_noise_of_every_step(name: str, momentum: float) -> None:
     dial = codec.dial(sizes, KEY)
     assert dial is not None
     unit = codec.masked.noise.chunk(asked.noise_key, 0, sum(sizes))
-    multiples: F32 | float = codec.multiple
-    wider = 0
     for at in range(STEPS):
-        before = rule.u.numpy().copy()
         step(model, rule, at)
-        if at in {1, 2, 4, 8}:
-            multiples = dial.multiples(before[dial.sample])
-        u = rule.u.numpy().copy()
-        scales = exponents(rule, u, multiples)
-        wider += int((scales > exponents(rule, u, codec.multiple)).sum())
+        scales = exponents(rule, rule.u.numpy(), codec.multiple)
         noise = unit * np.repeat(np.ldexp(np.float32(1), scales), sizes)
         assert rule.noise.numpy().tobytes() == noise.tobytes(), at
-    assert wider > STEPS, "the budget widened nothing: nothing was tested"
-    u = rule.u.numpy().copy()
+    u, kept = rule.u.numpy().copy(), rule.noise.numpy().copy()
+    wide = exponents(rule, u, dial.multiples(u[dial.sample]))
+    assert (wide > scales).any(), "the budget widened nothing: nothing was tested"
+    reach = np.abs(unit) * np.repeat(np.ldexp(np.float32(1), wide), sizes)
+    may = np.ones(u.size, np.bool_) if name == "fedmrn-s-mrc" else u * unit > 0
+    with rule.undiced():
+        shown = rule.weights.numpy() - rule.base.numpy()
+    most = 2 * np.spacing(np.abs(rule.base.numpy()) + reach)  # w + u is rounded to float32
+    assert (np.abs(shown - np.where(may, u.clip(-reach, reach), 0)) <= most).all()
+    assert rule.noise.numpy().tobytes() == kept.tobytes()
     frame = rule.finish(weight=1)
     section = frame.select(Role.UPDATE, Group.CODED)
     assert section is not None
