@@ -42,7 +42,9 @@ class PublicGrid:
             elements: small tensors have finer ones (`shares`). The nearest power of two is taken.
         side: the same of trained side data, whose steps may be fine: it is little. Of running means: over the least
             deviation of a feature, since features may have units of their own.
-        hysteresis: a number moves once the value is so much further from it than half a step. Fewer move then.
+        hysteresis: a number moves once the value is so much further from it than half a step. Fewer move then. Where a
+            tensor's step changes all numbers are the nearest: those before, put on a coarser grid, are all rounded to
+            one side, and weights that are off together do far more harm than weights that are off by chance.
         rounds: how many public models the server can send differences to; a client that holds an older one is sent the
             whole model.
         from_start: whether numbers count from the weights that the run started with, which all clients then must have
@@ -103,9 +105,9 @@ class PublicGrid:
             np.int8,
         )
         numbers = re_express(layout, group, before, exponents).copy()
-        for (a, b), exponent in zip(where, exponents.tolist(), strict=True):
-            moved = state[a:b] - start[a:b] if self.from_start else state[a:b]
-            numbers[a:b] = self._settled(moved * np.float32(2.0**-exponent), numbers[a:b])
+        for (a, b), exponent, old in zip(where, exponents.tolist(), before.exponents.tolist(), strict=True):
+            places = (state[a:b] - start[a:b] if self.from_start else state[a:b]) * np.float32(2.0**-exponent)
+            numbers[a:b] = self._settled(places, numbers[a:b]) if exponent == old else _nearest(places)
         return Points(exponents, numbers)
 
     def _exponent(self, step: float, state: F32, start: F32, old: int, deviation: float | None) -> int:
@@ -123,8 +125,11 @@ class PublicGrid:
 
     def _settled(self, places: NDArray[np.floating], before: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return the numbers nearest to real places; those before stay where the place is not far from them."""
-        nearest = np.rint(places).clip(-LARGEST_NUMBER, LARGEST_NUMBER).astype(np.int32)
-        return np.where(np.abs(places - before) > 0.5 + self.hysteresis, nearest, before)
+        return np.where(np.abs(places - before) > 0.5 + self.hysteresis, _nearest(places), before)
+
+
+def _nearest(places: NDArray[np.floating]) -> NDArray[np.int32]:
+    return np.rint(places).clip(-LARGEST_NUMBER, LARGEST_NUMBER).astype(np.int32)
 
 
 def shares(sizes: Sequence[int]) -> NDArray[np.float64]:

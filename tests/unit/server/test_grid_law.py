@@ -115,6 +115,18 @@ def test_a_number_moves_to_the_nearest_once_its_value_is_far(seed: int, hysteres
     assert np.array_equal(again.numbers, second.numbers)  # nothing moves twice
 
 
+def test_numbers_are_not_off_to_one_side_after_a_step_became_coarser() -> None:
+    """Half of the numbers before are half-way between two of the coarser grid, and re-expressed to the larger one."""
+    start, state = np.zeros(SIZE, np.float32), normal(1)
+    grid = PublicGrid(from_start=True, hysteresis=0.5)
+    first = grid.next(LAYOUT, Group.CODED, None, state, start)
+    second = grid.next(LAYOUT, Group.CODED, first, 2 * state, start)
+    assert (second.exponents == first.exponents + 1).all()
+    error = (values(second, start) - 2 * state)[:3000] / 2.0 ** float(second.exponents[0])
+    assert abs(error.mean()) < 5 * np.sqrt(1 / 12 / 3000)  # uniform in half a step to both sides
+    assert np.abs(error).max() <= 0.5
+
+
 def test_variances_are_within_a_half_point_and_never_negative() -> None:
     start = np.ones(60, np.float32)
     state = np.exp(normal(3, 60, 3.0)).astype(np.float32)
