@@ -132,6 +132,30 @@ def load_setting(source: str, changes: Iterable[str] = (), flag: str = "--set") 
     return validate(Setting, {"name": name, **values}, name)
 
 
+def check_used(changes: Iterable[str], names: Sequence[str], flag: str = "--set") -> None:
+    """Refuse a change for all methods that has no effect, since none of these methods has the option.
+
+    Args:
+        changes: as `load_setting` takes them, and has accepted.
+        names: of the methods that are to be run.
+        flag: where the changes come from, for messages.
+
+    Raises:
+        ConfigError: naming the change, and a method that has the option.
+    """
+    for change in changes:
+        path = change.partition("=")[0].strip().split(".")
+        if len(path) != 2 or path[0] != "method" or path[1] in COMMON:
+            continue
+        users = [name for name, row in METHODS.items() if path[1] in row.options]
+        if not set(users) & set(names):
+            lack = "has" if len(names) == 1 else "have"
+            raise ConfigError(
+                f"{flag} {change!r} would change nothing: {', '.join(names)} {lack} no option {path[1]}; "
+                f"it is one of {', '.join(users[:3])}{' and others' if len(users) > 3 else ''}"
+            )
+
+
 def _check_options(table: Mapping[str, Any], where: str) -> None:
     """Refuse options that no method has, and options set for a method that lacks them."""
     known = {*COMMON, *(option for row in METHODS.values() for option in row.options)}

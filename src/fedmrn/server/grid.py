@@ -129,7 +129,7 @@ class PublicGrid:
 
 
 def _nearest(places: NDArray[np.floating]) -> NDArray[np.int32]:
-    return np.rint(places).clip(-LARGEST_NUMBER, LARGEST_NUMBER).astype(np.int32)
+    return np.asarray(np.rint(places).clip(-LARGEST_NUMBER, LARGEST_NUMBER), np.int32)
 
 
 def shares(sizes: Sequence[int]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.many.sweep import load_sweep
 from fedmrn.experiments.many.tune import Grid
 from fedmrn.experiments.run.folder import read_experiment
-from fedmrn.experiments.settings import load_setting
+from fedmrn.experiments.settings import check_used, load_setting
 
 LONG = "1" * 5_000
 HEX = "0x" + "f" * 5_000
@@ -118,3 +118,31 @@ def test_an_option_of_another_server_is_taken_where_it_is_for_other_methods_or_t
     }
     for experiment in found.values():
         assert Experiment.from_dict(experiment.as_dict(), "again") == experiment
+
+
+@pytest.mark.parametrize(
+    ("change", "names", "words"),
+    [
+        (
+            "method.noise_key=round",
+            ["fedmrn-mrc"],
+            "would change nothing: fedmrn-mrc has no option noise_key; it is one",
+        ),
+        ("method.density=0.1", ["fedavg", "drive"], "would change nothing: fedavg, drive have no option density"),
+        ("method.budget=0.1", ["fedmrn"], "it is one of fedmrn-mrc, fedmrn-s-mrc$"),
+    ],
+)
+def test_an_option_that_no_method_of_a_run_has_is_refused(change: str, names: list[str], words: str) -> None:
+    load_setting("digits", [change])  # it is one of some method
+    with pytest.raises(ConfigError, match=words):
+        check_used([change], names)
+    check_used([change], [*names, "fedmrn-s", "topk", "fedmrn-s-mrc"])
+    check_used(["method.lr=0.1", "method.topk.density=0.1", "train.rounds=2"], names)
+
+
+def test_a_sweep_refuses_options_that_no_method_of_a_block_has(tmp_path: Path) -> None:
+    text = 'preset = ["digits"]\nseeds = [1]\n[[block]]\nmethods = ["fedavg"]\n'
+    with pytest.raises(ConfigError, match=r"--set 'method\.density=0\.1' would change nothing"):
+        load_sweep(write(tmp_path, text), ["method.density=0.1"])
+    with pytest.raises(ConfigError, match=r"set: 'method\.density=0\.1' would change nothing"):
+        load_sweep(write(tmp_path, text + 'set = { "method.density" = 0.1 }\n'))

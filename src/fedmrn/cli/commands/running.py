@@ -47,10 +47,11 @@ def run_command(
     Example: `fedmrn run fmnist-iid --method fedmrn --seed 1 --set train.rounds=20 --data-dir data`
     """
     from fedmrn.experiments.config import run_name
-    from fedmrn.experiments.settings import load_setting
+    from fedmrn.experiments.settings import check_used, load_setting
 
     setting = load_setting(preset, set_ or [])
     experiment = setting.experiment(method, seed)
+    check_used(set_ or [], [method])
     folder = out_dir or Path("runs") / setting.name / run_name(experiment)
     if _run_plan(f"{setting.name}: {setting.description}", [(experiment, folder)], data_dir, resume, engine):
         raise typer.Exit(1)
@@ -98,7 +99,7 @@ def compare_command(
     `fedmrn compare fmnist-short --methods all --seeds 1-2 --tune lr=0.01,0.03,0.1,0.3`
     """
     from fedmrn.experiments.config import run_name
-    from fedmrn.experiments.settings import load_setting
+    from fedmrn.experiments.settings import check_used, load_setting
     from fedmrn.methods import METHODS
 
     if tune is None and (tune_rounds, tune_seed, tune_set, tune_dir) != (None,) * 4:
@@ -107,6 +108,7 @@ def compare_command(
     names = list(METHODS) if methods == "all" else parse_names(methods)
     chosen = parse_seeds(seeds)
     plan = [setting.experiment(name, seed) for name in names for seed in chosen]
+    check_used(set_ or [], names)
     folder = out_dir or Path("runs") / setting.name
     from fedmrn.experiments.many.tune import Grid, choose, trials, tuned, write_tuning
     from fedmrn.experiments.run.folder import refuse_any

@@ -17,7 +17,7 @@ import tomli_w
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.config import Experiment, difference, run_name
 from fedmrn.experiments.many.blocks import Block, beside, blocks_of, read_sweep
-from fedmrn.experiments.settings import Setting, load_setting
+from fedmrn.experiments.settings import Setting, check_used, load_setting
 from fedmrn.text import printable
 
 _MOST = 10_000  # cells
@@ -92,7 +92,9 @@ def _tables(blocks: Sequence[Block], changes: Sequence[str], folder: Path) -> di
     several = len({preset for block in blocks for preset in block.preset}) > 1
     short = _short_names({key for block in blocks for key in block.axes})
     tables: dict[str, dict[str, Experiment]] = {}
+    check_used(changes, [method for block in blocks for method in block.methods])
     for block in blocks:
+        check_used(_texts(block.set), block.methods, "set:")
         seen: dict[str, str] = {}
         for preset, point in product(block.preset, product(*block.axes.values())):
             values = dict(zip(block.axes, point, strict=True))
