@@ -59,6 +59,7 @@ class TableSpec:
         rows: a row for each group of seeds, each run, or each range of rounds; "stated" is the table of a collection.
         rounds: the ranges, where rows are.
         columns: what is shown.
+        like: a setting -> another, whose runs are references for its own too.
         names: of settings and labels.
         order: settings and labels, in the order of rows.
         pending: the records may not be there yet; the page then says so.
@@ -70,6 +71,7 @@ class TableSpec:
     rows: Literal["groups", "runs", "rounds", "stated"] = "groups"
     rounds: list[Word] = Field(default_factory=list)
     columns: Columns = Field(default_factory=list)
+    like: Names = Field(default_factory=dict)
     names: Names = Field(default_factory=dict)
     order: list[Word] = Field(default_factory=list)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from statistics import fmean, stdev
 
 from fedmrn.errors import ConfigError
+from fedmrn.methods import METHODS
 from fedmrn.results.groups import (
     QUANTITIES,
     SeedGroup,
@@ -48,6 +49,9 @@ def table_of(spec: TableSpec, collections: Collections) -> TableText:
     every = [run for collection in listed for run in collection.runs]
     groups = ordered(seed_groups(run for run in every if fits(run, spec.where)), spec.order)
     references = seed_groups(every)
+    references += [
+        replace(each, setting=to) for to, of in spec.like.items() for each in references if each.setting == of
+    ]
     if spec.rows == "rounds":
         return _by_rounds(spec, groups, references)
     columns = [_column(each) for each in spec.columns or _DEFAULT]
@@ -156,9 +160,14 @@ def _measured(column: Column, group: SeedGroup, references: Sequence[SeedGroup])
     if name in QUANTITIES:
         return _quantity(name, group, words)
     said = [run.stated[name] for run in group.runs if name in run.stated]
-    if said:
-        return " ".join(map(str, said))
-    reference = _reference(column, group, references)
+    reference = None if said else _reference(column, group, references)
+    if reference is None:
+        return " ".join(map(str, said)) or _NOT_RUN
+    return _compared(column, group, reference)
+
+
+def _compared(column: Column, group: SeedGroup, reference: SeedGroup) -> str:
+    name, words = column.value, column.rounds
     if name in _SAVED:
         times = ratio(group, reference, _SAVED[name], words)
         return _NOT_RUN if times is None else f"{times:.1f}x"
@@ -188,10 +197,13 @@ def _with_interval(values: Sequence[float]) -> str:
     return f"{mean:+.2f}±{half:.2f}"
 
 
-def _reference(column: Column, group: SeedGroup, references: Sequence[SeedGroup]) -> SeedGroup:
+def _reference(column: Column, group: SeedGroup, references: Sequence[SeedGroup]) -> SeedGroup | None:
+    """Return the group that a column is against; None if that is a method which was not run there."""
     here = [each for each in references if each.setting == group.setting]
     found = [g for g in here if g.label == column.against]
     found = found or [g for g in here if g.runs[0].method == column.against]
+    if not found and column.against in METHODS:
+        return None
     if len(found) != 1:
         labels = ", ".join(each.label for each in here)
         raise ConfigError(

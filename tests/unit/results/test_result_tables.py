@@ -1,5 +1,7 @@
 """Tables: numbers by plain loops and by SciPy's own t, and what a person can say wrong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import t as student
@@ -110,6 +112,14 @@ def test_labels_say_what_differs_and_nothing_else() -> None:
 def test_names_and_order(collection: Collection) -> None:
     found = rows(collection, columns=["setting", "method"], order=["fedmrn"], names={"fmnist-iid": "IID"})
     assert found == [["IID", "fedmrn"], ["IID", "fedavg"]]
+
+
+def test_a_reference_under_another_setting(collection: Collection) -> None:
+    moved = [replace(run, setting="fmnist-both") if run.method == "fedmrn" else run for run in collection.runs]
+    said = {"where": {"method": ["fedmrn"]}, "columns": [Column(value="by seed", rounds="4"), "up saved"]}
+    assert rows(replace(collection, runs=moved), **said) == [["not run", "not run"]]
+    here = rows(replace(collection, runs=moved), like={"fmnist-both": "fmnist-iid"}, **said)
+    assert here == rows(collection, **said) == [["+2.00 -1.00 +3.00", "30.8x"]]
 
 
 def test_a_stated_table() -> None:
