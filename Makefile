@@ -10,7 +10,7 @@ SEEDS  ?= 1-3
 JOBS   ?= 2
 OPENMP := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
-.PHONY: help run test test-long fuzz bench check format install develop clean
+.PHONY: help run results test test-long fuzz bench check format install develop clean
 help:            ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -32,6 +32,9 @@ develop: $(VENV)/.developed  ## The same, with what tests, benchmarks and format
 
 run: install     ## FedAvg and FedMRN side by side on digits: a table, and plots in runs/digits
 	$(BIN)/fedmrn compare digits --seeds $(SEEDS) --resume
+
+results: install ## Tables and figures of docs/results.md and docs/results/, from their records
+	$(BIN)/fedmrn results docs/results
 
 check: develop   ## Formatting, lint, types, import layers
 	$(BIN)/ruff format --check .

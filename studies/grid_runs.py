@@ -143,12 +143,12 @@ def _updates(clients: Clients, rate: float, gradients: Gradients, v: F64, dice: 
     u = np.zeros_like(start)
     n = clients.room * STEPS * rate * np.where(dice[:, 0] < 0.5, -1.0, 1.0)
     for s in range(STEPS):
-        at = start + (u if clients.mask is None else _masked(clients.mask, u, n, dice[:, 1 + s], (s + 1) / STEPS))
+        at = start + (u if clients.mask is None else masked(clients.mask, u, n, dice[:, 1 + s], (s + 1) / STEPS))
         u = u - rate * gradients(s, at)
-    return u if clients.mask is None else _masked(clients.mask, u, n, dice[:, 1 + STEPS], 1.0)
+    return u if clients.mask is None else masked(clients.mask, u, n, dice[:, 1 + STEPS], 1.0)
 
 
-def _masked(mask: str, u: F64, n: F64, r: F64, q: float) -> F64:
+def masked(mask: str, u: F64, n: F64, r: F64, q: float) -> F64:
     """Return n times a mask where r < q, elsewhere the clipped update."""
     least = -1.0 if mask == "signed" else 0.0
     ratio = np.clip(u / n, least, 1)

@@ -2,12 +2,12 @@
 
     python studies/theory.py [--quick] [--docs]
 
-Real frames, server and clients on small losses (studies/federations.py). Slopes are least squares on log-log axes, one
-for each seed; the interval is Student's t over seeds. What is measured is kept in a file; a run that stopped goes on.
+Small losses (federations.py), many federations at once in plain numpy (theory_runs.py). A slope is fitted by least
+squares on log-log axes to the curve of each federation. The interval is Student's t, 95 %, of the mean slope over
+federations whose data, start, clients, batches, noise and masks are all drawn anew.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,19 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
-from federations import (
-    STEPS,
-    Plan,
-    Problem,
-    bounded,
-    floor_of_clipping,
-    gaps,
-    logistic,
-    mean_square_gradient,
-    ridge,
-    run,
-)
+from federations import STEPS, Plan, Problem, bounded, floor_of_clipping, logistic, ridge
 from intervals import interval
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -36,12 +24,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from theory_runs import Federations, dice, run
 
-from fedmrn.files import write_atomic
 from fedmrn.numerics.noise import Law
 
-HERE = Path(__file__).parent
-DOCS = HERE.parent / "docs"
+DOCS = Path(__file__).parent.parent / "docs"
 BEGIN, END = "<!-- study theory -->", "<!-- end -->"
 F64 = NDArray[np.float64]
 FIXED_AT = 16
@@ -57,17 +44,17 @@ class Size:
         first: the first of them that a slope is fitted to.
         bins: of equal width on the logarithmic axis; a point is the mean of a bin.
         horizons: rounds of the runs that are not convex.
-        seeds: of client sampling, batches, noise and masks; data and start are the same for all.
+        seeds: of everything that is drawn, data included; a federation each.
     """
 
-    rounds: int = 320
-    first: int = 40
-    bins: int = 8
-    horizons: tuple[int, ...] = (32, 64, 128, 256)
-    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    rounds: int = 3200
+    first: int = 32
+    bins: int = 16
+    horizons: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048)
+    seeds: tuple[int, ...] = tuple(range(1, 61))
 
 
-QUICK = Size(rounds=48, first=12, bins=4, horizons=(4, 16), seeds=(1, 2))
+QUICK = Size(rounds=64, first=4, bins=8, horizons=(4, 8, 16, 32), seeds=(1, 2, 3))
 
 
 @dataclass(frozen=True)
@@ -75,7 +62,7 @@ class Setting:
     """A loss, what rates it is trained with, and the noise that fits its gradients.
 
     Attributes:
-        problem: the loss.
+        problem: the loss, by the seed of its data.
         slope: of the theorem.
         room: the scale of the noise over the rate and the local steps; a few times what a gradient's element is, so
             that hardly any update is clipped.
@@ -83,7 +70,7 @@ class Setting:
         plans: which are run.
     """
 
-    problem: Callable[[], Problem]
+    problem: Callable[[int], Problem]
     slope: float
     room: float
     rate: float
@@ -106,16 +93,16 @@ COLOURS = {"FedAvg": "#4c566a", "binary": "#d1495b", "signed": "#2a7fba"}
 
 
 @cache
-def curvature(name: str) -> tuple[float, float]:
+def curvature(name: str, seed: int = 0) -> tuple[float, float]:
     """Return mu and L of a strongly convex loss, at its optimum."""
-    problem = SETTINGS[name].problem()
+    problem = SETTINGS[name].problem(seed)
     found = np.linalg.eigvalsh(problem.hessian(problem.optimum[0]))
     return float(found[0]), float(found[-1])
 
 
-def decaying(name: str, r: float) -> float:
+def decaying(name: str, r: float, seed: int = 0) -> float:
     """Return 2 / (mu (8 L / mu + t)), t the local steps before round r + 1: the step size of strongly convex FedAvg."""
-    mu, most = curvature(name)
+    mu, most = curvature(name, seed)
     return 2 / (8 * most + mu * STEPS * r)
 
 
@@ -124,10 +111,10 @@ def constant(name: str, horizon: float) -> float:
     return SETTINGS[name].rate / float(np.sqrt(STEPS * horizon))
 
 
-def plan(name: str, label: str, horizon: int = 0) -> Plan:
-    """Return a plan by its label; a horizon where the loss is not convex."""
+def plan(name: str, label: str, seed: int, horizon: int = 0) -> Plan:
+    """Return a plan by its label, for the data of a seed; a horizon where the loss is not convex."""
     setting, (kind, _, option) = SETTINGS[name], label.partition(", ")
-    rates = partial(constant, name) if horizon else partial(decaying, name)
+    rates = partial(constant, name) if horizon else partial(decaying, name, seed=seed)
 
     def rate(r: int) -> float:
         return rates(horizon or r)
@@ -146,15 +133,26 @@ def expected(name: str, label: str) -> float:
     return 0.0 if kind == "binary" else -SETTINGS[name].slope
 
 
-def measure(name: str, label: str, size: Size, seed: int) -> list[float]:
-    """Return what a slope is fitted to: the gap after each round, or the mean squared gradient at each horizon."""
-    problem = SETTINGS[name].problem()
+def measure(name: str, label: str, size: Size) -> F64:
+    """Return what slopes are fitted to, a row a seed: the gap after each round, or the mean squared gradient of each
+    horizon's run.
+    """
+    problems = [SETTINGS[name].problem(seed) for seed in size.seeds]
+    together = Federations(problems)
+
+    def states(horizon: int, rounds: int) -> Iterator[F64]:
+        plans = [plan(name, label, seed, horizon) for seed in size.seeds]
+        return run(together, plans, rounds, size.seeds, dice(size.seeds))
+
     if SETTINGS[name].slope == -1.0:
-        return gaps(problem, run(problem, plan(name, label), size.rounds, seed))
-    return [mean_square_gradient(problem, run(problem, plan(name, label, h), h, seed)) for h in size.horizons]
+        least = np.array([problem.optimum[1] for problem in problems])
+        gaps: F64 = np.stack([together.values(w) for w in states(0, size.rounds)], 1) - least[:, None]
+        return gaps
+    squares = ([together.square_gradients(w) for w in states(h, h)] for h in size.horizons)
+    return np.stack([np.mean(found[:-1], axis=0) for found in squares], 1)
 
 
-def points(name: str, values: Sequence[float], size: Size) -> tuple[F64, F64]:
+def points(name: str, values: Sequence[float] | F64, size: Size) -> tuple[F64, F64]:
     """Return rounds and values of one seed: means over bins of rounds, or one for each horizon."""
     if SETTINGS[name].slope != -1.0:
         return np.array(size.horizons, np.float64), np.array(values)
@@ -169,53 +167,70 @@ def slope(x: F64, y: F64) -> float:
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
-Results = Mapping[tuple[str, str], list[list[float]]]
-"""(setting, label) -> one list of values for each seed."""
+def halves(points: int) -> tuple[slice, slice]:
+    """Return where the earlier and the later half of points are; a middle one is in both."""
+    return slice(0, (points + 1) // 2), slice(points // 2, points)
 
 
-def measured(size: Size, file: Path, console: Console) -> Results:
-    """Measure what the file does not hold yet; it is written after every run."""
-    kept: dict[str, list[float]] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    todo = [(n, label, seed) for n, s in SETTINGS.items() for label in s.plans for seed in size.seeds]
-    key = {run_: f"{run_[0]} | {run_[1]} | {run_[2]} | {size.rounds} {size.horizons}" for run_ in todo}
-    missing = [run_ for run_ in todo if key[run_] not in kept]
-    for run_ in track(missing, "measuring", console=console, disable=not console.is_terminal):
-        kept[key[run_]] = measure(run_[0], run_[1], size, run_[2])
-        write_atomic(file, json.dumps(kept).encode())
-        if not console.is_terminal:
-            console.print(f"{run_[0]}, {run_[1]}, seed {run_[2]}", style="dim", highlight=False)
-    found: dict[tuple[str, str], list[list[float]]] = {}
-    for run_ in todo:
-        found.setdefault(run_[:2], []).append(kept[key[run_]])
-    return found
+Results = Mapping[tuple[str, str], F64]
+"""(setting, label) -> values, a row a seed."""
+
+
+def measured(size: Size, console: Console) -> Results:
+    """Measure everything."""
+    todo = [(name, label) for name, setting in SETTINGS.items() for label in setting.plans]
+    shown = track(todo, "measuring", console=console, disable=not console.is_terminal)
+    return {(name, label): measure(name, label, size) for name, label in shown}
+
+
+def curves(name: str, values: F64, size: Size) -> tuple[F64, F64]:
+    """Return rounds, and the points of every seed, a row each."""
+    pairs = [points(name, line, size) for line in values]
+    return pairs[0][0], np.stack([y for _, y in pairs])
+
+
+HEADER = (
+    "loss",
+    "method",
+    "theorem or derivation",
+    "slope, earlier rounds",
+    "slope, later rounds",
+    "last point",
+    "over FedAvg's",
+)
 
 
 def rows(results: Results, size: Size) -> Iterator[tuple[str, ...]]:
-    """Yield a row a setting and plan: what it is, the theorem's slope, the measured one, first and last value."""
-    for (name, label), seeds in results.items():
-        x, curves = points(name, seeds[0], size)[0], [points(name, values, size)[1] for values in seeds]
-        mean, half = interval([slope(x, y) for y in curves])
-        first, last = np.mean(curves, axis=0)[[0, -1]]
-        range_ = f"{size.first}..{size.rounds}" if SETTINGS[name].slope == -1.0 else f"{x[0]:.0f}..{x[-1]:.0f}"
+    """Yield a row a setting and plan: the expected slope, the measured ones, and where the curve ends."""
+    for (name, label), values in results.items():
+        x, lines = curves(name, values, size)
+        fits = [interval([slope(x[part], y[part]) for y in lines]) for part in halves(x.size)]
+        over = lines[:, -1] / curves(name, results[name, "FedAvg"], size)[1][:, -1]
         yield (
             TITLES[name],
             label,
-            range_,
             f"{expected(name, label):+g}",
-            f"{mean:+.2f} ± {half:.2f}",
-            f"{first:.2e}",
-            f"{last:.2e}",
+            *(f"{mean:+.3f} ± {half:.3f}" for mean, half in fits),
+            f"{lines[:, -1].mean():.1e}",
+            f"{np.exp(np.log(over).mean()):.3g}",
         )
 
 
-HEADER = ("loss", "method", "rounds fitted", "expected slope", "measured slope", "first point", "last point")
+def ranges(size: Size) -> str:
+    """Return in words which rounds the two slopes are of."""
+    rounds = np.round(np.geomspace(size.first, size.rounds + 1, size.bins + 1)).astype(int)
+    parts = [f"{rounds[part.start]} to {rounds[part.stop] - 1}" for part in halves(size.bins)]
+    chosen = [size.horizons[part] for part in halves(len(size.horizons))]
+    horizons = [f"{part[0]} to {part[-1]}" for part in chosen]
+    return (
+        f"{len(size.seeds)} federations; strongly convex: rounds {parts[0]}, then {parts[1]}; "
+        f"not convex: runs of {horizons[0]} rounds, then of {horizons[1]}"
+    )
 
 
 def show(results: Results, size: Size) -> Table:
     """The rows as a table."""
-    table = Table()
-    for name in HEADER:
-        table.add_column(name)
+    table = Table(*HEADER, caption=ranges(size))
     for row in rows(results, size):
         table.add_row(*row)
     return table
@@ -230,16 +245,15 @@ def draw(results: Results, size: Size) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, name: str, results: Mapping[str, list[list[float]]], size: Size) -> None:
-    for label, seeds in results.items():
+def _panel(axes: Axes, name: str, results: Mapping[str, F64], size: Size) -> None:
+    for label, values in results.items():
         kind, _, option = label.partition(", ")
-        x = points(name, seeds[0], size)[0]
-        curves = np.array([points(name, values, size)[1] for values in seeds])
+        x, lines = curves(name, values, size)
         style = {"": "-", "fixed scale": "--", "uniform noise": ":"}[option]
-        axes.plot(x, curves.mean(0), style, color=COLOURS[kind], label=label, marker="o", markersize=3)
-        axes.fill_between(x, curves.min(0), curves.max(0), color=COLOURS[kind], alpha=0.12, linewidth=0)
+        axes.plot(x, lines.mean(0), style, color=COLOURS[kind], label=label, marker="o", markersize=3)
+        axes.fill_between(x, lines.min(0), lines.max(0), color=COLOURS[kind], alpha=0.12, linewidth=0)
         if label == "FedAvg":
-            theorem = curves.mean(0)[0] * (x / x[0]) ** SETTINGS[name].slope
+            theorem = lines.mean(0)[0] * (x / x[0]) ** SETTINGS[name].slope
             axes.plot(x, theorem, "-", color="#bbbbbb", linewidth=4, zorder=0, label=f"slope {SETTINGS[name].slope:g}")
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -269,29 +283,22 @@ def fill(page: Path, mark: str, header: Sequence[str], lines: Iterable[Sequence[
 def publish(results: Results, size: Size, docs: Path) -> None:
     """Write the picture, and the table between the marks of the page."""
     draw(results, size).savefig(docs / "theory.png")
-    fill(docs / "theory.md", BEGIN, HEADER, rows(results, size), 3)
+    fill(docs / "theory.md", BEGIN, HEADER, rows(results, size), 2)
 
 
 def main() -> None:
     """Measure, print the table, write the page if asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rounds and seeds, to see that it works")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "theory.json", help="file of what is measured")
     parser.add_argument("--docs", action="store_true", help="write the table and the picture of docs/theory.md")
     parser.add_argument("--folder", type=Path, default=DOCS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    size, err = QUICK if options.quick else Size(), Console(stderr=True)
-    torch.set_num_threads(1)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        results = measured(size, options.out, err)
-    except KeyboardInterrupt:
-        err.print("stopped; what was measured is kept, the same command goes on")
-        sys.exit(130)
+    size = QUICK if options.quick else Size()
+    results = measured(size, Console(stderr=True))
     out = Console(width=None if sys.stdout.isatty() else 140)
     out.print(show(results, size))
-    floor = floor_of_clipping(SETTINGS["ridge"].problem(), SETTINGS["ridge"].room)
-    out.print(f"ridge with uniform noise: the bias of clipping leaves {floor:.1e}", highlight=False)
+    floors = [floor_of_clipping(SETTINGS["ridge"].problem(seed), SETTINGS["ridge"].room) for seed in size.seeds]
+    out.print(f"ridge with uniform noise: the bias of clipping leaves {np.mean(floors):.1e}", highlight=False)
     if options.docs:
         publish(results, size, options.folder)
 

@@ -130,7 +130,16 @@ def test_a_line_that_no_run_wrote_is_named_on_resuming(cli: Cli, finished: Path,
     assert done.stderr.count("\n") == 1
 
 
-LINKS = ["rounds.jsonl", "checkpoint.bin", ".lock", "last-update.bin", "config.toml", "partition.json", "partition.png"]
+LINKS = [
+    "rounds.jsonl",
+    "checkpoint.bin",
+    ".lock",
+    "last-update.bin",
+    "config.toml",
+    "machine.json",
+    "partition.json",
+    "partition.png",
+]
 LINKS += ["layout.json", "memory", "checkpoint.bin.part", "report.html.part", "rounds.jsonl.part"]
 
 

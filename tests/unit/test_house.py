@@ -208,7 +208,7 @@ def test_no_protocol_by_getattr(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name
 )
 def test_scripts_that_pages_name_are_there(page: Path) -> None:
     named = set(re.findall(r"\b(?:bench|studies|examples|tests)/[\w/.-]+\.py\b", page.read_text("utf-8")))

@@ -8,6 +8,7 @@ from fedmrn.cli.commands.calibrating import calibrate_command
 from fedmrn.cli.commands.listing import datasets_command, methods_command, presets_command
 from fedmrn.cli.commands.reporting import inspect_command, report_command
 from fedmrn.cli.commands.running import compare_command, run_command, sweep_command
+from fedmrn.cli.commands.storing import results_command
 from fedmrn.cli.say import ERR, say
 from fedmrn.errors import FedmrnError, FrameError, UsageError
 
@@ -23,6 +24,7 @@ app.command("run")(run_command)
 app.command("compare")(compare_command)
 app.command("sweep")(sweep_command)
 app.command("report")(report_command)
+app.command("results")(results_command)
 app.command("inspect")(inspect_command)
 app.command("calibrate")(calibrate_command)
 app.command("methods")(methods_command)

@@ -1,4 +1,4 @@
-"""Commands that documents give: each resolves, and none of docs/results.md finds the run of another in its way."""
+"""Commands that documents give: each resolves, and none of the results' pages finds the run of another in its way."""
 
 import re
 import shlex
@@ -15,7 +15,8 @@ from fedmrn.experiments.settings import load_setting
 from fedmrn.methods import METHODS
 
 ROOT = Path(__file__).parents[3]
-PAGES = ("README.md", "docs/methods.md", "docs/results.md")
+RESULTS = tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs" / "results").glob("*.md")))
+PAGES = ("README.md", "docs/methods.md")
 
 
 def commands(page: str) -> Iterator[list[str]]:
@@ -46,17 +47,17 @@ def runs(words: list[str]) -> Iterator[tuple[str, Experiment]]:
             yield str(folder / run_name(experiment)), experiment
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *RESULTS])
 def test_documented_commands_resolve(page: str) -> None:
     found = list(commands(page))
-    assert found
+    assert found or page in RESULTS
     for words in found:
         assert list(runs(words)), words
 
 
 def test_no_result_is_in_the_way_of_another() -> None:
     seen: dict[str, Experiment] = {}
-    for words in commands("docs/results.md"):
+    for words in (words for page in RESULTS for words in commands(page)):
         for folder, experiment in runs(words):
             assert folder not in seen or (seen[folder] == experiment and "--resume" in words), shlex.join(words)
             seen[folder] = experiment

@@ -3,6 +3,7 @@
 config.toml        the resolved experiment
 rounds.jsonl       one JSON line a round (see `record`)
 layout.json        the model's tensors: names, shapes and groups in flat order
+machine.json       which processor and versions ran it, and when
 checkpoint.bin     what the server keeps after the last whole round (see `checkpoint`)
 memory/            what clients keep from their last round, for methods whose clients do
 last-update.bin    one client's frame of the last round, for `fedmrn inspect`
@@ -31,6 +32,7 @@ from fedmrn.experiments.config import DataConfig, Experiment
 from fedmrn.experiments.run.checkpoint import restore, save_checkpoint, tidy
 from fedmrn.experiments.run.folder import check_folder, finished
 from fedmrn.experiments.run.layout_file import write_layout
+from fedmrn.experiments.run.machine import note_machine, this_machine
 from fedmrn.experiments.run.prepare import Prepared, prepare
 from fedmrn.experiments.run.record import Record, read_records, to_record
 from fedmrn.experiments.run.transports import Setup, Start, find_transport
@@ -156,6 +158,7 @@ def _go_on(
         ) as results,
     ):
         # Now that all is ready: a run that is to be extended is a finished one until here.
+        note_machine(folder, this_machine(_device_name(view.device)))
         write_atomic(folder / "config.toml", tomli_w.dumps(experiment.as_dict()).encode())
         for result in results:
             record = to_record(result)
@@ -173,6 +176,10 @@ def _go_on(
             records.append(record)
             progress.round(record)
     return records
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _draw(prepared: Prepared, data: DataConfig, path: Path) -> None:

@@ -1,0 +1,106 @@
+"""Figures of a page: accuracy of groups of seeds against rounds, all traffic, or uploaded bytes."""
+
+import hashlib
+import io
+import json
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from PIL import Image
+
+from fedmrn.report.curves import size
+from fedmrn.report.plots import INK, bare, literal, style
+from fedmrn.results.groups import SeedGroup, megabytes_so_far, seed_groups
+from fedmrn.results.specs import FigureSpec
+from fedmrn.results.tables import Collections, fits, named, ordered
+
+_SEEN = "Description"
+_LABELS = {
+    "rounds": "round",
+    "traffic": "total traffic so far, up and down, all clients",
+    "upload": "uploaded so far, all clients",
+}
+_WAYS = {"traffic": ("up", "down"), "upload": ("up",)}
+Curve = tuple[str, list[float], list[list[float]]]
+"""A label, a number a round for the axis below, and the accuracies of each seed in %."""
+
+
+def _curves_of(spec: FigureSpec, collections: Collections) -> list[Curve]:
+    """Return what a figure shows: groups whose runs kept what it needs, as far as all seeds of a group go."""
+    runs = [run for collection in named(spec.records, collections) for run in collection.runs if run.accuracy]
+    groups = ordered(seed_groups(run for run in runs if fits(run, spec.where)), spec.order)
+    found = ((spec.names.get(group.label, group.label), _axis(group, spec.against), group) for group in groups)
+    return [(label, x, _accuracies(group, len(x))) for label, x, group in found if x]
+
+
+def _axis(group: SeedGroup, against: str) -> list[float]:
+    rounds = min(len(run.accuracy) for run in group.runs)
+    if against == "rounds":
+        return [float(number) for number in range(1, rounds + 1)]
+    sums = [megabytes_so_far(run, *_WAYS[against]) for run in group.runs]
+    if any(each is None for each in sums):
+        return []
+    mean = np.mean([each[:rounds] for each in sums if each is not None], axis=0)
+    return [float(value) for value in mean]
+
+
+def _accuracies(group: SeedGroup, rounds: int) -> list[list[float]]:
+    return [[100 * value for value in run.accuracy[:rounds]] for run in group.runs]
+
+
+def mark_of(spec: FigureSpec, collections: Collections) -> str:
+    """Return what changes when the figure would: a hash of what it shows."""
+    shown = [_curves_of(spec, collections), spec.title, spec.against, spec.least]
+    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
+
+
+def mark_in(png: bytes | None) -> str:
+    """Return the mark of a figure that was drawn before; nothing for another picture."""
+    if png is None:
+        return ""
+    try:
+        with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+            return str(image.info.get(_SEEN, ""))
+    except (OSError, SyntaxError, ValueError):
+        return ""
+
+
+def draw(spec: FigureSpec, collections: Collections) -> bytes:
+    """Draw a figure: means over seeds, bands from the lowest to the highest; return it as PNG, with its mark."""
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (label, x, values) in enumerate(_curves_of(spec, collections)):
+        colour, line = style(place)
+        few: dict[str, Any] = {"marker": "o", "markersize": 3} if len(x) <= 30 else {}
+        lines = np.array(values)
+        text = literal(f"{label}  {lines[:, -1].mean():.1f}")
+        axes.plot(x, lines.mean(0), color=colour, linestyle=line, linewidth=1.8, label=text, **few)
+        if len(lines) > 1:
+            axes.fill_between(x, lines.min(0), lines.max(0), color=colour, alpha=0.15, linewidth=0)
+    axes.set_title(literal(spec.title), loc="left", fontsize=11, color=INK)
+    axes.set_xlabel(_LABELS[spec.against])
+    axes.set_ylabel("test accuracy, %")
+    if spec.least:
+        axes.set_ylim(bottom=spec.least)
+    if spec.against == "rounds":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    else:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(1e6 * value)))
+        axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    bare(axes)
+    axes.legend(frameon=False, fontsize=9, title="at the end, %", alignment="left", title_fontsize=9)
+    buffer = io.BytesIO()
+    metadata: dict[str, str | None] = {"Software": "fedmrn", "Title": spec.title, _SEEN: mark_of(spec, collections)}
+    figure.savefig(buffer, format="png", dpi=130, metadata=metadata)
+    return buffer.getvalue()
+
+
+def caption(spec: FigureSpec, collections: Collections) -> str:
+    """Return a line that says how to read the figure."""
+    seeds = {len(values) for _, _, values in _curves_of(spec, collections)}
+    if seeds == {1}:
+        return f"{spec.title}; one seed."
+    return f"{spec.title}; means over seeds, bands from the lowest to the highest."
