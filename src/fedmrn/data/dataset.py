@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmrn.data.catalogue import find_source
-from fedmrn.data.files import read_files
+from fedmrn.data.files import find_extracted, read_extracted, read_files
 from fedmrn.data.roles import subset
 from fedmrn.data.source import Arrays, FolderSource, Source, Task
 from fedmrn.errors import DataError
@@ -109,7 +109,7 @@ def load_source(source: Source | FolderSource, data_dir: Path, *, download: bool
     if isinstance(source, FolderSource):
         arrays, constants, augment = _read_folder(source, Path(data_dir)), 2 * (source.mean, source.std), False
     else:
-        arrays = source.read(source, read_files(source, Path(data_dir), download=download))
+        arrays = _read_published(source, Path(data_dir), download=download)
         _check(source, arrays)
         constants = (source.mean_train, source.std_train, source.mean_test, source.std_test)
         augment = source.augment
@@ -126,6 +126,13 @@ def load_source(source: Source | FolderSource, data_dir: Path, *, download: bool
         task=source.task,
         roles=arrays.roles,
     )
+
+
+def _read_published(source: Source, data_dir: Path, *, download: bool) -> Arrays:
+    folder = find_extracted(source, data_dir)
+    if folder is None or source.extracted is None:
+        return source.read(source, read_files(source, data_dir, download=download))
+    return source.extracted.read(source, read_extracted(source, source.extracted, folder))
 
 
 def _read_folder(source: FolderSource, data_dir: Path) -> Arrays:
