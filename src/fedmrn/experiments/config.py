@@ -66,6 +66,11 @@ class TrainConfig:
     statistics: Most = 256
     # After which rounds their clients find the statistics of the new model, before it is evaluated.
     calibrate: Literal["never", "last", "every"] = "never"
+    test_every: Count = 1  # rounds from one evaluation to the next; the last round is always tested
+
+    def tests(self, round: int) -> bool:
+        """Whether the model after this round is evaluated."""
+        return round % self.test_every == 0 or round == self.rounds
 
 
 @dataclass(frozen=True, config=_STRICT)

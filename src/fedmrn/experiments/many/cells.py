@@ -38,14 +38,14 @@ class Event:
         cell: which.
         kind: it has started, finished a round, ended well, or ended otherwise.
         round: how many rounds are done.
-        accuracy, seconds: of the round, if it is one.
+        accuracy, seconds: of the round, if it is one; no accuracy where it was not tested.
         text: why it failed.
     """
 
     cell: Cell
     kind: Literal["start", "round", "done", "failed"]
     round: int = 0
-    accuracy: float = 0.0
+    accuracy: float | None = None
     seconds: float = 0.0
     text: str = ""
 

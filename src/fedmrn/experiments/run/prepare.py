@@ -72,6 +72,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         seed=experiment.seed,
         objective=objective,
         calibrate=train.calibrate,
+        test_every=train.test_every,
     )
     return Prepared(dataset, federation, model)
 

@@ -18,6 +18,7 @@ killed at any moment goes on to the files that it would have written undisturbed
 import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -27,7 +28,7 @@ import torch
 
 from fedmrn.data import holdings
 from fedmrn.errors import RunError
-from fedmrn.experiments.config import DataConfig, Experiment
+from fedmrn.experiments.config import DataConfig, Experiment, TrainConfig
 from fedmrn.experiments.run.checkpoint import restore, save_checkpoint, tidy
 from fedmrn.experiments.run.folder import check_folder, finished
 from fedmrn.experiments.run.layout_file import write_layout
@@ -157,6 +158,9 @@ def _go_on(
     ):
         # Now that all is ready: a run that is to be extended is a finished one until here.
         write_atomic(folder / "config.toml", tomli_w.dumps(experiment.as_dict()).encode())
+        if any(record != _as_of(record, train) for record in records):  # after the configuration that says so
+            records = [_as_of(record, train) for record in records]
+            write_atomic(folder / "rounds.jsonl", "".join(r.as_line() for r in records).encode())
         for result in results:
             record = to_record(result)
             try:
@@ -173,6 +177,11 @@ def _go_on(
             records.append(record)
             progress.round(record)
     return records
+
+
+def _as_of(record: Record, train: TrainConfig) -> Record:
+    """Return the record of a round as a run of these rounds has it: the last round of a shorter run was tested."""
+    return record if train.tests(record.round) else replace(record, accuracy=None, loss=None)
 
 
 def _draw(prepared: Prepared, data: DataConfig, path: Path) -> None:
