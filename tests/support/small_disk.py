@@ -98,7 +98,7 @@ def small_run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             rounds=asked[0],
             test_every=asked[1],
         )
-        labels = SimpleNamespace(labels=blobs(sum(SIZES), 1)[1].numpy)
+        labels = SimpleNamespace(labels=blobs(sum(SIZES), 1)[1].numpy, published=True)
         return Prepared(labels, setting, small_model())  # type: ignore[arg-type]
 
     monkeypatch.setattr(runner, "prepare", prepare)

@@ -245,5 +245,7 @@ def find_source(name: str) -> Source | FolderSource:
         ConfigError: if no data set has this name.
     """
     if name not in DATASETS:
-        raise ConfigError(f"data set {name!r} does not exist{nearest(name, DATASETS)}")
+        raise ConfigError(
+            f"data set {name!r} does not exist{nearest(name, DATASETS)} (one of your own is named by data.source)"
+        )
     return DATASETS[name]

@@ -1,6 +1,7 @@
 """A data set in memory, ready for training, and `load`, which gets one by name."""
 
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ class Dataset:
 
     Samples and targets are as in `Arrays`. Means and standard deviations are in units of the full pixel range, one for
     each channel or one for all, or none: then samples are used as they are. `augment` says whether the published
-    experiments crop and flip the training images.
+    experiments crop and flip the training images, `class_names` what labels are called, where that is known, and
+    `published` whether the files are those that its authors publish, checked as such.
     """
 
     name: str
@@ -39,6 +41,22 @@ class Dataset:
     augment: bool
     task: Task = "images"
     roles: tuple[NDArray[np.int64], ...] = ()
+    class_names: tuple[str, ...] = ()
+    published: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a sample."""
+        return tuple(self.train_x.shape[1:])
+
+    def digest(self) -> str:
+        """Return the SHA-256, in hexadecimal, of all samples, targets and roles, with their types and shapes."""
+        whole = sha256()
+        arrays = (self.train_x, self.train_y, self.test_x, self.test_y)
+        for array in (*(tensor.numpy() for tensor in arrays), *self.roles):
+            whole.update(f"{array.dtype.str} {array.shape}\n".encode())
+            whole.update(np.ascontiguousarray(array).data)
+        return whole.hexdigest()
 
     def normalised_train(self) -> Tensor:
         """Return all training images, float32: (pixel - mean_train) / std_train; a new tensor each call."""
@@ -125,6 +143,7 @@ def load_source(source: Source | FolderSource, data_dir: Path, *, download: bool
         augment=augment,
         task=source.task,
         roles=arrays.roles,
+        published=isinstance(source, Source),
     )
 
 

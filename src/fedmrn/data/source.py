@@ -13,14 +13,16 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Task = Literal["images", "text", "sentences", "segmentation"]
-"""What a model predicts: the class of an image, the next character of a text, a sentence's class, each pixel's."""
+Task = Literal["images", "text", "sentences", "segmentation", "samples"]
+"""What a model predicts: the class of an image, the next character of a text, a sentence's class, each pixel's; or the
+class of samples of any other shape."""
 SCORES: Mapping[Task, str] = MappingProxyType(
     {
         "images": "accuracy",
         "text": "next-character accuracy",
         "sentences": "accuracy",
         "segmentation": "mean IoU",
+        "samples": "accuracy",
     }
 )
 """What evaluation reports for each task, in words; its number is in [0, 1]."""

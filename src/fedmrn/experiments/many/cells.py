@@ -58,7 +58,7 @@ def check(experiments: Iterable[Experiment], data_dir: Path) -> None:
     """
     checked = []
     for experiment in experiments:
-        parts = (experiment.data, experiment.model, experiment.train.device)
+        parts = (experiment.data, experiment.model, experiment.train.device, experiment.folder)
         if parts not in checked:
             checked.append(parts)
             prepare(experiment, data_dir)

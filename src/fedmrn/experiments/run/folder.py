@@ -95,6 +95,7 @@ def _refuse_other(folder: Path, found: Experiment, asked: Experiment) -> NoRetur
             f"many there are: they are not the first of {asked.train.rounds}; --out FOLDER for a new run, or {kept} to "
             "keep the schedule and go on after its end"
         )
+    found = replace(found, folder=asked.folder)  # where it lay makes no difference
     raise RunError(
         f"{folder} holds another configuration: {difference(found.as_dict(), asked.as_dict())}; "
         "use the same, or --out FOLDER for a new run"

@@ -3,6 +3,7 @@
 config.toml        the resolved experiment
 rounds.jsonl       one JSON line a round (see `record`)
 layout.json        the model's tensors: names, shapes and groups in flat order
+data.json          which data, where no author publishes their digest (see `data_file`)
 checkpoint.bin     what the server keeps after the last whole round (see `checkpoint`)
 memory/            what clients keep from their last round, for methods whose clients do
 last-update.bin    one client's frame of the last round, for `fedmrn inspect`
@@ -30,6 +31,7 @@ from fedmrn.data import holdings
 from fedmrn.errors import RunError
 from fedmrn.experiments.config import DataConfig, Experiment, TrainConfig
 from fedmrn.experiments.run.checkpoint import restore, save_checkpoint, tidy
+from fedmrn.experiments.run.data_file import check_data, write_data
 from fedmrn.experiments.run.folder import check_folder, finished
 from fedmrn.experiments.run.layout_file import write_layout
 from fedmrn.experiments.run.prepare import Prepared, prepare
@@ -110,6 +112,7 @@ def _go_on(
     experiment: Experiment, folder: Path, prepared: Prepared, *, data_dir: Path, progress: Progress, start: Start
 ) -> list[Record]:
     """Run what is missing, in a folder that is this process's."""
+    digest = check_data(folder, prepared.dataset)
     records = read_records(folder)
     held = holdings(prepared.dataset.labels(), prepared.federation.parts)
     write_atomic(folder / "partition.json", json.dumps(held.tolist()).encode())
@@ -136,7 +139,7 @@ def _go_on(
     train = experiment.train
     setup = Setup(
         prepared=prepared,
-        make=partial(prepare, experiment, data_dir.resolve()),
+        make=partial(prepare, experiment, data_dir.resolve(), digest=digest),
         workers=train.workers,
         wait=progress.wait,
     )
@@ -157,6 +160,7 @@ def _go_on(
         ) as results,
     ):
         # Now that all is ready: a run that is to be extended is a finished one until here.
+        write_data(folder, prepared.dataset, digest)
         write_atomic(folder / "config.toml", tomli_w.dumps(experiment.as_dict()).encode())
         if any(record != _as_of(record, train) for record in records):  # after the configuration that says so
             records = [_as_of(record, train) for record in records]
