@@ -11,16 +11,18 @@ SIDE = 16
 COUNTS = {"train": 120, "test": 40}  # of each class
 
 
-def outline(name: str, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Return which pixels a shape of random size and place covers."""
-    y, x = np.ogrid[:SIDE, :SIDE]
-    size = rng.integers(3, 6)
+def draw(name: str, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Return a picture of a shape of random size, place and brightness, on noise."""
+    size, y, x = rng.integers(3, 6), *np.indices((SIDE, SIDE))
     down, right = abs(y - rng.integers(6, SIDE - 6)), abs(x - rng.integers(6, SIDE - 6))
-    if name == "circle":
-        return np.abs(np.hypot(down, right) - size) < 0.7
-    if name == "cross":
-        return (np.minimum(down, right) == 0) & (np.maximum(down, right) <= size)
-    return np.maximum(down, right) == size
+    outlines = {
+        "circle": abs(np.hypot(down, right) - size) < 0.7,
+        "cross": (np.minimum(down, right) == 0) & (np.maximum(down, right) <= size),
+        "square": np.maximum(down, right) == size,
+    }
+    pixels = rng.integers(0, 60, (SIDE, SIDE), np.uint8)
+    pixels[outlines[name]] = rng.integers(120, 255)
+    return pixels
 
 
 def main(folder: Path) -> None:
@@ -31,9 +33,7 @@ def main(folder: Path) -> None:
             place = folder / "shapes" / part / name
             place.mkdir(parents=True, exist_ok=True)
             for i in range(count):
-                pixels = rng.integers(0, 60, (SIDE, SIDE), np.uint8)
-                pixels[outline(name, rng)] = rng.integers(120, 255)
-                Image.fromarray(pixels).save(place / f"{i}.png")
+                Image.fromarray(draw(name, rng)).save(place / f"{i}.png")
 
 
 if __name__ == "__main__":

@@ -104,8 +104,7 @@ class MethodConfig:
 
 OWN_DATA = ("source", "image_size", "test_share", "split_seed")
 """The keys of `data` that only data of a person's own have."""
-TIMM = "timm:"
-"""What the name of a model of timm's starts with."""
+_TIMM = "timm:"  # what the name of a model of timm's starts with
 COMMON = tuple(name for name in fields_of(MethodConfig) if name != "specific")
 """The options that every method has."""
 
@@ -135,7 +134,7 @@ class Experiment:
     @property
     def code(self) -> list[str]:
         """What a run executes that is named by the setting: module:function and module:Class."""
-        return [name for name in (self.data.source, self.model.name) if ":" in name and not name.startswith(TIMM)]
+        return [name for name in (self.data.source, self.model.name) if ":" in name and not name.startswith(_TIMM)]
 
     def __post_init__(self) -> None:
         self.scheme()

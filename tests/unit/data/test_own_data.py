@@ -391,6 +391,14 @@ class TestNpz:
             with pytest.raises(DataError, match="not a sound"):
                 load(here, "a.npz")
 
+    def test_a_message_is_one_line(self, here: Path) -> None:
+        """What zipfile says of a name may have several: found by fuzzing."""
+        with zipfile.ZipFile(here / "a.npz", "w") as archive:
+            archive.writestr("a\nb.npy", b"")
+        with pytest.raises(DataError) as caught:
+            load(here, "a.npz")
+        assert str(caught.value).isprintable()
+
     def test_names_that_are_not_there(self, here: Path) -> None:
         save(here / "a.npz", images=np.zeros(3), labels=np.zeros(3))
         with pytest.raises(DataError, match="holds images, labels: give train_x"):

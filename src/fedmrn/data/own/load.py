@@ -22,7 +22,7 @@ from fedmrn.data.own.arrays import CONTRACT, checked, task_of
 from fedmrn.data.own.folder import read_folder
 from fedmrn.data.own.module import call, find_object, told
 from fedmrn.data.own.npz import read_npz
-from fedmrn.data.own.saved import is_saved, read_saved
+from fedmrn.data.own.saved import is_saved, read_hugging_face
 from fedmrn.data.source import Arrays
 from fedmrn.errors import DataError, UsageError
 from fedmrn.text import nearest, printable
@@ -66,7 +66,7 @@ def load_own(wanted: Wanted) -> Dataset:
     if path.is_file() and path.suffix == ".npz":
         arrays, where = read_npz(path, **options), str(path)
     elif path.is_dir():
-        read = read_saved if is_saved(path) else read_folder
+        read = read_hugging_face if is_saved(path) else read_folder
         try:
             (arrays, classes), where = read(path, side=wanted.image_size, **options), str(path)
         except OSError as error:

@@ -18,6 +18,7 @@ from fedmrn.data.own.split import split
 from fedmrn.data.source import Arrays
 from fedmrn.errors import DataError
 from fedmrn.files import open_file
+from fedmrn.text import printable
 
 MOST = 1 << 36
 """Bytes of the file, and of all its arrays, at most."""
@@ -43,7 +44,8 @@ def read_npz(path: Path, *, share: float, seed: int) -> Arrays:
     except MemoryError as error:
         raise DataError(f"{path} has more than there is memory for; give fewer samples") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path} is not a sound .npz file ({error}); write it anew by np.savez") from error
+        said = printable(" ".join(str(error).split())) or type(error).__name__
+        raise DataError(f"{path} is not a sound .npz file ({said}); write it anew by np.savez") from error
     if len(arrays) == 4:
         train_x, train_y, test_x, test_y = arrays
         return Arrays(train_x, train_y, test_x, test_y)
@@ -64,9 +66,10 @@ def _check(file: BinaryIO, path: Path) -> tuple[str, ...]:
         there = [name.removesuffix(".npy") for name in archive.namelist()]
         names = next((row for row in _NAMES if set(row) <= set(there)), None)
         if names is None:
+            listed = printable(", ".join(there[:10])) or "nothing"
             raise DataError(
-                f"{path} holds {', '.join(there[:10]) or 'nothing'}: give train_x, train_y, test_x and test_y, or x "
-                "and y, as np.savez(path, x=x, y=y) does"
+                f"{path} holds {listed}: give train_x, train_y, test_x and test_y, or x and y, as does "
+                "np.savez(path, x=x, y=y)"
             )
         total = 0
         for name in names:

@@ -97,4 +97,5 @@ def _square(image: Image.Image, side: int) -> Image.Image:
     """Return the middle square, scaled."""
     least = min(image.size)
     left, top = (image.width - least) // 2, (image.height - least) // 2
-    return image.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + least, top + least))
+    middle = image.crop((left, top, left + least, top + least))
+    return middle.resize((side, side), Image.Resampling.BILINEAR)

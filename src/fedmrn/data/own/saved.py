@@ -30,7 +30,7 @@ def is_saved(folder: Path) -> bool:
     return one or (folder / "dataset_dict.json").is_file()
 
 
-def read_saved(folder: Path, *, side: int, share: float, seed: int) -> tuple[Arrays, tuple[str, ...]]:
+def read_hugging_face(folder: Path, *, side: int, share: float, seed: int) -> tuple[Arrays, tuple[str, ...]]:
     """Return images and labels of such a folder, and the classes' names, if it has any; as `read_folder`.
 
     Raises:
