@@ -153,8 +153,7 @@ class Local(Net):
 
 def some_files(folder: Path) -> None:
     """Write a module, arrays and pictures, sound ones and others."""
-    (folder / "mine.toml").write_text('[data]\nsource = "code:sound"\nmin_size = 1\n[model]\nname = "code:Net"\n')
-    (folder / "code.py").write_text(MODULE)  # the name of a module of Python's own
+    (folder / "mine.toml").write_text("[data]\nmin_size = 1\n")
     (folder / "own_code.py").write_text(MODULE)
     np.savez(folder / "pickled.npz", x=np.array([{}] * 4, object), y=np.arange(4))
     write_pictures(folder / "pictures")
@@ -175,7 +174,6 @@ def test_a_mistake_leaves_nothing_in_the_way(cli: Cli, tmp_path: Path) -> None:
     ("values", "words"),
     [
         (["data.source=own_cod:sound"], ["no module own_cod", "did you mean 'own_code'?"]),
-        (["data.source=code:sound"], ["Python takes code to be", "rename the latter"]),
         (["data.source=own_code:soudn"], ["soudn does not exist in", "did you mean 'sound'?"]),
         (["data.source=own_code:raises"], ["own_code.py, line 15: FileNotFoundError: pets.csv"]),
         (["data.source=own_code:three"], ["returned 3 values", "(train_x, train_y, test_x, test_y)"]),

@@ -462,12 +462,13 @@ class TestFunction:
             ("loader_c:a:b", ["is not module:name"]),
             ("load-er:x", ["is not module:name"]),
             ("json:load", ["Python takes json to be", "rename the latter"]),
+            ("sys:path", ["Python takes sys to be a module of its own"]),
             ("loader_c:needs", ["needs path", "give them defaults", "data_dir"]),
             ("syntax_c:load", ["syntax_c.py, line 1: SyntaxError"]),
             ("imports_c:load", ["imports_c.py, line 1: ModuleNotFoundError: No module named 'nowhere'"]),
             ("ends_c:load", ["ends_c.py, line 1: SystemExit"]),
             ("xml.nowhere:load", ["no module xml.nowhere"]),
-            ("sys:load", ["load does not exist in sys"]),
+            ("time:load", ["load does not exist in time"]),
         ],
     )
     def test_names_that_lead_nowhere(self, here: Path, source: str, words: list[str]) -> None:
@@ -476,6 +477,7 @@ class TestFunction:
         (here / "imports_c.py").write_text("import nowhere\n")
         (here / "ends_c.py").write_text("raise SystemExit\n")
         (here / "json.py").write_text("")
+        (here / "sys.py").write_text("")
         with pytest.raises(ConfigError) as caught:
             load(here, source)
         for word in words:

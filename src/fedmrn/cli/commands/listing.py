@@ -37,7 +37,11 @@ def datasets_command(data_dir: DataDir = DATA) -> None:
         size = f"{s.download_bytes / 1e6:.0f} MB" if s.files else "-"
         state = "ships with a dependency" if not s.files else "here" if here else f"not in {data_dir}"
         rows.append((s.name, s.description, f"{s.train:,} + {s.test:,}", s.licence, size, state))
-    show_table(OUT, ("data set", "what it is", "train + test", "licence", "download", "state"), rows)
+    caption = (
+        "Your own: data.source names a folder of pictures, an .npz file or module:function; see docs/your-data.md."
+    )
+    header = ("data set", "what it is", "train + test", "licence", "download", "state")
+    show_table(OUT, header, rows, caption=caption)
 
 
 def presets_command() -> None:

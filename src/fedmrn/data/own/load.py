@@ -103,7 +103,7 @@ def _returned(wanted: Wanted) -> Arrays:
     what = f"data.source = {printable(wanted.source)!r}"
     function = find_object(wanted.source, wanted.folder, "data.source")
     try:
-        found = call(function, {"data_dir": wanted.data_dir}, what)
+        found = call(function, {"data_dir": wanted.data_dir.absolute()}, what)
     except UsageError:
         raise
     except (Exception, SystemExit) as error:

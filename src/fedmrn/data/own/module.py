@@ -112,9 +112,11 @@ def _check_place(top: str, folder: Path | None, what: str) -> None:
         found = find_spec(top)
     except ValueError:  # of a module without a specification
         found = None
-    if found is None or found.origin is None or not Path(found.origin).samefile(here):
-        other = "a module of Python's own" if found is None or not found.has_location else found.origin
-        raise ConfigError(f"{what}: Python takes {top} to be {other}, not {here}: rename the latter")
+    origin = Path(found.origin) if found is not None and found.has_location and found.origin else None
+    if origin is None or not origin.samefile(here):
+        raise ConfigError(
+            f"{what}: Python takes {top} to be {origin or 'a module of its own'}, not {here}: rename the latter"
+        )
 
 
 def _no_module(what: str, module: str, folder: Path | None) -> ConfigError:
