@@ -44,7 +44,8 @@ def main() -> None:
         view.write(result.shown)
         calibrate(model.train(), images.split(BATCH))
         fresh, _ = evaluate(model, federation.test_x, federation.test_y)
-        sys.stdout.write(f"round {result.round}: {result.accuracy:.4f}, with fresh statistics {fresh:.4f}\n")
+        tested = "not tested" if result.accuracy is None else f"{result.accuracy:.4f}"
+        sys.stdout.write(f"round {result.round}: {tested}, with fresh statistics {fresh:.4f}\n")
         sys.stdout.flush()
 
 

@@ -94,7 +94,7 @@ def run(name: str, attack: str, seed: int, rounds: int) -> list[float]:
         found = []
         with suppress(FrameError, EncodeError):  # an honest client's update is not finite, or beyond all limits
             for result in simulate(federation, prepared.model, state, transport=transport):
-                found.append(result.accuracy)
+                found += [] if result.accuracy is None else [result.accuracy]
         return found
 
 

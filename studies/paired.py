@@ -16,6 +16,7 @@ from statistics import fmean
 from intervals import interval
 
 from fedmrn.experiments.run.folder import read_experiment
+from fedmrn.experiments.run.record import accuracies as tested
 from fedmrn.experiments.run.record import read_records
 
 
@@ -24,7 +25,10 @@ def accuracies(folder: Path, first: int, last: int) -> list[float]:
     records = read_records(folder)
     if len(records) < last:
         raise SystemExit(f"{folder} has {len(records)} rounds, {last} are asked for")
-    return [100 * record.accuracy for record in records[first - 1 : last]]
+    found = [100 * accuracy for accuracy in tested(records[first - 1 : last])]
+    if len(found) != last - first + 1:
+        raise SystemExit(f"{folder} did not test every round from {first} to {last}: give a run with test_every = 1")
+    return found
 
 
 def over_seeds(differences: Sequence[float]) -> str:

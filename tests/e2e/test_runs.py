@@ -411,6 +411,22 @@ def test_a_round_that_leads_to_no_usable_model_is_told(cli: Cli) -> None:
     assert "not a finite number; the round is lost and the old model stays: lower the server's" in done.stderr
 
 
+def test_a_run_that_does_not_test_every_round(cli: Cli, tmp_path: Path) -> None:
+    """The last round is tested, and nothing else changes: not the bytes, not the model."""
+    for name, extra in (("some", ["train.test_every=2"]), ("all", [])):
+        done = cli("run", "digits", "--out", name, *changes("train.rounds=5", *extra))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("not tested") == (3 - 1 if extra else 0)
+    some, every = (timeless(tmp_path / name) for name in ("some", "all"))
+    assert [r["round"] for r in some if "accuracy" in r] == [2, 4, 5]
+    for mine, other in zip(some, every, strict=True):
+        assert mine.items() <= other.items()
+        assert other.keys() - mine.keys() <= {"accuracy", "loss"}
+    assert (tmp_path / "some/checkpoint.bin").read_bytes() == (tmp_path / "all/checkpoint.bin").read_bytes()
+    rows = [json.loads((tmp_path / name / "summary.json").read_text())[0] for name in ("some", "all")]
+    assert rows[0]["final"] == rows[1]["final"]
+
+
 def test_names_are_not_markup(cli: Cli, tmp_path: Path) -> None:
     done = cli("run", "digits", "--out", "x[/y] [red]", *changes("train.rounds=1"))
     assert done.returncode == 0, done.stderr

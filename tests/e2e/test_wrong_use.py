@@ -86,6 +86,7 @@ from fedmrn.wire.messages import encode_update
         (["inspect", "/dev/zero"], ["not a regular file"]),
         (["calibrate", "nowhere"], ["nowhere", "holds no run"]),
         (["run", "digits", "--set", "train.calibrate=always"], ["train.calibrate", "'never', 'last' or 'every'"]),
+        (["run", "digits", "--set", "train.test_every=0"], ["train.test_every", "greater than or equal to 1"]),
         (["run", "digits", "--set", "train.statistics=-1"], ["train.statistics"]),
     ],
     ids=lambda v: " ".join(v[1:])[:60] if isinstance(v, list) and len(v) > 1 else None,

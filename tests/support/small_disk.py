@@ -85,22 +85,28 @@ def small_run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return what runs the small federation in a folder, or goes on with it there, as the command line does."""
 
     experiment = load_setting("digits", CHANGES).experiment(METHOD, 1)
-    asked = [3]
+    asked = [3, 1]
 
     def prepare(*_: object) -> Prepared:
         # One of this seed's clients takes part in rounds 1 and 2 and not again, another in 2 and 3.
         setting = federation(
-            METHOD, scheme=experiment.scheme(), clients_per_round=2, local_epochs=1, seed=3, rounds=asked[0]
+            METHOD,
+            scheme=experiment.scheme(),
+            clients_per_round=2,
+            local_epochs=1,
+            seed=3,
+            rounds=asked[0],
+            test_every=asked[1],
         )
-        labels = SimpleNamespace(labels=blobs(sum(SIZES), 1)[1].numpy)
+        labels = SimpleNamespace(labels=blobs(sum(SIZES), 1)[1].numpy, published=True)
         return Prepared(labels, setting, small_model())  # type: ignore[arg-type]
 
     monkeypatch.setattr(runner, "prepare", prepare)
     monkeypatch.setattr(plots, "plot_partition", lambda _labels, _parts, path, _title: write_atomic(path, b"picture"))
 
-    def run(folder: Path, rounds: int = 3) -> None:
-        asked[0] = rounds
-        longer = replace(experiment, train=replace(experiment.train, rounds=rounds))
+    def run(folder: Path, rounds: int = 3, test_every: int = 1) -> None:
+        asked[:] = rounds, test_every
+        longer = replace(experiment, train=replace(experiment.train, rounds=rounds, test_every=test_every))
         runner.run(longer, folder, data_dir=folder, resume=True, progress=Silent())
 
     return run

@@ -102,6 +102,7 @@ PUBLIC = {
         "plot_partition",
         "subset",
     ],
+    "fedmrn.data.own": ["Wanted", "call", "find_object", "load_own", "told"],
     "fedmrn.experiments": [],
     "fedmrn.experiments.many": [],
     "fedmrn.experiments.run": [],

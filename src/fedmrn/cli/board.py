@@ -15,7 +15,7 @@ from rich.text import Text
 from fedmrn.cli.say import say
 from fedmrn.experiments.many.cells import Event
 from fedmrn.experiments.many.sweep import Cell, Sweep
-from fedmrn.experiments.run.record import read_records
+from fedmrn.experiments.run.record import accuracies, read_records
 
 
 class Board:
@@ -33,7 +33,7 @@ class Board:
         records_of = {cell.folder: read_records(folder / cell.folder) for cell in sweep.cells}
         self._rounds = {path: len(records) for path, records in records_of.items()}
         self._seconds = {path: [r.seconds for r in records] for path, records in records_of.items()}
-        self._accuracy = {path: r[-1].accuracy for path, r in records_of.items() if r}
+        self._accuracy = {path: found[-1] for path, r in records_of.items() if (found := accuracies(r))}
         self._running: dict[Path, Cell] = {}
         self._done = {c.folder for c in sweep.cells if self._rounds[c.folder] >= c.experiment.train.rounds}
         self._failed: set[Path] = set()
@@ -59,7 +59,9 @@ class Board:
         if event.kind == "start":
             self._rounds[path] = event.round
         elif event.kind == "round":
-            self._rounds[path], self._accuracy[path] = event.round, event.accuracy
+            self._rounds[path] = event.round
+            if event.accuracy is not None:
+                self._accuracy[path] = event.accuracy
             self._seconds[path].append(event.seconds)
         else:
             del self._running[path]

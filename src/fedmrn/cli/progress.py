@@ -93,7 +93,8 @@ class Bars:
     def round(self, record: Record) -> None:
         """Show a round that is done."""
         up, down = (f"{record.total(way) / 1e6:.2f} MB" for way in WAYS)
-        text = f"accuracy {record.accuracy:.2%}, {up} up, {down} down"
+        tested = "not tested" if record.accuracy is None else f"accuracy {record.accuracy:.2%}"
+        text = f"{tested}, {up} up, {down} down"
         if self._task is not None:
             self._bars.update(self._task, description=self._escape(f"{self._label}: {text}"))
         if not self._console.is_terminal:

@@ -26,8 +26,8 @@ class _Output(Console):
             say(ERR, "nobody reads the output any more: the command goes on to its end without it")
 
 
-OUT = _Output()
-ERR = _Output(stderr=True)
+OUT = _Output(emoji=False)  # a function that a setting names may be bad:ok:
+ERR = _Output(emoji=False, stderr=True)
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:

@@ -4,6 +4,8 @@ Means and standard deviations are those of the published experiments of FedMRN, 
 compared: ImageNet's for CIFAR-10, and for Fashion-MNIST and SVHN other constants for the test images than for
 the training images. SVHN's are far apart (0.1995 and 0.2244); that mismatch is in the published code and is
 kept. MNIST and digits are not in those experiments and use the statistics of their training images for both.
+
+MD5s are those that the authors or torchvision publish; `places` are the folders of torchvision and Keras.
 """
 
 from collections.abc import Mapping
@@ -16,7 +18,7 @@ from fedmrn.data.cifar import CifarReader
 from fedmrn.data.digits import read_digits
 from fedmrn.data.idx import read_idx
 from fedmrn.data.shakespeare import CHARACTERS, FILE, LENGTH, find_shakespeare, read_shakespeare
-from fedmrn.data.source import FolderSource, RemoteFile, Source
+from fedmrn.data.source import Extracted, FolderSource, RemoteFile, Source
 from fedmrn.data.svhn import read_svhn
 from fedmrn.data.voc import CLASSES, SIZE, find_voc, read_voc
 from fedmrn.errors import ConfigError
@@ -30,6 +32,15 @@ _SVHN = "http://ufldl.stanford.edu/housenumbers/"
 
 _CIFAR100_MEAN, _CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+_CIFAR10 = CifarReader(
+    folder="cifar-10-batches-py",
+    train=tuple(f"data_batch_{i}" for i in range(1, 6)),
+    test=("test_batch",),
+    label_key=b"labels",
+)
+_CIFAR100 = CifarReader(folder="cifar-100-python", train=("train",), test=("test",), label_key=b"fine_labels")
 
 
 def _file(base: str, name: str, md5: str, size: int) -> RemoteFile:
@@ -75,6 +86,7 @@ _ROWS = (
         std_test=(0.3524,),
         augment=False,
         read=read_idx,
+        places=("FashionMNIST/raw",),
     ),
     Source(
         name="mnist",
@@ -97,6 +109,7 @@ _ROWS = (
         std_test=(0.3081,),
         augment=False,
         read=read_idx,
+        places=("MNIST/raw",),
     ),
     Source(
         name="cifar10",
@@ -113,10 +126,20 @@ _ROWS = (
         mean_test=_IMAGENET_MEAN,
         std_test=_IMAGENET_STD,
         augment=True,
-        read=CifarReader(
-            train=tuple(f"cifar-10-batches-py/data_batch_{i}" for i in range(1, 6)),
-            test=("cifar-10-batches-py/test_batch",),
-            label_key=b"labels",
+        read=_CIFAR10,
+        places=("CIFAR10", f"{_CIFAR10.folder}-target"),
+        extracted=Extracted(
+            _CIFAR10.folder,
+            (
+                ("data_batch_1", "c99cafc152244af753f735de768cd75f"),
+                ("data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec"),
+                ("data_batch_3", "54ebc095f3ab1f0389bbae665268c751"),
+                ("data_batch_4", "634d18415352ddfa80567beed471001a"),
+                ("data_batch_5", "482c414d41f54cd18b22e5b47cb7c3cb"),
+                ("test_batch", "40351d587109b95175f43aff81a1287e"),
+            ),
+            most=1 << 25,
+            read=_CIFAR10.unpacked,
         ),
     ),
     Source(
@@ -134,7 +157,17 @@ _ROWS = (
         mean_test=_CIFAR100_MEAN,
         std_test=_CIFAR100_STD,
         augment=True,
-        read=CifarReader(train=("cifar-100-python/train",), test=("cifar-100-python/test",), label_key=b"fine_labels"),
+        read=_CIFAR100,
+        places=("CIFAR100", f"{_CIFAR100.folder}-target"),
+        extracted=Extracted(
+            _CIFAR100.folder,
+            (
+                ("train", "16019d7e3df5f24257cddd939b257f8d"),
+                ("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),
+            ),
+            most=1 << 28,
+            read=_CIFAR100.unpacked,
+        ),
     ),
     Source(
         name="svhn",
@@ -155,6 +188,7 @@ _ROWS = (
         std_test=(0.2244,),
         augment=False,
         read=read_svhn,
+        places=("SVHN",),
     ),
     FolderSource(
         name="shakespeare",
@@ -211,5 +245,7 @@ def find_source(name: str) -> Source | FolderSource:
         ConfigError: if no data set has this name.
     """
     if name not in DATASETS:
-        raise ConfigError(f"data set {name!r} does not exist{nearest(name, DATASETS)}")
+        raise ConfigError(
+            f"data set {name!r} does not exist{nearest(name, DATASETS)} (one of your own is named by data.source)"
+        )
     return DATASETS[name]

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in their "python version": pickled batches in a tar archive in gzip.
+"""CIFAR-10 and CIFAR-100 in their "python version": pickled batches in a tar archive in gzip, or in its folder.
 
 Nothing is written to disk. The archive is read once from front to back; only members whose exact names are
 wanted are read, and both their sizes and the inflated size of the whole archive are bounded.
@@ -75,8 +75,15 @@ def read_members(blob: bytes, names: Sequence[str], limit: int, where: str) -> d
 
 @dataclass(frozen=True, slots=True)
 class CifarReader:
-    """Reads one CIFAR archive: the names of its batches and the key of its labels."""
+    """Reads one CIFAR archive, or its unpacked folder.
 
+    Attributes:
+        folder: the archive's only folder.
+        train, test: the names of the batches in it.
+        label_key: of their labels.
+    """
+
+    folder: str
     train: tuple[str, ...]
     test: tuple[str, ...]
     label_key: bytes
@@ -88,15 +95,30 @@ class CifarReader:
             DataError: if the archive or a batch is not what it should be.
         """
         (blob,), (file,) = blobs, source.files
-        where = f"{source.name}: {file.name}"
+        rows = self._rows(source)
+        limit = max(rows.values()) * (math.prod(source.shape) + _EXTRA_PER_IMAGE) + _EXTRA
+        names = {name: f"{self.folder}/{name}" for name in rows}
+        members = read_members(blob, tuple(names.values()), limit, f"{source.name}: {file.name}")
+        return self._arrays(source, {name: members.pop(member) for name, member in names.items()}, file.name)
+
+    def unpacked(self, source: Source, blobs: Sequence[bytes]) -> Arrays:
+        """Return the arrays of `source` from its batches: those for training, then those for testing.
+
+        Raises:
+            DataError: if a batch is not what it should be.
+        """
+        return self._arrays(source, dict(zip((*self.train, *self.test), blobs, strict=True)), self.folder)
+
+    def _rows(self, source: Source) -> dict[str, int]:
+        """Return how many images each batch holds."""
+        parts = (self.train, source.train), (self.test, source.test)
+        return {name: count // len(names) for names, count in parts for name in names}
+
+    def _arrays(self, source: Source, blobs: dict[str, bytes], where: str) -> Arrays:
         pixels = math.prod(source.shape)
-        rows = {name: source.train // len(self.train) for name in self.train}
-        rows |= {name: source.test // len(self.test) for name in self.test}
-        limit = max(rows.values()) * (pixels + _EXTRA_PER_IMAGE) + _EXTRA
-        members = read_members(blob, tuple(rows), limit, where)
         batches = {
-            name: read_batch(members.pop(name), (count, pixels), self.label_key, f"{where}: {name}")
-            for name, count in rows.items()
+            name: read_batch(blobs.pop(name), (count, pixels), self.label_key, f"{source.name}: {where}: {name}")
+            for name, count in self._rows(source).items()
         }
         train_x, test_x = (
             np.concatenate([batches[name][0] for name in names]).reshape(-1, *source.shape)

@@ -1,6 +1,7 @@
 """A data set in memory, ready for training, and `load`, which gets one by name."""
 
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmrn.data.catalogue import find_source
-from fedmrn.data.files import read_files
+from fedmrn.data.files import find_extracted, read_extracted, read_files
 from fedmrn.data.roles import subset
 from fedmrn.data.source import Arrays, FolderSource, Source, Task
 from fedmrn.errors import DataError
@@ -23,7 +24,8 @@ class Dataset:
 
     Samples and targets are as in `Arrays`. Means and standard deviations are in units of the full pixel range, one for
     each channel or one for all, or none: then samples are used as they are. `augment` says whether the published
-    experiments crop and flip the training images.
+    experiments crop and flip the training images, `class_names` what labels are called, where that is known, and
+    `published` whether the files are those that its authors publish, checked as such.
     """
 
     name: str
@@ -39,6 +41,22 @@ class Dataset:
     augment: bool
     task: Task = "images"
     roles: tuple[NDArray[np.int64], ...] = ()
+    class_names: tuple[str, ...] = ()
+    published: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a sample."""
+        return tuple(self.train_x.shape[1:])
+
+    def digest(self) -> str:
+        """Return the SHA-256, in hexadecimal, of all samples, targets and roles, with their types and shapes."""
+        whole = sha256()
+        arrays = (self.train_x, self.train_y, self.test_x, self.test_y)
+        for array in (*(tensor.numpy() for tensor in arrays), *self.roles):
+            whole.update(f"{array.dtype.str} {array.shape}\n".encode())
+            whole.update(np.ascontiguousarray(array).data)
+        return whole.hexdigest()
 
     def normalised_train(self) -> Tensor:
         """Return all training images, float32: (pixel - mean_train) / std_train; a new tensor each call."""
@@ -109,7 +127,7 @@ def load_source(source: Source | FolderSource, data_dir: Path, *, download: bool
     if isinstance(source, FolderSource):
         arrays, constants, augment = _read_folder(source, Path(data_dir)), 2 * (source.mean, source.std), False
     else:
-        arrays = source.read(source, read_files(source, Path(data_dir), download=download))
+        arrays = _read_published(source, Path(data_dir), download=download)
         _check(source, arrays)
         constants = (source.mean_train, source.std_train, source.mean_test, source.std_test)
         augment = source.augment
@@ -125,7 +143,15 @@ def load_source(source: Source | FolderSource, data_dir: Path, *, download: bool
         augment=augment,
         task=source.task,
         roles=arrays.roles,
+        published=isinstance(source, Source),
     )
+
+
+def _read_published(source: Source, data_dir: Path, *, download: bool) -> Arrays:
+    folder = find_extracted(source, data_dir)
+    if folder is None or source.extracted is None:
+        return source.read(source, read_files(source, data_dir, download=download))
+    return source.extracted.read(source, read_extracted(source, source.extracted, folder))
 
 
 def _read_folder(source: FolderSource, data_dir: Path) -> Arrays:

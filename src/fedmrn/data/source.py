@@ -13,14 +13,16 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Task = Literal["images", "text", "sentences", "segmentation"]
-"""What a model predicts: the class of an image, the next character of a text, a sentence's class, each pixel's."""
+Task = Literal["images", "text", "sentences", "segmentation", "samples"]
+"""What a model predicts: the class of an image, the next character of a text, a sentence's class, each pixel's; or the
+class of samples of any other shape."""
 SCORES: Mapping[Task, str] = MappingProxyType(
     {
         "images": "accuracy",
         "text": "next-character accuracy",
         "sentences": "accuracy",
         "segmentation": "mean IoU",
+        "samples": "accuracy",
     }
 )
 """What evaluation reports for each task, in words; its number is in [0, 1]."""
@@ -53,12 +55,30 @@ class RemoteFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Extracted:
+    """The files of an unpacked archive, and what reads them where the archive is gone.
+
+    Attributes:
+        folder: the folder's name in the archive.
+        files: name and published MD5 (in hexadecimal) of each file that is read, in the reader's order.
+        most: bytes of one of them, at most.
+        read: as that of a `Source`, given the bytes of these files.
+    """
+
+    folder: str
+    files: tuple[tuple[str, str], ...]
+    most: int
+    read: "Reader"
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """A data set of published files: where it comes from, what it must hold, and how its images are normalised.
 
     `shape` is (channels, height, width); `train` and `test` count images. Means and standard deviations are
     in units of the full pixel range (0 to 1), one value for each channel or one for all. `read` gets this
-    record and the bytes of `files` in their order.
+    record and the bytes of `files` in their order. `places` are folders of a data folder in which other libraries
+    leave the files, and `extracted` is what may lie there in place of them.
     """
 
     name: str
@@ -76,6 +96,8 @@ class Source:
     std_test: tuple[float, ...]
     augment: bool
     read: "Reader"
+    places: tuple[str, ...] = ()
+    extracted: Extracted | None = None
     task: ClassVar[Task] = "images"
 
     @property

@@ -1,7 +1,7 @@
 """An experiment: one method, one seed, one setting, as frozen dataclasses; a run folder keeps it as `config.toml`."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, field, replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, PlainValidator, StrictBool, StrictFloat, StrictInt, StrictStr
@@ -27,9 +27,10 @@ Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
 
 @dataclass(frozen=True, config=_STRICT)
 class DataConfig:
-    """The data set and who holds what of it."""
+    """The data set and who holds what of it; with a `source` it is a person's own, and the name is for people."""
 
     name: str = "digits"
+    source: str = ""  # of one's own: what names it (`fedmrn.data.own`)
     partition: Annotated[str, PlainValidator(word_of(PARTITIONS))] = "iid"
     clients: Count = 10
     alpha: Positive = 0.3
@@ -37,11 +38,16 @@ class DataConfig:
     share: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.3
     max_samples: Most = 0  # of a client, drawn by the seed; 0: all
     max_test: Most = 0  # test samples, the same for every seed; 0: all
+    # Of one's own: the side that pictures are scaled to (0: they have one size); and of data that come in one piece
+    # the share for testing, and the seed of its draw, which is not the run's.
+    image_size: Annotated[int, Field(ge=0, le=4096, strict=True)] = 0
+    test_share: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.2
+    split_seed: Annotated[int, Field(ge=0, lt=1 << 63, strict=True)] = 0
 
 
 @dataclass(frozen=True, config=_STRICT)
 class ModelConfig:
-    """The model; init_std 0 means the framework's default initial weights."""
+    """The model: one of ours, module:Class or timm:NAME; init_std 0 means the model's own initial weights."""
 
     name: str = "cnn-digits"
     init_std: NotNegative = 0.0
@@ -66,6 +72,11 @@ class TrainConfig:
     statistics: Most = 256
     # After which rounds their clients find the statistics of the new model, before it is evaluated.
     calibrate: Literal["never", "last", "every"] = "never"
+    test_every: Count = 1  # rounds from one evaluation to the next; the last round is always tested
+
+    def tests(self, round: int) -> bool:
+        """Whether the model after this round is evaluated."""
+        return round % self.test_every == 0 or round == self.rounds
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -94,13 +105,20 @@ class MethodConfig:
         return SERVER[self.server](*(getattr(self, key) for key in server_options(self.server)))
 
 
+OWN_DATA = ("source", "image_size", "test_share", "split_seed")
+"""The keys of `data` that only data of a person's own have."""
+_TIMM = "timm:"  # what the name of a model of timm's starts with
 COMMON = tuple(name for name in fields_of(MethodConfig) if name != "specific")
 """The options that every method has."""
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Experiment:
-    """One method, one seed, one setting: what a run folder holds the results of."""
+    """One method, one seed, one setting: what a run folder holds the results of.
+
+    `folder` is that of the setting's file, beside which data and code of a person's own are; empty without such. A run
+    that has been moved with them is the same run.
+    """
 
     preset: str
     method: str
@@ -109,6 +127,17 @@ class Experiment:
     model: ModelConfig
     train: TrainConfig
     options: MethodConfig
+    folder: str = field(default="", compare=False)
+
+    @property
+    def own(self) -> bool:
+        """Whether data or model are a person's own."""
+        return bool(self.data.source) or ":" in self.model.name
+
+    @property
+    def code(self) -> list[str]:
+        """What a run executes that is named by the setting: module:function and module:Class."""
+        return [name for name in (self.data.source, self.model.name) if ":" in name and not name.startswith(_TIMM)]
 
     def __post_init__(self) -> None:
         self.scheme()

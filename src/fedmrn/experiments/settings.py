@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from fedmrn.data import DATASETS
 from fedmrn.errors import ConfigError
 from fedmrn.experiments.config import COMMON, DataConfig, Experiment, MethodConfig, ModelConfig, TrainConfig
 from fedmrn.experiments.parsing import fields_of, parse_toml, parse_value, validate
@@ -45,6 +46,7 @@ class Setting:
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     method: dict[str, Any] = Field(default_factory=dict)
+    folder: str = ""  # that things of one's own are beside; not of the file
 
     def experiment(self, name: str, seed: int) -> Experiment:
         """Return the experiment of one method.
@@ -69,6 +71,8 @@ class Setting:
         if "server_lr" not in values:
             options = replace(options, server_lr=SERVER_LR[options.server])
         parts = {"data": self.data, "model": self.model, "train": self.train, "options": options}
+        own = self.data.source or ":" in self.model.name
+        parts["folder"] = self.folder if own else ""
         return validate(Experiment, {"preset": self.name, "method": name, "seed": seed, **parts}, self.name)
 
 
@@ -95,7 +99,9 @@ def presets() -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def load_setting(source: str, changes: Iterable[str] = (), flag: str = "--set") -> Setting:
+def load_setting(
+    source: str, changes: Iterable[str] = (), flag: str = "--set", *, folder: Path | None = None
+) -> Setting:
     """Read a preset by name, or a TOML file by path, and apply `key=value` changes.
 
     Args:
@@ -103,13 +109,16 @@ def load_setting(source: str, changes: Iterable[str] = (), flag: str = "--set") 
         changes: such as "train.rounds=5", "data.partition=dirichlet", "method.fedmrn.lr=0.05" or, for all methods,
             "method.lr=0.05". Values are TOML; a bare word is a string.
         flag: where the changes come from, for messages.
+        folder: that data and code of one's own are beside, where the source is a preset; by default the current one.
 
     Raises:
         ConfigError: says which key or value is wrong and what would be right.
     """
+    beside = folder or Path()
     known, shown = presets(), printable(source, 500)
     if source.endswith(".toml"):
         path = Path(source)
+        beside = path.parent
         data = read_file(path, MOST_OF_A_SETTING, "; give a TOML file", error=ConfigError, links=True)
         if data is None:
             raise ConfigError(f"there is no configuration file {shown}")
@@ -129,7 +138,30 @@ def load_setting(source: str, changes: Iterable[str] = (), flag: str = "--set") 
         _apply(values, change, flag)
     if isinstance(values.get("method"), dict):
         _check_options(values["method"], name)
-    return validate(Setting, {"name": name, **values}, name)
+    if isinstance(values.get("data"), dict):
+        values["data"] = _with_source(values["data"], name)
+    if "folder" in values:
+        raise ConfigError(f"{name}: unknown key folder; data.source and modules are looked for beside this file")
+    setting = validate(Setting, {"name": name, **values}, name)
+    return replace(setting, folder=str(beside.absolute()))
+
+
+def _with_source(data: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the table of the data with a name: that of a known data set, or one for data of a person's own.
+
+    Raises:
+        ConfigError: these have the name of a known data set.
+    """
+    source, name = data.get("source"), data.get("name")
+    if not isinstance(source, str) or not source:
+        return data
+    if source in DATASETS:
+        if name not in (None, source):
+            raise ConfigError(f"{where}: data.source is {source!r}, a data set that is known, so leave data.name out")
+        return {**{k: v for k, v in data.items() if k != "source"}, "name": source}
+    if name in DATASETS:
+        raise ConfigError(f"{where}: data.name = {name!r} is another data set than data.source: leave it out")
+    return data if name else {**data, "name": source if ":" in source else Path(source).name or source}
 
 
 def check_used(changes: Iterable[str], names: Sequence[str], flag: str = "--set") -> None:
@@ -189,6 +221,8 @@ def _apply(values: dict[str, Any], change: str, flag: str) -> None:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise ConfigError(f"{flag} {change!r}: {part} is a value, not a section")
+    if path == ["data", "source"] or (path == ["data", "name"] and value in DATASETS):
+        table.pop("name" if path[-1] == "source" else "source", None)
     if path[:-1] == ["method"]:  # for all methods: what the preset says for single ones gives way
         for single in table.values():
             if isinstance(single, dict):

@@ -21,13 +21,13 @@ class Calibrated:
     """What the calibration of a round's model was: the model before it, and its bytes.
 
     Attributes:
-        accuracy, loss: of the model before.
+        accuracy, loss: of the model before; None where the round is not tested.
         clients: who was asked.
         up, down: bytes by part of all clients' frames.
     """
 
-    accuracy: float
-    loss: float
+    accuracy: float | None
+    loss: float | None
     clients: list[int]
     up: Account = field(repr=False)
     down: Account = field(repr=False)

@@ -45,9 +45,11 @@ class Federation:
         objective: the loss and the score of evaluation; `training.loss` is what clients minimise.
         calibrate: after which rounds the clients find the statistics of the new model, with which it is evaluated:
             "never", "last" or "every".
+        test_every: the model is evaluated after rounds that are multiples of this, and after the last.
 
     Raises:
-        ConfigError: clients_per_round is below 1 or above the number of clients, or `calibrate` is none of these.
+        ConfigError: clients_per_round is below 1 or above the number of clients, `test_every` is below 1, or
+            `calibrate` is none of these.
     """
 
     scheme: Scheme
@@ -64,10 +66,13 @@ class Federation:
     choose: Choose = default_choice
     objective: Objective = CLASSES
     calibrate: str = CALIBRATE[0]
+    test_every: int = 1
 
     def __post_init__(self) -> None:
         if self.calibrate not in CALIBRATE:
             raise ConfigError(f"calibrate {self.calibrate!r} does not exist{nearest(self.calibrate, CALIBRATE)}")
+        if self.test_every < 1:
+            raise ConfigError(f"test_every is a number of rounds, at least 1; got {self.test_every}")
         if not 1 <= self.clients_per_round <= len(self.parts):
             raise ConfigError(
                 f"clients_per_round is {self.clients_per_round}, but there are {len(self.parts)} clients: "
@@ -89,6 +94,10 @@ class Federation:
     def calibrates(self, round: int) -> bool:
         """Return whether the model after this round is calibrated."""
         return self.calibrate == "every" or (self.calibrate == "last" and round == self.rounds)
+
+    def tests(self, round: int) -> bool:
+        """Return whether the model after this round is evaluated."""
+        return round % self.test_every == 0 or round == self.rounds
 
     def samples(self, client: int) -> Samples:
         """Return a client's inputs and targets."""

@@ -35,7 +35,8 @@ class RoundResult:
 
     Attributes:
         round: its number, from 1.
-        accuracy, loss: of the new global model on the test samples; what the accuracy is, the objective says.
+        accuracy, loss: of the new global model on the test samples, None where the round is not tested
+            (`Federation.tests`); what the accuracy is, the objective says.
         train_loss: mean over clients of their last local epoch.
         exchanges: the bytes of each client's frames, in the order of `clients`.
         bits_per_parameter: 8 * bytes of all update frames / (clients * trainable parameters).
@@ -52,8 +53,8 @@ class RoundResult:
     """
 
     round: int
-    accuracy: float
-    loss: float
+    accuracy: float | None
+    loss: float | None
     train_loss: float
     exchanges: list[Exchange] = field(repr=False)
     bits_per_parameter: float
@@ -186,7 +187,7 @@ def _result(
     started: float,
     calibrated: Calibrated | None,
 ) -> RoundResult:
-    """Evaluate the new model, and return the round's result.
+    """Evaluate the new model, where the round is tested, and return the round's result.
 
     `started` is when the round did, by `time.perf_counter`.
     """
@@ -226,8 +227,10 @@ def _calibrated(
     return Calibrated(accuracy=accuracy, loss=loss, clients=list(stage.asked), up=stage.received, down=stage.sent)
 
 
-def _evaluated(federation: Federation, model: nn.Module, server: Server) -> tuple[float, float]:
-    """Return accuracy and loss of the models that the server's state stands for: their mean."""
+def _evaluated(federation: Federation, model: nn.Module, server: Server) -> tuple[float, float] | tuple[None, None]:
+    """Return accuracy and loss of the models that the server's state stands for: their mean; None where not tested."""
+    if not federation.tests(server.round):
+        return None, None
     view = ModelLayout.of(model, federation.choose)
     quick = federation.training.channels_last and view.device.type == "cpu"
     test = partial(evaluate, layout=channels_last) if quick else evaluate

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -12,6 +13,7 @@ from fedmrn.data import Task
 from fedmrn.errors import ConfigError
 from fedmrn.models.bilateral import STRIDE, BilateralNetwork
 from fedmrn.models.lstm import CharacterLSTM
+from fedmrn.models.own import check_alike, own_model, timm_model
 from fedmrn.numerics.rng import derive_key
 from fedmrn.text import nearest
 
@@ -27,10 +29,10 @@ CNNS: Mapping[str, tuple[tuple[int, ...], ...]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """What a model predicts, what builds it from the shape of a sample and the number of classes, and whether its first
-    weights are trained already."""
+    """What a model predicts (None: whatever it is given), what builds it from the shape of a sample and the number of
+    classes, and whether its first weights are trained already."""
 
-    task: Task
+    task: Task | None
     build: Callable[[tuple[int, ...], int], nn.Module]
     pretrained: bool = False
 
@@ -43,47 +45,70 @@ def build_model(
     seed: int,
     init_std: float | None = None,
     task: Task = "images",
+    folder: Path | None = None,
 ) -> nn.Module:
     """Return a freshly initialised model.
 
     Args:
-        name: a key of `MODELS`.
+        name: a key of `MODELS`, module:Class for one's own, or timm:NAME.
         shape: of a sample: (channels, height, width), or (length,) of a text.
         classes: outputs.
         seed: of the run; the same seed gives the same weights.
         init_std: standard deviation of normal weights (the published code: 0.01); None for the framework's default.
         task: what is to be predicted.
+        folder: of the setting's file, beside which the module of one's own may be.
 
     Raises:
         ConfigError: the model does not exist, is for another task, or the image is too small for it; it is pretrained
-            and `init_std` is set, or what it needs is not installed.
+            and `init_std` is set, or what it needs is not installed; it is one's own, and cannot be made, or is not the
+            same each time.
+        UnsupportedModelError: it is one's own, and cannot be trained.
     """
-    if name not in MODELS:
-        raise ConfigError(f"model {name!r} does not exist{nearest(name, MODELS)}")
-    if MODELS[name].task != task:
-        fit = ", ".join(n for n, row in MODELS.items() if row.task == task)
-        raise ConfigError(f"model {name} is for {MODELS[name].task}, the data set is {task}: choose one of {fit}")
-    if init_std is not None and MODELS[name].pretrained:
+    row = _blueprint(name, folder)
+    if row.task not in (task, None):
+        fit = [n for n, other in MODELS.items() if other.task == task]
+        cure = f"choose one of {', '.join(fit)}" if fit else "give one of your own, module:Class"
+        what = task if fit else f"{task} of shape {shape}"
+        raise ConfigError(f"model {name} is for {row.task}, the data set is {what}: {cure}")
+    if init_std is not None and row.pretrained:
         raise ConfigError(f"model {name} is pretrained: model.init_std would overwrite its weights; leave it out")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_key(seed, "model") >> 1)
-        model = MODELS[name].build(shape, classes)
-        if init_std is not None:
-            for module in model.modules():
-                if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding | nn.LSTM):
-                    for weight in module.parameters():
-                        nn.init.normal_(weight, 0.0, init_std)
+
+    def built() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_key(seed, "model") >> 1)
+            model = row.build(shape, classes)
+            if init_std is not None:
+                for module in model.modules():
+                    if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding | nn.LSTM):
+                        for weight in module.parameters():
+                            nn.init.normal_(weight, 0.0, init_std)
+        return model
+
+    model = built()
+    if row.task is None:
+        check_alike(model, built(), name)
     return model
+
+
+def _blueprint(name: str, folder: Path | None) -> Blueprint:
+    if name in MODELS:
+        return MODELS[name]
+    if name.startswith("timm:"):
+        return Blueprint(None, timm_model(name.removeprefix("timm:")))
+    if ":" in name:
+        return Blueprint(None, own_model(name, folder))
+    raise ConfigError(f"model {name!r} does not exist{nearest(name, MODELS)} (one of your own is module:Class)")
 
 
 def _cnn(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
     """3x3 convolutions without bias, each with batch norm and ReLU, and a linear layer without bias."""
-    stages, (channels, size, _) = CNNS[name], shape
-    side = size >> len(stages)
-    if side < 1:
-        raise ConfigError(f"model {name} needs images of at least {1 << len(stages)} pixels a side, these have {size}")
+    stages, (channels, height, width) = CNNS[name], shape
+    places = (height >> len(stages)) * (width >> len(stages))
+    if not places:
+        least, side = 1 << len(stages), min(height, width)
+        raise ConfigError(f"model {name} needs images of at least {least} pixels a side, these have {side}")
     layers = _stages(channels, stages)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(stages[-1][-1] * side * side, classes, bias=False))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(stages[-1][-1] * places, classes, bias=False))
 
 
 def _stages(channels: int, stages: Sequence[Sequence[int]]) -> list[nn.Module]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from fedmrn.errors import RunError
 from fedmrn.experiments.run.folder import read_experiment
 from fedmrn.experiments.run.layout_file import read_layout
+from fedmrn.experiments.run.record import accuracies
 from fedmrn.report.naming import Key, differences, folder_names, labels_of, options, rank, setting, title, words
 from fedmrn.report.reading import read_holdings, read_rounds
 from fedmrn.report.runs import Comparison, Run, Variant
@@ -58,6 +59,8 @@ def collect(paths: Sequence[Path]) -> tuple[list[Comparison], list[str]]:
         key = (setting(experiment) + options(experiment), experiment.seed)
         if not run.records:
             notes.append(f"{run.name} holds no whole round yet")
+        elif not accuracies(run.records):
+            notes.append(f"{run.name} has tested none of its {len(run.records)} rounds yet")
         elif key in runs:
             first, second = sorted((runs[key], run), key=lambda r: -len(r.records))
             notes.append(f"{second.name} is left out: it has the configuration and seed of {first.name}")
@@ -65,7 +68,7 @@ def collect(paths: Sequence[Path]) -> tuple[list[Comparison], list[str]]:
         else:
             runs[key] = run
     if not runs:
-        raise RunError(f"{paths[0]} holds no finished round yet; run it with --resume")
+        raise RunError(f"{paths[0]} holds no tested round yet; run it with --resume")
     return _compare(list(runs.values())), notes
 
 

@@ -19,7 +19,7 @@ class Reached:
     Attributes:
         target: accuracy in (0, 1).
         seeds, reached: how many there are, and how many reached it.
-        rounds: up to the first round with at least this accuracy.
+        rounds: up to the first tested round with at least this accuracy.
         up_bytes, total_bytes: of all clients up to and with that round, and both ways.
     """
 
@@ -35,7 +35,7 @@ def reach(seeds: Sequence[Sequence[Record]], target: float) -> Reached:
     """Return when a variant first reached a target accuracy, from the records of its seeds."""
     spent = []
     for records in seeds:
-        first = next((i for i, r in enumerate(records) if r.accuracy >= target), None)
+        first = next((i for i, r in enumerate(records) if r.accuracy is not None and r.accuracy >= target), None)
         if first is not None:
             up, down = (sum(r.total(way) for r in records[: first + 1]) for way in WAYS)
             spent.append((first + 1, up, up + down))

@@ -1,4 +1,7 @@
-"""Accuracy against total traffic, against rounds, and against uploaded bytes."""
+"""Accuracy against total traffic, against rounds, and against uploaded bytes.
+
+A point is a round that was tested; bytes up to it are those of all rounds.
+"""
 
 import textwrap
 from collections.abc import Sequence
@@ -10,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
-from fedmrn.experiments.run.record import WAYS, Record, Way
+from fedmrn.experiments.run.record import WAYS, Record, Way, accuracies
 from fedmrn.report.naming import score
 from fedmrn.report.plots import COLOURS, INK, bare, literal, style
 from fedmrn.report.runs import Variant
@@ -79,18 +82,19 @@ def _figure(title: str, variants: Sequence[Variant]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _accuracy(records: Sequence[Record]) -> list[float]:
-    return [r.accuracy for r in records]
+def _tested(records: Sequence[Record]) -> NDArray[np.bool_]:
+    """Return which rounds were tested, shape (rounds,); alike for all seeds of a variant."""
+    return np.array([r.accuracy is not None for r in records], bool)
 
 
 def _thin(axes: Axes, x: NDArray[np.floating | np.integer], records: Sequence[Record], place: int) -> None:
     colour, line = style(place)
-    axes.plot(x, _accuracy(records), color=colour, linestyle=line, linewidth=0.8, alpha=0.8)
+    axes.plot(x[_tested(records)], accuracies(records), color=colour, linestyle=line, linewidth=0.8, alpha=0.8)
 
 
 def _curve(axes: Axes, x: NDArray[np.floating | np.integer], variant: Variant, place: int, many: bool) -> None:
     colour, line = style(place)
-    values = np.array([_accuracy(records) for records in variant.records])
+    x, values = x[_tested(variant.records[0])], np.array([accuracies(records) for records in variant.records])
     mark = {"marker": "o", "markersize": 3} if len(x) <= 30 and not many else {}
     note = f"{values[:, -1].mean():.1%}" + ("" if variant.whole else f", round {variant.progress}")
     label = literal(f"{textwrap.fill(variant.label, 30)}{'  ' if many else chr(10)}{note}")
@@ -103,7 +107,7 @@ def _finish(figure: Figure, axes: Axes, variants: Sequence[Variant]) -> None:
     drawn = [
         records for variant in variants for records in (*variant.records, *(run.records for run in variant.beyond))
     ]
-    every = np.concatenate([_accuracy(records) for records in drawn])
+    every = np.concatenate([accuracies(records) for records in drawn])
     # The first rounds are low and few; the comparison is at the top.
     low, top = float(np.quantile(every, 0.05)), float(every.max())
     margin = max(0.005, 0.12 * (top - low))
@@ -115,7 +119,7 @@ def _finish(figure: Figure, axes: Axes, variants: Sequence[Variant]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1%}"))
     bare(axes)
     handles, labels = axes.get_legend_handles_labels()
-    last = [float(np.mean([records[-1].accuracy for records in variant.records])) for variant in variants]
+    last = [float(np.mean([accuracies(records)[-1] for records in variant.records])) for variant in variants]
     order = sorted(range(len(labels)), key=lambda i: -last[i])  # beside the curves, as these end
     seeds = max(len(variant.records) for variant in variants)
     axes.legend(

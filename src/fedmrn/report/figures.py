@@ -14,6 +14,7 @@ from matplotlib.image import imread
 from fedmrn.codecs import Codec
 from fedmrn.data import draw_partition
 from fedmrn.errors import RunError
+from fedmrn.experiments.run.record import accuracies
 from fedmrn.files import read_file
 from fedmrn.report.codec_error import draw_codec_error, measure_codecs
 from fedmrn.report.curves import BAND, draw_bytes, draw_rounds
@@ -106,7 +107,7 @@ def pictures(comparison: Comparison, studio: Studio, prefix: str) -> dict[str, l
 
 
 def _last(variant: Variant) -> float:
-    return fmean(records[-1].accuracy for records in variant.records)
+    return fmean(accuracies(records)[-1] for records in variant.records)
 
 
 def _split(comparison: Comparison, studio: Studio, prefix: str) -> Picture | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmrn.data import DATASETS, PARTITIONS, SCORES
-from fedmrn.experiments.config import Experiment
+from fedmrn.experiments.config import OWN_DATA, Experiment
 from fedmrn.methods import METHODS
 from fedmrn.server.optimizer import SERVER, server_options
 from fedmrn.text import printable
@@ -31,6 +31,8 @@ def setting(experiment: Experiment) -> Key:
     used = PARTITIONS[experiment.data.partition]
     ignored = {f"data.{name}" for names in PARTITIONS.values() for name in names if name not in used}
     ignored.add("train.workers")  # without effect on the results, as those
+    if not experiment.data.source:
+        ignored.update(f"data.{name}" for name in OWN_DATA)
     parts = _flat({part: values[part] for part in ("data", "model", "train")})
     return tuple((k, v) for k, v in parts.items() if k not in ignored)
 

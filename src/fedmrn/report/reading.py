@@ -41,6 +41,8 @@ def read_rounds(folder: Path, experiment: Experiment) -> list[Record]:
                 raise RunError(f"{where}: {error}; mend it, or leave this run out") from error
             if record.round != len(records) + 1:
                 raise RunError(f"{where}: round is {record.round}, not {len(records) + 1}; mend it")
+            if record.accuracy is None and experiment.train.tests(record.round):
+                raise RunError(f"{where}: accuracy: a tested round has one; mend it, or leave this run out")
             if max(record.clients) >= experiment.data.clients:
                 raise RunError(f"{where}: clients holds {max(record.clients)}, of {experiment.data.clients} clients")
             records.append(record)

@@ -23,7 +23,7 @@ class Run:
         path: the folder.
         name: what figures call it: its path below what all runs share.
         experiment: its configuration.
-        records: of its whole rounds, at least one.
+        records: of its whole rounds, at least one of them tested.
         held: who holds what, shape (clients, labels); None for a run from before that was written.
         layout: of the model; None for a run from before that was written.
     """
@@ -127,14 +127,16 @@ class Variant:
 
     def _calibrated(self) -> list[str]:
         """Say what calibration of the last model did and took; nothing where it was not calibrated."""
-        pairs = [(records[-1], records[-1].calibration) for records in self.records]
-        found = [(record, before) for record, before in pairs if before is not None]
+        last = [next(r for r in reversed(records) if r.accuracy is not None) for records in self.records]
+        found = [
+            (100 * taken.accuracy, 100 * record.accuracy, taken)
+            for record in last
+            if (taken := record.calibration) is not None and taken.accuracy is not None and record.accuracy is not None
+        ]
         if not found:
             return []
-        before, after = (
-            100 * fmean(x.accuracy for x in column) for column in zip(*((b, r) for r, b in found), strict=True)
-        )
-        up, down = (fmean(sizes_on(way, b).total for _, b in found) / 1e6 for way in WAYS)
+        before, after = fmean(b for b, _, _ in found), fmean(a for _, a, _ in found)
+        up, down = (fmean(sizes_on(way, calibration).total for _, _, calibration in found) / 1e6 for way in WAYS)
         return [
             f"{self.label}: calibrated, the last model goes from {before:.2f} to {after:.2f} %; that takes {up:.2f} MB "
             f"up and {down:.2f} down, beside the updates"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
-from fedmrn.experiments.run.record import WAYS, Record, Way, sizes_on
+from fedmrn.experiments.run.record import WAYS, Record, Way, accuracies, sizes_on
 from fedmrn.report.account import Line, account
 
 EXACT = "float32"
@@ -24,9 +24,10 @@ class Summary:
         rounds: of each run.
         clients: that took part in a round, mean over rounds and seeds.
         down: how the state travels down, the value of `method.down`.
-        final, final_std: accuracy after the last round, mean and standard deviation over seeds (0 for one seed).
+        final, final_std: accuracy after the last tested round, mean and standard deviation over seeds (0 for one
+            seed).
         best: mean over seeds of the best round. It looks at the test set; quote `final`.
-        last_ten: mean accuracy of the last ten rounds.
+        last_ten: mean accuracy of those of the last ten rounds that were tested, or of the last tested round.
         up_bytes, down_bytes, total_bytes: of a whole run, all clients: the lengths of all frames, with those of
             calibration, and both ways.
         calibration_bytes: those of `total_bytes` that calibration took, which the account does not have.
@@ -67,11 +68,12 @@ def summarise(
     Args:
         method: its name.
         lr: the learning rate.
-        runs: the records of its runs: at least one, each with as many rounds, at least one.
+        runs: the records of its runs: at least one, each with as many rounds, at least one of them tested.
         label: the method's name, unless given.
         down: the value of `method.down`.
     """
-    finals = [records[-1].accuracy for records in runs]
+    curves = [accuracies(records) for records in runs]
+    finals = [curve[-1] for curve in curves]
     up, down_ = (fmean(sum(r.total(way) for r in records) for records in runs) for way in WAYS)
     up_bits, down_bits = (fmean(fmean(_bits(r, way) for r in records) for records in runs) for way in WAYS)
     return Summary(
@@ -84,8 +86,8 @@ def summarise(
         down=down,
         final=fmean(finals),
         final_std=stdev(finals) if len(finals) > 1 else 0.0,
-        best=fmean(max(r.accuracy for r in records) for records in runs),
-        last_ten=fmean(fmean(r.accuracy for r in records[-_LAST:]) for records in runs),
+        best=fmean(max(curve) for curve in curves),
+        last_ten=fmean(fmean(accuracies(records[-_LAST:]) or accuracies(records)[-1:]) for records in runs),
         up_bytes=up,
         down_bytes=down_,
         total_bytes=up + down_,

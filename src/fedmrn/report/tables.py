@@ -13,11 +13,11 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 # To be formatted with the name of the setting's score.
 FINAL = (
     "The {score} is that of the global model on the test samples, in percent: after the last round (with the standard "
-    "deviation over seeds), in the best, and the mean of the last ten. MB: of a whole run, all clients; lengths of "
-    "frames that were written, sent and parsed, with headers, checksums and calibration, mean over seeds. up saved, "
-    "total saved: FedAvg's MB up and in total over this row's, where FedAvg had as many rounds and clients. bits: the "
-    "same bytes, a trainable parameter and client, mean over rounds. sec: a round, and ms a step: of local training "
-    "(see Time)."
+    "deviation over seeds), in the best, and the mean of the last ten, of rounds that were tested. MB: of a whole run, "
+    "all clients; lengths of frames that were written, sent and parsed, with headers, checksums and calibration, mean "
+    "over seeds. up saved, total saved: FedAvg's MB up and in total over this row's, where FedAvg had as many rounds "
+    "and clients. bits: the same bytes, a trainable parameter and client, mean over rounds. sec: a round, and ms a "
+    "step: of local training (see Time)."
 )
 CONVERGENCE = (
     "The first round after which the test {score} was at least the target, and the megabytes of all clients up to and "

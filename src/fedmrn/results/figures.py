@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,14 @@ def _curves_of(spec: FigureSpec, collections: Collections) -> list[Curve]:
     """Return what a figure shows: groups whose runs kept what it needs, as far as all seeds of a group go."""
     runs = [run for collection in named(spec.records, collections) for run in collection.runs if run.accuracy]
     groups = ordered(seed_groups(run for run in runs if fits(run, spec.where)), spec.order)
-    found = ((spec.names.get(group.label, group.label), _axis(group, spec.against), group) for group in groups)
-    return [(label, x, _accuracies(group, len(x))) for label, x, group in found if x]
+    curves = ((spec.names.get(g.label, g.label), _axis(g, spec.against), _tested(g), g) for g in groups)
+    return [(name, [x[i] for i in tested], _accuracies(g, tested)) for name, x, tested, g in curves if x and tested]
+
+
+def _tested(group: SeedGroup) -> list[int]:
+    """Return the rounds, counted from 0, after which every seed was tested."""
+    rounds = zip(*(run.accuracy for run in group.runs), strict=False)
+    return [i for i, values in enumerate(rounds) if None not in values]
 
 
 def _axis(group: SeedGroup, against: str) -> list[float]:
@@ -46,8 +53,8 @@ def _axis(group: SeedGroup, against: str) -> list[float]:
     return [float(value) for value in mean]
 
 
-def _accuracies(group: SeedGroup, rounds: int) -> list[list[float]]:
-    return [[100 * value for value in run.accuracy[:rounds]] for run in group.runs]
+def _accuracies(group: SeedGroup, tested: Sequence[int]) -> list[list[float]]:
+    return [[100 * (run.accuracy[i] or 0.0) for i in tested] for run in group.runs]
 
 
 def mark_of(spec: FigureSpec, collections: Collections) -> str:

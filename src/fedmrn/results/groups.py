@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import sqrt
+from math import isnan, nan, sqrt
 from statistics import fmean, stdev
 from typing import Any
 
@@ -64,7 +64,7 @@ def _differing(tables: Sequence[Mapping[str, Plain]]) -> set[str]:
 
 
 Values = Callable[[StoredRun], list[float] | None]
-"""A run -> a number a round; None where it was not kept."""
+"""A run -> a number a round, NaN for a round without; None where it was not kept."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,20 @@ class Quantity:
     per: Values | None = None
 
     def of(self, run: StoredRun, first: int, last: int) -> float | None:
-        """Return it for a range of rounds; None where the run has not all of them, or nothing to divide by."""
+        """Return it for a range of rounds; None where the run has not all of them, or nothing to divide by.
+
+        Rounds without a number, which were not tested, are passed over.
+        """
         values, counts = self.values(run), self.per(run) if self.per else [1.0] * last
         if values is None or counts is None or last > min(len(values), len(counts)):
             return None
         divisor = sum(counts[first - 1 : last]) if self.per else 1.0
-        return self.combine(values[first - 1 : last]) / divisor if divisor else None
+        there = [each for each in values[first - 1 : last] if not isnan(each)]
+        return self.combine(there) / divisor if there and divisor else None
 
 
 def _accuracy(run: StoredRun) -> list[float] | None:
-    return [100 * value for value in run.accuracy] or None
+    return [nan if value is None else 100 * value for value in run.accuracy] or None
 
 
 def _bytes(*ways: str) -> Values:

@@ -64,7 +64,7 @@ def _stored(folder: Path, told: Provenance) -> StoredRun | None:
         seed=experiment.seed,
         lr=experiment.options.lr,
         set=changes(experiment),
-        accuracy=[round(record.accuracy, 6) for record in records],
+        accuracy=[None if record.accuracy is None else round(record.accuracy, 6) for record in records],
         up=shortened([record.total("up") for record in records]),
         down=shortened([record.total("down") for record in records]),
         mask=shortened([record.up.coded for record in records]),

@@ -60,7 +60,7 @@ class StoredRun:
         lr: the learning rate; 0 where it is not known.
         set: what differs from the preset, as `--set` takes it.
         label: what tables call it; the method, unless given.
-        accuracy: of the global model on the test samples after each round, in [0, 1].
+        accuracy: of the global model on the test samples after each round, in [0, 1]; None where it was not tested.
         up, down: bytes of all clients together; None where they were not kept.
         mask: of `up`, the bytes of the coded sections.
         again: of `down`, bytes and clients that were sent the difference to a model that they hold, each a round.
@@ -77,7 +77,7 @@ class StoredRun:
     lr: float = 0.0
     set: dict[Word, Plain] = Field(default_factory=dict)
     label: Word = ""
-    accuracy: Annotated[list[_Accuracy], Field(max_length=_MOST_ROUNDS)] = Field(default_factory=list)
+    accuracy: Annotated[list[_Accuracy | None], Field(max_length=_MOST_ROUNDS)] = Field(default_factory=list)
     up: Bytes | None = None
     down: Bytes | None = None
     mask: Bytes | None = None

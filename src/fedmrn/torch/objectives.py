@@ -76,6 +76,7 @@ OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
         "text": CLASSES,
         "sentences": replace(CLASSES, batch=128),
         "segmentation": Objective(pixel_loss, _confusion, _mean_iou, batch=32),
+        "samples": CLASSES,
     }
 )
 """By task (a key of `fedmrn.data.SCORES`, which names the scores)."""

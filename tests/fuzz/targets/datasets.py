@@ -1,5 +1,6 @@
 """Data files: IDX in gzip, CIFAR's archive and its pickles, and the check of size and digest before any of them; and
-what has no digest: Shakespeare's JSON in both forms, Pascal VOC's lists, images and masks, Banking77's CSV.
+what has no digest: Shakespeare's JSON in both forms, Pascal VOC's lists, images and masks, Banking77's CSV, and of a
+person's own, arrays of NumPy's and pictures.
 
 An input is a byte that says which format, and the file; some of the formats come without their gzip too, which the
 target adds, so that a mutation is not lost on a checksum.
@@ -14,16 +15,22 @@ import sys
 import tarfile
 from dataclasses import replace
 from functools import cache, partial
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fedmrn.data import DATASETS, banking77, cifar, files, idx, pickles, shakespeare, voc
 from fedmrn.data.banking77 import MOST_CHARACTERS, read_questions
 from fedmrn.data.cifar import read_members
 from fedmrn.data.files import read_files
 from fedmrn.data.idx import parse_idx
+from fedmrn.data.own import arrays, npz, pictures
+from fedmrn.data.own.arrays import checked
+from fedmrn.data.own.npz import read_npz
+from fedmrn.data.own.pictures import collect_pictures
 from fedmrn.data.pickles import read_batch
 from fedmrn.data.shakespeare import read_shakespeare
 from fedmrn.data.source import Arrays
@@ -132,6 +139,32 @@ def _csv(blob: bytes) -> None:
         require(1 < line <= 1 + blob.count(b"\n") + blob.count(b"\r"), "a line that the file does not have")
 
 
+def _npz(blob: bytes) -> None:
+    path = _folder() / "arrays.npz"
+    path.write_bytes(blob)
+    found = checked(read_npz(path, share=0.5, seed=0), "fuzzed")
+    require(found.train_x.dtype in (np.uint8, np.float32, np.int64), "samples of another type")
+    require(len(found.train_x) == len(found.train_y) > 0 < len(found.test_y) == len(found.test_x), "other lengths")
+    require(found.train_y.dtype == np.int64 and 0 == found.train_y.min() < found.train_y.max(), "labels out of range")
+
+
+def _picture(blob: bytes) -> None:
+    found = collect_pictures([(blob, "fuzzed")], 1, 4)
+    require(found.dtype == np.uint8 and found.shape in ((1, 1, 4, 4), (1, 3, 4, 4)), "an image of another shape")
+
+
+def _arrays_file() -> bytes:
+    buffer = BytesIO()
+    np.savez_compressed(buffer, x=_IMAGES.reshape(_COUNT, 3, 4), y=np.array([0, 1, 0, 1, 0]))
+    return buffer.getvalue()
+
+
+def _picture_file(kind: str) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(_IMAGES).save(buffer, kind)
+    return buffer.getvalue()
+
+
 _VOC = (
     "ImageSets/Segmentation/train.txt",
     "JPEGImages/2007_train000.jpg",
@@ -148,6 +181,8 @@ _READERS = (
     _leaf,
     *(partial(_voc, name) for name in _VOC),
     _csv,
+    _npz,
+    _picture,
 )
 
 
@@ -179,6 +214,8 @@ def _seeds() -> list[bytes]:
         b"\7" + json.dumps(leaf_document({"A": (["a" * 80], ["b"]), "B": ([], [])})).encode(),
         *(bytes([8 + i]) + _voc_file(name)[1] for i, name in enumerate(_VOC)),
         bytes([8 + len(_VOC)]) + b'text,category\r\nWhere is it?,card\r\n"one, ""two""\nthree",cash\r\n',
+        bytes([9 + len(_VOC)]) + _arrays_file(),
+        *(bytes([10 + len(_VOC)]) + _picture_file(kind) for kind in ("PNG", "GIF", "BMP", "TIFF", "PPM", "WEBP")),
     ]
 
 
@@ -187,7 +224,7 @@ DATA = Target(
     "data",
     _check,
     _seeds,
-    (idx, cifar, pickles, files, shakespeare, voc, banking77, tarfile),
+    (idx, cifar, pickles, files, shakespeare, voc, banking77, npz, pictures, arrays, tarfile),
     memory=4 << 20,
     longest=12 << 10,
 )

@@ -92,10 +92,18 @@ def tiny_cifar(name: str = "cifar10") -> tuple[Source, list[bytes], dict[str, tu
         for members, count in ((row.read.train, 4), (row.read.test, 3))
         for member in members
     }
-    pickles = {member: python2_pickle(*batch, row.read.label_key) for member, batch in batches.items()}
-    top = row.read.train[0].split("/")[0]
-    blob = tar_gz({f"{top}/readme.html": b"<html>", **pickles, f"{top}/batches.meta": b"never read"})
-    return describe(row, [blob], train=4 * len(row.read.train), test=3), [blob], batches
+    pickles = cifar_pickles(name, batches)
+    top = row.read.folder
+    members = {f"{top}/{member}": blob for member, blob in pickles.items()}
+    blob = tar_gz({f"{top}/readme.html": b"<html>", **members, f"{top}/batches.meta": b"never read"})
+    digests = tuple((member, md5(pickles[member], usedforsecurity=False).hexdigest()) for member in pickles)
+    extracted = replace(row.extracted, files=digests)
+    return describe(row, [blob], train=4 * len(row.read.train), test=3, extracted=extracted), [blob], batches
+
+
+def cifar_pickles(name: str, batches: dict[str, tuple[np.ndarray, list[int]]]) -> dict[str, bytes]:
+    """The files of an unpacked archive, by name."""
+    return {member: python2_pickle(*batch, DATASETS[name].read.label_key) for member, batch in batches.items()}
 
 
 def mat(images: np.ndarray, labels: np.ndarray, compress: bool = True) -> bytes:

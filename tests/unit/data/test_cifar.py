@@ -205,7 +205,7 @@ def test_a_malicious_archive_runs_nothing(tmp_path):
     source, _, _ = tiny_cifar()
     victim = tmp_path / "victim"
     attack = pickle.dumps(Reduce(os.mkdir, str(victim)))
-    blob = tar_gz(dict.fromkeys((*source.read.train, *source.read.test), attack))
+    blob = tar_gz({f"{source.read.folder}/{name}": attack for name in (*source.read.train, *source.read.test)})
     source = describe(source, [blob])
     write(source, [blob], tmp_path)
     with pytest.raises(DataError, match=r"cifar10: .*data_batch_1 .*mkdir"):
@@ -216,7 +216,7 @@ def test_a_malicious_archive_runs_nothing(tmp_path):
 def test_labels_beyond_the_classes_are_refused(tmp_path):
     source, _, batches = tiny_cifar()
     wrong = {name: python2_pickle(images, [10] * len(images), b"labels") for name, (images, _) in batches.items()}
-    blob = tar_gz(wrong)
+    blob = tar_gz({f"{source.read.folder}/{name}": batch for name, batch in wrong.items()})
     source = describe(source, [blob])
     write(source, [blob], tmp_path)
     with pytest.raises(DataError, match="train labels are not 20 numbers from 0 to 9"):

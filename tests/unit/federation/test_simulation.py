@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from side_clipping import clipped_side
-from small_federation import CLIENTS, METHODS, SIZES, federation, records, rule, run, small_model
+from small_federation import CLIENTS, METHODS, SIZES, federation, record, records, rule, run, small_model
 from torch import Tensor, nn
 
 from fedmrn.errors import ConfigError, FrameError
@@ -309,6 +309,22 @@ class TestRecords:
             ModelLayout.of(model).write(result.state)
             assert (result.accuracy, result.loss) == evaluate(model, setting.test_x, setting.test_y)
             assert result.seconds > 0
+
+    @pytest.mark.parametrize("name", [*METHODS, "fedpm"])
+    @pytest.mark.parametrize("calibrate", ["never", "every"])
+    def test_rounds_that_are_not_tested_change_nothing(self, name: str, calibrate: str) -> None:
+        whole, some = (run(federation(name, calibrate=calibrate, rounds=5, test_every=n)) for n in (1, 3))
+        assert [result.round for result in some if result.accuracy is not None] == [3, 5]
+        for mine, other in zip(some, whole, strict=True):
+            if mine.accuracy is None:
+                assert mine.loss is None
+                before = None if other.calibrated is None else replace(other.calibrated, accuracy=None, loss=None)
+                other = replace(other, accuracy=None, loss=None, calibrated=before)  # noqa: PLW2901
+            assert record(mine) == record(other)
+
+    def test_a_test_every_no_rounds_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="test_every is a number of rounds"):
+            federation(test_every=0)
 
     def test_the_model_is_left_at_the_last_state(self) -> None:
         model = small_model()

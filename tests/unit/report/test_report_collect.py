@@ -1,15 +1,29 @@
 """Which runs belong together, what they are called, and what is said of those that are not finished."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from fedmrn.errors import RunError
+from fedmrn.report import write_report
 from fedmrn.report.collect import collect, find_runs
+from fedmrn.report.curves import bytes_so_far, draw_bytes, draw_rounds
 from fedmrn.report.naming import options
 from fedmrn.report.runs import Comparison
 from fedmrn.server.optimizer import SERVER
 from run_folders import write_run
+
+
+def untested(folder: Path, *rounds: int) -> Path:
+    """Take accuracy and loss out of these rounds."""
+    path = folder / "rounds.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        if line["round"] in rounds:
+            del line["accuracy"], line["loss"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
 
 
 def only(paths: list[Path]) -> Comparison:
@@ -131,7 +145,7 @@ def test_a_run_without_a_round_is_left_out_and_told(tmp_path: Path) -> None:
     (comparison,), notes = collect([none, one])
     assert len(comparison.runs) == 1
     assert notes == [f"{tmp_path.name}/none holds no whole round yet"]
-    with pytest.raises(RunError, match="none holds no finished round yet; run it with --resume"):
+    with pytest.raises(RunError, match="none holds no tested round yet; run it with --resume"):
         collect([none])
     with pytest.raises(RunError, match="no finished run to report"):
         collect([])
@@ -162,3 +176,50 @@ def test_the_order_of_the_folders_does_not_matter(tmp_path: Path) -> None:
         return [(g.label, [run.name for run in g.runs]) for g in only(of).variants]
 
     assert shape(paths) == shape(paths[::-1])
+
+
+class TestRoundsThatWereNotTested:
+    EVERY = ("train.test_every=2",)
+
+    def runs(self, tmp_path: Path) -> list[Path]:
+        curve = [0.2, 0.5, 0.3, 0.8, 0.7]
+        whole = {
+            seed: write_run(tmp_path / f"s{seed}", seed=seed, accuracies=curve, rounds=5, changes=self.EVERY)
+            for seed in (1, 2)
+        }
+        return [untested(path, 1, 3) for path in whole.values()]
+
+    def test_numbers_are_of_those_that_were(self, tmp_path: Path) -> None:
+        (report,) = write_report(tmp_path / "out", self.runs(tmp_path))
+        (row,) = report.rows
+        assert (row.final, row.best, row.last_ten, row.rounds) == (0.7, 0.8, pytest.approx((0.5 + 0.8 + 0.7) / 3), 5)
+        assert [r.rounds for r in report.reached[0]] == [4, 4, 4]  # 56, 63 and 67 %: round 2 has 50
+        assert json.loads((tmp_path / "out/summary.json").read_text())[0]["final"] == 0.7
+
+    def test_curves_have_points_for_those_that_were(self, tmp_path: Path) -> None:
+        (variant,) = only(self.runs(tmp_path)).variants
+        (line,) = draw_rounds([variant], "t").axes[0].get_lines()
+        assert line.get_xdata().tolist() == [2, 4, 5]
+        assert line.get_ydata().tolist() == [0.5, 0.8, 0.7]
+        (line,) = draw_bytes([variant], "t").axes[0].get_lines()
+        every = bytes_so_far(variant.records, ("up",))
+        assert line.get_xdata().tolist() == [every[1], every[3], every[4]]
+
+    def test_the_last_test_of_a_run_that_is_not_finished_counts(self, tmp_path: Path) -> None:
+        run = untested(write_run(tmp_path / "r", accuracies=[0.2, 0.5, 0.3], rounds=5, changes=self.EVERY), 1, 3)
+        (report,) = write_report(tmp_path / "out", [run])
+        assert report.rows[0].final == 0.5
+        assert "seed 1 at round 3 of 5" in report.notes[0]
+
+    def test_a_run_without_any_is_left_out(self, tmp_path: Path) -> None:
+        early = untested(write_run(tmp_path / "early", "fedavg", accuracies=[0.2], rounds=5, changes=self.EVERY), 1)
+        comparisons, notes = collect([*self.runs(tmp_path), early])
+        assert [v.label for c in comparisons for v in c.variants] == ["fedmrn"]
+        assert notes == [f"{tmp_path.name}/early has tested none of its 1 rounds yet"]
+        with pytest.raises(RunError, match="holds no tested round yet"):
+            collect([early])
+
+    def test_one_that_ought_to_be_is_missed(self, tmp_path: Path) -> None:
+        run = untested(write_run(tmp_path / "r", accuracies=[0.2, 0.5, 0.3], rounds=3, changes=self.EVERY), 1, 3)
+        with pytest.raises(RunError, match=r"rounds\.jsonl, line 3: accuracy: a tested round has one"):
+            collect([run])

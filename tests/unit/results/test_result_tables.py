@@ -9,9 +9,10 @@ from scipy.stats import ttest_rel
 from stored_runs import FEDAVG, MASKS, stored
 
 from fedmrn.errors import ConfigError
+from fedmrn.results.figures import _curves_of
 from fedmrn.results.groups import interval, paired, rounds_of, seed_groups, value_of
 from fedmrn.results.records import Collection
-from fedmrn.results.specs import ClaimsSpec, Column, TableSpec
+from fedmrn.results.specs import ClaimsSpec, Column, FigureSpec, TableSpec
 from fedmrn.results.tables import claims_of, table_of
 
 FOUR = ["four"]
@@ -45,6 +46,21 @@ def test_the_interval() -> None:
     mean, half = interval([1.0, 2.0, 4.0])
     assert mean == pytest.approx(7 / 3)
     assert half == pytest.approx(student.ppf(0.975, 2) * np.std([1, 2, 4], ddof=1) / 3**0.5)
+
+
+def test_rounds_that_were_not_tested_are_passed_over(collection: Collection) -> None:
+    def thinned(curve: list[float | None]) -> list[float | None]:
+        return [None if number == 1 else value for number, value in enumerate(curve)]
+
+    runs = [replace(run, accuracy=thinned(run.accuracy)) for run in collection.runs]
+    found = rows(replace(collection, runs=runs), columns=[Column(value="accuracy", rounds=r) for r in ("1-4", "2")])
+    for row, curves in zip(found, (FEDAVG, MASKS), strict=True):
+        means = [100 * np.mean([curve[0], *curve[2:4]]) for curve in curves.values()]
+        assert row == [f"{np.mean(means):.2f}±{np.std(means, ddof=1):.2f}", "not run"]
+    spec = FigureSpec(records=FOUR, title="x")
+    (_, x, lines), _ = _curves_of(spec, {"four": replace(collection, runs=runs)})
+    assert x == [1, 3, 4]
+    assert lines[0] == [100 * v for i, v in enumerate(next(iter(FEDAVG.values()))) if i != 1]
 
 
 def test_savings(collection: Collection) -> None:

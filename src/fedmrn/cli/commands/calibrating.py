@@ -15,6 +15,9 @@ def calibrate_command(
         int, typer.Option(min=2, max=1_000_000_000, help="Training samples of the run's clients, at most.")
     ] = 20_000,
     data_dir: DataDir = DATA,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the code of your own that the run's data or model are made by.")
+    ] = False,
 ) -> None:
     """Set batch norm's statistics of a run's model to those of its clients' training data.
 
@@ -34,7 +37,7 @@ def calibrate_command(
     name = score(read_experiment(folder))
     OUT.works = True
     with Bars(OUT, 0) as bars:
-        found = calibrate_run(folder, data_dir=data_dir, samples=samples, wait=bars.wait)
+        found = calibrate_run(folder, data_dir=data_dir, samples=samples, wait=bars.wait, trust=trust)
     say(
         OUT,
         f"the model after round {found.round}: {name} {found.before:.2%} as it was, {found.after:.2%} with statistics "

@@ -25,6 +25,7 @@ def datasets_command(data_dir: DataDir = DATA) -> None:
     """List the data sets, and which are here already."""
     from fedmrn.cli.show import show_table
     from fedmrn.data import DATASETS, FolderSource
+    from fedmrn.data.files import is_here
 
     rows = []
     for s in DATASETS.values():
@@ -32,11 +33,15 @@ def datasets_command(data_dir: DataDir = DATA) -> None:
             state = "here" if s.find(data_dir) else f"put {s.expects} into {data_dir / s.name}"
             rows.append((s.name, s.description, "-", s.licence, "your own", state))
             continue
-        here = all((data_dir / s.name / f.name).exists() or (data_dir / f.name).exists() for f in s.files)
+        here = is_here(s, data_dir)
         size = f"{s.download_bytes / 1e6:.0f} MB" if s.files else "-"
         state = "ships with a dependency" if not s.files else "here" if here else f"not in {data_dir}"
         rows.append((s.name, s.description, f"{s.train:,} + {s.test:,}", s.licence, size, state))
-    show_table(OUT, ("data set", "what it is", "train + test", "licence", "download", "state"), rows)
+    caption = (
+        "Your own: data.source names a folder of pictures, an .npz file or module:function; see docs/your-data.md."
+    )
+    header = ("data set", "what it is", "train + test", "licence", "download", "state")
+    show_table(OUT, header, rows, caption=caption)
 
 
 def presets_command() -> None:

@@ -38,14 +38,14 @@ class Event:
         cell: which.
         kind: it has started, finished a round, ended well, or ended otherwise.
         round: how many rounds are done.
-        accuracy, seconds: of the round, if it is one.
+        accuracy, seconds: of the round, if it is one; no accuracy where it was not tested.
         text: why it failed.
     """
 
     cell: Cell
     kind: Literal["start", "round", "done", "failed"]
     round: int = 0
-    accuracy: float = 0.0
+    accuracy: float | None = None
     seconds: float = 0.0
     text: str = ""
 
@@ -58,7 +58,7 @@ def check(experiments: Iterable[Experiment], data_dir: Path) -> None:
     """
     checked = []
     for experiment in experiments:
-        parts = (experiment.data, experiment.model, experiment.train.device)
+        parts = (experiment.data, experiment.model, experiment.train.device, experiment.folder)
         if parts not in checked:
             checked.append(parts)
             prepare(experiment, data_dir)

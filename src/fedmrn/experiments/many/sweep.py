@@ -67,7 +67,7 @@ def load_sweep(source: str, changes: Sequence[str] = ()) -> Sweep:
         )
     for block in blocks:
         for preset in block.preset:
-            load_setting(beside(preset, folder), changes)  # a mistake in --set is told as one
+            load_setting(beside(preset, folder), changes, folder=folder)  # a mistake in --set is told as one
         for change in changes:
             for axis in block.axes:
                 if _overlap(change.partition("=")[0].strip(), axis):
@@ -103,7 +103,7 @@ def _tables(blocks: Sequence[Block], changes: Sequence[str], folder: Path) -> di
             table = ",".join(re.sub(r"[^\w.+=-]", "-", word) for word in words)
             if table in (".", "..", "tune"):  # a report passes over tuning runs
                 raise ConfigError(f"{table!r} cannot be the folder of a block: give it another name")
-            setting = _setting(beside(preset, folder), block.set, changes, values)
+            setting = _setting(beside(preset, folder), folder, block.set, changes, values)
             for experiment in (setting.experiment(method, seed) for method in block.methods for seed in block.seeds):
                 key = _identity(experiment)
                 if seen.setdefault(key, table) != table:
@@ -119,13 +119,15 @@ def _identity(experiment: Experiment) -> str:
     return json.dumps(experiment.as_dict(), sort_keys=True)
 
 
-def _setting(preset: str, common: Mapping[str, Any], changes: Sequence[str], values: Mapping[str, Any]) -> Setting:
+def _setting(
+    preset: str, folder: Path, common: Mapping[str, Any], changes: Sequence[str], values: Mapping[str, Any]
+) -> Setting:
     """Return a preset with what the sweep, `--set` and the axes say, the last of them first.
 
     A cell has one thread unless something says otherwise: results must not depend on how many cores a machine has.
     """
     texts = [*_texts(common), *changes, *_texts(values)]
-    setting = load_setting(preset, texts, "set or axes:")
+    setting = load_setting(preset, texts, "set or axes:", folder=folder)
     said = any(text.partition("=")[0].strip() == "train.threads" for text in texts)
     return setting if said or setting.train.threads else replace(setting, train=replace(setting.train, threads=1))
 

@@ -14,12 +14,14 @@ import torch
 
 from fedmrn.codecs import EncodeKeys
 from fedmrn.errors import ConfigError
+from fedmrn.experiments.run.data_file import check_data
 from fedmrn.experiments.run.folder import read_experiment
 from fedmrn.experiments.run.prepare import prepare
 from fedmrn.files import locked, write_atomic
 from fedmrn.methods import method
 from fedmrn.numerics.rng import Purpose, Stream, derive_key, domain
 from fedmrn.server import Server
+from fedmrn.text import printable
 from fedmrn.torch import ModelLayout, calibrate, evaluate
 from fedmrn.torch.loop import channels_last
 from fedmrn.wire.messages import model_frame
@@ -49,7 +51,12 @@ class KeptModel:
 
 
 def calibrate_run(
-    folder: Path, *, data_dir: Path, samples: int, wait: Callable[[str], AbstractContextManager[None]]
+    folder: Path,
+    *,
+    data_dir: Path,
+    samples: int,
+    wait: Callable[[str], AbstractContextManager[None]],
+    trust: bool = False,
 ) -> KeptModel:
     """Calibrate the model of a run on training samples of its clients, and write it to `calibrated.bin`.
 
@@ -60,14 +67,21 @@ def calibrate_run(
         data_dir: where data files lie.
         samples: how many at most; drawn from those of all clients, by the run's seed.
         wait: entered with a text while something takes seconds.
+        trust: whether code that the folder's configuration names may be run.
 
     Raises:
-        RunError: the folder holds no run or no checkpoint, or is in use.
-        ConfigError: the model has no running statistics.
+        RunError: the folder holds no run or no checkpoint, is in use, or is of other data than are there now.
+        ConfigError: the model has no running statistics, or code would have to be run.
         UsageError: data that is missing or damaged.
         EncodeError: the statistics are not finite.
     """
     experiment = read_experiment(folder)
+    if experiment.code and not trust:
+        names = " and ".join(printable(name) for name in experiment.code)
+        raise ConfigError(
+            f"{folder} names code, {names} in {printable(experiment.folder, 500)}, which would be run: add --trust if "
+            "it is yours"
+        )
     with wait(f"reading {experiment.data.name}"):
         prepared = prepare(experiment, data_dir)
     federation, model = prepared.federation, prepared.model
@@ -76,9 +90,10 @@ def calibrate_run(
     if not of_statistics(layout).size:
         raise ConfigError(f"{experiment.model.name} has no batch norm: there are no statistics to calibrate")
     with locked(folder):
+        check_data(folder, prepared.dataset)
         server = Server.load(folder, layout, scheme)
         view.write(next(iter(server.models(server.round))))
-        quick = channels_last if view.device.type == "cpu" else None
+        quick = channels_last if federation.training.channels_last and view.device.type == "cpu" else None
         own = np.concatenate(federation.parts)
         stream = Stream(derive_key(experiment.seed, "calibration"), domain(Purpose.SHUFFLE))
         chosen = torch.from_numpy(own[stream.permutation(len(own))[:samples]])

@@ -52,7 +52,14 @@ def check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
         )
     if not resume:
         refuse_any(folder)
-    done = len(read_records(folder)) if found != experiment else 0
+    records = read_records(folder) if found != experiment else []
+    done = len(records)
+    if done == experiment.train.rounds and records[-1].accuracy is None:
+        raise RunError(
+            f"{folder} holds {done} rounds, and the last of them was not tested (train.test_every is "
+            f"{experiment.train.test_every}), as a run's last round is: ask for more than {done}, or --out FOLDER for "
+            "a new run"
+        )
     if experiment.train.rounds < done:
         raise RunError(
             f"{folder} holds {done} rounds, more than the train.rounds = {experiment.train.rounds} that are asked for; "
@@ -88,6 +95,7 @@ def _refuse_other(folder: Path, found: Experiment, asked: Experiment) -> NoRetur
             f"many there are: they are not the first of {asked.train.rounds}; --out FOLDER for a new run, or {kept} to "
             "keep the schedule and go on after its end"
         )
+    found = replace(found, folder=asked.folder)  # where it lay makes no difference
     raise RunError(
         f"{folder} holds another configuration: {difference(found.as_dict(), asked.as_dict())}; "
         "use the same, or --out FOLDER for a new run"

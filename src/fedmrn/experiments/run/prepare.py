@@ -1,6 +1,7 @@
 """From an experiment to what runs: the data read and shared out, the model built."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -9,13 +10,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedmrn.data import Dataset, PartitionSpec, augment, by_role, find_source, load_source, partition, subset
-from fedmrn.errors import ConfigError
+from fedmrn.data import Dataset, PartitionSpec, Task, augment, by_role, find_source, load_source, partition, subset
+from fedmrn.data.own import Wanted, load_own
+from fedmrn.errors import ConfigError, DataError
 from fedmrn.experiments.config import DataConfig, Experiment
 from fedmrn.federation.setting import Federation
 from fedmrn.models.catalogue import build_model
+from fedmrn.models.own import check_outputs
 from fedmrn.torch import Training
 from fedmrn.torch.objectives import OBJECTIVES
+
+_TESTED = 1000 * 3 * 32 * 32
+"""Numbers in a batch of samples of one's own that is evaluated, at most."""
 
 
 @dataclass(frozen=True)
@@ -27,24 +33,33 @@ class Prepared:
     model: nn.Module
 
 
-def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
-    """Load the data, share it out, build the model.
+def prepare(experiment: Experiment, data_dir: Path, *, digest: str = "") -> Prepared:
+    """Load the data, share it out, build the model; what is a person's own is tried before it is used.
+
+    Args:
+        experiment: what is wanted.
+        data_dir: where data files lie.
+        digest: of the data, where another process has loaded it (`Dataset.digest`); empty if none has.
 
     Raises:
-        UsageError: data that is missing or damaged, a setting that does not fit it.
+        UsageError: data that is missing or damaged, a setting that does not fit it, code that raises an error.
     """
     data, options = experiment.data, experiment.options
-    source, device = find_source(data.name), find_device(experiment.train.device)
-    model = build_model(
-        experiment.model.name,
-        shape=source.shape,
-        classes=source.classes,
-        seed=experiment.seed,
-        init_std=experiment.model.init_std or None,
-        task=source.task,
-    ).to(device)
-    dataset = load_source(source, data_dir).with_tests(data.max_test)
-    train, objective = experiment.train, OBJECTIVES[source.task]
+    device = find_device(experiment.train.device)
+    dataset, model = _load(experiment, data_dir)
+    dataset, model = dataset.with_tests(data.max_test), model.to(device)
+    if digest and dataset.digest() != digest:
+        raise DataError(
+            f"{data.name}: another process loaded other data: what loads it must return the same each time, so give "
+            "its random numbers a seed"
+        )
+    train_x, objective, like_images = dataset.normalised_train(), OBJECTIVES[dataset.task], True
+    if experiment.own:
+        folder = Path(experiment.folder).absolute()
+        sample = train_x[:2].to(device)
+        like_images = check_outputs(model, sample, dataset.classes, experiment.model.name, folder)
+        objective = replace(objective, batch=max(1, min(objective.batch, _TESTED // math.prod(dataset.shape))))
+    train = experiment.train
     training = Training(
         local_epochs=train.local_epochs,
         batch_size=train.batch_size,
@@ -54,7 +69,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         loss=objective.loss,
         by_batches=train.weight_by == "batches",
         augment=partial(augment, fill=dataset.black()) if dataset.augment else None,
-        channels_last=True,
+        channels_last=like_images,
         bfloat16=train.autocast == "bfloat16",
         statistics=train.statistics,
         graphs=train.graphs,
@@ -62,7 +77,7 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
     federation = Federation(
         scheme=experiment.scheme(),
         training=training,
-        train_x=dataset.normalised_train(),
+        train_x=train_x,
         train_y=dataset.train_y,
         parts=_share_out(dataset, data, experiment.seed),
         test_x=dataset.normalised_test(),
@@ -72,8 +87,42 @@ def prepare(experiment: Experiment, data_dir: Path) -> Prepared:
         seed=experiment.seed,
         objective=objective,
         calibrate=train.calibrate,
+        test_every=train.test_every,
     )
     return Prepared(dataset, federation, model)
+
+
+def _load(experiment: Experiment, data_dir: Path) -> tuple[Dataset, nn.Module]:
+    """Return the data set, whole, and a model for it; of a known one the model is built first: it takes no reading."""
+    data, folder = experiment.data, Path(experiment.folder).absolute()
+
+    def model(shape: tuple[int, ...], classes: int, task: Task) -> nn.Module:
+        return build_model(
+            experiment.model.name,
+            shape=shape,
+            classes=classes,
+            seed=experiment.seed,
+            init_std=experiment.model.init_std or None,
+            task=task,
+            folder=folder,
+        )
+
+    if not data.source:
+        source = find_source(data.name)
+        built = model(source.shape, source.classes, source.task)
+        return load_source(source, data_dir), built
+    dataset = load_own(
+        Wanted(
+            name=data.name,
+            source=data.source,
+            folder=folder,
+            data_dir=data_dir,
+            image_size=data.image_size,
+            test_share=data.test_share,
+            split_seed=data.split_seed,
+        )
+    )
+    return dataset, model(dataset.shape, dataset.classes, dataset.task)
 
 
 def _share_out(dataset: Dataset, data: DataConfig, seed: int) -> list[NDArray[np.int64]]:

@@ -75,13 +75,14 @@ class CalibrationRecord:
     """The second exchange of a round, in which clients found the statistics of the new model.
 
     Attributes:
-        accuracy, loss: of the model before it; the record's own are of the calibrated model.
+        accuracy, loss: of the model before it, None where the round was not tested; the record's own are of the
+            calibrated model.
         clients: who was asked.
         up, down: the bytes of all clients together, beside those of the record.
     """
 
-    accuracy: _Accuracy
-    loss: _Number
+    accuracy: _Accuracy | None = None
+    loss: _Number | None = None
     clients: Annotated[list[Whole], Field(min_length=1)]
     up: Sizes
     down: Sizes
@@ -95,8 +96,10 @@ class Record:
 
     Attributes:
         round: its number, from 1.
-        accuracy: of the new global model on the test samples, in [0, 1] (`fedmrn.data.SCORES` says what it is).
-        loss, train_loss: on the test samples, and in training: the mean over clients of their last local epoch.
+        accuracy: of the new global model on the test samples, in [0, 1] (`fedmrn.data.SCORES` says what it is); None
+            where the round was not tested.
+        loss, train_loss: on the test samples (None where not tested), and in training: the mean over clients of their
+            last local epoch.
         up, down: the bytes of all clients together.
         raw: the same without coding (`fedmrn.wire.plain.plain`); not in runs from before it was counted.
         by_client: way -> coded and total -> bytes of each client, in the order of `clients`; as `raw`, may be missing.
@@ -110,8 +113,8 @@ class Record:
     """
 
     round: Whole
-    accuracy: _Accuracy
-    loss: _Number
+    accuracy: _Accuracy | None = None
+    loss: _Number | None = None
     train_loss: _Number
     up: Sizes
     down: Sizes
@@ -222,6 +225,11 @@ def read_records(folder: Path) -> list[Record]:
                 break
             records.append(record)
     return records
+
+
+def accuracies(records: Sequence[Record]) -> list[float]:
+    """Return the accuracies of the rounds that were tested, in their order."""
+    return [record.accuracy for record in records if record.accuracy is not None]
 
 
 def to_record(result: "RoundResult") -> Record:

@@ -4,6 +4,7 @@ config.toml        the resolved experiment
 rounds.jsonl       one JSON line a round (see `record`)
 layout.json        the model's tensors: names, shapes and groups in flat order
 machine.json       which processor and versions ran it, and when
+data.json          which data, where no author publishes their digest (see `data_file`)
 checkpoint.bin     what the server keeps after the last whole round (see `checkpoint`)
 memory/            what clients keep from their last round, for methods whose clients do
 last-update.bin    one client's frame of the last round, for `fedmrn inspect`
@@ -19,6 +20,7 @@ killed at any moment goes on to the files that it would have written undisturbed
 import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -28,8 +30,9 @@ import torch
 
 from fedmrn.data import holdings
 from fedmrn.errors import RunError
-from fedmrn.experiments.config import DataConfig, Experiment
+from fedmrn.experiments.config import DataConfig, Experiment, TrainConfig
 from fedmrn.experiments.run.checkpoint import restore, save_checkpoint, tidy
+from fedmrn.experiments.run.data_file import check_data, write_data
 from fedmrn.experiments.run.folder import check_folder, finished
 from fedmrn.experiments.run.layout_file import write_layout
 from fedmrn.experiments.run.machine import note_machine, this_machine
@@ -111,6 +114,7 @@ def _go_on(
     experiment: Experiment, folder: Path, prepared: Prepared, *, data_dir: Path, progress: Progress, start: Start
 ) -> list[Record]:
     """Run what is missing, in a folder that is this process's."""
+    digest = check_data(folder, prepared.dataset)
     records = read_records(folder)
     held = holdings(prepared.dataset.labels(), prepared.federation.parts)
     write_atomic(folder / "partition.json", json.dumps(held.tolist()).encode())
@@ -137,7 +141,7 @@ def _go_on(
     train = experiment.train
     setup = Setup(
         prepared=prepared,
-        make=partial(prepare, experiment, data_dir.resolve()),
+        make=partial(prepare, experiment, data_dir.resolve(), digest=digest),
         workers=train.workers,
         wait=progress.wait,
     )
@@ -159,7 +163,11 @@ def _go_on(
     ):
         # Now that all is ready: a run that is to be extended is a finished one until here.
         note_machine(folder, this_machine(_device_name(view.device)))
+        write_data(folder, prepared.dataset, digest)
         write_atomic(folder / "config.toml", tomli_w.dumps(experiment.as_dict()).encode())
+        if any(record != _as_of(record, train) for record in records):  # after the configuration that says so
+            records = [_as_of(record, train) for record in records]
+            write_atomic(folder / "rounds.jsonl", "".join(r.as_line() for r in records).encode())
         for result in results:
             record = to_record(result)
             try:
@@ -180,6 +188,11 @@ def _go_on(
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _as_of(record: Record, train: TrainConfig) -> Record:
+    """Return the record of a round as a run of these rounds has it: the last round of a shorter run was tested."""
+    return record if train.tests(record.round) else replace(record, accuracy=None, loss=None)
 
 
 def _draw(prepared: Prepared, data: DataConfig, path: Path) -> None:

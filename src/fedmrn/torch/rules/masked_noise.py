@@ -1,7 +1,6 @@
 """FedMRN: training through the mask of seeded noise."""
 
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -134,26 +133,18 @@ class MaskedTraining(Through):
         self.note()
 
     def put_undiced(self) -> None:
-        """Put w + u into the model, u clipped to what masks can say: the mean over all masks of u."""
-        if self.stochastic:
-            with self._as_sent():
-                self._draw_after([(slice(0, self.size), STAY)], q=0.0)
-
-    @contextmanager
-    def _as_sent(self) -> Iterator[None]:
-        """Let noise be as wide as what is sent: with a budget it is wider than in training."""
+        """Put w + u into the model, u clipped to what the mask can say that is sent: the mean over all masks of u."""
+        if not self.stochastic:
+            return
         usual = self._multiples
-        if self._dial is not None:
-            here = torch.from_numpy(self._dial.sample).to(self.view.device)
-            u = (self.moved[here] - self.base[here]).cpu().numpy()
-            self._multiples = torch.from_numpy(self._dial.multiples(u)).to(self.view.device)
+        if self._dial is not None:  # with a budget that mask is wider than those of training
+            u = self.u[torch.from_numpy(self._dial.sample).to(self.view.device)]
+            self._multiples = torch.from_numpy(self._dial.multiples(u.cpu().numpy())).to(self.view.device)
             self._rescale()
-        try:
-            yield
-        finally:
-            if self._dial is not None:
-                self._multiples = usual
-                self._rescale()
+        self._draw_after([(slice(0, self.size), STAY)], q=0.0)
+        if self._dial is not None:
+            self._multiples = usual
+            self._rescale()
 
     def drawn_code(self, twin: Twin) -> Tensor:
         """Return the weights of a coded parameter that were drawn last."""

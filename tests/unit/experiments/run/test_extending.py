@@ -1,5 +1,6 @@
 """A run goes on to more rounds than it was made for, as if it had been made for them."""
 
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fedmrn.errors import RunError
 from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.run.folder import check_folder, finished, read_experiment
 from fedmrn.experiments.settings import load_setting
+from fedmrn.report.reading import read_rounds
 from run_folders import write_run
 
 MANY = 3
@@ -73,6 +75,58 @@ class TestARun:
         disk.before = lambda _: None
         run(folder, 2)
         assert timeless(files(folder)) == timeless(files(tmp_path / "whole"))
+
+
+class TestARunThatDoesNotTestEveryRound:
+    def test_is_that_of_the_larger_number(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Round 2 is tested where it is the last, and not in a run of 5."""
+        run = small_run(monkeypatch)
+        run(tmp_path / "whole", 5, 3)
+        run(tmp_path / "run", 2, 3)
+        assert rounds_tested(tmp_path / "run") == [2]
+        run(tmp_path / "run", 5, 3)
+        assert rounds_tested(tmp_path / "run") == [3, 5]
+        assert timeless(files(tmp_path / "run")) == timeless(files(tmp_path / "whole"))
+
+    @pytest.mark.slow
+    def test_that_is_killed_at_any_moment_while_it_is_extended(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A folder that is killed can be reported at once, and goes on to the files of a whole run."""
+        run, disk = small_run(monkeypatch), Disk(tmp_path, monkeypatch)
+        run(tmp_path / "whole", 3, 3)
+        run(tmp_path / "run", 2, 3)
+        states: list[Files] = moments(lambda folder: run(folder, 3, 3), tmp_path / "run", disk)
+        for number, state in enumerate(states):
+            again = tmp_path / f"again{number}"
+            place(state, again)
+            read_rounds(again, read_experiment(again))
+            run(again, 3, 3)
+            assert timeless(files(again)) == timeless(files(tmp_path / "whole")), f"killed with {sorted(state)}"
+
+    def test_that_was_stopped_ends_with_a_test(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        run, disk, folder = small_run(monkeypatch), Disk(tmp_path, monkeypatch), tmp_path / "run"
+
+        def stop(_: str) -> None:
+            if (folder / "rounds.jsonl").exists() and (folder / "rounds.jsonl").read_bytes().count(b"\n") == 2:
+                raise Killed
+
+        disk.before = stop
+        with pytest.raises(Killed):
+            run(folder, 5, 4)
+        disk.before = lambda _: None
+        with pytest.raises(RunError, match=r"holds 2 rounds, and the last of them was not tested .*more than 2"):
+            run(folder, 2, 4)
+        run(folder, 3, 4)
+        run(tmp_path / "whole", 3, 4)
+        assert timeless(files(folder)) == timeless(files(tmp_path / "whole"))
+
+
+def rounds_tested(folder: Path) -> list[int]:
+    """The rounds whose line has an accuracy and a loss."""
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    assert all(("accuracy" in line) == ("loss" in line) for line in lines)
+    return [line["round"] for line in lines if "accuracy" in line]
 
 
 def read(state: Files) -> int:
