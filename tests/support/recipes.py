@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -39,10 +40,17 @@ def block(heading: str) -> str:
 
 
 def run_block(heading: str, names: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a recipe with these names set, and return all names after it."""
-    space: dict[str, Any] = {"torch": torch, "F": F, "attach": attach, **names}
-    exec(compile(block(heading), str(PAGE), "exec"), space)  # noqa: S102 - of our own page
+    """Run a recipe with these names set, and return all names after it; with the same dice every time."""
+    space: dict[str, Any] = {"torch": torch, "F": F, "attach": _attach, **names}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(6)
+        exec(compile(block(heading), str(PAGE), "exec"), space)  # noqa: S102 - of our own page
     return space
+
+
+def _attach(model: nn.Module, optimizer: torch.optim.Optimizer, broadcast: bytes, **options: Any) -> Any:
+    """`attach` with a client's own randomness that follows from its broadcast."""
+    return attach(model, optimizer, broadcast, **{"sampling_key": crc32(broadcast), **options})
 
 
 def images(n: int, seed: int) -> TensorDataset:
@@ -77,7 +85,7 @@ def federate(
     start = make()
     view, scheme = ModelLayout.of(start), method("fedmrn").scheme({"scale": "auto"})
     state = Server.initial(view.layout, scheme, view.read())
-    server = Server(view.layout, scheme, state, b"a secret of tests")
+    server = Server(view.layout, scheme, state, b"a secret of tests", run=bytes(16))
     scores, size = [score(start)], 0
     for number in range(1, rounds + 1):
         round_ = server.begin(number, CLIENTS)

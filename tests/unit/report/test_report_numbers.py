@@ -255,7 +255,7 @@ def test_a_figure_says_all_of_its_configuration(tmp_path: Path) -> None:
         "model cnn-digits",
     ):
         assert words in text
-    alike = "lr 0.1, optimizer sgd, weight decay 0, grid step 0.5, server mean, server lr 1"
+    alike = "lr 0.1, optimizer sgd, weight decay 0, grid step 0.5, grid hysteresis 0.25, server mean, server lr 1"
     assert f"; {alike}; fedavg: side float32, down float32" in text
     assert "; fedmrn: side float8, down grid, noise uniform, scale 0.02" in text
 
