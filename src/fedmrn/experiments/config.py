@@ -89,9 +89,8 @@ class MethodConfig:
     side: Annotated[str, PlainValidator(word_of(SIDE))] = "float32"
     down: Annotated[str, PlainValidator(word_of(DOWN))] = "float32"
     grid_step: Positive = 0.5  # of public models, over what a tensor moved; where down is grid
-    grid_hysteresis: Annotated[float, Field(ge=0, le=1, strict=True)] = (
-        0.25  # how far beyond half a step a number stays
-    )
+    # Of public models, in steps: how far beyond half of one a number stays.
+    grid_hysteresis: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.25
     server: Annotated[str, PlainValidator(word_of(SERVER))] = "mean"
     server_lr: Positive = 1.0
     server_beta: Share = 0.9

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
-from fedmrn.errors import ConfigError, RunError
+from fedmrn.errors import RunError
 from fedmrn.experiments.config import Experiment
-from fedmrn.experiments.parsing import parse_json
-from fedmrn.experiments.run.record import FILE, MOST, MOST_OF_A_LINE, Record, Whole, explain
-from fedmrn.files import open_file, read_file
+from fedmrn.experiments.run.json_file import read_json
+from fedmrn.experiments.run.record import FILE, MOST, MOST_OF_A_LINE, Record, Whole
+from fedmrn.files import open_file
 from fedmrn.report.observed import check_observed
 
 _LINE, _FILE = MOST_OF_A_LINE, MOST  # bytes that are read at most
@@ -56,16 +56,9 @@ def read_holdings(folder: Path, experiment: Experiment) -> NDArray[np.int64] | N
         RunError: partition.json is not what the runner writes.
     """
     path = folder / "partition.json"
-    data = read_file(path, _FILE >> 6, "; delete it")
-    if data is None:
+    held = read_json(path, _HELD, _FILE >> 6, "; delete it")
+    if held is None:
         return None
-    try:
-        parse_json(data)
-        held = _HELD.validate_json(data)
-    except ValidationError as error:
-        raise RunError(f"{path}: {explain(error)}; delete it") from error
-    except ConfigError as error:
-        raise RunError(f"{path}: {error}; delete it") from error
     if len(held) != experiment.data.clients or len({len(row) for row in held}) != 1 or not any(map(any, held)):
         raise RunError(f"{path} is not a table of samples by client and label, a row for each client; delete it")
     return np.array(held, np.int64)

@@ -118,8 +118,8 @@ def _clients(run: StoredRun) -> list[float] | None:
     return [float(number * run.parameters) for number in numbers]
 
 
-def _bits(*ways: str) -> Quantity:
-    return Quantity(_bytes(*ways), lambda values: 8 * sum(values), ".3f", _clients)
+def _bits(values: Values, per: Values = _clients) -> Quantity:
+    return Quantity(values, lambda sizes: 8 * sum(sizes), ".3f", per)
 
 
 def _again(place: int) -> Values:
@@ -140,22 +140,18 @@ def _rest(whole: Values, part: Values) -> Values:
     return values
 
 
-def _bits_of_some(values: Values, per: Values) -> Quantity:
-    return Quantity(values, lambda numbers: 8 * sum(numbers), ".3f", per)
-
-
 QUANTITIES: Mapping[str, Quantity] = {
     "accuracy": Quantity(_accuracy, fmean, ".2f"),
     "best": Quantity(_accuracy, max, ".2f"),
     "up MB": _megabytes("up"),
     "down MB": _megabytes("down"),
     "total MB": _megabytes("up", "down"),
-    "up bits": _bits("up"),
-    "mask bits": _bits("mask"),
-    "down bits": _bits("down"),
-    "total bits": _bits("up", "down"),
-    "down bits, again": _bits_of_some(_again(0), _again(1)),
-    "down bits, new": _bits_of_some(_rest(_bytes("down"), _again(0)), _rest(_clients, _again(1))),
+    "up bits": _bits(_bytes("up")),
+    "mask bits": _bits(_bytes("mask")),
+    "down bits": _bits(_bytes("down")),
+    "total bits": _bits(_bytes("up", "down")),
+    "down bits, again": _bits(_again(0), _again(1)),
+    "down bits, new": _bits(_rest(_bytes("down"), _again(0)), _rest(_clients, _again(1))),
 }
 
 

@@ -9,13 +9,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from fedmrn.errors import ConfigError, RunError
-from fedmrn.experiments.parsing import parse_json
-from fedmrn.experiments.run.record import Whole, explain
-from fedmrn.files import read_file, write_atomic
+from fedmrn.errors import RunError
+from fedmrn.experiments.run.json_file import read_json
+from fedmrn.experiments.run.record import Whole
+from fedmrn.files import write_atomic
 
 FOLDER = "records"
 _MOST_BYTES, _MOST_ROUNDS, _MOST_RUNS = 1 << 26, 1 << 20, 1 << 14
@@ -138,15 +138,10 @@ def read_collection(path: Path) -> Collection:
     Raises:
         RunError: it is not there, or not of this form.
     """
-    data = read_file(path, _MOST_BYTES, "; mend it, or import its runs anew")
-    if data is None:
+    found = read_json(path, _FILE, _MOST_BYTES, "; mend it, or import its runs anew")
+    if found is None:
         raise RunError(f"{path} does not exist: import its runs, or delete the mark that shows it")
-    try:
-        return _FILE.validate_python(parse_json(data))
-    except ValidationError as error:
-        raise RunError(f"{path}: {explain(error)}; mend it, or import its runs anew") from error
-    except ConfigError as error:
-        raise RunError(f"{path}: {error}; mend it, or import its runs anew") from error
+    return found
 
 
 def write_collection(path: Path, collection: Collection) -> None:

@@ -4,14 +4,13 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from fedmrn.data import Dataset
-from fedmrn.errors import ConfigError, RunError
-from fedmrn.experiments.parsing import parse_json
-from fedmrn.experiments.run.record import explain
-from fedmrn.files import read_file, write_atomic
+from fedmrn.errors import RunError
+from fedmrn.experiments.run.json_file import read_json
+from fedmrn.files import write_atomic
 
 FILE = "data.json"
 _MOST = 1 << 20  # bytes that are read at most
@@ -36,11 +35,12 @@ def check_data(folder: Path, dataset: Dataset) -> str:
     if dataset.published:
         return ""
     digest = dataset.digest()
-    began = _read(folder / FILE) if (folder / "config.toml").exists() else None  # else of a run that never began
-    if began is not None and began != digest:
+    begun = (folder / "config.toml").exists()  # else the file is of a run that never began
+    there = read_json(folder / FILE, _DATA, _MOST, "; delete it, if the data are those of the run") if begun else None
+    if there is not None and there.sha256 != digest:
         raise RunError(
-            f"{folder} holds a run of other data: {dataset.name} has SHA-256 {digest[:16]}... here and {began[:16]}... "
-            "there; put the data back, or --out FOLDER for a new run"
+            f"{folder} holds a run of other data: {dataset.name} has SHA-256 {digest[:16]}... here and "
+            f"{there.sha256[:16]}... there; put the data back, or --out FOLDER for a new run"
         )
     return digest
 
@@ -58,15 +58,3 @@ def write_data(folder: Path, dataset: Dataset, digest: str) -> None:
         "class_names": dataset.class_names,
     }
     write_atomic(folder / FILE, json.dumps(said).encode())
-
-
-def _read(path: Path) -> str | None:
-    data = read_file(path, _MOST, "; delete it, if the data are those of the run")
-    if data is None:
-        return None
-    try:
-        parse_json(data)
-        return _DATA.validate_json(data).sha256
-    except (ConfigError, ValidationError) as error:
-        said = explain(error) if isinstance(error, ValidationError) else str(error)
-        raise RunError(f"{path}: {said}; delete it, if the data are those of the run") from error

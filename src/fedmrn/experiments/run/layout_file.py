@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from fedmrn.errors import ConfigError, RunError
-from fedmrn.experiments.parsing import parse_json
-from fedmrn.experiments.run.record import explain
-from fedmrn.files import read_file, write_atomic
+from fedmrn.experiments.run.json_file import read_json
+from fedmrn.files import write_atomic
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 
 FILE = "layout.json"
@@ -44,15 +43,11 @@ def read_layout(folder: Path) -> Layout | None:
         RunError: layout.json is not what the runner writes.
     """
     path = folder / FILE
-    data = read_file(path, _MOST_BYTES, "; delete it")
-    if data is None:
+    found = read_json(path, _FILE, _MOST_BYTES, "; delete it")
+    if found is None:
         return None
     try:
-        parse_json(data)
-        found = _FILE.validate_json(data)
         layout = Layout(tuple(TensorSpec(t.name, tuple(t.shape), Group[t.group.upper()]) for t in found))
-    except ValidationError as error:
-        raise RunError(f"{path}: {explain(error)}; delete it") from error
     except ConfigError as error:
         raise RunError(f"{path}: {error}; delete it") from error
     if sum(tensor.size for tensor in layout.tensors) > _MOST_ELEMENTS:

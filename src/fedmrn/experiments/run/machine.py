@@ -12,13 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from fedmrn.errors import ConfigError, RunError
-from fedmrn.experiments.parsing import parse_json
-from fedmrn.experiments.run.record import explain
-from fedmrn.files import read_file, write_atomic
+from fedmrn.experiments.run.json_file import read_json
+from fedmrn.files import write_atomic
 from fedmrn.text import printable
 
 FILE = "machine.json"
@@ -75,17 +73,7 @@ def read_machines(folder: Path) -> list[Machine]:
     Raises:
         RunError: machine.json is not what the runner writes.
     """
-    path = folder / FILE
-    data = read_file(path, _MOST_BYTES, "; delete it")
-    if data is None:
-        return []
-    try:
-        parse_json(data)
-        return _FILE.validate_json(data)
-    except ValidationError as error:
-        raise RunError(f"{path}: {explain(error)}; delete it") from error
-    except ConfigError as error:
-        raise RunError(f"{path}: {error}; delete it") from error
+    return read_json(folder / FILE, _FILE, _MOST_BYTES, "; delete it") or []
 
 
 def _processor(info: Path = Path("/proc/cpuinfo")) -> str:
