@@ -6,6 +6,8 @@ from pathlib import Path
 from making.cases import cases
 from making.folder import Folder, to_json
 from making.layouts import LAYOUTS
+from making.numbers import numbers
+from making.refused import refused
 
 from fedmrn.numerics.noise import gaussian_table
 
@@ -20,8 +22,10 @@ def make() -> Folder:
         "format": FORMAT,
         "wire": WIRE,
         "gaussian": folder.add("gaussian.bin", gaussian_table().astype("<f4").tobytes()),
+        "numbers": folder.add("numbers.json", (to_json(numbers()) + "\n").encode()),
         "layouts": {name: folder.layout(name, layout) for name, layout in LAYOUTS.items()},
         "cases": cases(folder),
+        "refused": refused(folder),
     }
     folder.add("index.json", (to_json(index) + "\n").encode())
     return folder

@@ -55,8 +55,9 @@ LAYOUTS = {
             TensorSpec("a", (3, 5), CODED),
             TensorSpec("b", (4,), CODED),
             TensorSpec("norm.weight", (3,), DENSE),
-            TensorSpec("norm.running_mean", (2,), STATS),
-            TensorSpec("norm.running_var", (2,), VARIANCE),
+            TensorSpec("norm.bias", (3,), DENSE),
+            TensorSpec("norm.running_mean", (3,), STATS),
+            TensorSpec("norm.running_var", (3,), VARIANCE),
         ]
     ),
 }
