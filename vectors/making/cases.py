@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fedmrn.codecs import Bernoulli
+from fedmrn.codecs import Bernoulli, Rotated
 from fedmrn.methods import METHODS
 from fedmrn.server.rules import frozen_weights
 from fedmrn.wire.frame import Frame, Role
@@ -106,6 +106,8 @@ class _Recorder:
         if vector.size <= LONGEST:
             row["vector"] = self.values(f"{place}.vector", vector)
             row["sampling_key"] = f"{key:016x}"
+        if any(section.codec == Rotated.id for section in update.sections):
+            return  # its scales are quotients of long sums, whose order is the writer's own
         again = [
             encode_update(broadcast, self.layout, values, weight=update.weight, sampling_key=other, state=state)
             for other in (1, 2, 3)

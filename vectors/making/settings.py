@@ -294,7 +294,6 @@ LONG = (
         down="grid",
         steady=0.999,
         moved=0.001,
-        rounds=2,
     ),
     Setting(
         name="longer-sorted",
