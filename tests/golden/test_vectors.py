@@ -205,6 +205,7 @@ def test_public_models_come_whole_and_as_differences() -> None:
         for name, case in CASES.items()
     }
     assert set(flags["grid"]) == {0, 1}
+    assert flags["grid-kept"] == [0, 0, 1]
     assert set(flags["grid-from-start"]) == {2, 3}
 
 

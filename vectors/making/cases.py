@@ -1,5 +1,6 @@
 """The cases that are read: each setting played, and recorded as one client sees it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,16 @@ from fedmrn.server.rules import frozen_weights
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import encode_update, read_model, read_state
+from fedmrn.wire.public import PublicModel, public_sections
 from fedmrn.wire.statistics import read_statistics
 from fedmrn.wire.terms import read_caps, read_scales, read_terms
 from making.federation import CLIENTS, F32, RECORDED, Play, Setting, codecs_of, update_values
 from making.folder import LONGEST, Folder, Record
 from making.layouts import LAYOUTS
 from making.settings import SETTINGS
+
+LOST = 2
+"""The round whose update gets lost, where one does."""
 
 
 def cases(folder: Folder) -> list[Record]:
@@ -57,6 +62,7 @@ class _Recorder:
         self.play = Play(self.layout, setting)
         self.frames: list[Record] = []
         self.codecs: set[int] = set()
+        self.first_public: PublicModel | None = None
 
     def case(self) -> Record:
         """Return what the index says of the case."""
@@ -89,15 +95,32 @@ class _Recorder:
         place = number - self.setting.first + 1
         for client in CLIENTS:
             data = round_.broadcast(client)
+            if self.setting.lost and client == RECORDED:
+                data = self.as_if_lost(place, Frame.from_bytes(data)).to_bytes()
             update, vector, key = self.play.answer(client, number, data)
             if client == RECORDED:
                 broadcast = Frame.from_bytes(data)
                 state = round_.shown if server.scheme.grid else read_state(broadcast, self.layout)
                 self.record("broadcast", place, broadcast, state)
+                if self.setting.lost and place == LOST:
+                    continue
                 self.update(place, broadcast, update, state, vector, key)
             round_.add(client, update.to_bytes())
         if number + 1 < 1 << 32:
             round_.finish()
+
+    def as_if_lost(self, place: int, broadcast: Frame) -> Frame:
+        """Return what a client is sent that holds the first public model for sure: the second whole, then a difference.
+
+        A server sends a whole one where that is shorter; here it does, whatever the lengths.
+        """
+        publisher = self.play.server.publisher
+        if publisher is None:
+            return broadcast
+        self.first_public = publisher.current if place == 1 else self.first_public
+        base = None if place <= LOST else self.first_public
+        kept = tuple(s for s in broadcast.sections if s.role is not Role.STATE)
+        return replace(broadcast, sections=kept + public_sections(publisher.current, publisher.tag, base))
 
     def update(self, place: int, broadcast: Frame, update: Frame, state: F32, vector: F32, key: int) -> None:
         """Record an update, and whether its values lead to it again."""

@@ -41,6 +41,7 @@ class Setting:
         steady: the share of starting weights that are 0.
         calibrated: whether the server asks for statistics in the end.
         largest: a weight of this size is among the starting ones.
+        lost: whether the recorded client's second update gets lost, and its second public model comes whole.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Setting:
     steady: float = 0.0
     calibrated: bool = False
     largest: float = 0.0
+    lost: bool = False
 
 
 def drawn(count: int, *labels: str | int) -> F32:

@@ -248,6 +248,15 @@ STATES = (
         calibrated=True,
     ),
     Setting(
+        name="grid-kept",
+        about="A whole public model comes second, and its update is lost: the third is a difference to the first.",
+        method="fedmrn-s",
+        down="grid",
+        layout="lean",
+        rounds=3,
+        lost=True,
+    ),
+    Setting(
         name="grid-from-start",
         about="Codec 15 with flag 2: numbers count from the run's starting weights, `start`.",
         method="fedmrn",
