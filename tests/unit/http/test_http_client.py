@@ -1,6 +1,8 @@
 """A client's own loop over HTTP: three lines around a training, over TLS, with evaluation and what it keeps."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,8 @@ def test_every_byte_is_counted_by_part(tmp_path: Path) -> None:
     setting = of_many(2, "fedmrn", rounds=1)
     with serving(setting, tmp_path, plan=plan_of(setting, evaluate_every=1, config={"lr": 0.1})) as running:
         connections = [running.connect(client) for client in range(2)]
-        tasks = [connection.task(5) or connection.task(5) for connection in connections]
+        with ThreadPoolExecutor() as pool:  # a round waits for both
+            tasks = list(pool.map(Connection.task, connections))
         down = up = 0
         trainer = Trainer(setting)
         for client, (connection, task) in enumerate(zip(connections, tasks, strict=True)):
@@ -93,8 +96,6 @@ def test_every_byte_is_counted_by_part(tmp_path: Path) -> None:
 def alone(tmp_path: Path, name: str, **changes: Any) -> Any:
     setting = of_many(1, name, rounds=3)
     scheme = method(name).scheme({}, **changes)
-    from dataclasses import replace
-
     return serving(replace(setting, scheme=scheme), tmp_path / "server", plan=plan_of(setting, config={"lr": 0.1}))
 
 
@@ -134,7 +135,7 @@ def test_an_update_that_is_refused_is_an_error(tmp_path: Path) -> None:
     with alone(tmp_path, "fedmrn") as running, HttpClient(running.url, running.tokens[0], patience=10.0) as client:
         given = client.connection.task(5)
         assert given is not None
-        with pytest.raises(ServerRefusedError, match="422.*TruncatedFrameError"):
+        with pytest.raises(ServerRefusedError, match=r"422.*TruncatedFrameError"):
             client.connection.answer(given, b"", {})
 
 

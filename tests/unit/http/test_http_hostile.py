@@ -198,7 +198,7 @@ def test_fifty_clients_one_dies_one_is_hostile(tmp_path: Path) -> None:
             thread.start()
         join(in_threads(running, list(range(48)), train) + others)
     assert running.raised is None
-    assert running.server.state.tobytes() == folded_without(setting, {49}).tobytes()
+    assert running.server.federation.state.tobytes() == folded_without(setting, {49}).tobytes()
     for outcome in running.outcomes:
         assert sorted(outcome.report.folded) == list(range(49))
         assert len(outcome.report.refused) == 3
@@ -206,9 +206,9 @@ def test_fifty_clients_one_dies_one_is_hostile(tmp_path: Path) -> None:
 
 
 def test_a_wrong_token_ends_a_client(running: Running) -> None:
-    with Connection(running.url, "x" * 43, patience=5.0) as connection:
-        with pytest.raises(ServerRefusedError, match=r"401.*no client has this token"):
-            connection.about()
+    refusal = pytest.raises(ServerRefusedError, match=r"401.*no client has this token")
+    with Connection(running.url, "x" * 43, patience=5.0) as connection, refusal:
+        connection.about()
 
 
 def test_a_late_answer_is_told_and_no_error(running: Running) -> None:

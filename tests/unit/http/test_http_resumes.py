@@ -87,7 +87,7 @@ def test_a_server_that_is_stopped_between_rounds_goes_on(tmp_path: Path) -> None
         join(in_threads(running, [0, 1, 2], train))
     with serving(setting, tmp_path, tokens=tokens) as running:
         join(in_threads(running, [0, 1, 2], train))
-    assert running.server.state.tobytes() == small_federation.run(setting)[-1].state.tobytes()
+    assert running.server.federation.state.tobytes() == small_federation.run(setting)[-1].state.tobytes()
     assert [outcome.report.round for outcome in running.outcomes] == [2]
 
 
