@@ -19,8 +19,8 @@ from fedmrn.http.desk import MOST_TEXT, Desk, Offer
 from fedmrn.http.tokens import Tokens
 from fedmrn.http.verdict import Verdict, refused
 
-METRICS = "Fedmrn-Metrics"
-EXPOSED = ("Fedmrn-Task", "Fedmrn-Kind", "Fedmrn-Round", "Fedmrn-Run", "Fedmrn-Deadline", "Fedmrn-Config")
+_METRICS = "Fedmrn-Metrics"
+_EXPOSED = ("Fedmrn-Task", "Fedmrn-Kind", "Fedmrn-Round", "Fedmrn-Run", "Fedmrn-Deadline", "Fedmrn-Config")
 """Headers of a task, which a page of another origin may read."""
 _RETRY = "2"
 _Handler = Callable[[Request, int], Awaitable[Response]]
@@ -127,13 +127,13 @@ class Counter:
         parts = await run_in_threadpool(parts_of, offer.content)
         size = sum(map(len, parts))
         told = (offer.task, offer.kind, offer.round, self._run, offer.seconds, offer.config)
-        headers = {**dict(zip(EXPOSED, map(str, told), strict=True)), "Content-Length": str(size)}
+        headers = {**dict(zip(_EXPOSED, map(str, told), strict=True)), "Content-Length": str(size)}
         self.traffic.add(down=size + len(offer.config))
         return StreamingResponse(pieces(parts), headers=headers, media_type="application/octet-stream")
 
     async def answer(self, request: Request, client: int) -> Response:
         """Take an answer."""
-        metrics = request.headers.get(METRICS.lower(), "")
+        metrics = request.headers.get(_METRICS.lower(), "")
         return await self._upload(request, client, self._most, lambda n, d: self._desk.answer(client, n, d, metrics))
 
     async def failure(self, request: Request, client: int) -> Response:
@@ -149,7 +149,7 @@ class Counter:
         self._uploading.add(client)
         try:
             data = await read_body(request, most, self._body_seconds)
-            self.traffic.add(up=len(data) + len(request.headers.get(METRICS.lower(), "")))
+            self.traffic.add(up=len(data) + len(request.headers.get(_METRICS.lower(), "")))
             return self._told(await run_in_threadpool(take, name, data))
         except BodyError as error:
             self.traffic.add(up=error.size)
@@ -180,8 +180,8 @@ def application(
         CORSMiddleware,
         allow_origins=list(origins),
         allow_methods=["GET", "PUT"],
-        allow_headers=["Authorization", "Content-Type", METRICS],
-        expose_headers=[*EXPOSED, "Retry-After"],
+        allow_headers=["Authorization", "Content-Type", _METRICS],
+        expose_headers=[*_EXPOSED, "Retry-After"],
     )
     name = "{task:str}"
     return Starlette(

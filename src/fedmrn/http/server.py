@@ -38,7 +38,7 @@ from fedmrn.wire.layout import Layout
 from fedmrn.wire.public import tag_of
 
 _log = getLogger(__name__)
-PROTOCOL = 1
+_PROTOCOL = 1
 """Version of the protocol."""
 _SLACK, _WIDEST = 1 << 16, 8
 
@@ -236,7 +236,7 @@ class HttpServer:
             {"name": t.name, "shape": list(t.shape), "group": t.group.name.lower()} for t in server.layout.tensors
         ]
         return {
-            "protocol": PROTOCOL,
+            "protocol": _PROTOCOL,
             "run": self._run_tag,
             "client": client,
             "method": next((name for name, row in METHODS.items() if row.id == server.scheme.method), ""),
