@@ -91,6 +91,7 @@ class Desk:
         """Take a client's answer to the task of this name, or refuse it."""
         digest = digest_of(data, metrics)
         with self._changed:
+            self._seen[client] = time.monotonic()
             task = self._task
             if self._last.get(client) == (name, digest) and (task is None or task.name != name):
                 return KNOWN
@@ -124,6 +125,7 @@ class Desk:
     def fail(self, client: int, name: str, text: bytes) -> Verdict:
         """Note that a client does not answer the task of this name, and why."""
         with self._changed:
+            self._seen[client] = time.monotonic()
             found = self._open(client, name)
             if not isinstance(found, OpenTask):
                 return self._counted(found, name, len(text))
@@ -168,7 +170,7 @@ class Desk:
             self._starting = False
 
     def present(self, since: float) -> list[int]:
-        """Return the clients that asked for work at or after this time of `time.monotonic`, in increasing order."""
+        """Return the clients that came at or after this time of `time.monotonic`, in increasing order."""
         return sorted(client for client, when in self._seen.items() if when >= since)
 
     def wait_for(self, wanted: int, within: float) -> list[int]:

@@ -123,6 +123,26 @@ def test_a_client_with_a_folder_is_sent_what_changed(tmp_path: Path, lose: bool)
     assert len(running.outcomes[1].report.failed) == int(lose)
 
 
+def test_a_client_that_is_started_again_has_its_memory(tmp_path: Path) -> None:
+    with alone(tmp_path, "topk-ef") as running:
+        memories = list[Any]()
+        for _ in range(3):
+            with HttpClient(running.url, running.tokens[0], tmp_path / "client", patience=10.0) as client:
+                task, model = next(client.tasks()), small_federation.small_model()
+                sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+                optimizer = task.attach(model, sgd, steps=1, accept="topk-ef")
+                memories.append(None if optimizer.memory is None else optimizer.memory.copy())
+                optimizer.zero_grad()
+                sum(p.square().sum() for p in model.parameters()).backward()  # type: ignore[union-attr]
+                optimizer.step()
+                assert task.reply(optimizer, weight=1)
+                memories.append(optimizer.memory)
+    assert memories[0] is None
+    assert memories[1].any()
+    assert (memories[1] == memories[2]).all()
+    assert (memories[3] == memories[4]).all()
+
+
 def test_a_method_that_is_not_accepted_is_told_to_both(tmp_path: Path) -> None:
     with alone(tmp_path, "fedavg") as running, HttpClient(running.url, running.tokens[0], patience=10.0) as client:
         task, model = next(client.tasks()), small_federation.small_model()

@@ -117,6 +117,15 @@ def test_what_was_kept_is_folded_after_a_restart_and_what_is_damaged_is_not(tmp_
     assert found.server.state.tobytes() == folded_without(SETTING, set()).tobytes()
 
 
+def test_a_client_that_brings_something_is_present() -> None:
+    desk = Desk()
+    desk.answer(3, "1-train", b"x", "")
+    desk.fail(4, "1-train", b"x")
+    desk.offer(5)
+    assert desk.present(time.monotonic() - 60) == [3, 4, 5]
+    assert desk.present(time.monotonic() + 60) == []
+
+
 def test_uploads_wait_for_a_server_that_starts() -> None:
     desk = Desk()
     assert desk.answer(0, "1-train", b"x", "").status == 503

@@ -56,6 +56,7 @@ def answers(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "answers").glob("2-train-*.bin"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fedmrn-s", "topk-ef"])
 def test_a_server_that_is_killed_in_mid_round_comes_to_the_same_model(name: str, tmp_path: Path) -> None:
     setting, train, port = of_many(CLIENTS, name, rounds=3, local_epochs=1), Waits(name), free_port()
