@@ -106,13 +106,14 @@ class Counter:
         asked = request.query_params.get("wait", "0")
         if not asked.isdecimal() or len(asked) > 9:
             return self._told(refused(400, "BadWait", "wait is a whole number of seconds"))
-        until = time.monotonic() + min(int(asked), self._max_wait)
+        granted = min(int(asked), self._max_wait)
+        until = time.monotonic() + granted
         while True:
             rung = self._bell.hear()
             response = await self._work(client)
             left = until - time.monotonic()
             if response is not None or left <= 0:
-                return response or Response(status_code=204, headers={"Retry-After": "0" if int(asked) else _RETRY})
+                return response or Response(status_code=204, headers={"Retry-After": "0" if granted else _RETRY})
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await rung.wait()

@@ -3,15 +3,18 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import small_federation
 from http_federation import Running, Trainer, of_many, plan_of, serving
 
-from fedmrn.errors import ConfigError
-from fedmrn.http import HttpServer, Plan, Tokens, new_tokens, read_tokens, write_tokens
+from fedmrn.errors import ConfigError, NoUpdatesError
+from fedmrn.http import HttpServer, Plan, Tokens, new_tokens, open_server, read_tokens, write_tokens
+from fedmrn.torch import ModelLayout
 from fedmrn.wire.frame import Frame, Kind
 
 SETTING = of_many(2, "fedmrn-s", rounds=1)
@@ -106,6 +109,41 @@ def test_a_server_for_others_wants_tls(tmp_path: Path) -> None:
         pass
     assert isinstance(running.raised, ConfigError)
     assert "insecure=True" in str(running.raised)
+
+
+def test_a_run_without_updates_is_an_error(tmp_path: Path) -> None:
+    plan = plan_of(SETTING, deadline=0.1, give_up_after=1)
+    with serving(SETTING, tmp_path, plan=plan, linger=0.1) as running:
+        for client in range(2):
+            ask(running, client, "/v1/task")
+        while running.raised is None:
+            time.sleep(0.01)
+    assert isinstance(running.raised, NoUpdatesError)
+    assert running.server.error is running.raised
+
+
+def test_an_error_of_ones_own_ends_the_run(tmp_path: Path) -> None:
+    def broken(_: object) -> None:
+        raise OSError("no space")
+
+    setting = of_many(1, rounds=2)
+    with serving(setting, tmp_path, on_round=broken, linger=0.1) as running, running.connect(0) as connection:
+        task = connection.task()
+        assert task is not None
+        connection.answer(task, Trainer(setting)(0, task.data)[0], {})
+        assert connection.task() is None
+    assert str(running.raised) == "no space"
+
+
+def test_a_new_server_needs_a_model(tmp_path: Path) -> None:
+    layout, scheme = ModelLayout.of(small_federation.small_model()).layout, SETTING.scheme
+    with pytest.raises(ConfigError, match="needs a model to start with"):
+        open_server(tmp_path, layout, scheme)
+
+
+def test_without_a_long_poll_clients_are_told_to_wait(tmp_path: Path) -> None:
+    with serving(SETTING, tmp_path, max_wait=0) as running:
+        assert ask(running, 0, "/v1/task?wait=20").headers["retry-after"] == "2"
 
 
 def test_a_round_has_no_more_clients_than_tokens(tmp_path: Path) -> None:

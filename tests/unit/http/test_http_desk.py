@@ -6,9 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
+import pytest
 from http_federation import Trainer, folded_without, of_many, plan_of, server_of
 
-from fedmrn.errors import NoUpdatesError
+from fedmrn.errors import NoUpdatesError, UnusableModelError
+from fedmrn.federation.conduct import Conduct
 from fedmrn.http.desk import ClosedError, Desk
 from fedmrn.http.rounds import Outcome, Rounds
 from fedmrn.http.spool import Spool
@@ -98,6 +100,39 @@ def test_clients_that_fail_are_asked_again_and_then_no_more(tmp_path: Path) -> N
         found.join()
     assert isinstance(found.error, NoUpdatesError)
     assert "client 2: OSError: ?\ufffd no data" in str(found.error)
+
+
+def test_a_round_that_leads_to_no_model_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish, calls = Conduct.finish, list[int]()
+
+    def fails_once(conduct: Conduct) -> object:
+        calls.append(1)
+        if len(calls) == 1:
+            raise UnusableModelError("not finite")
+        return finish(conduct)
+
+    monkeypatch.setattr(Conduct, "finish", fails_once)
+    with loop(tmp_path, deadline=10.0) as found:
+        for _ in range(2):
+            for client in range(3):
+                assert found.answer(client).status == 200
+        found.join()
+    assert found.error is None
+    assert found.server.state.tobytes() == folded_without(SETTING, set()).tobytes()
+
+
+def test_a_round_that_leads_to_no_model_time_and_again_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Conduct) -> object:
+        raise UnusableModelError("not finite")
+
+    monkeypatch.setattr(Conduct, "finish", fails)
+    with loop(tmp_path, deadline=10.0, give_up_after=1) as found:
+        for client in range(3):
+            assert found.answer(client).status == 200
+        found.join()
+    assert isinstance(found.error, UnusableModelError)
 
 
 def test_what_was_kept_is_folded_after_a_restart_and_what_is_damaged_is_not(tmp_path: Path) -> None:
