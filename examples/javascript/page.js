@@ -6,7 +6,7 @@ import { setGaussianTable } from "./fedmrn/noise.js";
 import { Transport } from "./fedmrn/transport.js";
 
 const TABLE = "../../src/fedmrn/numerics/gaussian.bin";
-const LEFT = 60;
+const LEFT = 84;
 const [WIDTH, HEIGHT, BOTTOM] = [600, 220, 30];
 const at = (id) => document.getElementById(id);
 

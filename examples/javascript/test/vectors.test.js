@@ -18,14 +18,19 @@ const folder = new URL("../../../vectors/", import.meta.url);
 /** Codecs that this client does not read: those of methods without masks, which it does not take part in. */
 const OUT_OF_SCOPE = [2, 3, 4, 7, 8];
 const there = existsSync(new URL("index.json", folder));
-const index = there ? JSON.parse(read("index.json")) : { layouts: {}, cases: [], refused: [] };
+const index = there ? JSON.parse(text("index.json")) : { layouts: {}, cases: [], refused: [] };
+const refused = index.refused ?? [];
 if (there) setGaussianTable(read(index.gaussian));
 const layouts = Object.fromEntries(
-  Object.entries(index.layouts).map(([name, { file }]) => [name, Layout.fromJson(new TextDecoder().decode(read(file)))]),
+  Object.entries(index.layouts).map(([name, { file }]) => [name, Layout.fromJson(text(file))]),
 );
 
 function read(path) {
   return new Uint8Array(readFileSync(new URL(path, folder)));
+}
+
+function text(path) {
+  return new TextDecoder().decode(read(path));
 }
 
 /** Compare values with what the index has of them: the first ones, and the digest of all. */
@@ -43,7 +48,7 @@ function readStatistics(bytes, layout) {
 }
 
 test("the vectors are there", { skip: there ? false : "no folder vectors/ here" }, () => {
-  assert.ok(index.cases.length > 0 && index.refused.length > 0);
+  assert.ok(index.cases.length > 0);
   for (const [name, { digest, size }] of Object.entries(index.layouts)) {
     assert.equal(hex(layouts[name].digest), digest);
     assert.equal(layouts[name].size, size);
