@@ -5,7 +5,7 @@ import { readDigits } from "./fedmrn/digits.js";
 import { setGaussianTable } from "./fedmrn/noise.js";
 import { Transport } from "./fedmrn/transport.js";
 
-const TABLE = "../../src/fedmrn/numerics/gaussian.bin";
+const TABLE = "gaussian.bin";
 const LEFT = 84;
 const [WIDTH, HEIGHT, BOTTOM] = [600, 220, 30];
 const at = (id) => document.getElementById(id);
