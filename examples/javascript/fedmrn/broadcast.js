@@ -14,9 +14,12 @@ import { readTerms } from "./terms.js";
 export const MASKED = Object.freeze(METHODS.filter((name) => name.startsWith("fedmrn")));
 const signed = (name) => name === "fedmrn-s" || name === "fedmrn-s-mrc";
 
-/** Codecs of group 0 by method (section 1.5); of masks, those that may stand inside scales too. */
-const CODED = { fedavg: [0], qsgd: [5], drive: [6], "drive-mse": [6], eden2: [6], eden4: [6], "eden-half": [6] };
-const ROTATED = { drive: [1, 0], "drive-mse": [1, 1], eden2: [2, 0], eden4: [4, 0], "eden-half": [1, 0] };
+/** The codec of group 0, and how its parameters begin, by method (section 1.5); masked noise has several. */
+const CODED = {
+  fedavg: [0], signsgd: [2, 0], "signsgd-vote": [2, 0], "signsgd-stochastic": [2, 1], fedbat: [2, 2], topk: [3],
+  "topk-ef": [3], "fedsparsify-local": [3], terngrad: [4], qsgd: [5], drive: [6, 1, 0], "eden-half": [6, 1, 0],
+  "drive-mse": [6, 1, 1], eden2: [6, 2, 0], eden4: [6, 4, 0], fedpm: [7], "fedsparsify-global": [8],
+};
 
 /**
  * Read a broadcast, and keep its public model, if it has one. Nothing is kept of a frame that is refused.
@@ -65,8 +68,8 @@ function readState(frame, layout, held, start) {
   for (const group of layout.groups) {
     const section = stateOf(frame, layout, group);
     const codec = codecOf(section);
-    const plain = group !== Group.variance || section.codec === 0;
-    require(plain, errors.MalformedFrameError, "variances of a state are coded");
+    const plain = section.codec !== 8 && (group !== Group.variance || section.codec === 0);
+    require(plain, errors.MalformedFrameError, "a state is coded as no state may be");
     layout.part(state, group).set(codec.decode({ ...section, key: frame.noiseKey, limit: Infinity }));
   }
   return { state: checkState(state, layout), kept: null };
@@ -84,10 +87,9 @@ function checkTemplate(template, method) {
   const { codec, group, parameters } = template;
   let allowed;
   if (group === Group.coded) {
-    const rule = ROTATED[method];
-    allowed = MASKED.includes(method)
-      ? isMaskOf(method, codec, parameters, mask)
-      : (CODED[method] ?? []).includes(codec) && (!rule || (parameters[0] === rule[0] && parameters[1] === rule[1]));
+    const [number, ...beginning] = CODED[method] ?? [];
+    const begins = beginning.every((byte, i) => parameters[i] === byte);
+    allowed = MASKED.includes(method) ? isMaskOf(method, codec, parameters, mask) : codec === number && begins;
   } else if (codec === 5) {
     const sideLevels = parameters[0] === 64 && parameters[1] + parameters[2] + parameters[3] === 0;
     allowed = group !== Group.variance && sideLevels && parameters[4] === 127;

@@ -49,7 +49,7 @@ export function readTerms(frame, method, tensors) {
   require(count > 0 && count === elements, errors.MalformedFrameError, `${count} terms came, ${elements} were told`);
   for (const { name, methods } of Object.values(TERMS)) {
     const has = !(name in found) || methods === null || methods.includes(method);
-    require(has, errors.UnknownTermError, `${method} has no term ${name}`);
+    require(has, errors.MalformedFrameError, `${method} has no term ${name}`);
   }
   for (const name of ["caps", "scales"]) {
     const fits = !(name in found) || found[name].length === tensors;

@@ -1,13 +1,10 @@
 // What a client sends: an update that answers a broadcast (sections 1.2 and 6.1).
 
-import { concat, equal, floatBytes, viewOf } from "./bytes.js";
-import { codecOf } from "./codecs/index.js";
+import { concat, floatBytes, viewOf } from "./bytes.js";
 import { writeInterleaved } from "./codecs/interleaved.js";
 import { pack, readMask } from "./codecs/mask.js";
-import { writeTable } from "./codecs/scales.js";
-import * as errors from "./errors.js";
-import { require } from "./errors.js";
-import { Kind, LIMITS, Role, readFrame, writeFrame } from "./frame.js";
+import { writeTable } from "./codecs/tables.js";
+import { Kind, LIMITS, Role, writeFrame } from "./frame.js";
 import { Group } from "./layout.js";
 
 /** What a template of group 0 asks for: law and type of the mask, and where its scale comes from. */
@@ -73,7 +70,7 @@ function sideBody(codec, values) {
 }
 
 /** The 16-bit float nearest to a value, ties to even, clipped to 65504. */
-function halfBits(value) {
+export function halfBits(value) {
   const size = Math.min(Math.abs(value), 65504);
   const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0;
   const e = Math.max(Math.floor(Math.log2(size)), -14);
@@ -82,44 +79,4 @@ function halfBits(value) {
   const up = scaled - down > 0.5 || (scaled - down === 0.5 && down % 2 === 1);
   // The significand without its leading one, or all of a subnormal one; rounding up may carry into the exponent.
   return sign | ((e + 14) * 1024 + (down + (up ? 1 : 0)));
-}
-
-/**
- * Read an update as a server does, after the checks of who sent it: the flat vector that it adds up.
- * @param {object} broadcast that it answers, as `readBroadcast` returned it
- */
-export function readUpdate(bytes, { frame: asked, templates, terms }, layout, limits = LIMITS) {
-  const frame = readFrame(bytes, Kind.update, limits);
-  require(frame.method === asked.method, errors.WrongMethodError, "an update of another method");
-  require(frame.round === asked.round, errors.WrongRoundError, "an update of another round");
-  require(equal(frame.digest, layout.digest), errors.WrongLayoutError, "an update of another model");
-  const { low, high } = frame.noiseKey;
-  const own = low === asked.noiseKey.low && high === asked.noiseKey.high;
-  require(own, errors.WrongKeyError, "an update with another noise key than was sent");
-  const matches = (section, i) => {
-    const { codec, group, elements, parameters } = templates[i] ?? {};
-    const same = section.codec === codec && section.group === group && section.elements === elements;
-    return same && equal(section.parameters, parameters);
-  };
-  const whole = frame.sections.length === templates.length && frame.sections.every(matches);
-  require(whole, errors.WrongParametersError, "the sections are not those that were asked for");
-  const out = new Float32Array(layout.size);
-  const tables = frame.sections.map((section) => {
-    const given = { ...section, key: frame.noiseKey, limit: limits.value };
-    const codec = codecOf(section);
-    const { values, table } = codec.read ? codec.read(given) : { values: codec.decode(given) };
-    layout.part(out, section.group).set(values);
-    return { table, group: section.group };
-  });
-  for (const { table, group } of tables) if (table) checkTable(table, layout.sizes(group), terms);
-  return { frame, values: out };
-}
-
-function checkTable(table, sizes, { scales, caps }) {
-  const fits = table.length === sizes.length && sizes.every((size, k) => table[k].size === size);
-  require(fits, errors.WrongParametersError, "the runs of scales are not this model's tensors");
-  const told = scales === undefined || table.every(({ scale }, k) => scale === 2 ** scales[k]);
-  require(told, errors.WrongParametersError, "the scales are not those that were told");
-  const capped = caps === undefined || table.every(({ scale }, k) => scale <= 2 ** caps[k]);
-  require(capped, errors.BoundError, "a scale is above its cap");
 }

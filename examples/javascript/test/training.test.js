@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import { readUpdate } from "../fedmrn/answers.js";
 import { readBroadcast } from "../fedmrn/broadcast.js";
 import { readTraining, train } from "../fedmrn/client.js";
 import { floatBytes } from "../fedmrn/bytes.js";
@@ -12,7 +13,6 @@ import { Layout } from "../fedmrn/layout.js";
 import { MaskedTraining } from "../fedmrn/masking.js";
 import { Mlp } from "../fedmrn/mlp.js";
 import { uniforms } from "../fedmrn/philox.js";
-import { readUpdate } from "../fedmrn/update.js";
 
 const layoutOf = (...sizes) =>
   new Layout(
