@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -14,13 +13,13 @@ from pathlib import Path
 
 import pytest
 from chromium import CHROMIUM, opened
+from node import NODE, needs_node
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "javascript"
-NODE = shutil.which("node")
 SIZES = ((1280, 1400), (390, 1400))
 ROUNDS = 6
-pytestmark = pytest.mark.skipif(NODE is None, reason="no node here: apt-get install nodejs")
+pytestmark = needs_node
 # What a reader would stumble over, in a window of any width.
 FAULTS = """
 (() => {

@@ -35,7 +35,7 @@ export function readTerms(frame, method, tensors) {
   require(plain, errors.MalformedFrameError, "the terms have another header than terms have");
   require(parameters[0] === 1, errors.UnsupportedVersionError, `terms of version ${parameters[0]} are not known here`);
   const view = viewOf(body);
-  let [at, before, count] = [0, -1, 0];
+  let [at, before, count] = [0, 0, 0]; // no term has tag 0
   while (at < body.length) {
     require(at + 6 <= body.length, errors.MalformedFrameError, "a term has no whole header");
     const tag = view.getUint16(at, true);
