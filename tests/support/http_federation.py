@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import small_federation
 import torch
+from numpy.typing import NDArray
 
 from fedmrn.federation.client import Client
 from fedmrn.federation.secrets import run_of, secret_of
@@ -81,13 +82,26 @@ Answer = Callable[[Connection, int, Given], None]
 class Running:
     """A server that runs."""
 
-    def __init__(self, server: HttpServer, tokens: Mapping[int, str], port: int, scheme: str = "http") -> None:
-        self.server, self.tokens, self.url = server, tokens, f"{scheme}://127.0.0.1:{port}"
+    def __init__(
+        self,
+        server: HttpServer | None,
+        tokens: Mapping[int, str],
+        port: int,
+        scheme: str = "http",
+        patience: float = 10.0,
+    ) -> None:
+        self.tokens, self.url, self._patience = tokens, f"{scheme}://127.0.0.1:{port}", patience
+        self._server = server
         self.outcomes: list[Outcome] = []
         self.raised: BaseException | None = None
 
+    @property
+    def server(self) -> HttpServer:
+        assert self._server is not None
+        return self._server
+
     def connect(self, client: int, **options: Any) -> Connection:
-        return Connection(self.url, self.tokens[client], patience=10.0, **options)
+        return Connection(self.url, self.tokens[client], patience=self._patience, **options)
 
 
 @contextmanager
@@ -129,13 +143,10 @@ def serving(
 
 def take_part(running: Running, client: int, train: Trainer, **options: Any) -> None:
     """Be a client until the run is over."""
-    connection = running.connect(client, **options)
-    try:
+    with running.connect(client, **options) as connection:
         connection.about()
         while (task := connection.task(5)) is not None:
             answer(connection, client, task, train)
-    finally:
-        connection.close()
 
 
 def answer(connection: Connection, client: int, task: Given, train: Trainer) -> None:
@@ -164,3 +175,18 @@ def join(threads: list[Thread], seconds: float = 60.0) -> None:
 
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def folded_without(setting: Federation, absent: set[int]) -> NDArray[np.float32]:
+    """The state after the rounds of a server in this process, to which some of a round's clients never answer."""
+    train, view = Trainer(setting), ModelLayout.of(small_federation.small_model())
+    state = Server.initial(view.layout, setting.scheme, view.read())
+    secret, run = secret_of(setting.seed), run_of(setting.seed)
+    server = Server(view.layout, setting.scheme, state, secret, run=run, clipping=setting.clipping)
+    for number in range(1, setting.rounds + 1):
+        round_ = server.begin(number, setting.sampled(number))
+        for client in round_.clients:
+            if client not in absent:
+                round_.add(client, train(int(client), round_.broadcast(client))[0])
+        round_.finish()
+    return server.state

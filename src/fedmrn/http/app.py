@@ -160,7 +160,7 @@ class Counter:
 
     def _told(self, verdict: Verdict, headers: dict[str, str] | None = None) -> Response:
         self.traffic.add(down=len(verdict.body))
-        more = {"Retry-After": _RETRY} if verdict.status in {408, 429} else {}
+        more = {"Retry-After": _RETRY} if verdict.status in {408, 429, 503} else {}
         return Response(verdict.body, verdict.status, {**more, **(headers or {})}, media_type="application/json")
 
 

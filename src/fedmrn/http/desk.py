@@ -65,7 +65,7 @@ class Desk:
         self._keep, self.ring = keep, ring
         self._changed = Condition()
         self._task: OpenTask | None = None
-        self._closes, self._closed = 0.0, False
+        self._closes, self._closed, self._starting = 0.0, False, True
         self._seen: dict[int, float] = {}
         self._last: dict[int, tuple[str, bytes]] = {}
         self.over = False
@@ -144,6 +144,8 @@ class Desk:
     def _open(self, client: int, name: str) -> OpenTask | Verdict:
         """Return the task of this name if it is open and this client's; else why it is not."""
         task = self._task
+        if self._starting:  # it may be the task that the server was killed in, and is about to open again
+            return refused(503, "Starting", "the server is starting", again=True)
         if task is None or task.name != name:
             return refused(409, "WrongRoundError", f"task {name} is closed")
         if client not in task.clients:
@@ -159,6 +161,11 @@ class Desk:
         return verdict
 
     # What the thread that runs the rounds calls.
+
+    def start(self) -> None:
+        """Say that no task is open from before the server was started: until then, uploads are told to come again."""
+        with self._changed:
+            self._starting = False
 
     def present(self, since: float) -> list[int]:
         """Return the clients that asked for work at or after this time of `time.monotonic`, in increasing order."""
@@ -179,7 +186,7 @@ class Desk:
     def put(self, task: OpenTask, seconds: float) -> None:
         """Open a task: its clients are sent it from now on, and have so many seconds."""
         with self._changed:
-            self._task, self._closes = task, time.monotonic() + seconds
+            self._task, self._closes, self._starting = task, time.monotonic() + seconds, False
         self.ring()
 
     def wait(self) -> bool:
@@ -213,7 +220,7 @@ class Desk:
     def end(self) -> None:
         """Say that there will be no work any more."""
         with self._changed:
-            self._task, self.over = None, True
+            self._task, self.over, self._starting = None, True, False
         self.ring()
 
     @property

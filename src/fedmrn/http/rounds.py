@@ -113,6 +113,8 @@ class Rounds:
     def _round(self, number: int) -> Outcome:
         server, plan, started = self._server, self._plan, time.monotonic()
         asked = [client for client in server.asked if isinstance(client, int)]  # of a round that was not finished
+        if not asked:
+            self._desk.start()
         chosen = asked or plan.draw(server, number, self._desk.wait_for(plan.wanted, self._lately))
         conduct = Conduct(server.begin(number, chosen), server.layout.trainable)
         server.save(self._folder)

@@ -92,6 +92,7 @@ class HttpServer:
         linger: seconds that clients are told that the run is over, before the server ends.
 
     Attributes:
+        federation: the server whose rounds are run.
         app: the ASGI application, for whoever has a server of their own for it; one process alone may run it.
         traffic: all bytes of bodies both ways.
         error: what ended the run; None while it goes on, and if it came to its end.
@@ -120,7 +121,7 @@ class HttpServer:
             )
         make_folder(folder)
         most = min(server.limits.max_bytes, _WIDEST * server.layout.size + _SLACK) if max_bytes is None else max_bytes
-        self._server, self._plan, self._on_round, self._linger = server, plan, on_round, linger
+        self.federation, self._plan, self._on_round, self._linger = server, plan, on_round, linger
         self._most, self._max_wait = most, max_wait
         self._run_tag = tag_of(server.run).hex()
         bell, spool = Bell(), Spool(folder, most + _SLACK)
@@ -194,11 +195,6 @@ class HttpServer:
         if self.error is not None:
             raise self.error
 
-    @property
-    def state(self) -> NDArray[np.float32]:
-        """The state of the federation, float32, shape (layout.size,)."""
-        return self._server.state
-
     def stop(self) -> None:
         """End now: a round that is open is begun again when the server is started again. Any thread may call it."""
         self._desk.close()
@@ -235,7 +231,7 @@ class HttpServer:
                 self._uvicorn.should_exit = True
 
     def _about(self, client: int) -> dict[str, object]:
-        server = self._server
+        server = self.federation
         layout = [
             {"name": t.name, "shape": list(t.shape), "group": t.group.name.lower()} for t in server.layout.tensors
         ]

@@ -23,4 +23,4 @@ def test_fifty_clients_come_to_the_simulations_model(name: str, options: dict[st
         threads = in_threads(running, list(range(50)), Trainer(setting))
         join(threads)
     assert running.raised is None
-    assert running.server.state.tobytes() == state_of(setting)
+    assert running.server.federation.state.tobytes() == state_of(setting)

@@ -1,0 +1,34 @@
+"""Write what a server starts with into a folder: the model's layout and values, and a token for each client."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from digits_task import make_model
+
+from fedmrn import ModelLayout
+from fedmrn.http import new_tokens, write_tokens
+
+
+def write_start(folder: Path, clients: int) -> None:
+    """Write `layout.json`, `start.npy` and `tokens.txt`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    view = ModelLayout.of(make_model())
+    rows = [{"name": t.name, "shape": t.shape, "group": t.group.name.lower()} for t in view.layout.tensors]
+    (folder / "layout.json").write_text(json.dumps(rows))
+    np.save(folder / "start.npy", view.read())
+    write_tokens(folder / "tokens.txt", new_tokens(clients))
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--clients", type=int, default=5, metavar="N")
+    args = parser.parse_args()
+    write_start(args.folder, args.clients)
+
+
+if __name__ == "__main__":
+    main()
