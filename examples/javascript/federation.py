@@ -106,6 +106,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--method", default="fedmrn-s", choices=["fedmrn", "fedmrn-s"])
     parser.add_argument("--down", default="grid", help="how the model travels down: grid, float32, ... (grid)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=WORD", help="such as coding=entropy")
     parser.add_argument("--lr", type=float, default=0.3)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--port", type=int, default=8000, help="of the server; 0: any (8000)")
@@ -119,7 +120,8 @@ def main() -> None:
     options = parse()
     torch.manual_seed(1)
     start = ModelLayout.of(build_model())
-    scheme = method(options.method).scheme(down=options.down)
+    told = dict(word.split("=", 1) for word in options.set)
+    scheme = method(options.method).scheme(told, down=options.down)
     server = open_server(options.folder, start.layout, scheme, start.read())
     config = {"lr": options.lr, "epochs": options.epochs, "batch_size": 32}
     plan = Plan(rounds=options.rounds, clients_per_round=options.clients, config=config, deadline=60, evaluate_every=1)

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "javascript"
 SIZES = ((1280, 1400), (390, 1400))
 ROUNDS = 6
+TOKEN, START = "document.getElementById('token')", "document.getElementById('start')"
 pytestmark = needs_node
 # What a reader would stumble over, in a window of any width.
 FAULTS = """
@@ -115,7 +116,7 @@ def test_its_own_tests() -> None:
     assert counts["fail"] == counts["cancelled"] == 0
 
 
-def test_a_client_without_a_token_or_with_a_wrong_one(tmp_path: Path) -> None:
+def test_a_client_without_a_token() -> None:
     command = [str(NODE), str(EXAMPLE / "node-client.js")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
@@ -134,7 +135,9 @@ def test_two_in_python_one_in_node_and_a_page(tmp_path: Path) -> None:
         with node_client(run, 2) as node:
             page.open(run.told(r"(http://127\.0\.0\.1:\d+/#\S+)")[-1])
             assert page.evaluate("document.getElementById('status').textContent") == "Not connected yet."
-            page.evaluate("document.getElementById('start').click()")
+            page.evaluate(f"{TOKEN}.value = 'a token of nobody'; {START}.click()")
+            page.wait_for("document.getElementById('status').textContent.includes('401')")
+            page.evaluate(f"{TOKEN}.value = new URLSearchParams(location.hash).get('token'); {START}.click()")
             page.wait_for("document.getElementById('status').textContent === 'The run is over.'", 240)
             seen, _ = node.communicate(timeout=60)
         rows = page.evaluate(ROWS)
@@ -146,8 +149,8 @@ def test_two_in_python_one_in_node_and_a_page(tmp_path: Path) -> None:
                 assert len(page.screenshot()) > 10_000
                 colours.append(str(page.evaluate(COLOURS)))
         assert len(set(colours)) == 2, "light and dark differ"
-        # The run's end is a status that a browser logs as an error; nothing else is.
-        assert [fault for fault in page.faults if "410" not in fault] == []
+        # A wrong token and the run's end are statuses that a browser logs as errors; nothing else is.
+        assert [fault for fault in page.faults if "401" not in fault and "410" not in fault] == []
 
     outcomes = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     assert [outcome["folded"] for outcome in outcomes] == [[0, 1, 2, 3]] * ROUNDS
@@ -165,10 +168,13 @@ def test_two_in_python_one_in_node_and_a_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "down"), [("fedmrn", "float32"), ("fedmrn-s", "eden4")])
-def test_other_masks_and_broadcasts(tmp_path: Path, method: str, down: str) -> None:
-    """Node alone, twice."""
-    options = ("--rounds=3", "--clients=2", "--python=0", f"--method={method}", f"--down={down}")
+@pytest.mark.parametrize(
+    ("method", "down", "told"),
+    [("fedmrn", "float32", "coding=entropy"), ("fedmrn-s", "eden4", "noise_key=round")],
+)
+def test_other_masks_and_broadcasts(tmp_path: Path, method: str, down: str, told: str) -> None:
+    """Node alone, twice: coded masks; scales that the server tells."""
+    options = ("--rounds=3", "--clients=2", "--python=0", f"--method={method}", f"--down={down}", f"--set={told}")
     folder = tmp_path / "run"
     with federation(folder, *options) as run, node_client(run, 0) as first, node_client(run, 1) as second:
         assert "the run is over" in first.communicate(timeout=240)[0]

@@ -1,7 +1,6 @@
 // Taking part in a federation: ask for work, train or evaluate, answer.
 
 import { readBroadcast, readModel } from "./broadcast.js";
-import { FrameError } from "./errors.js";
 import { Held } from "./grid.js";
 import { Layout } from "./layout.js";
 import { MaskedTraining } from "./masking.js";
@@ -14,6 +13,18 @@ import { writeUpdate } from "./update.js";
 export const ACCEPTED = Object.freeze(["fedmrn", "fedmrn-s"]);
 /** How it trains where the server tells nothing else, and the range of what it may be told. */
 const TRAINING = { lr: [0.1, 1e-6, 10], epochs: [1, 1, 100], batch_size: [32, 1, 4096] };
+
+/** No model of a client of this kind is larger; memory is taken in proportion to what the server says of its model. */
+const MOST_PARAMETERS = 2 ** 24;
+
+/** The model of a layout that a server told, if this client can train it on these images. */
+function modelOf(layout, { images }) {
+  if (layout.size > MOST_PARAMETERS) throw new Error(`this client trains no model of ${layout.size} parameters`);
+  const model = new Mlp(layout);
+  const pixels = images[0]?.length;
+  if (model.inputs !== pixels) throw new Error(`the model takes ${model.inputs} inputs, and an image has ${pixels}`);
+  return model;
+}
 
 /** What the server tells of training, within bounds: one that asks for a million epochs is refused. */
 export function readTraining(config) {
@@ -72,7 +83,7 @@ export async function takePart(transport, data, tell = () => {}, signal = undefi
   for (;;) {
     const about = await transport.run();
     const layout = Layout.fromJson(JSON.stringify(about.layout));
-    const model = new Mlp(layout);
+    const model = modelOf(layout, data.train);
     tell({ type: "run", method: about.method, rounds: about.rounds, client: about.client, parameters: layout.size });
     const client = { about, layout, model, held: new Held() };
     if (await serve(transport, client, data, tell, signal)) return;
@@ -94,9 +105,9 @@ async function serve(transport, client, data, tell, signal) {
     } catch (error) {
       signal?.throwIfAborted();
       tell({ type: "refused", round: task.round, error });
-      if (error instanceof RefusedError && !error.again) throw error;
       if (!(error instanceof RefusedError)) await transport.failure(task.name, error);
-      if (error instanceof FrameError) await sleep(0.2, signal);
+      else if (error.status !== 422) throw error; // a refused frame costs a round, and nothing more
+      await sleep(0.2, signal);
     }
   }
 }
