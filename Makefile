@@ -10,7 +10,7 @@ SEEDS  ?= 1-3
 JOBS   ?= 2
 OPENMP := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
-.PHONY: help run results test test-long fuzz bench check format install develop clean
+.PHONY: help run results vectors test test-long fuzz bench check format install develop clean
 help:            ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -35,6 +35,9 @@ run: install     ## FedAvg and FedMRN side by side on digits: a table, and plots
 
 results: install ## Tables and figures of docs/results.md and docs/results/, from their records
 	$(BIN)/fedmrn results docs/results
+
+vectors: install ## Test vectors of the wire format, the same bytes each time; a new codec or frame joins them
+	$(BIN)/python vectors/make.py
 
 check: develop   ## Formatting, lint, types, import layers
 	$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ below is of two float32 numbers, exact in a double, so that packing rounds it on
 import struct
 import zlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from itertools import product
 from math import e, exp, log, prod, sqrt
@@ -46,6 +46,7 @@ def float32(value: float) -> float:
 # --- random words ---------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1024)  # neighbours come from one call, 256 places apart
 def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
     """Philox4x32-10 as published: ten rounds, the key bumped between them."""
     c0, c1, c2, c3 = counter

@@ -178,7 +178,9 @@ def private_imports(tree: ast.Module) -> list[str]:
     ]
 
 
-SCRIPTS = sorted(path for folder in ("bench", "studies", "examples") for path in (ROOT / folder).rglob("*.py"))
+SCRIPTS = sorted(
+    path for folder in ("bench", "studies", "examples", "vectors") for path in (ROOT / folder).rglob("*.py")
+)
 
 
 @pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=lambda path: str(path.relative_to(ROOT)))

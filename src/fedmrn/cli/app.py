@@ -5,6 +5,7 @@ import sys
 import typer
 
 from fedmrn.cli.commands.calibrating import calibrate_command
+from fedmrn.cli.commands.describing import layout_command
 from fedmrn.cli.commands.listing import datasets_command, methods_command, presets_command
 from fedmrn.cli.commands.reporting import inspect_command, report_command
 from fedmrn.cli.commands.running import compare_command, run_command, sweep_command
@@ -27,6 +28,7 @@ app.command("report")(report_command)
 app.command("results")(results_command)
 app.command("inspect")(inspect_command)
 app.command("calibrate")(calibrate_command)
+app.command("layout")(layout_command)
 app.command("methods")(methods_command)
 app.command("datasets")(datasets_command)
 app.command("presets")(presets_command)

@@ -1,7 +1,5 @@
 """Text from outside -> values, and values -> frozen dataclasses: every mistake is named in one printable line."""
 
-import json
-import math
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
@@ -9,11 +7,10 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from fedmrn.errors import ConfigError
+from fedmrn.parsed import check_plain
 from fedmrn.text import nearest, printable
 
 T = TypeVar("T")
-_DEEPEST = 64  # tables in tables: more than any file of ours has, and less than anything here can walk
-_LONGEST = 14_000  # bits of a whole number, about 4,200 digits: longer ones Python will not show
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
@@ -24,56 +21,10 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     """
     try:
         values = tomllib.loads(text)
-        _check_plain(values)
+        check_plain(values)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not valid TOML: {printable(str(error))}") from error
     return values
-
-
-def parse_json(data: str | bytes, *, finite: bool = True) -> Any:
-    """Return what bytes from outside say as JSON in UTF-8.
-
-    Args:
-        data: all of it.
-        finite: whether NaN and infinity, which Python writes and JSON does not have, are refused.
-
-    Raises:
-        ConfigError: it is not JSON, nests too deep, has a key twice or an endless whole number.
-    """
-    try:
-        values = json.loads(data, object_pairs_hook=_once)
-        _check_plain(values, finite=finite)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(printable(f"Invalid JSON: {error}")) from error
-    return values
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"it has the key {next(k for k in keys if keys.count(k) > 1)!r} twice")
-    return found
-
-
-def _check_plain(values: Any, *, finite: bool = False) -> None:
-    """Refuse what was read but cannot be shown or compared: it nests without end, or its numbers are endless.
-
-    Raises:
-        ValueError: says which.
-    """
-    level = [values]
-    for _ in range(_DEEPEST):
-        for value in level:
-            if isinstance(value, int) and value.bit_length() > _LONGEST:
-                raise ValueError(f"it has a whole number of {value.bit_length():,} bits")
-            if finite and isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"it has the number {value}")
-        inner = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list))
-        level = [value for values in inner for value in values]
-        if not level:
-            return
-    raise ValueError(f"it is nested more than {_DEEPEST} deep")
 
 
 def parse_value(text: str) -> Any:

@@ -16,6 +16,7 @@ from math import prod
 
 from fedmrn.errors import ConfigError
 from fedmrn.whole import shown, whole
+from fedmrn.wire.layout_json import GROUPS, read_rows, write_rows
 
 _MOST_DIMENSIONS, _LARGEST = 255, (1 << 63) - 1
 
@@ -63,6 +64,22 @@ class Layout:
     def of(cls, tensors: Iterable[TensorSpec]) -> "Layout":
         """Return the layout of these tensors: by group, and within a group in the order given."""
         return cls(tuple(sorted(tensors, key=lambda t: t.group)))
+
+    @classmethod
+    def from_json(cls, data: str | bytes) -> "Layout":
+        """Return the layout that a file says, from anybody (docs/wire-format.md, section 6.2).
+
+        Args:
+            data: the whole file; bytes are UTF-8.
+
+        Raises:
+            ConfigError: it is no layout: names the place and what is wrong.
+        """
+        return cls(tuple(TensorSpec(name, shape, Group(GROUPS.index(word))) for name, shape, word in read_rows(data)))
+
+    def to_json(self) -> str:
+        """Return the layout as a file's text: for a client in another language, or a server without the framework."""
+        return write_rows((t.name, t.shape, GROUPS[t.group]) for t in self.tensors)
 
     def __post_init__(self) -> None:
         for t in self.tensors:

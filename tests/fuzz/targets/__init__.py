@@ -16,6 +16,7 @@ MODULES = {
     "numbers": "numbers",
     "checkpoint": "checkpoints",
     "configuration": "configurations",
+    "layout": "layouts",
     "data": "datasets",
 }
 """Name of a target -> the module that holds it, under its name in capitals."""

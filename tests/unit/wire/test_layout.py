@@ -1,5 +1,9 @@
+import json
+
 import pytest
 from core_examples import LAYOUT
+from hypothesis import given
+from hypothesis import strategies as st
 
 import oracle
 from fedmrn.errors import ConfigError
@@ -72,3 +76,52 @@ def test_the_digest_sees_every_field() -> None:
     ]
     assert len(set(layouts)) == len(layouts)
     assert {len(d) for d in layouts} == {16}
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+SHAPES = st.lists(st.integers(0, 9), max_size=4).map(tuple)
+LAYOUTS = st.lists(
+    st.builds(TensorSpec, NAMES, SHAPES, st.sampled_from(Group)), max_size=6, unique_by=lambda t: t.name
+).map(Layout.of)
+
+
+@given(LAYOUTS)
+def test_a_layout_travels_as_json(layout: Layout) -> None:
+    text = layout.to_json()
+    assert text.isascii()
+    assert Layout.from_json(text) == Layout.from_json(text.encode()) == layout
+    assert Layout.from_json(json.dumps(json.loads(text), ensure_ascii=False).encode()).digest == layout.digest
+    rows = [(t["name"], tuple(t["shape"]), [*Group.__members__].index(t["group"].upper())) for t in json.loads(text)]
+    assert oracle.layout_digest(rows) == layout.digest
+
+
+ROW = {"name": "a", "shape": [2], "group": "coded"}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\xff\xfe[\0]\0", "Invalid JSON"),
+        (json.dumps([ROW]).encode("utf-16"), "Invalid JSON"),
+        ("\ufeff[]", "Invalid JSON"),
+        ('[{"name": "a", "name": "b", "shape": [], "group": "coded"}]', "'name' twice"),
+        ("3", "array of 65536 tensors at most, got 3"),
+        ("[3]", "0: a tensor is an object of name, shape, group, got 3"),
+        (json.dumps([ROW, {"name": "b", "group": "coded"}]), r"1\.shape is missing"),
+        (json.dumps([{**ROW, "dtype": "f"}]), r"0\.dtype is no member of a tensor"),
+        ('[{"name": "\\ud800", "shape": [], "group": "coded"}]', r"0\.name"),
+        (json.dumps([{**ROW, "name": None}]), r"0\.name .* got null"),
+        (json.dumps([{**ROW, "shape": 2}]), r"0\.shape .* got 2"),
+        (json.dumps([{**ROW, "shape": [2.0]}]), r"0\.shape\.0 .* got 2\.0"),
+        (json.dumps([{**ROW, "shape": [1 << 41]}]), r"0\.shape\.0"),
+        (json.dumps([{**ROW, "group": 0}]), r"0\.group is one of coded, dense, stats, variance, got 0"),
+        (json.dumps([{**ROW, "group": ["coded"]}]), r"0\.group .* got an array of length 1"),
+        (json.dumps([ROW, ROW]), "same name"),
+        (b" " * ((1 << 24) + 1), "16777216 bytes at most"),
+    ],
+    ids=lambda value: ascii(value[:24]),
+)
+def test_json_that_is_no_layout(data: str | bytes, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        Layout.from_json(data)
+    assert str(caught.value).isprintable()

@@ -15,11 +15,12 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from fedmrn.errors import ConfigError, RunError
 from fedmrn.experiments.config import COMMON, Experiment, run_name
-from fedmrn.experiments.parsing import parse_json, parse_value
+from fedmrn.experiments.parsing import parse_value
 from fedmrn.experiments.run.record import read_records
 from fedmrn.experiments.settings import Setting
 from fedmrn.files import clear_scraps, read_file, write_atomic
 from fedmrn.methods import method
+from fedmrn.parsed import parse_json
 from fedmrn.text import printable
 
 FILE = "tuning.json"

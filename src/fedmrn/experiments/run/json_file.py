@@ -6,9 +6,9 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from fedmrn.errors import ConfigError, RunError
-from fedmrn.experiments.parsing import parse_json
 from fedmrn.experiments.run.record import explain
 from fedmrn.files import read_file
+from fedmrn.parsed import parse_json
 
 T = TypeVar("T")
 

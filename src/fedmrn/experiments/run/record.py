@@ -15,9 +15,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmrn.errors import ConfigError, RunError
-from fedmrn.experiments.parsing import parse_json
 from fedmrn.federation.account import Account, total
 from fedmrn.files import open_file
+from fedmrn.parsed import parse_json
 from fedmrn.server.publisher import Sent
 from fedmrn.text import printable
 

@@ -79,7 +79,7 @@ def test_a_layout_that_is_none(tmp_path: Path, text: str, words: str) -> None:
 
 def test_no_more_is_read_than_a_layout_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_layout(tmp_path, LAYOUT)
-    monkeypatch.setattr(layout_file, "_MOST_BYTES", 10)
+    monkeypatch.setattr(layout_file, "MOST_BYTES", 10)
     with pytest.raises(RunError, match=r"layout\.json is larger than 10 bytes"):
         read_layout(tmp_path)
 
