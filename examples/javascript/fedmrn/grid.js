@@ -14,7 +14,7 @@ const SHARED = 4096;
 const VARIANCE_STEP = 17;
 const LAST_PLACE = 16319;
 
-/** The public models that a client holds: the last one that it accepted, and the one that this was a difference to. */
+/** The public models that a client holds: of one run, those that the server may count on. */
 export class Held {
   #models = [];
 
@@ -26,10 +26,10 @@ export class Held {
     return model.groups;
   }
 
-  /** Keep a model of an accepted broadcast, and drop the others but its base. */
+  /** Keep a model of an accepted broadcast; beside it its base, or where it is whole the two that came last. */
   keep({ run, number, base, groups }, layout) {
-    const isBase = (m) => m.run === run && m.number === base && m.number !== number;
-    this.#models = this.#models.filter(isBase);
+    const others = this.#models.filter((m) => m.run === run && m.number !== number);
+    this.#models = base === null ? others.slice(-2) : others.filter((m) => m.number === base);
     this.#models.push({ run, number, digest: layout.digest.slice(), groups });
   }
 
