@@ -1,7 +1,6 @@
 """Write what a server starts with into a folder: the model's layout and values, and a token for each client."""
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,7 @@ def write_start(folder: Path, clients: int) -> None:
     """Write `layout.json`, `start.npy` and `tokens.txt`."""
     folder.mkdir(parents=True, exist_ok=True)
     view = ModelLayout.of(make_model())
-    rows = [{"name": t.name, "shape": t.shape, "group": t.group.name.lower()} for t in view.layout.tensors]
-    (folder / "layout.json").write_text(json.dumps(rows))
+    (folder / "layout.json").write_text(view.layout.to_json())
     np.save(folder / "start.npy", view.read())
     write_tokens(folder / "tokens.txt", new_tokens(clients))
 

@@ -1,13 +1,12 @@
 """The server: it needs numpy, no torch. Killed and started again, it goes on where it was."""
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
 import numpy as np
 
-from fedmrn import Group, Layout, TensorSpec, method
+from fedmrn import Layout, method
 from fedmrn.http import HttpServer, Outcome, Plan, open_server, read_tokens
 
 
@@ -36,8 +35,7 @@ def main() -> None:
     parser.add_argument("--origin", action="append", default=[], help="of a web page that may take part; * for any")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    rows = json.loads((args.folder / "layout.json").read_text())
-    layout = Layout.of(TensorSpec(row["name"], tuple(row["shape"]), Group[row["group"].upper()]) for row in rows)
+    layout = Layout.from_json((args.folder / "layout.json").read_bytes())
     tokens = read_tokens(args.folder / "tokens.txt")
     scheme = method(args.method).scheme(down="grid")
     server = open_server(args.folder, layout, scheme, np.load(args.folder / "start.npy"))

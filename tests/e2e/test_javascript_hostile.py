@@ -37,7 +37,7 @@ LAYOUT = Layout.of(
         TensorSpec("v", (3,), Group.VARIANCE),
     ]
 )
-TEXT = json.dumps([{"name": t.name, "shape": t.shape, "group": t.group.name.lower()} for t in LAYOUT.tensors])
+TEXT = LAYOUT.to_json()
 DOWNS = ("float32", "float16", "eden2", "eden4", "grid")
 OPTIONS: dict[str, list[dict[str, str]]] = {
     "fedmrn": [{}, {"coding": "entropy"}, {"coding": "sorted", "noise": "gaussian"}, {"noise_key": "round"}],

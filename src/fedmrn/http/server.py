@@ -7,6 +7,7 @@ HttpServer(server, Plan(rounds=20, clients_per_round=10), tokens, folder).run("0
 
 import asyncio
 import ipaddress
+import json
 import os
 import socket
 import time
@@ -232,15 +233,12 @@ class HttpServer:
 
     def _about(self, client: int) -> dict[str, object]:
         server = self.federation
-        layout = [
-            {"name": t.name, "shape": list(t.shape), "group": t.group.name.lower()} for t in server.layout.tensors
-        ]
         return {
             "protocol": _PROTOCOL,
             "run": self._run_tag,
             "client": client,
             "method": next((name for name, row in METHODS.items() if row.id == server.scheme.method), ""),
-            "layout": layout,
+            "layout": json.loads(server.layout.to_json()),
             "round": server.round,
             "rounds": self._plan.rounds,
             "max_bytes": self._most,
