@@ -63,16 +63,12 @@ dist: develop    ## Wheel and source distribution in dist/, built in an environm
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 
-constraints:     ## constraints.txt anew: the newest that pip finds for the tests, in an environment of its own
-	rm -rf .venv-newest
-	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	.venv-newest/bin/pip install --quiet --disable-pip-version-check --editable ".[cli,dev]"
-	{ grep '^#' constraints.txt; .venv-newest/bin/pip freeze --exclude-editable | grep -viE '^(torch[ =]|triton|nvidia)'; } > constraints.new
-	mv constraints.new constraints.txt
-	rm -rf .venv-newest
+constraints: install  ## constraints.txt anew: the newest that pip finds for the tests; installs nothing
+	$(BIN)/pip install --quiet --disable-pip-version-check --dry-run --ignore-installed --report .newest.json "$(TORCH)" ".[cli,dev]"
+	$(BIN)/python .ci/constraints.py .newest.json
+	rm .newest.json
 	@echo "constraints.txt is new; next: make test"
 
 clean:           ## Remove what was built; results in runs/ stay
-	rm -rf $(VENV) .venv-newest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
+	rm -rf $(VENV) build dist .newest.json .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
