@@ -35,6 +35,7 @@ def test_a_page_is_one_script(page: str, capsys: pytest.CaptureFixture[str]) -> 
     else:
         up = {line.split(":")[0]: _whole(line.split(": ")[1].split(" bytes")[0]) for line in lines[:2]}
         assert up["fedavg"] / up["fedmrn-s"] > 30
+        assert ["\n".join(lines[k : k + 2]) + "\n" for k in (0, 2)] == blocks(page, "text")[:2], "as the page says"
         assert len(lines) == 12
 
 
