@@ -16,7 +16,7 @@ from fedmrn.methods import METHODS
 
 ROOT = Path(__file__).parents[3]
 RESULTS = tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs" / "results").glob("*.md")))
-PAGES = ("README.md", "docs/methods.md", "docs/tutorial/first-run.md", "docs/batch-norm.md")
+PAGES = ("README.md", "docs/methods.md")
 
 
 def commands(page: str) -> Iterator[list[str]]:
