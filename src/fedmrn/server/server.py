@@ -221,7 +221,8 @@ class Server:
 
         Args:
             folder: where `checkpoint.bin` lies.
-            layout, scheme: as they were; both are checked as far as the file tells.
+            layout: as it was; checked as far as the file tells.
+            scheme: the same.
             **options: clipping, limits, threads, as for a new server.
 
         Raises:
