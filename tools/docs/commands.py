@@ -1,6 +1,5 @@
 """The command line as Markdown, from the commands themselves."""
 
-import re
 from collections.abc import Iterator
 
 import click
@@ -13,7 +12,8 @@ from fedmrn.cli.app import app
 def commands_part() -> str:
     """Return a section for each command: its help, how it is called, its arguments and options."""
     group = get_command(app)
-    assert isinstance(group, click.Group)
+    if not isinstance(group, click.Group):
+        raise TypeError("the command line has one command only")
     return "\n\n".join("\n\n".join(_command(name, command)) for name, command in group.commands.items())
 
 
@@ -36,7 +36,7 @@ def _row(parameter: click.Parameter, context: click.Context) -> str:
     if isinstance(parameter, TyperOption):
         written = ", ".join(parameter.opts)
         if not parameter.is_flag:
-            written += f" {parameter.make_metavar(context)}"
+            written += f" {parameter.make_metavar(context).removesuffix(' RANGE')}"
         if parameter.multiple and "Several" not in words:
             more = " Can be given several times."
         if parameter.envvar:
@@ -50,9 +50,10 @@ def _row(parameter: click.Parameter, context: click.Context) -> str:
 
 
 def _code(text: str) -> str:
-    return f"`{_cell(text)}`"
+    """Return code in a cell; a bar in it needs no backslash, and would show one."""
+    return f"`{' '.join(text.split())}`"
 
 
 def _cell(text: str) -> str:
     """Return text that a cell of a table can hold."""
-    return re.sub(r"\s+", " ", text).replace("|", "\\|")
+    return " ".join(text.split()).replace("|", "\\|")

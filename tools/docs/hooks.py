@@ -13,7 +13,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from options import options_part
+from options import options_part, table
 
 import fedmrn
 
@@ -22,6 +22,8 @@ _MARK = re.compile(r"^<!-- made: ([\w-]+) ?(\S*) -->$", re.M)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _CODE = re.compile(r"(^```[\s\S]*?^```$|^ {4}.*$|`[^`\n]+`)", re.M)
 CHANGELOG = "changelog.md"
+HEADLINE = ("method", "final %", "total MB", "total saved")
+"""The columns of a table of results that the front page shows."""
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
@@ -64,16 +66,19 @@ def _face(_: str) -> str:
     return "\n".join(f"- [`{name}`][fedmrn.{name}]" for name in fedmrn.__all__ if name[0] != "_")
 
 
-def _table(name: str) -> str:
-    """Return a table of the page of results."""
+def _headline(name: str) -> str:
+    """Return the columns of a table of results that matter first."""
     text = (ROOT / "docs" / "results.md").read_text("utf-8")
-    return text.split(f"<!-- table: {name} -->\n")[1].split("<!-- end -->")[0]
+    lines = text.split(f"<!-- table: {name} -->\n")[1].split("\n<!-- end -->")[0].splitlines()
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    kept = [head.index(column) for column in HEADLINE]
+    return table(HEADLINE, ([row[i] for i in kept] for row in rows))
 
 
 PARTS: Mapping[str, Callable[[str], str]] = {
     "commands": lambda _: commands_part(),
     "face": _face,
+    "headline": _headline,
     "options": lambda _: options_part(),
-    "table": _table,
 }
 """What a mark names -> the Markdown in its place, given the mark's second word."""

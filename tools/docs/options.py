@@ -1,14 +1,13 @@
 """The options of methods as Markdown, from the table of methods and the configuration of a run."""
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 
 from fedmrn.experiments.config import COMMON, MethodConfig
 from fedmrn.methods import DOWN, METHODS, SIDE, Option
-from fedmrn.methods.option import NumberOption, ScaleOption, WholeOption, WordOption
 from fedmrn.methods.optimizers import LOCAL_OPTIMIZERS
+from fedmrn.methods.option import NumberOption, ScaleOption, WholeOption, WordOption
 from fedmrn.server.optimizer import SERVER
 
 COMMON_WORDS: Mapping[str, str] = {
@@ -17,8 +16,8 @@ COMMON_WORDS: Mapping[str, str] = {
     "weight_decay": "of that optimizer, on all trained parameters",
     "side": "[how normalisation layers and their statistics travel up](../methods.md#side-data-side)",
     "down": "[how the model travels down](../methods.md#the-broadcast-down)",
-    "grid_step": "step of public models, over what a tensor moved; with `down = \"grid\"`",
-    "grid_hysteresis": "steps beyond half of one that a number stays; with `down = \"grid\"`",
+    "grid_step": 'step of public models, over what a tensor moved; with `down = "grid"`',
+    "grid_hysteresis": 'steps beyond half of one that a number stays; with `down = "grid"`',
     "server": "[how the server steps along the mean](../methods.md#the-servers-step-server)",
     "server_lr": "the server's learning rate",
     "server_beta": "of the server's first moment; with `momentum` and `adam`",
@@ -96,7 +95,7 @@ def _sentence(words: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return re.sub(r"\s+", " ", text).replace("|", "\\|")
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
