@@ -9,6 +9,7 @@ from pathlib import Path
 from posixpath import dirname, normpath
 
 from commands import commands_part
+from dialect import for_mkdocs, outside_code
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
@@ -20,7 +21,6 @@ import fedmrn
 ROOT = Path(__file__).parents[2]
 _MARK = re.compile(r"^<!-- made: ([\w-]+) ?(\S*) -->$", re.M)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
-_CODE = re.compile(r"(^```[\s\S]*?^```$|^ {4}.*$|`[^`\n]+`)", re.M)
 CHANGELOG = "changelog.md"
 HEADLINE = ("method", "final %", "total MB", "total saved")
 """The columns of a table of results that the front page shows."""
@@ -39,13 +39,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         text = _MARK.sub(lambda mark: PARTS[mark[1]](mark[2]), markdown)
     except KeyError as error:
         raise PluginError(f"{page.file.src_uri}: there is no part {error} to make") from error
-    return outside_code(text, lambda prose: _led_out(prose, page.file.src_uri, config.repo_url or ""))
-
-
-def outside_code(text: str, change: Callable[[str], str]) -> str:
-    """Return the text with what is no code changed."""
-    parts = _CODE.split(text)
-    return "".join(part if i % 2 else change(part) for i, part in enumerate(parts))
+    return outside_code(for_mkdocs(text), lambda prose: _led_out(prose, page.file.src_uri, config.repo_url or ""))
 
 
 def _led_out(prose: str, page: str, repository: str) -> str:
