@@ -12,17 +12,17 @@ from fedmrn.server.optimizer import SERVER
 
 COMMON_WORDS: Mapping[str, str] = {
     "lr": "learning rate of local training",
-    "optimizer": "of local training",
-    "weight_decay": "of that optimizer, on all trained parameters",
+    "optimizer": "the optimizer of local training",
+    "weight_decay": "of local training, on all trained parameters",
     "side": "[how normalisation layers and their statistics travel up](../methods.md#side-data-side)",
     "down": "[how the model travels down](../methods.md#the-broadcast-down)",
     "grid_step": 'step of public models, over what a tensor moved; with `down = "grid"`',
     "grid_hysteresis": 'steps beyond half of one that a number stays; with `down = "grid"`',
     "server": "[how the server steps along the mean](../methods.md#the-servers-step-server)",
     "server_lr": "the server's learning rate",
-    "server_beta": "of the server's first moment; with `momentum` and `adam`",
-    "server_beta2": "of the server's second moment; with `adam`",
-    "server_tau": "least square root of the second moment; with `adam`",
+    "server_beta": "decay of the server's first moment; with `momentum` and `adam`",
+    "server_beta2": "decay of the server's second moment; with `adam`",
+    "server_tau": "added to the root of the second moment; with `adam`",
 }
 """What each option that all methods have means."""
 CHOICES: Mapping[str, Iterable[str]] = {"optimizer": LOCAL_OPTIMIZERS, "side": SIDE, "down": DOWN, "server": SERVER}
