@@ -12,6 +12,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from options import COMMON_WORDS, options_part
+from shared_lines import one_each
 from typer.main import get_command
 
 from fedmrn.cli.app import app
@@ -91,6 +92,14 @@ def test_links_out_of_the_site() -> None:
     assert shown(text) == kept.format("d")
     there = "https://forge.example/fedmrn"
     assert shown(text, there) == kept.format(f"[d]({there}/blob/main/examples/d)")
+
+
+def test_lines_that_parameters_share() -> None:
+    text = "Do it, now: please.\n\nArgs:\n    a, b: what\n        it is.\n    c: 1, 2: 3.\n\nRaises:\n    A, B: never."
+    assert one_each(text) == (
+        "Do it, now: please.\n\nArgs:\n    a: what\n        it is.\n    b: what\n        it is.\n"
+        "    c: 1, 2: 3.\n\nRaises:\n    A: never.\n    B: never."
+    )
 
 
 def test_marks() -> None:

@@ -66,8 +66,7 @@ def attach(
         context: of this client.
         steps: the number of local steps that will follow.
         arrayrecord_key: as in the strategy.
-        choose: as for `ModelLayout.of`, and as on the server.
-        variances: the same.
+        choose, variances: as for `ModelLayout.of`, and as on the server.
         accept: the methods that this client is willing to send: "masked" for all of masked noise, "any", a method's
             name, or several of these. Whatever else the server asks for is refused, and nothing is trained.
         limits: of the broadcast's bytes and sections.
@@ -110,10 +109,7 @@ def load(
     Args:
         model: any module, wrapped or not; what does not travel (frozen parameters, other buffers) stays.
         message: the evaluation message.
-        arrayrecord_key: as for `attach`.
-        choose: as for `attach`.
-        variances: as for `attach`.
-        limits: as for `attach`.
+        arrayrecord_key, choose, variances, limits: as for `attach`.
 
     Raises:
         WrongMessageError: the message does not come from a fedmrn strategy, or holds plain arrays, or a broadcast.
@@ -171,13 +167,9 @@ def calibrate(
     Args:
         model: any module.
         message: of type "train.calibrate".
-        batches: as for `fedmrn.torch.calibrate`: the loader of training, without its augmentation.
+        batches, forward: as for `fedmrn.torch.calibrate`: the loader of training, without its augmentation.
         weight: of this client in the mean; by default the number of samples.
-        forward: as for `fedmrn.torch.calibrate`.
-        arrayrecord_key: as for `attach`.
-        choose: as for `attach`.
-        variances: as for `attach`.
-        limits: as for `attach`.
+        arrayrecord_key, choose, variances, limits: as for `attach`.
 
     Raises:
         WrongMessageError: the message does not come from a fedmrn strategy, or holds something else.

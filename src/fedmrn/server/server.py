@@ -221,8 +221,7 @@ class Server:
 
         Args:
             folder: where `checkpoint.bin` lies.
-            layout: as it was; checked as far as the file tells.
-            scheme: the same.
+            layout, scheme: as they were; both are checked as far as the file tells.
             **options: clipping, limits, threads, as for a new server.
 
         Raises:

@@ -62,11 +62,7 @@ def attach(
             A list where a model has several; their wrappers are then in `optimizers`, in that order.
         broadcast: what the server sent.
         steps: the number of local steps that will follow, of all optimisers together.
-        sampling_key: as for `LocalRule`.
-        choose: as for `LocalRule`.
-        variances: as for `LocalRule`.
-        memory: as for `LocalRule`.
-        held: as for `LocalRule`.
+        sampling_key, choose, variances, memory, held: as for `LocalRule`.
         accept: the methods that this client is willing to send: "masked" for all of masked noise, "any", a method's
             name, or several of these.
         limits: of the broadcast's bytes and sections; a frame that is parsed already is taken as it is.
@@ -119,8 +115,7 @@ def load_model(
     Args:
         model: any module of the server's layout; wrapped, as for `attach`, or not.
         frame: of kind model, as bytes or parsed.
-        choose: as for `ModelLayout.of`, and as on the server.
-        variances: the same.
+        choose, variances: as for `ModelLayout.of`, and as on the server.
         held: what this client keeps of public models; a model to evaluate is not put to it.
         limits: of the frame's bytes and sections.
 
@@ -148,15 +143,9 @@ def answer_calibration(
     """Set a model to the one that the server sent to calibrate, and return its statistics on these samples.
 
     Args:
-        model: as for `load_model`.
-        frame: as for `load_model`: the frame of a model is the same.
-        batches: as for `calibrate`, of samples that the client trains on.
+        model, frame, choose, variances, held, limits: as for `load_model`; the frame of a model is the same.
+        batches, forward: as for `calibrate`: of samples that the client trains on.
         weight: of this client in the mean, a positive integer; by default the samples in the batches.
-        forward: as for `calibrate`.
-        choose: as for `load_model`.
-        variances: as for `load_model`.
-        held: as for `load_model`.
-        limits: as for `load_model`.
 
     Raises:
         UsageError, EncodeError: as `calibrate`.

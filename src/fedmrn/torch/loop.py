@@ -240,12 +240,8 @@ def train_client(
     The running statistics that it sends are those of the weights that it sends (`refresh_statistics`).
 
     Args:
-        model: as for `train`.
-        rule: as for `train`.
-        data: as for `train`.
-        training: as for `train`.
+        model, rule, data, training, graphs: as for `train`.
         weight: of the client in the mean; by default what `training.weight` says.
-        graphs: as for `train`.
 
     Raises:
         EncodeError: the update is not finite, or the weight is not positive.

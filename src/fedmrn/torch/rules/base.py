@@ -53,8 +53,7 @@ class LocalRule(Steps):
         steps: S, the number of local steps, at least 1; of all optimisers together.
         sampling_key: the client's own 64-bit key; by default from the operating system's entropy. Only a
             simulation, which must repeat itself, passes one: whoever knows it learns more than the mask.
-        choose: as for `ModelLayout.of`; the server must use the same.
-        variances: the same.
+        choose, variances: as for `ModelLayout.of`; the server must use the same.
         memory: what `memory` was after this client's last round, for the rules that keep something; float32, shape
             (coded parameters,). None for a client without a past: such a rule wants to be told.
         held: what this client keeps of public models (`down = "grid"`); this broadcast's is put to it. Without it only
@@ -153,8 +152,7 @@ class LocalRule(Steps):
         `opt.refresh_statistics(x for x, _ in loader)`. A model without such layers runs nothing.
 
         Args:
-            batches: as for `fedmrn.torch.calibrate`.
-            forward: the same.
+            batches, forward: as for `fedmrn.torch.calibrate`.
 
         Raises:
             ConfigError: after `finish`, or there is no batch.
