@@ -336,7 +336,7 @@ def types_told(tree: ast.Module) -> Iterator[str]:
 
 TREES = {
     path: ast.parse(path.read_text("utf-8"))
-    for folder in ("src", "tests", "bench", "studies", "examples")
+    for folder in ("src", "tests", "bench", "studies", "examples", "tools")
     for path in sorted((ROOT / folder).rglob("*.py"))
 }
 ASKED = {path: set(asked_of_others(tree)) for path, tree in TREES.items()}

@@ -44,7 +44,7 @@ HEADER = (
     "last 10",
     "sec",
 )
-SHORT = ("method", "final %", "total MB", "total saved", "up MB", "down MB")
+_SHORT = ("method", "final %", "total MB", "total saved", "up MB", "down MB")
 _NOT_ON_SCREEN = {"best", "last 10", "up saved", "sec"}  # a terminal has 80 columns
 LEGEND = (
     "MB: of a whole run, all clients. total saved: FedAvg's total MB over this row's. bits: a trainable parameter and "
@@ -77,8 +77,8 @@ def screen_table(rows: Sequence[Summary]) -> Table:
 
 def short_table(rows: Sequence[Summary]) -> Table:
     """Return what one wants to know first: a row a method, accuracy and traffic."""
-    shown = [HEADER.index(name) for name in SHORT]
-    return SHORT, [[text[i] for i in shown] for text in (cells(row, rows) for row in rows)]
+    shown = [HEADER.index(name) for name in _SHORT]
+    return _SHORT, [[text[i] for i in shown] for text in (cells(row, rows) for row in rows)]
 
 
 def final_table(comparison: Comparison, rows: Sequence[Summary]) -> Table:
