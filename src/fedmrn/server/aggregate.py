@@ -16,6 +16,7 @@ from fedmrn.server.fold import ExactSum
 from fedmrn.server.plan import RoundPlan
 from fedmrn.server.side import SideData
 from fedmrn.server.sum import Contribution
+from fedmrn.server.summed import MaskSum, fold_sum, full_mask
 from fedmrn.server.tally import Tally
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Limits, Section
 from fedmrn.wire.layout import Group, Layout
@@ -135,6 +136,39 @@ class Aggregator:
                     self._fold(update)
                 self._note(update)
                 self.admission.note(sender, self.admission.weight(frame))
+
+    def add_sum(self, total: MaskSum, noise_key: int) -> None:
+        """Fold all updates of the round as one sum of masks; equal to the bit to folding them one by one.
+
+        Side data is not clipped by the round's median: single values are not there.
+
+        Args:
+            total: the sum.
+            noise_key: the key that all clients were sent.
+
+        Raises:
+            WrongParametersError: the sum is not of this model, or its masks are none.
+            DuplicateFrameError: something was folded already.
+            WrongRoundError: the round is finished.
+        """
+        self._check_open()
+        total.check(self.plan.layout)
+        with self.lock:
+            if self.count:
+                raise DuplicateFrameError("a round is of single updates or of one sum, not of both")
+            self.census.weights += [1] * len(total.clients)
+            plan, codecs = self.plan, self.admission.codecs
+            if plan.caps is not None:
+                wanted = total.wanted_scales(plan.caps.told_scales)
+                self.census.scales += [] if wanted is None else [wanted]
+                if plan.caps.first:
+                    plan = replace(plan, caps=plan.caps.closed(self.census))
+            self.sums = ExactSum(plan, codecs, self.sums.threads)
+            fold_sum(self.sums, codecs, total, noise_key)
+            if Group.CODED in codecs:
+                self.tally.add_sum(total, full_mask(plan, codecs[Group.CODED], noise_key))
+            for client in total.clients:
+                self.admission.note(client, 1)
 
     def stop(self) -> None:
         """Take no more frames: what is read from now on belongs together.

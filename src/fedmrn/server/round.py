@@ -22,6 +22,7 @@ from fedmrn.server.carried import Carried
 from fedmrn.server.optimizer import Scaled
 from fedmrn.server.rules import Sees
 from fedmrn.server.statistics import check_round, move_variances
+from fedmrn.server.summed import MaskSum
 from fedmrn.wire.frame import Frame, Kind, bytes_of
 from fedmrn.wire.layout import Group, Layout
 from fedmrn.wire.messages import state_sections, templates
@@ -150,6 +151,21 @@ class Round:
         if self.publisher is not None and self._public is not None and self._server.is_current(self):
             self.publisher.folded(client, self._public)
         return frame
+
+    def add_sum(self, total: MaskSum) -> None:
+        """Fold the updates of all clients that answered as one sum of masks (`fedmrn.secure`).
+
+        Raises:
+            UnknownClientError: a client of the sum was not asked.
+            WrongRoundError, DuplicateFrameError, WrongParametersError: as `Aggregator.add_sum`.
+        """
+        self._check_open()
+        keys = [self._key(client) for client in total.clients]
+        self.aggregator.add_sum(total, keys[0] if keys else 0)
+        self.answered.update(total.clients)
+        if self.publisher is not None and self._public is not None and self._server.is_current(self):
+            for client in total.clients:
+                self.publisher.folded(client, self._public)
 
     def _check_open(self) -> None:
         if self._closed:
