@@ -27,7 +27,7 @@ from fedmrn.secure.keys import PublicKeys, public_of
 from fedmrn.secure.lanes import Lanes
 from fedmrn.secure.member import commitment, pair_seed
 from fedmrn.secure.pads import pad_of, take_off
-from fedmrn.secure.records import Record, RecordKind, by_index, listed
+from fedmrn.secure.records import SumRecord, RecordKind, by_index, listed
 from fedmrn.secure.session import Session
 from fedmrn.secure.shares import combine_shares
 
@@ -218,7 +218,7 @@ class Collector:
 
     def _read(
         self, index: int, data: bytes, kind: RecordKind, most: int, phase: Phase, taken: Container[int]
-    ) -> Record:
+    ) -> SumRecord:
         if self.phase > phase:
             raise LateAnswerError(f"{kind.name.lower()} of client {index} came late, and are not taken")
         if self.phase < phase:
@@ -227,7 +227,7 @@ class Collector:
             raise UnknownClientError(f"client {index} is none of this round's")
         if index in taken:
             raise DuplicateFrameError(f"{kind.name.lower()} of client {index} came already")
-        record = Record.from_bytes(data, kind, most)
+        record = SumRecord.from_bytes(data, kind, most)
         if record.index != index or record.session != self.session.id or record.round != self.session.round:
             raise WrongRoundError("the record is of another session, or from another client")
         return record
@@ -244,4 +244,4 @@ class Collector:
         self.phase = Phase(phase + 1)
 
     def _record(self, kind: RecordKind, index: int, body: bytes) -> bytes:
-        return Record(kind, index, self.session.round, self.session.id, body).to_bytes()
+        return SumRecord(kind, index, self.session.round, self.session.id, body).to_bytes()

@@ -25,7 +25,7 @@ from fedmrn.errors import (
 from fedmrn.secure.keys import SECRET_SIZE, PublicKeys, check_roster, new_private, public_of, shared_secret
 from fedmrn.secure.lanes import Lanes
 from fedmrn.secure.pads import pad_of, put_on
-from fedmrn.secure.records import MOST_MEMBERS, Record, RecordKind, by_index, listed
+from fedmrn.secure.records import MOST_MEMBERS, SumRecord, RecordKind, by_index, listed
 from fedmrn.secure.session import Session
 from fedmrn.secure.shares import seal, split_secret, unseal
 
@@ -185,7 +185,7 @@ class Member:
         Raises:
             FrameError: the bytes are none.
         """
-        size = Record.size_of(RecordKind.SETUP, 1)
+        size = SumRecord.size_of(RecordKind.SETUP, 1)
         session, index = Session.read(data[:size])
         if len(data) < size + _SECRETS.size:
             raise MalformedFrameError("what a client kept of a secure sum is cut")
@@ -214,14 +214,14 @@ class Member:
         if clients < self.session.threshold:
             raise RefusedRevealError(f"{clients} clients are fewer than the threshold of {self.session.threshold}")
 
-    def _read(self, data: bytes, kind: RecordKind, most: int) -> Record:
-        record = Record.from_bytes(data, kind, most)
+    def _read(self, data: bytes, kind: RecordKind, most: int) -> SumRecord:
+        record = SumRecord.from_bytes(data, kind, most)
         if record.session != self.session.id or record.index != self.index or record.round != self.session.round:
             raise WrongRoundError("the record is of another session, or for another client")
         return record
 
     def _record(self, kind: RecordKind, body: bytes) -> bytes:
-        return Record(kind, self.index, self.session.round, self.session.id, body).to_bytes()
+        return SumRecord(kind, self.index, self.session.round, self.session.id, body).to_bytes()
 
     def _key_to(self, other: int, keys: PublicKeys) -> bytes:
         return shared_secret(self._envelope, keys.envelope, self.session.id, b"seal" + _way(self.index, other))

@@ -8,7 +8,7 @@ from fedmrn.errors import ConfigError
 from fedmrn.secure.collector import Collector, Total
 from fedmrn.secure.member import Member
 from fedmrn.secure.session import Session
-from fedmrn.secure.update import check_scheme, lanes_of, mask_sum, shape_of
+from fedmrn.secure.update import check_scheme, numbers_of, mask_sum, shape_of
 from fedmrn.server.scheme import Scheme
 from fedmrn.server.summed import MaskSum
 from fedmrn.wire.frame import Frame
@@ -84,7 +84,7 @@ class SecureSum:
         Raises:
             FrameError, EncodeError: as `Member.pad`.
         """
-        return member.pad(envelopes, lanes_of(update, layout, member.session))
+        return member.pad(envelopes, numbers_of(update, layout, member.session))
 
     @staticmethod
     def summed(total: Total, clients: tuple[int | str, ...], session: Session, layout: Layout) -> MaskSum:

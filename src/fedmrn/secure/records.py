@@ -68,7 +68,7 @@ ITEM_SIZES: Mapping[RecordKind, int] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class SumRecord:
     """One record.
 
     Attributes:
@@ -97,7 +97,7 @@ class Record:
         return head + bytes(self.body)
 
     @classmethod
-    def from_bytes(cls, data: bytes, kind: RecordKind, most: int) -> "Record":
+    def from_bytes(cls, data: bytes, kind: RecordKind, most: int) -> "SumRecord":
         """Read a record of a kind with at most so many items.
 
         Raises:
@@ -132,7 +132,7 @@ def listed(items: Mapping[int, bytes]) -> bytes:
     return b"".join(_INDEX.pack(index) + items[index] for index in sorted(items))
 
 
-def by_index(record: Record, members: int) -> dict[int, bytes]:
+def by_index(record: SumRecord, members: int) -> dict[int, bytes]:
     """Return the items of a list by client.
 
     Raises:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from fedmrn.errors import LimitError, MalformedFrameError
-from fedmrn.secure.records import MOST_MEMBERS, SESSION_SIZE, Record, RecordKind
+from fedmrn.secure.records import MOST_MEMBERS, SESSION_SIZE, SumRecord, RecordKind
 
 _BODY = struct.Struct("<HHQI16s")
 MOST_ELEMENTS = 1 << 34
@@ -82,16 +82,16 @@ class Session:
 
     def setup(self, index: int) -> bytes:
         """Return the record that tells a client of the session."""
-        return Record(RecordKind.SETUP, index, self.round, self.id, self._body()).to_bytes()
+        return SumRecord(RecordKind.SETUP, index, self.round, self.id, self._body()).to_bytes()
 
     @classmethod
     def read(cls, data: bytes) -> tuple["Session", int]:
         """Return a session that a server tells of, and the client's index.
 
         Raises:
-            FrameError: as `Record.from_bytes`; LimitError as above; MalformedFrameError: its id is not its own.
+            FrameError: as `SumRecord.from_bytes`; LimitError as above; MalformedFrameError: its id is not its own.
         """
-        record = Record.from_bytes(data, RecordKind.SETUP, 1)
+        record = SumRecord.from_bytes(data, RecordKind.SETUP, 1)
         if len(record.body) != _BODY.size:
             raise MalformedFrameError("a setup tells of no session")
         members, threshold, bits, reals, nonce = _BODY.unpack(record.body)

@@ -36,8 +36,9 @@ def check_scheme(scheme: Scheme, layout: Layout) -> None:
         ConfigError: says what to set.
     """
     coded = scheme.codecs[Group.CODED]
-    masked = coded.inner if isinstance(coded, ToldScale) else coded
-    if not isinstance(masked, MaskedNoise) or masked.mask is not MaskType.SIGNED:
+    told = ToldScale.of(coded)
+    masked = MaskedNoise.of(coded if told is None else told.inner)
+    if masked is None or masked.mask is not MaskType.SIGNED:
         raise ConfigError('secure sums are of signed masks that travel as they are: method "fedmrn-s", coding "raw"')
     if not scheme.shared_key:
         raise ConfigError('secure sums need one noise for all clients of a round: set noise_key = "round"')
@@ -52,11 +53,11 @@ def check_scheme(scheme: Scheme, layout: Layout) -> None:
 def shape_of(scheme: Scheme, layout: Layout) -> tuple[int, int]:
     """Return how many bits and how many reals an update is."""
     coded = layout.span(Group.CODED).stop
-    wishes = len(layout.sizes(Group.CODED)) if isinstance(scheme.codecs[Group.CODED], ToldScale) else 0
+    wishes = len(layout.sizes(Group.CODED)) if ToldScale.of(scheme.codecs[Group.CODED]) else 0
     return coded, wishes + layout.size - coded
 
 
-def lanes_of(update: Frame, layout: Layout, session: Session) -> Lanes:
+def numbers_of(update: Frame, layout: Layout, session: Session) -> Lanes:
     """Return the numbers of an update that a client made.
 
     Raises:
@@ -71,8 +72,8 @@ def lanes_of(update: Frame, layout: Layout, session: Session) -> Lanes:
     reals: list[NDArray[np.uint32]] = []
     coded = update.select(Role.UPDATE, Group.CODED)
     if coded is not None:
-        codec, mask = codec_from(coded.codec, coded.params), coded.body
-        if isinstance(codec, ToldScale):
+        codec, mask = ToldScale.of(codec_from(coded.codec, coded.params)), coded.body
+        if codec is not None:
             told, wanted, mask = codec.split(coded.body, coded.count, float("inf"))
             apart = np.clip(wanted.astype(np.int64) - told.exponents, -_FARTHEST, _FARTHEST)
             wishes = np.where(wanted > STILL, apart, 0)

@@ -68,7 +68,7 @@ def full_mask(plan: RoundPlan, codec: Codec, noise_key: int) -> Opened:
     """Return a mask of ones over a round's noise: its values are the noise."""
     count = plan.layout.span(Group.CODED).stop
     body = np.packbits(np.ones(count, np.uint8), bitorder="little").tobytes()
-    if isinstance(codec, ToldScale) and plan.caps is not None:
+    if ToldScale.of(codec) is not None and plan.caps is not None:
         exponents = np.array(plan.caps.told_scales, np.int32)
         ends = np.cumsum(plan.layout.sizes(Group.CODED), dtype=np.int64)
         scales = TensorScales(ends, np.ldexp(np.float32(1), exponents))

@@ -54,7 +54,7 @@ def test_the_model_is_the_plain_one_to_the_bit(noise: str, scale: float) -> None
 
 
 def test_told_scales_follow_the_mean_of_the_wishes() -> None:
-    """The first round is the plain one to the bit; later scales follow means in place of medians (`MaskSum.wanted_scales`)."""
+    """The first round is the plain one to the bit; later scales follow means of wishes in place of medians."""
     plain = list(rounds(setting(scale="auto")))
     secure = list(rounds(setting(SecureSum(), scale="auto")))
     assert plain[0].state.tobytes() == secure[0].state.tobytes()

@@ -19,14 +19,14 @@ from fedmrn.secure import Member, pads
 from fedmrn.secure.keys import new_private, public_of
 from fedmrn.secure.member import pair_seed
 from fedmrn.secure.pads import pad_of
-from fedmrn.secure.records import Record, RecordKind, listed
+from fedmrn.secure.records import SumRecord, RecordKind, listed
 from fedmrn.secure.session import Session
 
 
 def record(sums: Sums, kind: RecordKind, index: int, members: list[int]) -> bytes:
     """A list of clients as a dishonest server may write it."""
     body = listed(dict.fromkeys(members, b""))
-    return Record(kind, index, sums.session.round, sums.session.id, body).to_bytes()
+    return SumRecord(kind, index, sums.session.round, sums.session.id, body).to_bytes()
 
 
 def late(sums: Sums, index: int) -> bytes:
@@ -146,7 +146,7 @@ def test_a_client_that_shared_nothing_is_not_summed() -> None:
     sums = small(4, 3).keys().shares({3})
     sums.collector.envelopes(0)
     body = bytes(sums.session.padded_size)
-    data = Record(RecordKind.PADDED, 3, sums.session.round, sums.session.id, body).to_bytes()
+    data = SumRecord(RecordKind.PADDED, 3, sums.session.round, sums.session.id, body).to_bytes()
     with pytest.raises(UnknownClientError, match="shared nothing"):
         sums.collector.take_padded(3, data)
 
@@ -193,6 +193,6 @@ def test_shares_are_one_for_each_other_client() -> None:
     sums = small().keys()
     sums.collector.roster(0)
     body = listed({1: bytes(80)})
-    data = Record(RecordKind.SHARES, 0, sums.session.round, sums.session.id, body).to_bytes()
+    data = SumRecord(RecordKind.SHARES, 0, sums.session.round, sums.session.id, body).to_bytes()
     with pytest.raises(MalformedFrameError, match="one for each other"):
         sums.collector.take_shares(0, data)

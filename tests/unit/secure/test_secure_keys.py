@@ -11,7 +11,7 @@ from fedmrn.errors import RefusedRevealError, UntrustedKeyError, WrongShareError
 from fedmrn.secure import Member
 from fedmrn.secure.keys import PublicKeys, public_of, shared_secret
 from fedmrn.secure.pads import pad_of
-from fedmrn.secure.records import Record, RecordKind, listed
+from fedmrn.secure.records import SumRecord, RecordKind, listed
 from fedmrn.secure.session import Session
 from fedmrn.secure.shares import combine_shares, seal, split_secret, unseal
 
@@ -21,7 +21,7 @@ TRUSTED = frozenset(key.public_key().public_bytes_raw() for key in SIGNERS[:3])
 
 def roster(sums: object, index: int, keys: dict[int, bytes]) -> bytes:
     session = sums.session  # type: ignore[attr-defined]
-    return Record(RecordKind.ROSTER, index, session.round, session.id, listed(keys)).to_bytes()
+    return SumRecord(RecordKind.ROSTER, index, session.round, session.id, listed(keys)).to_bytes()
 
 
 def test_signed_keys_are_enough() -> None:

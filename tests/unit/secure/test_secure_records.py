@@ -19,7 +19,7 @@ from fedmrn.errors import (
     WrongMessageError,
 )
 from fedmrn.secure import Member
-from fedmrn.secure.records import HEAD_SIZE, ITEM_SIZES, MOST_MEMBERS, Record, RecordKind, by_index, listed
+from fedmrn.secure.records import HEAD_SIZE, ITEM_SIZES, MOST_MEMBERS, SumRecord, RecordKind, by_index, listed
 from fedmrn.secure.session import Session
 
 SESSION = Session(round=3, members=3, threshold=2, bits=5, reals=1, nonce=bytes(range(16)))
@@ -59,15 +59,15 @@ def test_setups_that_cannot_be(change: object, error: type[FrameError]) -> None:
 
 @given(st.dictionaries(st.integers(0, MOST_MEMBERS - 1), st.binary(min_size=80, max_size=80), max_size=20))
 def test_lists_come_back(items: dict[int, bytes]) -> None:
-    data = Record(RecordKind.ENVELOPES, 1, 3, SESSION.id, listed(items)).to_bytes()
+    data = SumRecord(RecordKind.ENVELOPES, 1, 3, SESSION.id, listed(items)).to_bytes()
     assert len(data) == HEAD_SIZE + ITEM_SIZES[RecordKind.ENVELOPES] * len(items)
-    assert by_index(Record.from_bytes(data, RecordKind.ENVELOPES, 20), MOST_MEMBERS) == items
+    assert by_index(SumRecord.from_bytes(data, RecordKind.ENVELOPES, 20), MOST_MEMBERS) == items
 
 
 @pytest.mark.parametrize("indices", [(1, 0), (1, 1), (0, 3)])
 def test_lists_ascend_and_name_clients_of_the_round(indices: tuple[int, ...]) -> None:
     body = b"".join(i.to_bytes(2, "little") for i in indices)
-    record = Record(RecordKind.SURVIVORS, 0, 3, SESSION.id, body)
+    record = SumRecord(RecordKind.SURVIVORS, 0, 3, SESSION.id, body)
     with pytest.raises(MalformedFrameError, match="follows client"):
         by_index(record, 3)
 
@@ -95,6 +95,6 @@ def test_padded_numbers_have_one_length() -> None:
     sums = small().keys().shares()
     sums.collector.envelopes(0)
     for size, error in ((0, MalformedFrameError), (sums.session.padded_size + 1, LimitError)):
-        data = Record(RecordKind.PADDED, 0, sums.session.round, sums.session.id, bytes(size)).to_bytes()
+        data = SumRecord(RecordKind.PADDED, 0, sums.session.round, sums.session.id, bytes(size)).to_bytes()
         with pytest.raises(error):
             sums.collector.take_padded(0, data)
