@@ -27,7 +27,7 @@ from fedmrn.secure.keys import PublicKeys, public_of
 from fedmrn.secure.lanes import Lanes
 from fedmrn.secure.member import commitment, pair_seed
 from fedmrn.secure.pads import pad_of, take_off
-from fedmrn.secure.records import SumRecord, RecordKind, by_index, listed
+from fedmrn.secure.records import RecordKind, SumRecord, by_index, listed
 from fedmrn.secure.session import Session
 from fedmrn.secure.shares import combine_shares
 

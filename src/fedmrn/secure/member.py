@@ -25,7 +25,7 @@ from fedmrn.errors import (
 from fedmrn.secure.keys import SECRET_SIZE, PublicKeys, check_roster, new_private, public_of, shared_secret
 from fedmrn.secure.lanes import Lanes
 from fedmrn.secure.pads import pad_of, put_on
-from fedmrn.secure.records import MOST_MEMBERS, SumRecord, RecordKind, by_index, listed
+from fedmrn.secure.records import MOST_MEMBERS, RecordKind, SumRecord, by_index, listed
 from fedmrn.secure.session import Session
 from fedmrn.secure.shares import seal, split_secret, unseal
 

@@ -8,7 +8,7 @@ from fedmrn.errors import ConfigError
 from fedmrn.secure.collector import Collector, Total
 from fedmrn.secure.member import Member
 from fedmrn.secure.session import Session
-from fedmrn.secure.update import check_scheme, numbers_of, mask_sum, shape_of
+from fedmrn.secure.update import check_scheme, mask_sum, numbers_of, shape_of
 from fedmrn.server.scheme import Scheme
 from fedmrn.server.summed import MaskSum
 from fedmrn.wire.frame import Frame

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from fedmrn.errors import LimitError, MalformedFrameError
-from fedmrn.secure.records import MOST_MEMBERS, SESSION_SIZE, SumRecord, RecordKind
+from fedmrn.secure.records import MOST_MEMBERS, SESSION_SIZE, RecordKind, SumRecord
 
 _BODY = struct.Struct("<HHQI16s")
 MOST_ELEMENTS = 1 << 34

@@ -19,7 +19,7 @@ from fedmrn.secure import Member, pads
 from fedmrn.secure.keys import new_private, public_of
 from fedmrn.secure.member import pair_seed
 from fedmrn.secure.pads import pad_of
-from fedmrn.secure.records import SumRecord, RecordKind, listed
+from fedmrn.secure.records import RecordKind, SumRecord, listed
 from fedmrn.secure.session import Session
 
 

@@ -11,7 +11,7 @@ from fedmrn.errors import RefusedRevealError, UntrustedKeyError, WrongShareError
 from fedmrn.secure import Member
 from fedmrn.secure.keys import PublicKeys, public_of, shared_secret
 from fedmrn.secure.pads import pad_of
-from fedmrn.secure.records import SumRecord, RecordKind, listed
+from fedmrn.secure.records import RecordKind, SumRecord, listed
 from fedmrn.secure.session import Session
 from fedmrn.secure.shares import combine_shares, seal, split_secret, unseal
 

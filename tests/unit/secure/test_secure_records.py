@@ -19,7 +19,7 @@ from fedmrn.errors import (
     WrongMessageError,
 )
 from fedmrn.secure import Member
-from fedmrn.secure.records import HEAD_SIZE, ITEM_SIZES, MOST_MEMBERS, SumRecord, RecordKind, by_index, listed
+from fedmrn.secure.records import HEAD_SIZE, ITEM_SIZES, MOST_MEMBERS, RecordKind, SumRecord, by_index, listed
 from fedmrn.secure.session import Session
 
 SESSION = Session(round=3, members=3, threshold=2, bits=5, reals=1, nonce=bytes(range(16)))
