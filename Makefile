@@ -10,7 +10,7 @@ SEEDS  ?= 1-3
 JOBS   ?= 2
 OPENMP := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
-.PHONY: help run results vectors test test-long fuzz bench check format install develop clean
+.PHONY: help run results vectors test test-long fuzz bench check dist constraints format install develop clean
 help:            ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -61,6 +61,21 @@ format: develop  ## Rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+dist: develop    ## Wheel and source distribution in dist/, built in an environment of their own and checked
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
+constraints:     ## constraints.txt anew: the newest that pip finds for the tests, in an environment of its own
+	rm -rf .venv-newest
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check --editable ".[cli,dev]"
+	{ grep '^#' constraints.txt; .venv-newest/bin/pip freeze --exclude-editable | grep -viE '^(torch[ =]|triton|nvidia)'; } > constraints.new
+	mv constraints.new constraints.txt
+	rm -rf .venv-newest
+	@echo "constraints.txt is new; next: make test"
+
 clean:           ## Remove what was built; results in runs/ stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
+	rm -rf $(VENV) .venv-newest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -149,6 +149,18 @@ PUBLIC = {
     ],
     "fedmrn.torch.fast": [],
     "fedmrn.torch.rules": [],
+    "fedmrn.tracking": [
+        "TRACKERS",
+        "MLflow",
+        "Measured",
+        "Place",
+        "Point",
+        "TensorBoard",
+        "Tracker",
+        "Tracking",
+        "check_trackers",
+        "find_trackers",
+    ],
     "fedmrn.wire": [],
 }
 """Module -> its `__all__`. An empty one: what the package holds is imported from its modules."""
@@ -165,7 +177,9 @@ HEAVY = {
     "torch",
     "triton",
     "flwr",
+    "mlflow",
     "ray",
+    "tensorboard",
     "pydantic",
     "matplotlib",
     "scipy",
