@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from flower_clients import SECRET, grid, initial, small_model
 from flwr.app import ArrayRecord, MetricRecord
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -28,12 +29,13 @@ from fedmrn.server.optimizer import Adam
 from fedmrn.torch import ModelLayout
 from fedmrn.torch.rules import base
 
+_ADAM = Adam(0.01, 0.9, 0.99, 1e-3)
 CASES: dict[str, dict[str, Any]] = {
-    "topk-ef": {"method": "topk-ef"},
+    "topk-ef": {"method": "topk-ef", "optimizer": _ADAM, "down": "grid"},
     "fedpm": {"method": "fedpm"},
-    "adam": {"method": "fedmrn", "optimizer": Adam(0.01, 0.9, 0.99, 1e-3), "down": "grid"},
+    "fedmrn": {"method": "fedmrn", "optimizer": _ADAM, "down": "grid"},
 }
-"""What a client keeps; a state that is no model; moments, caps, public models, and what clients hold of them."""
+"""What clients keep, moments, public models and who holds them; a state that is no model; caps."""
 ROUNDS = 6
 
 
@@ -63,9 +65,9 @@ def _rounded(found: dict[int, MetricRecord]) -> dict[int, dict[str, Any]]:
     }
 
 
-def run(case: str, folder: Path, rounds: int = ROUNDS) -> Result:
-    plan = FedMRN(ModelLayout.of(small_model()), checkpoint=folder, secret=SECRET, **CASES[case])
-    return plan.start(grid(), initial(), num_rounds=rounds, evaluate_fn=evaluate)
+def run(case: str, folder: Path, rounds: int = ROUNDS, over: Grid | None = None, **more: Any) -> Result:
+    plan = FedMRN(ModelLayout.of(small_model()), checkpoint=folder, secret=SECRET, **CASES[case], **more)
+    return plan.start(over or grid(), initial(), num_rounds=rounds, evaluate_fn=evaluate)
 
 
 def attempt(case: str, folder: Path, out: Path) -> int:
@@ -87,12 +89,17 @@ def written(folder: Path) -> int:
     return (folder / "run.jsonl").read_bytes().count(b"\n")
 
 
+def draw_nothing() -> None:
+    """Let nodes of this process draw nothing by chance."""
+    torch.set_num_threads(1)
+    base.fresh_key = lambda: rng.derive_key(SECRET, "not by chance")
+
+
 def prepared() -> None:
     """Nodes draw nothing by chance, and Flower knows which task this is."""
-    torch.set_num_threads(1)
+    draw_nothing()
     for name in ("_task_id", "_run_id", "_node_id"):
         setattr(TaskIdentity, name, 1)
-    base.fresh_key = lambda: rng.derive_key(SECRET, "not by chance")  # type: ignore[attr-defined]
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from fedmrn.server.publisher import Sent
 from fedmrn.server.scheme import Scheme
 
 
-class Part(StrEnum):
+class RoundPart(StrEnum):
     """What a line is about."""
 
     ASKED = "asked"
@@ -29,7 +29,7 @@ class Part(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class KeptLine:
     """One part of a round that is over.
 
     Attributes:
@@ -71,7 +71,7 @@ def _plain(value: object) -> object:
     return repr(value) if is_dataclass(value) else type(value).__qualname__
 
 
-def text_of(part: Part, round: int, line: Line) -> bytes:
+def text_of(part: RoundPart, round: int, line: KeptLine) -> bytes:
     """Return a line with its end."""
     values: dict[str, object] = {"part": part, "round": round}
     values["metrics"] = None if line.metrics is None else dict(line.metrics)
@@ -82,14 +82,14 @@ def text_of(part: Part, round: int, line: Line) -> bytes:
     return json.dumps(values, default=sorted).encode() + b"\n"  # sorted: sets
 
 
-def line_of(values: dict[str, Any]) -> Line:
+def line_of(values: dict[str, Any]) -> KeptLine:
     """Return what a line holds, from its values.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError: they are not those of a line.
     """
     metrics, report = values["metrics"], values.get("report")
-    return Line(
+    return KeptLine(
         metrics=None if metrics is None else MetricRecord(metrics),
         nodes=tuple(map(int, values.get("nodes", ()))),
         report=None if report is None else _report(report),

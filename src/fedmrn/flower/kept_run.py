@@ -20,7 +20,7 @@ from fedmrn.errors import ConfigError, RunError
 from fedmrn.federation.report import RoundReport
 from fedmrn.federation.transport import MessageKind
 from fedmrn.files import append, clear_scraps, locked, read_file, write_atomic
-from fedmrn.flower.kept_lines import Line, Part, line_of, text_of
+from fedmrn.flower.kept_lines import KeptLine, RoundPart, line_of, text_of
 from fedmrn.parsed import parse_json
 from fedmrn.server import Server
 from fedmrn.server.saved import FILE as CHECKPOINT
@@ -50,7 +50,7 @@ class KeptRun:
             raise ConfigError("checkpoint=... locks its folder by filelock: pip install filelock")
         self.folder, self.done = folder, 0
         self._settings = settings
-        self._lines: dict[tuple[Part, int], Line] = {}
+        self._lines: dict[tuple[RoundPart, int], KeptLine] = {}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -96,7 +96,7 @@ class KeptRun:
                 f"{self.folder} holds {done} rounds, more than the num_rounds = {rounds} that are asked for: ask for "
                 f"{done} or more, or give another checkpoint folder for a new run"
             )
-        self._lines = {key: line for key, line in lines.items() if key[1] <= done or key == (Part.ASKED, done + 1)}
+        self._lines = {key: line for key, line in lines.items() if key[1] <= done or key == (RoundPart.ASKED, done + 1)}
         if rounds > done and any(MessageKind.CALIBRATE in report.stages for report in self.reports):
             raise RunError(
                 f"{self.folder} holds a run of {done} rounds that calibrated its last model: they are not the first of "
@@ -110,15 +110,15 @@ class KeptRun:
         with self._writing():
             server.save(self.folder)
 
-    def find(self, part: Part, round: int) -> Line | None:
+    def find(self, part: RoundPart, round: int) -> KeptLine | None:
         """Return what is known of a part of a round."""
         return self._lines.get((part, round))
 
-    def is_over(self, part: Part, round: int) -> bool:
+    def is_over(self, part: RoundPart, round: int) -> bool:
         """Whether a part of a round is not to be done again; of rounds before the last, none is."""
-        return round < self.done or (part, round) in self._lines or (part is Part.TRAIN and round == self.done)
+        return round < self.done or (part, round) in self._lines or (part is RoundPart.TRAIN and round == self.done)
 
-    def note(self, part: Part, round: int, line: Line) -> None:
+    def note(self, part: RoundPart, round: int, line: KeptLine) -> None:
         """Put away that a part of a round is over."""
         with self._writing():
             append(self.folder / FILE, text_of(part, round, line))
@@ -126,7 +126,11 @@ class KeptRun:
     @property
     def reports(self) -> list[RoundReport]:
         """What came of each round that is over, as far as it is known."""
-        found = (self._lines.get((part, n)) for n in range(1, self.done + 1) for part in (Part.EVALUATE, Part.TRAIN))
+        found = (
+            self._lines.get((part, n))
+            for n in range(1, self.done + 1)
+            for part in (RoundPart.EVALUATE, RoundPart.TRAIN)
+        )
         newest: dict[int, RoundReport] = {}
         for line in found:
             if line is not None and line.report is not None:
@@ -142,7 +146,7 @@ class KeptRun:
             connected: who is there.
             least: how many are asked at least.
         """
-        line, there = self.find(Part.ASKED, round), set(connected)
+        line, there = self.find(RoundPart.ASKED, round), set(connected)
         before = [] if line is None else [node for node in line.nodes if node in there]
         return before if before and len(before) >= least else nodes
 
@@ -152,20 +156,20 @@ class KeptRun:
         with self._writing():
             write_atomic(self.folder / FILE, b"".join(lines), private=True)
 
-    def _read(self) -> tuple[dict[str, Any], dict[tuple[Part, int], Line]]:
+    def _read(self) -> tuple[dict[str, Any], dict[tuple[RoundPart, int], KeptLine]]:
         path = self.folder / FILE
         data = read_file(path, _MOST, _ANEW)
         if data is None:
             raise RunError(f"{self.folder} holds a server's checkpoint that is not of a Flower run: {_OTHER}")
         first, *rest = data.split(b"\n")[:-1] or [b""]  # what follows the last line's end was not written as a whole
-        lines: dict[tuple[Part, int], Line] = {}
+        lines: dict[tuple[RoundPart, int], KeptLine] = {}
         try:
             settings = parse_json(first)["settings"]
             if not isinstance(settings, dict):
                 raise TypeError("settings are a table")
             for line in rest:
                 values = parse_json(line, finite=False)  # a loss may be infinite
-                lines[Part(values["part"]), int(values["round"])] = line_of(values)
+                lines[RoundPart(values["part"]), int(values["round"])] = line_of(values)
         except (ConfigError, TypeError, ValueError, KeyError, AttributeError) as error:
             number = len(lines) + 1
             raise RunError(f"{path} is damaged, about line {number} ({error}); put it right{_ANEW}") from error

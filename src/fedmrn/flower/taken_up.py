@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedmrn.federation.report import RoundReport
-from fedmrn.flower.kept_lines import Line, Part
+from fedmrn.flower.kept_lines import KeptLine, RoundPart
 from fedmrn.flower.kept_run import KeptRun
 from fedmrn.server import Server
 
@@ -48,22 +48,22 @@ class TakenUp(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Put away whom the strategy asks, before anybody is."""
-        if self._kept.is_over(Part.TRAIN, server_round):
+        if self._kept.is_over(RoundPart.TRAIN, server_round):
             return []
         messages = list(self._inner.configure_train(server_round, arrays, config, grid))
         nodes = tuple(message.metadata.dst_node_id for message in messages)
-        self._kept.note(Part.ASKED, server_round, Line(nodes=nodes))
+        self._kept.note(RoundPart.ASKED, server_round, KeptLine(nodes=nodes))
         return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Put away what the strategy's round came to."""
-        if self._kept.is_over(Part.TRAIN, server_round):
+        if self._kept.is_over(RoundPart.TRAIN, server_round):
             arrays = self._model(server_round) if server_round == self._kept.done else None
-            return arrays, self._known(Part.TRAIN, server_round)
+            return arrays, self._known(RoundPart.TRAIN, server_round)
         arrays, metrics = self._inner.aggregate_train(server_round, replies)
-        self._kept.note(Part.TRAIN, server_round, Line(metrics=metrics, report=self._report(server_round)))
+        self._kept.note(RoundPart.TRAIN, server_round, KeptLine(metrics=metrics, report=self._report(server_round)))
         if self._server.round == server_round:
             self._kept.save(self._server)
         return arrays, metrics
@@ -72,19 +72,19 @@ class TakenUp(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask whom the strategy asks."""
-        if self._kept.is_over(Part.EVALUATE, server_round):
+        if self._kept.is_over(RoundPart.EVALUATE, server_round):
             return []
         return self._inner.configure_evaluate(server_round, arrays, config, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Put away what nodes found, and who lost what it held of public models."""
-        if self._kept.is_over(Part.EVALUATE, server_round):
-            return self._known(Part.EVALUATE, server_round)
+        if self._kept.is_over(RoundPart.EVALUATE, server_round):
+            return self._known(RoundPart.EVALUATE, server_round)
         lost = self._lost()
         metrics = self._inner.aggregate_evaluate(server_round, replies)
         if self._lost() != lost:
             self._kept.save(self._server)
-        self._kept.note(Part.EVALUATE, server_round, Line(metrics=metrics, report=self._report(server_round)))
+        self._kept.note(RoundPart.EVALUATE, server_round, KeptLine(metrics=metrics, report=self._report(server_round)))
         return metrics
 
     def evaluated(self, evaluate: Evaluate | None) -> Evaluate | None:
@@ -93,15 +93,15 @@ class TakenUp(Strategy):
             return None
 
         def known(number: int, arrays: ArrayRecord) -> MetricRecord | None:
-            if self._kept.is_over(Part.TEST, number):
-                return self._known(Part.TEST, number)
+            if self._kept.is_over(RoundPart.TEST, number):
+                return self._known(RoundPart.TEST, number)
             found = evaluate(number, arrays)
-            self._kept.note(Part.TEST, number, Line(metrics=found))
+            self._kept.note(RoundPart.TEST, number, KeptLine(metrics=found))
             return found
 
         return known
 
-    def _known(self, part: Part, number: int) -> MetricRecord | None:
+    def _known(self, part: RoundPart, number: int) -> MetricRecord | None:
         line = self._kept.find(part, number)
         return None if line is None else line.metrics
 

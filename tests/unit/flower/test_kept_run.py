@@ -309,7 +309,7 @@ def test_two_of_them_in_one_folder(folder: Path, monkeypatch: pytest.MonkeyPatch
 DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda _: b"", "about line 1"),
     "no settings": (lambda data: b"[]\n" + data, "about line 1"),
-    "not a line": (lambda data: data.replace(b'"part": "train"', b'"part": "tram"'), "'tram' is not a valid Part"),
+    "not a line": (lambda data: data.replace(b'"part": "train"', b'"part": "tram"'), "'tram' is not a valid RoundPart"),
     "metrics": (lambda data: data.replace(b'"metrics": {', b'"metrics": {"a": "b", '), "is damaged"),
     "a report": (lambda data: data.replace(b'"folded"', b'"bolded"'), "bolded"),
     "nodes": (lambda data: data.replace(b'"nodes": [', b'"nodes": ["x", '), "is damaged"),
