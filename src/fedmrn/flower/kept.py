@@ -72,7 +72,7 @@ def put_away(path: Path, data: bytes) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(path, data, private=True)
     except (OSError, RunError) as error:
-        text = "fedmrn: this node can keep nothing, and will be sent whole models: %s; set %s to a folder for it"
+        text = "fedmrn: this node can keep nothing from round to round: %s; set %s to a folder for it"
         log(WARNING, text, error, FOLDER)
         return
     oldest = time.time() - _OLD
