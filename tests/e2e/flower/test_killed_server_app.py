@@ -60,16 +60,19 @@ def result(deployment: Deployment, case: str, folder: Path, rounds: int) -> dict
     return found
 
 
-def lines(folder: Path) -> int:
-    """How many parts of rounds are on record, and the settings."""
-    return (folder / "run.jsonl").read_bytes().count(b"\n")
+def state(folder: Path) -> tuple[int, int]:
+    """When run.jsonl was written, which each start does, and how many lines it has."""
+    path = folder / "run.jsonl"
+    return path.stat().st_mtime_ns, path.read_bytes().count(b"\n")
 
 
-def wait_for_a_moment(folder: Path, chance: random.Random) -> None:
-    """Wait for some seconds from now, or from when the next part of a round is over."""
-    before, deadline = lines(folder), time.monotonic() + 300
-    from_a_line = chance.random() < 0.5
-    while from_a_line and lines(folder) <= before:
+def wait_for_a_moment(folder: Path, chance: random.Random, before: tuple[int, int]) -> None:
+    """Wait for some seconds from when the strategy has started, or from when the next part of a round is over.
+
+    Not from before: a ServerApp that is killed before it has fetched its task is started again by Flower itself.
+    """
+    deadline, which = time.monotonic() + 300, chance.randrange(2)
+    while state(folder)[0] == before[0] or state(folder)[1] < before[1] + which:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(chance.uniform(0, 8))
@@ -97,10 +100,11 @@ def same_run(
     with deployed(2, tmp_path / "state") as deployment:
         whole = result(deployment, case, tmp_path / "whole", rounds)
         while len(progress) < kills:
+            before = state(tmp_path / "killed")
             _, server = submit(deployment, case, tmp_path / "killed", rounds)
-            wait_for_a_moment(tmp_path / "killed", chance)
+            wait_for_a_moment(tmp_path / "killed", chance, before)
             os.kill(server, signal.SIGKILL)
-            progress.append(lines(tmp_path / "killed"))
+            progress.append(state(tmp_path / "killed")[1])
         found = result(deployment, case, tmp_path / "killed", rounds)
     with capsys.disabled():
         sys.stdout.write(f"\nlines on record at each kill: {progress}\n")
