@@ -29,7 +29,7 @@ class SimulatedSum:
     """
 
     def __init__(self, protect: "SecureSum", server: Server, conduct: Conduct, clients: Sequence[int]) -> None:
-        self._protect, self._layout = protect, server.layout
+        self._protect = protect
         collector = protect.begin(conduct.report.round, len(clients), server.scheme, server.layout)
         self._sums = sums = SumConduct(conduct, collector, clients, protect, server.layout)
         self._members: dict[int, Member] = {}
@@ -47,7 +47,7 @@ class SimulatedSum:
         """
         frame = Frame.from_bytes(reply.data, kind=Kind.UPDATE)
         envelopes = self._sums.envelopes(reply.client)
-        padded = self._protect.pad(self._members[reply.client], envelopes, frame, self._layout)
+        padded = self._protect.pad(self._members[reply.client], envelopes, frame)
         self._sums.take_padded(reply.client, padded, plain(frame).account())
 
     def finish(self) -> None:

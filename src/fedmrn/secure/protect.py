@@ -78,13 +78,13 @@ class SecureSum:
         return member.share(roster, trusted=frozenset(trusted))
 
     @staticmethod
-    def pad(member: Member, envelopes: bytes, update: Frame, layout: Layout) -> bytes:
+    def pad(member: Member, envelopes: bytes, update: Frame) -> bytes:
         """Return an update with pads on it, in place of its frame.
 
         Raises:
             FrameError, EncodeError: as `Member.pad`.
         """
-        return member.pad(envelopes, numbers_of(update, layout, member.session))
+        return member.pad(envelopes, numbers_of(update, member.session))
 
     @staticmethod
     def summed(total: Total, clients: tuple[int | str, ...], session: Session, layout: Layout) -> MaskSum:

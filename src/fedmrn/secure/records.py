@@ -127,6 +127,13 @@ class SumRecord:
         return cls(kind, index, round_, session, memoryview(data)[HEAD_SIZE:])
 
 
+def kind_of(data: bytes) -> RecordKind | None:
+    """Return the kind that bytes claim to be of; None if they are no record. Nothing else of them is checked."""
+    if not isinstance(data, bytes) or len(data) < HEAD_SIZE or data[5] not in ITEM_SIZES:
+        return None
+    return RecordKind(data[5])
+
+
 def listed(items: Mapping[int, bytes]) -> bytes:
     """Return items by client as a body: ascending, each after its index."""
     return b"".join(_INDEX.pack(index) + items[index] for index in sorted(items))

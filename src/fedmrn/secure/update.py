@@ -57,7 +57,7 @@ def shape_of(scheme: Scheme, layout: Layout) -> tuple[int, int]:
     return coded, wishes + layout.size - coded
 
 
-def numbers_of(update: Frame, layout: Layout, session: Session) -> Lanes:
+def numbers_of(update: Frame, session: Session) -> Lanes:
     """Return the numbers of an update that a client made.
 
     Raises:
