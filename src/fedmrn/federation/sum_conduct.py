@@ -22,7 +22,7 @@ from fedmrn.wire.layout import Group, Layout
 if TYPE_CHECKING:
     from fedmrn.secure import Collector, SecureSum
 
-PARTS = {MessageKind.KEYS: "keys", MessageKind.SHARES: "shares", MessageKind.UNMASK: "unmasking"}
+_PARTS = {MessageKind.KEYS: "keys", MessageKind.SHARES: "shares", MessageKind.UNMASK: "unmasking"}
 """Parts of an account: what kind of message brings them. Envelopes travel beside broadcasts, and are shares."""
 
 
@@ -144,7 +144,7 @@ class SumConduct:
         return {**bodies, "header": size - sum(bodies.values()), "checksum": 0}
 
     def _sent(self, client: int, kind: MessageKind, data: bytes) -> bytes:
-        account = {PARTS[kind]: len(data)}
+        account = {_PARTS[kind]: len(data)}
         self._conduct.note_sent(client, kind, account)
         self._conduct.note_exchange(client, Exchange(down=account, raw_down=account))
         return data
@@ -155,7 +155,7 @@ class SumConduct:
             MessageKind.SHARES: self._collector.take_shares,
             MessageKind.UNMASK: self._collector.take_revealed,
         }
-        account = {PARTS[kind]: len(data)}
+        account = {_PARTS[kind]: len(data)}
         try:
             takes[kind](self._at(client), data)
         except FrameError as error:

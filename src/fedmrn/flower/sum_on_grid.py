@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fedmrn.secure import SecureSum
 
 log = getLogger("flwr").log
-SUM = "train.secure"
+_SUM = "train.secure"
 """The type of the messages."""
 
 
@@ -116,7 +116,7 @@ class SumOnGrid:
         messages = []
         for node in nodes:
             content = RecordDict({self._key: ArrayRecord({FRAME: to_array(ask(node))})})
-            messages.append(Message(content=content, message_type=SUM, dst_node_id=node))
+            messages.append(Message(content=content, message_type=_SUM, dst_node_id=node))
         replies = Replies(kind, messages)
         for message in self._grid.send_and_receive(messages, timeout=self._timeout):
             sender = replies.take(self._conduct, message)

@@ -45,7 +45,7 @@ class Lanes:
 
     def to_bytes(self, session: Session) -> bytes:
         """Return `session.padded_size` bytes: b bits an element, the least significant first, and 4 bytes a real."""
-        return pack_lanes(self.bits, session.width) + self.reals.astype("<u4", copy=False).tobytes()
+        return _pack(self.bits, session.width) + self.reals.astype("<u4", copy=False).tobytes()
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, session: Session) -> "Lanes":
@@ -55,7 +55,7 @@ class Lanes:
             PaddingError: an unused bit is set.
         """
         stop = session.padded_size - 4 * session.reals
-        bits = unpack_lanes(np.frombuffer(data, np.uint8, stop), session)
+        bits = _unpack(np.frombuffer(data, np.uint8, stop), session)
         return cls(bits, np.frombuffer(data, "<u4", session.reals, stop).astype(np.uint32))
 
 
@@ -64,7 +64,7 @@ def lane_type(session: Session) -> type[np.unsignedinteger[Any]]:
     return np.uint8 if session.width <= 8 else np.uint16
 
 
-def pack_lanes(values: Lane, width: int) -> bytes:
+def _pack(values: Lane, width: int) -> bytes:
     """Return the low `width` bits of each value, in a row."""
     parts = []
     for at in range(0, values.size, _PIECE):
@@ -76,7 +76,7 @@ def pack_lanes(values: Lane, width: int) -> bytes:
     return b"".join(parts)
 
 
-def unpack_lanes(packed: NDArray[np.uint8], session: Session) -> Lane:
+def _unpack(packed: NDArray[np.uint8], session: Session) -> Lane:
     """Return the values of packed bits, of the session's type and number.
 
     Raises:

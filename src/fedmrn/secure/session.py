@@ -9,7 +9,7 @@ from fedmrn.errors import LimitError, MalformedFrameError
 from fedmrn.secure.records import MOST_MEMBERS, SESSION_SIZE, RecordKind, SumRecord
 
 _BODY = struct.Struct("<HHQI16s")
-MOST_ELEMENTS = 1 << 34
+_MOST_ELEMENTS = 1 << 34
 """Bits of a mask at most."""
 CLIP = 64
 """Reals are clipped to plus and minus this before they are summed."""
@@ -46,7 +46,7 @@ class Session:
                 f"the threshold of {self.members} clients is {self.members // 2 + 1} to {self.members}, "
                 f"got {self.threshold}"
             )
-        if not (0 <= self.bits <= MOST_ELEMENTS and 0 <= self.reals < 1 << 31 and 1 <= self.round < 1 << 32):
+        if not (0 <= self.bits <= _MOST_ELEMENTS and 0 <= self.reals < 1 << 31 and 1 <= self.round < 1 << 32):
             raise LimitError(f"a secure sum cannot be of round {self.round}, {self.bits} bits and {self.reals} reals")
         if self.padded_size >= 1 << 32:
             raise LimitError(f"a client's padded numbers would take {self.padded_size} bytes; at most 4 GiB can be")
