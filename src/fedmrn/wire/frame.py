@@ -121,6 +121,8 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+OWN_LIMITS = Limits(max_bytes=1 << 40)
+"""Of frames that nobody else made: those of a simulation, and files that a person names."""
 
 
 @dataclass(frozen=True, slots=True)
