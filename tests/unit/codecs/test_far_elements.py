@@ -20,8 +20,9 @@ from fedmrn.codecs.mask.masked_noise import OpenedMask
 from fedmrn.codecs.scales import TensorScales
 from fedmrn.codecs.sign import SignPlane
 from fedmrn.codecs.sparse import Sparse
+from fedmrn.errors import MalformedFrameError
 from fedmrn.numerics import rotation
-from fedmrn.numerics.bits import count_ones, packed_size
+from fedmrn.numerics.bits import count_ones, packed_size, unpack_trits
 from fedmrn.numerics.masking import MaskType, draw_mask, progressive_weights
 from fedmrn.numerics.noise import Law, NoiseSpec
 from fedmrn.numerics.rng import Purpose, Stream, domain
@@ -122,6 +123,16 @@ def test_bits_and_signs(start: int) -> None:
 
 
 @pytest.mark.parametrize("start", CHUNKS)
+def test_trits(start: int) -> None:
+    data = sparse_bytes((start + CHUNK) // 5 + 1)
+    first = start // 5
+    data[first:] = np.random.default_rng(1).integers(0, 243, data.size - first)
+    found = unpack_trits(data, start, start + CHUNK)
+    for i in (0, 1, 2, 3, 4, 5, CHUNK - 1):
+        assert found[i] == int(data[(start + i) // 5]) // 3 ** ((start + i) % 5) % 3
+
+
+@pytest.mark.parametrize("start", CHUNKS)
 def test_scales_of_tensors(start: int) -> None:
     """The last tensor begins in the midst of the chunk."""
     scales = TensorScales(np.array([5, start + 7, start + CHUNK], np.int64), np.array([1, 2, 3], np.float32))
@@ -189,11 +200,11 @@ def test_floats_beyond_16_gigabytes() -> None:
     body = sparse_bytes(4 * (start + CHUNK))
     values = np.arange(CHUNK, dtype=np.float32)
     body[4 * start :] = values.view(np.uint8)
-    opened = OpenedFloats(body.view(np.float32))
+    opened = OpenedFloats(body.data, np.dtype("<f4"))
     out = np.empty(CHUNK, np.float32)
     opened.read(start, out)
     assert np.array_equal(out, values)
-    with pytest.raises(Exception, match="bytes"):
+    with pytest.raises(MalformedFrameError, match="bytes"):
         open_floats(body.data, "<f4", start, 1.0, "raw")
 
 
