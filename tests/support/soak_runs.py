@@ -4,6 +4,7 @@ Says "flat" and from what to what each measure went, or fails with what grows an
 """
 
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import numpy as np
 import small_federation
 import torch
 from soak import Soak
+from soak_built import Built, setting_of
 
 from fedmrn.errors import FrameError
 from fedmrn.federation.setting import Federation
@@ -28,12 +30,6 @@ from fedmrn.wire.frame import Frame
 from fedmrn.wire.messages import encode_update
 
 CLIENTS = 100
-
-
-def setting_of(rounds: int, name: str, down: str) -> Federation:
-    """The small federation, tested in every tenth round and calibrated then."""
-    setting = small_federation.federation(name, rounds=rounds, local_epochs=1)
-    return replace(setting, scheme=method(name).scheme(down=down))
 
 
 def over(soak: Soak, setting: Federation, transport: Transport | None = None) -> None:
@@ -109,7 +105,8 @@ def strategy(count: str) -> Soak:
     number, nodes = int(count), flower_clients.grid()
     plan = flower_clients.strategy("fedmrn-s", down="grid")
     arrays = flower_clients.initial()
-    with tempfile.TemporaryDirectory() as folder, Soak(number, Path(folder)) as soak, _cached(folder):
+    with tempfile.TemporaryDirectory() as folder, Soak(number, Path(folder)) as soak:
+        os.environ["FEDMRN_CACHE"] = folder
         plan.begin(arrays)
         for n in range(1, number + 1):
             asked = plan.configure_train(n, arrays, ConfigRecord(), nodes)
@@ -127,22 +124,9 @@ def engine(count: str) -> Soak:
     from fedmrn.flower.simulation import on_flower  # noqa: PLC0415
 
     make = partial(Built, int(count))
-    with Soak(int(count)) as soak, on_flower(make, 8) as transport:  # type: ignore[arg-type]
+    with Soak(int(count)) as soak, on_flower(make, 8) as transport:
         over(soak, make().federation, transport)
     return soak
-
-
-class Built:
-    """What a process of Ray's builds."""
-
-    def __init__(self, rounds: int) -> None:
-        self.federation, self.model = setting_of(rounds, "fedmrn-s", "grid"), small_federation.small_model()
-
-
-def _cached(folder: str):  # type: ignore[no-untyped-def]
-    from unittest.mock import patch  # noqa: PLC0415
-
-    return patch.dict("os.environ", {"FEDMRN_CACHE": folder})
 
 
 RUNS: dict[str, Callable[..., Soak]] = {f.__name__: f for f in (rounds, frames, http, strategy, engine)}

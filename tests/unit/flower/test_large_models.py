@@ -1,6 +1,7 @@
 """Models beyond what one message of Flower's may hold: arrays go in pieces, and what cannot is refused beforehand."""
 
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def asked(method: str) -> Message:
     return next(iter(plan.configure_train(1, initial(), ConfigRecord(), grid())))
 
 
-def attached(message: Message, state: Context, **options: Limits) -> LocalRule:
+def attached(message: Message, state: Context, **options: Any) -> LocalRule:
     model = small_model()
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
     return attach(model, sgd, message, state, steps=1, accept="any", **options)
