@@ -3,11 +3,12 @@
 Masks of such a length are an anonymous mapping of which only the last pages are written: they take no memory.
 """
 
-import mmap
+import sys
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sparse_memory import zeros
 
 import oracle
 from fedmrn.codecs import MaskedNoise
@@ -27,6 +28,8 @@ from fedmrn.numerics.masking import MaskType, draw_mask, progressive_weights
 from fedmrn.numerics.noise import Law, NoiseSpec
 from fedmrn.numerics.rng import Purpose, Stream, domain
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory that is not there is asked for in Linux's way")
+
 KEY = 0xC0FFEE1234567890
 COUNT = 40
 FAR = [(1 << 31) - 8, (1 << 32) - 8, (1 << 33) + 1016, (1 << 34) - 8]
@@ -34,16 +37,10 @@ FAR = [(1 << 31) - 8, (1 << 32) - 8, (1 << 33) + 1016, (1 << 34) - 8]
 CHUNKS = [(1 << 31) - CHUNK, 1 << 31, (1 << 32) - CHUNK, 1 << 32]
 
 
-def sparse_bytes(size: int) -> NDArray[np.uint8]:
-    """Zeros that take memory only where they are written."""
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-    return np.frombuffer(mmap.mmap(-1, size, flags=flags), np.uint8)
-
-
 def bits_at(start: int, count: int = CHUNK) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """A mask that is random in `count` elements from `start` on, and these."""
     found = np.random.default_rng(start).random(count) < 0.5
-    packed = sparse_bytes(packed_size(start + count))
+    packed = zeros(packed_size(start + count))
     packed[start >> 3 :] = np.packbits(found, bitorder="little")
     return packed, found
 
@@ -124,7 +121,7 @@ def test_bits_and_signs(start: int) -> None:
 
 @pytest.mark.parametrize("start", CHUNKS)
 def test_trits(start: int) -> None:
-    data = sparse_bytes((start + CHUNK) // 5 + 1)
+    data = zeros((start + CHUNK) // 5 + 1)
     first = start // 5
     data[first:] = np.random.default_rng(1).integers(0, 243, data.size - first)
     found = unpack_trits(data, start, start + CHUNK)
@@ -164,7 +161,7 @@ def test_levels(start: int) -> None:
     first, last = start // 5000, -(-count // 5000)
     symbols = np.random.default_rng(1).integers(0, 7, CHUNK)
     text = int("".join(f"{s:03b}" for s in symbols[::-1]), 2).to_bytes(CHUNK * 3 // 8, "little")
-    body = sparse_bytes(4 * last + (count * 3 + 7) // 8)
+    body = zeros(4 * last + (count * 3 + 7) // 8)
     norms = body[: 4 * last].view(np.float32)
     norms[first:] = np.arange(1, last - first + 1)
     packed = body[4 * last :]
@@ -197,7 +194,7 @@ def test_places_of_a_sparse_vector(start: int) -> None:
 
 def test_floats_beyond_16_gigabytes() -> None:
     start = 1 << 32
-    body = sparse_bytes(4 * (start + CHUNK))
+    body = zeros(4 * (start + CHUNK))
     values = np.arange(CHUNK, dtype=np.float32)
     body[4 * start :] = values.view(np.uint8)
     opened = OpenedFloats(body.data, np.dtype("<f4"))
