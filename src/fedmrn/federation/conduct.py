@@ -31,7 +31,7 @@ from fedmrn.federation.report import RoundReport, Stage
 from fedmrn.federation.transport import Message, MessageKind, Reply
 from fedmrn.server import Round
 from fedmrn.server.publisher import Publisher
-from fedmrn.wire.frame import Frame
+from fedmrn.wire.frame import OWN_LIMITS, Frame
 from fedmrn.wire.layout import Group
 from fedmrn.wire.plain import plain
 
@@ -148,7 +148,7 @@ class Conduct:
         self.report.folded.append(client)
         self.report.up += len(data)
         if self._by_client:
-            self._exchange(client, Exchange(up=account, raw_up=plain(frame).account()))
+            self._exchange(client, Exchange(up=account, raw_up=plain(frame, OWN_LIMITS).account()))
         return frame
 
     def refuse(
@@ -275,5 +275,5 @@ class Conduct:
         """Count a broadcast in plain. A round's broadcasts are of one form, so that one of them is decoded."""
         form: Form = tuple((s.role, s.template, len(s.body)) for s in frame.sections)
         if form not in self._raw_by_form:
-            self._raw_by_form[form] = plain(frame, public=self._public).account()
+            self._raw_by_form[form] = plain(frame, OWN_LIMITS, self._public).account()
         return self._raw_by_form[form]

@@ -18,7 +18,6 @@ from flwr.serverapp.strategy import FedAvg, Result
 
 from fedmrn.errors import ConfigError, EmptyRoundError, FrameError, UnusableModelError
 from fedmrn.federation.conduct import Conduct
-from fedmrn.federation.report import RoundReport
 from fedmrn.federation.transport import MessageKind
 from fedmrn.flower.advice import Watch
 from fedmrn.flower.arrays import View, flat, frames_of, state_dict
@@ -26,6 +25,7 @@ from fedmrn.flower.calibration import calibrate_on, check_calibrate, nodes_to_as
 from fedmrn.flower.metrics import Metrics
 from fedmrn.flower.records import FRAME, STATE, Cutter, Framed, arrays_size, beside_arrays, update_bytes
 from fedmrn.flower.replies import Replies
+from fedmrn.flower.reports import Reports
 from fedmrn.flower.streaming import Streaming
 from fedmrn.flower.tracked import Tracked
 from fedmrn.methods import method as find_method
@@ -66,7 +66,7 @@ class FedMRN(FedAvg):
         **fedavg: as for Flower's FedAvg: fraction_train, min_train_nodes, ...
 
     Attributes:
-        reports: what came of each round since `start`.
+        reports: what came of each round since `start`; of the last ones where they are very many (`Reports`).
 
     Raises:
         ConfigError: a method, option, secret or other argument that cannot be.
@@ -102,7 +102,7 @@ class FedMRN(FedAvg):
         self.layout, self.tied = (view, {}) if isinstance(view, Layout) else (view.layout, view.tied)
         self.method = find_method(method)
         self.scheme = self.method.scheme(options, side, down, optimizer, equal=equal)
-        self.reports: list[RoundReport] = []
+        self.reports = Reports()
         self._secret, self._limits, self._clipping = secret, limits, clipping
         self._server: Server | None = None
         self._conduct: Conduct | None = None
@@ -153,7 +153,7 @@ class FedMRN(FedAvg):
         self._server = Server(self.layout, self.scheme, state, secret, limits=self._limits, clipping=self._clipping)
         sent = {*self.layout.slices, *self.tied}
         self._initial = ArrayRecord({name: array for name, array in initial_arrays.items() if name not in sent})
-        self._conduct, self.reports = None, []
+        self._conduct, self.reports = None, Reports()
         self._watch = Watch(self._give_up_after)
         return self._server
 

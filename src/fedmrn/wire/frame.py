@@ -121,6 +121,8 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+OWN_LIMITS = Limits(max_bytes=1 << 40)
+"""Of frames that nobody else made: those of a simulation, and files that a person names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +261,10 @@ def _check_envelope(view: memoryview, limits: Limits) -> None:
     if version != _VERSION:
         raise UnsupportedVersionError(f"frame version {version}; this library reads version {_VERSION}")
     if total > limits.max_bytes:
-        raise LimitError(f"the frame declares {total} bytes; at most {limits.max_bytes} are accepted")
+        raise LimitError(
+            f"the frame declares {total} bytes; at most {limits.max_bytes} are accepted: a larger model needs "
+            "limits=Limits(max_bytes=...)"
+        )
     if len(view) < total:
         raise TruncatedFrameError(f"the frame declares {total} bytes, {len(view)} came")
     if len(view) > total:
