@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs.limit import clipped
-from fedmrn.codecs.observation import Observed
+from fedmrn.codecs.observation import Observable, Observed
 from fedmrn.errors import ConfigError, EncodeError
 from fedmrn.numerics import kernels
 
@@ -186,6 +186,16 @@ class Codec(ABC):
     def known_magnitude(self) -> bool:
         """Whether how large values are is known before any is sent: they are codewords of the codec's parameters."""
         return False
+
+    @property
+    def observables(self) -> tuple[Observable, ...]:
+        """What every opened section of this codec has in `observed`, in the order of a round's record."""
+        return ()
+
+    @property
+    def measures_scales(self) -> bool:
+        """Whether an opened section has `wanted_scales`."""
+        return self.sends_scales or self.told_multiple is not None
 
     @property
     def unbiased(self) -> bool:

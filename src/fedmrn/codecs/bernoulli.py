@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, check_finite
-from fedmrn.codecs.observation import DENSITY, Observed
+from fedmrn.codecs.observation import DENSITY, Observable, Observed
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import check_mask, count_ones, pack_bits
 from fedmrn.numerics.rng import Purpose, Stream, domain
@@ -60,6 +60,11 @@ class Bernoulli(Codec):
     def any_vector(self) -> bool:
         """False: it is made for probabilities."""
         return False
+
+    @property
+    def observables(self) -> tuple[Observable, ...]:
+        """The share of ones."""
+        return (DENSITY,)
 
     @property
     def known_magnitude(self) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fedmrn.codecs.base import Codec
 from fedmrn.codecs.mask.scale import Fixed, NoiseScale
+from fedmrn.codecs.observation import DENSITY, Observable
 from fedmrn.errors import ConfigError
 from fedmrn.whole import shown
 
@@ -61,6 +62,11 @@ class MaskCodec(Codec):
     def own_scales(self) -> bool:
         """Whether each client chooses the scale of its noise."""
         return self.noise_scale.follows_update
+
+    @property
+    def observables(self) -> tuple[Observable, ...]:
+        """The share of ones."""
+        return (DENSITY,)
 
     @property
     def known_magnitude(self) -> bool:
