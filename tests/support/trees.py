@@ -7,6 +7,7 @@ import numpy as np
 from fedmrn.methods import method
 from fedmrn.methods.method import Options
 from fedmrn.server import Clipping, EdgeRound, Round, Server
+from fedmrn.server.optimizer import ServerOptimizer
 from fedmrn.wire.frame import Frame
 from fedmrn.wire.layout import Group, Layout, TensorSpec
 from fedmrn.wire.messages import encode_update
@@ -37,9 +38,10 @@ def server_of(
     clipping: Clipping | None = Clipping(),  # noqa: B008 - immutable
     threads: int = 1,
     down: str = "float32",
+    optimizer: ServerOptimizer | None = None,
 ) -> Server:
     """A server at the start of a run, from a model with a few zeros."""
-    scheme = method(name).scheme(options, down=down)
+    scheme = method(name).scheme(options, down=down, optimizer=optimizer)
     model = np.linspace(-0.01, 0.01, layout.size).astype(np.float32)
     model[::5] = 0
     variances = layout.span(Group.VARIANCE)

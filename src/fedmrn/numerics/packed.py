@@ -1,6 +1,6 @@
 """Whole numbers of 64 bits in as few bits as they need, a block at a time: exact, and written in one way only.
 
-Of each block of 1,024 numbers two bytes say how many low bits all its numbers have zero (the shift), and how many bits
+Of each block of 128 numbers two bytes say how many low bits all its numbers have zero (the shift), and how many bits
 are left of the widest, sign included (the width). The numbers follow in two's complement, least significant bit first.
 docs/wire-format.md, section 11, has the bytes.
 """
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedmrn.errors import MalformedFrameError, PaddingError
 from fedmrn.numerics.compiled import compiled
 
-BLOCK = 1 << 10
+BLOCK = 1 << 7
 """Numbers that share a shift and a width."""
 
 I64 = NDArray[np.int64]
@@ -39,50 +39,62 @@ def _measure(numbers, heads):  # type: ignore[no-untyped-def]  # pragma: no cove
 
 
 @compiled()
-def _write(numbers, shift, width, words):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Write a block's numbers to zeros, uint64, shape ((numbers.size * width + 63) // 64,)."""
-    mask = ~np.uint64(0) >> np.uint64(64 - width)
+def _write(numbers, heads, words):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Write all blocks to zeros, uint64: a whole block fills whole words."""
     at = 0
-    for i in range(numbers.size):
-        x = np.uint64(numbers[i] >> np.int64(shift)) & mask
-        word, off = at >> 6, at & 63
-        words[word] |= x << np.uint64(off)
-        if off + width > 64:
-            words[word + 1] |= x >> np.uint64(64 - off)
-        at += width
+    for block in range(heads.shape[0]):
+        part = numbers[block * BLOCK : (block + 1) * BLOCK]
+        shift, width = np.int64(heads[block, 0]), np.int64(heads[block, 1])
+        if width:
+            mask = ~np.uint64(0) >> np.uint64(64 - width)
+            for i in range(part.size):
+                x = np.uint64(part[i] >> shift) & mask
+                word, off = at >> 6, at & 63
+                words[word] |= x << np.uint64(off)
+                if off + width > 64:
+                    words[word + 1] |= x >> np.uint64(64 - off)
+                at += width
 
 
 @compiled()
-def _read(words, shift, width, numbers):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Read a block's numbers from as many words as `_write` fills."""
-    up = np.uint64(64 - width)
+def _read(words, heads, numbers):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Read all blocks from as many words as `_write` fills."""
     at = 0
-    for i in range(numbers.size):
-        word, off = at >> 6, at & 63
-        x = words[word] >> np.uint64(off)
-        if off + width > 64:
-            x |= words[word + 1] << np.uint64(64 - off)
-        numbers[i] = (np.int64(x << up) >> np.int64(64 - width)) << np.int64(shift)
-        at += width
+    for block in range(heads.shape[0]):
+        part = numbers[block * BLOCK : (block + 1) * BLOCK]
+        shift, width = np.int64(heads[block, 0]), np.int64(heads[block, 1])
+        if not width:
+            part[:] = 0
+            continue
+        up = np.int64(64) - width
+        for i in range(part.size):
+            word, off = at >> 6, at & 63
+            x = words[word] >> np.uint64(off)
+            if off + width > 64:
+                x |= words[word + 1] << np.uint64(64 - off)
+            part[i] = (np.int64(x << np.uint64(up)) >> up) << shift
+            at += width
+
+
+def _bits(count: int, heads: NDArray[np.uint8]) -> int:
+    """Return how many bits the numbers of all blocks take."""
+    whole = BLOCK * int(heads[:, 1].sum(dtype=np.int64))
+    return whole - (-count % BLOCK) * int(heads[-1, 1]) if count else 0
 
 
 def pack_numbers(numbers: I64) -> bytes:
-    """Return whole numbers as bytes: two of each block's, then its numbers, each block to a whole byte.
+    """Return whole numbers as bytes: two of each block, then all numbers, to a whole byte.
 
     Args:
         numbers: int64, shape (n,).
     """
     heads = np.zeros((-(-numbers.size // BLOCK), 2), np.uint8)
     _measure(numbers, heads)
-    parts = [heads.tobytes()]
-    for block, (shift, width) in enumerate(heads.tolist()):
-        if width:
-            part = numbers[block * BLOCK : (block + 1) * BLOCK]
-            bits = part.size * width
-            words = np.zeros((bits + 63) // 64, np.uint64)
-            _write(part, shift, width, words)
-            parts.append(words.astype("<u8", copy=False).tobytes()[: (bits + 7) // 8])
-    return b"".join(parts)
+    bits = _bits(numbers.size, heads)
+    words = np.zeros((bits + 63) // 64, np.uint64)
+    _write(numbers, heads, words)
+    body = words.astype("<u8", copy=False).view(np.uint8)[: (bits + 7) // 8]
+    return b"".join((heads.tobytes(), body.data))
 
 
 def unpack_numbers(view: memoryview, out: I64) -> int:
@@ -90,35 +102,28 @@ def unpack_numbers(view: memoryview, out: I64) -> int:
 
     Args:
         view: the bytes; others may follow.
-        out: int64, shape (n,); every element is written.
+        out: int64, shape (n,), contiguous; every element is written.
 
     Raises:
         MalformedFrameError: they end too early, or a block has another shift or width than its numbers need.
-        PaddingError: unused bits of a block's last byte are not zero.
+        PaddingError: unused bits of the last byte are not zero.
     """
     blocks = -(-out.size // BLOCK)
     at = 2 * blocks
     if len(view) < at:
         raise MalformedFrameError(f"{blocks} blocks of whole numbers need {at} bytes at least, {len(view)} are left")
     heads = np.frombuffer(view, np.uint8, at).reshape(blocks, 2)
-    sizes = [min(BLOCK, out.size - start) for start in range(0, out.size, BLOCK)]
-    bits = np.array(sizes, np.int64) * heads[:, 1]
-    end = at + int(((bits + 7) // 8).sum())
+    bits = _bits(out.size, heads)
+    end = at + (bits + 7) // 8
     if len(view) < end or (heads.sum(axis=1, dtype=np.int64) > 64).any():
         raise MalformedFrameError("whole numbers end too early, or one has more than 64 bits")
-    for block, ((shift, width), size) in enumerate(zip(heads.tolist(), sizes, strict=True)):
-        part, length = out[block * BLOCK :][:size], (size * width + 7) // 8
-        part[:] = 0
-        if width:
-            data = view[at : at + length]
-            if size * width % 8 and data[-1] >> (size * width % 8):
-                raise PaddingError("unused bits after a block of whole numbers are set")
-            words = np.zeros((length + 7) // 8, "<u8")
-            words.view(np.uint8)[:length] = np.frombuffer(data, np.uint8)
-            _read(words.astype(np.uint64, copy=False), shift, width, part)
-            at += length
+    if bits % 8 and view[end - 1] >> (bits % 8):
+        raise PaddingError("unused bits after whole numbers are set")
+    words = np.zeros((bits + 63) // 64, "<u8")
+    words.view(np.uint8)[: end - at] = np.frombuffer(view[at:end], np.uint8)
+    _read(words.astype(np.uint64, copy=False), heads, out)
     needed = np.zeros((blocks, 2), np.uint8)
     _measure(out, needed)
     if not np.array_equal(needed, heads):
         raise MalformedFrameError("a block of whole numbers has another shift or width than its numbers need")
-    return at
+    return end

@@ -8,12 +8,13 @@ send_up(edge.partial())                     # `Round.merge` takes it
 
 from threading import Lock
 
-from fedmrn.errors import ConfigError, WrongRoundError
+from fedmrn.errors import ConfigError, MalformedFrameError, WrongRoundError
 from fedmrn.numerics.threads import cores
 from fedmrn.server.aggregate import Aggregator
 from fedmrn.server.assignment import Assignment
 from fedmrn.server.node import Node, Post
 from fedmrn.server.partials import write_partial
+from fedmrn.whole import whole
 from fedmrn.wire.frame import Frame, Kind
 from fedmrn.wire.layout import Layout
 
@@ -70,7 +71,12 @@ class EdgeRound(Node):
         Raises:
             FrameError: it is no assignment, damaged, or of another model: one subclass for each cause.
         """
-        return cls(Assignment.from_bytes(data, layout), threads=threads)
+        threads = cores() if threads is None else whole(threads, "the threads of a fold")
+        assignment = Assignment.from_bytes(data, layout)
+        try:
+            return cls(assignment, threads=threads)
+        except ConfigError as error:  # its plan contradicts itself
+            raise MalformedFrameError(f"the plan of an assignment cannot be: {error}") from error
 
     def broadcast(self, client: int | str) -> bytes:
         """Return the bytes of this client's broadcast: those that the root would send.

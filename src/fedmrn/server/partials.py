@@ -99,7 +99,7 @@ def write_partial(
             values=_rows(census.values, order, form.values),
             kept=waiting,
             sums=sums,
-            tally=_tally(part, form),
+            tally=_tally(part),
             floors=floors,
             refused=refused,
         ).frame(form)
@@ -229,9 +229,9 @@ def _observables(part: Aggregator) -> tuple[Codec | None, list[int]]:
     return part.admission.codecs.get(Group.CODED), [*part.plan.layout.sizes(Group.CODED)]
 
 
-def _tally(part: Aggregator, form: PartialForm) -> NDArray[np.int64]:
+def _tally(part: Aggregator) -> NDArray[np.int64]:
     codec, sizes = _observables(part)
-    if codec is None or not form.tally:
+    if codec is None or part.plan.waits(Group.CODED):  # who closes the round makes it again
         return np.zeros(0, np.int64)
     strange = [o.name for o in part.tally.sums if o not in codec.observables]
     if strange:
