@@ -1,16 +1,18 @@
 """The command line: its commands, and how errors end it."""
 
 import sys
+from typing import Annotated
 
 import typer
 
+from fedmrn import __version__
 from fedmrn.cli.commands.calibrating import calibrate_command
 from fedmrn.cli.commands.describing import layout_command
 from fedmrn.cli.commands.listing import datasets_command, methods_command, presets_command
 from fedmrn.cli.commands.reporting import inspect_command, report_command
 from fedmrn.cli.commands.running import compare_command, run_command, sweep_command
 from fedmrn.cli.commands.storing import results_command
-from fedmrn.cli.say import ERR, say
+from fedmrn.cli.say import ERR, OUT, say
 from fedmrn.errors import FedmrnError, FrameError, UsageError
 
 app = typer.Typer(
@@ -21,6 +23,22 @@ app = typer.Typer(
     help="Federated learning at one bit per parameter: real frames, every byte counted.\n\n"
     "Start with `fedmrn compare digits`: FedAvg and FedMRN side by side, in a minute or two, nothing to download.",
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        say(OUT, f"fedmrn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_any_command(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
 app.command("run")(run_command)
 app.command("compare")(compare_command)
 app.command("sweep")(sweep_command)

@@ -63,6 +63,8 @@ class Board:
             if event.accuracy is not None:
                 self._accuracy[path] = event.accuracy
             self._seconds[path].append(event.seconds)
+        elif event.kind == "warning":
+            self._say(f"{path}: {event.text}", "yellow")
         else:
             del self._running[path]
             (self._done if event.kind == "done" else self._failed).add(path)

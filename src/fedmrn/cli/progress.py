@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fedmrn.cli.say import ERR, say
 from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.run.record import WAYS, Record
 
@@ -101,6 +102,10 @@ class Bars:
             stamp = time.strftime("%H:%M:%S")
             line = f"{stamp} {self._label} round {record.round}/{self._rounds}: {text}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Show what went wrong beside the run, which goes on."""
+        say(ERR, f"{self._label}: {text}", "yellow")
 
     @staticmethod
     def _escape(text: str) -> str:

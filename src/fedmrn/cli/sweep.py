@@ -17,12 +17,22 @@ from fedmrn.experiments.run.record import read_records
 from fedmrn.files import locked, make_folder, refuse_links
 from fedmrn.report import write_report
 from fedmrn.report.tables import LEGEND, screen_table
+from fedmrn.tracking import check_trackers
 
 
 def carry_out(
-    out: Console, err: Console, sweep: Sweep, folder: Path, data_dir: Path, jobs: int | None, *, dry_run: bool
+    out: Console,
+    err: Console,
+    sweep: Sweep,
+    folder: Path,
+    data_dir: Path,
+    jobs: int | None,
+    track: Sequence[str],
+    *,
+    dry_run: bool,
 ) -> int:
     """Run what is left of a sweep and report it, or with `dry_run` say what there is; return the exit code."""
+    check_trackers(track)
     left = plan(sweep, folder)
     if dry_run:
         _show_plan(out, sweep, folder)
@@ -31,10 +41,12 @@ def carry_out(
     if dry_run:
         return 0
     failed = 0
+    if track:  # what is finished is told too
+        left += [cell for cell in sweep.cells if cell not in left]
     if left:
         try:
             jobs = jobs or default_jobs([cell.experiment for cell in left])
-            failed = _run_left(out, sweep, folder, left, data_dir, jobs)
+            failed = _run_left(out, sweep, folder, left, data_dir, jobs, track)
         except KeyboardInterrupt:
             say(err, f"stopped, every whole round is in {folder}; the same command goes on from there")
             return 130
@@ -80,7 +92,9 @@ def state(sweep: Sweep, folder: Path, left: Sequence[Cell]) -> str:
     return f"{text}; not of this sweep: {', '.join(strangers)}" if strangers else text
 
 
-def _run_left(console: Console, sweep: Sweep, folder: Path, left: Sequence[Cell], data_dir: Path, jobs: int) -> int:
+def _run_left(
+    console: Console, sweep: Sweep, folder: Path, left: Sequence[Cell], data_dir: Path, jobs: int, track: Sequence[str]
+) -> int:
     """Run the cells that are left, and return how many failed; those are told, and the others go on.
 
     Raises:
@@ -94,7 +108,7 @@ def _run_left(console: Console, sweep: Sweep, folder: Path, left: Sequence[Cell]
     with (
         locked(folder),
         Board(console, sweep, folder, jobs) as board,
-        closing(run_cells(left, folder, jobs=jobs, data_dir=data_dir)) as events,
+        closing(run_cells(left, folder, jobs=jobs, data_dir=data_dir, track=track)) as events,
     ):
         for event in events:
             failed += event.kind == "failed"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from logging import INFO, WARNING, getLogger
 from typing import NamedTuple
 
-from fedmrn.errors import NoUpdatesError
+from fedmrn.errors import ConfigError, NoUpdatesError
 from fedmrn.federation.report import RoundReport
 
 log = getLogger("flwr").log
@@ -91,10 +91,15 @@ class Watch:
     """Speaks of what goes wrong in a run, of each cause once, and ends a run that gets nothing.
 
     Args:
-        give_up_after: rounds in a row without an update; 0: never.
+        give_up_after: rounds in a row without an update; None or 0: never.
+
+    Raises:
+        ConfigError: it is no number of rounds.
     """
 
-    def __init__(self, give_up_after: int) -> None:
+    def __init__(self, give_up_after: int | None) -> None:
+        if give_up_after is not None and (not isinstance(give_up_after, int) or give_up_after < 0):
+            raise ConfigError(f"give_up_after is a number of rounds, or None for never; got {give_up_after!r}")
         self._give_up_after, self._empty = give_up_after, 0
         self._given: set[str] = set()
 

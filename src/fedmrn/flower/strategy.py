@@ -8,7 +8,7 @@ of its state dict. Messages differ, to train and to evaluate; `fedmrn.flower.cli
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from logging import INFO, WARNING, getLogger
 from typing import Any
 
@@ -27,11 +27,13 @@ from fedmrn.flower.metrics import Metrics
 from fedmrn.flower.records import FRAME, STATE, Cutter, Framed, arrays_size, beside_arrays, update_bytes
 from fedmrn.flower.replies import Replies
 from fedmrn.flower.streaming import Streaming
+from fedmrn.flower.tracked import Tracked
 from fedmrn.methods import method as find_method
 from fedmrn.server import Clipping, Server
 from fedmrn.server.grid import PublicGrid
 from fedmrn.server.optimizer import ServerOptimizer
 from fedmrn.text import nearest
+from fedmrn.tracking import Tracker
 from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
 from fedmrn.wire.layout import Layout
 
@@ -60,6 +62,7 @@ class FedMRN(FedAvg):
             which `fedmrn.flower.client.calibrate` finds: True for the nodes of that round, or how many of those that
             are connected. The result of `start` is the calibrated model.
         give_up_after: end the run with an error after so many rounds in a row without an update; None or 0: never.
+        track: tells rounds to "tensorboard" and "mlflow", below runs/flower, or to a `fedmrn.tracking.Tracker`.
         **fedavg: as for Flower's FedAvg: fraction_train, min_train_nodes, ...
 
     Attributes:
@@ -67,6 +70,7 @@ class FedMRN(FedAvg):
 
     Raises:
         ConfigError: a method, option, secret or other argument that cannot be.
+        UsageError: a tracker is not installed.
     """
 
     def __init__(
@@ -85,17 +89,16 @@ class FedMRN(FedAvg):
         evaluate: str = "frame",
         calibrate: bool | int = False,
         give_up_after: int | None = 3,
+        track: Sequence[str | Tracker] = (),
         **fedavg: Any,
     ) -> None:
         super().__init__(**fedavg)
         if evaluate not in _EVALUATE:
             raise ConfigError(f"evaluate {evaluate!r} does not exist{nearest(str(evaluate), _EVALUATE)}")
-        if give_up_after is not None and (not isinstance(give_up_after, int) or give_up_after < 0):
-            raise ConfigError(f"give_up_after is a number of rounds, or None for never; got {give_up_after!r}")
         check_calibrate(calibrate)
         self._calibrate, self._last, self._timeout = calibrate, 0, 0.0
         self._grid: Grid | None = None
-        self._framed, self._give_up_after = evaluate == "frame", give_up_after or 0
+        self._framed, self._give_up_after = evaluate == "frame", give_up_after
         self.layout, self.tied = (view, {}) if isinstance(view, Layout) else (view.layout, view.tied)
         self.method = find_method(method)
         self.scheme = self.method.scheme(options, side, down, optimizer, equal=equal)
@@ -105,6 +108,7 @@ class FedMRN(FedAvg):
         self._conduct: Conduct | None = None
         self._replies, self._watch = Replies(MessageKind.TRAIN), Watch(self._give_up_after)
         self._initial = ArrayRecord()
+        self._tracked = Tracked(track, self.method, options, {"options.side": side, "options.down": down, **fedavg})
 
     def summary(self) -> None:
         """Log the method, then what FedAvg logs."""
@@ -130,7 +134,9 @@ class FedMRN(FedAvg):
         """
         self.begin(initial_arrays)
         self._grid, self._last, self._timeout = Streaming(grid), num_rounds, timeout
-        return super().start(self._grid, initial_arrays, num_rounds, timeout, *args, **kwargs)
+        kwargs |= zip(("train_config", "evaluate_config", "evaluate_fn"), args, strict=False)
+        with self._tracked.run(num_rounds, lambda: self.reports, kwargs) as kwargs:
+            return super().start(self._grid, initial_arrays, num_rounds, timeout, **kwargs)
 
     def begin(self, initial_arrays: ArrayRecord) -> Server:
         """Set the model that round 1 starts from; for those who call `configure_train` themselves.
@@ -163,7 +169,7 @@ class FedMRN(FedAvg):
         nodes = [message.metadata.dst_node_id for message in stock]
         server = self.begin(arrays) if self._server is None else self._server
         if not nodes:
-            self._conduct = self._nobody(server_round)
+            self._conduct = Conduct(server_round, self.layout.trainable, noun="node", publisher=server.publisher)
             return []
         conduct = Conduct(server.begin(server_round, nodes), self.layout.trainable, noun="node")
         cutter, messages = Cutter(), []
@@ -231,7 +237,7 @@ class FedMRN(FedAvg):
             key = self.arrayrecord_key
             calibrate_on(self._grid, self._server, conduct, nodes, key=key, timeout=self._timeout)
             self._watch.warn(server_round, report.failed_otherwise)
-        mean = metrics.mean(server_round, self.train_metrics_aggr_fn)
+        mean = self._tracked.note("train", metrics.mean(server_round, self.train_metrics_aggr_fn))
         return self.model(server_round), MetricRecord({**mean, **report.metrics()})
 
     def configure_evaluate(
@@ -240,7 +246,7 @@ class FedMRN(FedAvg):
         """Sample nodes as FedAvg does; each gets the model as it gets broadcasts, unless arrays were asked for."""
         server = self.begin(arrays) if self._server is None else self._server
         if self._conduct is None or self._conduct.report.round != server_round:
-            self._conduct = self._nobody(server_round)
+            self._conduct = Conduct(server_round, self.layout.trainable, noun="node", publisher=server.publisher)
             self.reports.append(self._conduct.report)
         messages = list(super().configure_evaluate(server_round, arrays, config, grid))
         frames = frames_of(server, arrays, server_round) if self._framed and messages else None
@@ -280,7 +286,7 @@ class FedMRN(FedAvg):
         report = conduct.report
         log(INFO, "%s", report.evaluation_text())
         self._watch.warn(server_round, report.failed_otherwise[first:])
-        mean = metrics.mean(server_round, self.evaluate_metrics_aggr_fn)
+        mean = self._tracked.note("eval", metrics.mean(server_round, self.evaluate_metrics_aggr_fn))
         return MetricRecord({**mean, **report.evaluation_metrics()})
 
     def model(self, server_round: int) -> ArrayRecord:
@@ -292,8 +298,3 @@ class FedMRN(FedAvg):
             raise ConfigError("the strategy has no model yet: call start() or begin() first")
         values = next(iter(self._server.models(server_round)))
         return state_dict(self.layout, values, self.tied, self._initial)
-
-    def _nobody(self, number: int) -> Conduct:
-        """Return the conduct of a round in which no node trains."""
-        publisher = None if self._server is None else self._server.publisher
-        return Conduct(number, self.layout.trainable, noun="node", publisher=publisher)

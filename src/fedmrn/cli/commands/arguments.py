@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fedmrn.errors import ConfigError
+from fedmrn.tracking import TRACKERS
 
 Preset = Annotated[str, typer.Argument(help="A preset (see `fedmrn presets`) or a TOML file of your own.")]
 Changes = Annotated[
@@ -26,6 +27,14 @@ DataDir = Annotated[
 ]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with runs that are there; finished ones are not run again.")
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar=f"[{'|'.join(TRACKERS)}]",
+        help="Tell rounds to a tracker too; may be given twice. With --resume also those of before.",
+    ),
 ]
 DATA = Path("data")
 

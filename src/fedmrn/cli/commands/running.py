@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedmrn.cli.commands.arguments import DATA, Changes, DataDir, Preset, Resume, parse_names, parse_seeds
+from fedmrn.cli.commands.arguments import DATA, Changes, DataDir, Preset, Resume, Track, parse_names, parse_seeds
 from fedmrn.cli.commands.reporting import print_report
 from fedmrn.cli.importing import importing
 from fedmrn.cli.say import ERR, OUT, say
@@ -41,6 +41,7 @@ def run_command(
             help="Who runs the clients: this process, or Flower's simulation engine (Ray). Same results.",
         ),
     ] = "process",
+    track: Track = None,
 ) -> None:
     """Run one method with one seed.
 
@@ -53,7 +54,7 @@ def run_command(
     experiment = setting.experiment(method, seed)
     check_used(set_ or [], [method])
     folder = out_dir or Path("runs") / setting.name / run_name(experiment)
-    if _run_plan(f"{setting.name}: {setting.description}", [(experiment, folder)], data_dir, resume, engine):
+    if _run_plan(f"{setting.name}: {setting.description}", [(experiment, folder)], data_dir, resume, track, engine):
         raise typer.Exit(1)
     print_report(folder, [folder])
 
@@ -91,6 +92,7 @@ def compare_command(
             "there. [default: OUT/tune]"
         ),
     ] = None,
+    track: Track = None,
 ) -> None:
     """Run several methods on one setting; end in a table and plots.
 
@@ -122,7 +124,7 @@ def compare_command(
             for experiment in plan:
                 refuse_any(folder / run_name(experiment))  # its configuration depends on what the tuning chooses
         tries = [cell for values in cells.values() for cell in values.values()]
-        _run_plan(f"tuning {tune}", tries, data_dir, resume, root=tune_dir or folder)
+        _run_plan(f"tuning {tune}", tries, data_dir, resume, track, root=tune_dir or folder)
         tuning = choose(grid, cells, tune_set or [])
         write_tuning(folder, tuning)
         plan, dropped = tuned(setting, plan, tuning)
@@ -130,7 +132,7 @@ def compare_command(
             say(ERR, f"{name}: training diverged with every value of {grid.option}; left out", style="red")
             lost.append(folder / name)
     runs = [(e, folder / run_name(e)) for e in plan]
-    lost += _run_plan(f"{setting.name}: {setting.description}", runs, data_dir, resume, root=folder)
+    lost += _run_plan(f"{setting.name}: {setting.description}", runs, data_dir, resume, track, root=folder)
     print_report(folder, [path for _, path in runs if path not in lost])
     if lost:
         raise typer.Exit(1)
@@ -151,6 +153,7 @@ def sweep_command(
         typer.Option(min=1, max=1024, help="Runs at a time. [default: what the cores can take; 1 on a GPU]"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and how far they are; run none.")] = False,
+    track: Track = None,
 ) -> None:
     """Run methods x seeds x settings from one file, several at a time; finished runs are not run again.
 
@@ -169,7 +172,9 @@ def sweep_command(
     OUT.works = not dry_run
     from fedmrn.cli import sweep as work  # a wrong setting is told before the heavy imports
 
-    code = work.carry_out(OUT, ERR, found, out_dir or Path("runs") / found.name, data_dir, jobs, dry_run=dry_run)
+    code = work.carry_out(
+        OUT, ERR, found, out_dir or Path("runs") / found.name, data_dir, jobs, track or (), dry_run=dry_run
+    )
     if code:
         raise typer.Exit(code)
 
@@ -179,6 +184,7 @@ def _run_plan(
     plan: "list[tuple[Experiment, Path]]",
     data_dir: Path,
     resume: bool,
+    track: list[str] | None,
     engine: str = "process",
     root: Path | None = None,
 ) -> list[Path]:
@@ -188,7 +194,9 @@ def _run_plan(
     """
     from fedmrn.cli.progress import Bars
     from fedmrn.files import refuse_links
+    from fedmrn.tracking import check_trackers
 
+    check_trackers(track or ())
     with importing():
         from fedmrn.experiments.run.runner import run
 
@@ -200,7 +208,15 @@ def _run_plan(
     with Bars(OUT, len(plan)) as bars:
         for experiment, folder in plan:
             try:
-                run(experiment, folder, data_dir=data_dir, resume=resume, progress=bars, engine=engine)
+                run(
+                    experiment,
+                    folder,
+                    data_dir=data_dir,
+                    resume=resume,
+                    progress=bars,
+                    engine=engine,
+                    track=track or (),
+                )
             except KeyboardInterrupt:
                 kept = f"every whole round is in {folder}" if (folder / "config.toml").exists() else "before round 1"
                 say(ERR, f"stopped, {kept}; the same command with --resume goes on from there")

@@ -26,8 +26,8 @@ from fedmrn.experiments.run.runner import run
 from fedmrn.federation.workers import end_with, uninterrupted
 from fedmrn.numerics.threads import cores
 
-_Order = tuple[Cell, Path, Path]
-"""What a worker is told to run: a cell, the folder of all runs, the folder of data."""
+_Order = tuple[Cell, Path, Path, Sequence[str]]
+"""What a worker is told to run: a cell, the folder of all runs, the folder of data, who is told of rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,14 @@ class Event:
 
     Attributes:
         cell: which.
-        kind: it has started, finished a round, ended well, or ended otherwise.
+        kind: it has started, finished a round, ended well, ended otherwise, or goes on after what `text` says.
         round: how many rounds are done.
         accuracy, seconds: of the round, if it is one; no accuracy where it was not tested.
-        text: why it failed.
+        text: why it failed, or what else went wrong.
     """
 
     cell: Cell
-    kind: Literal["start", "round", "done", "failed"]
+    kind: Literal["start", "round", "done", "failed", "warning"]
     round: int = 0
     accuracy: float | None = None
     seconds: float = 0.0
@@ -72,7 +72,9 @@ def default_jobs(experiments: Sequence[Experiment]) -> int:
     return max(1, cores() // needs)
 
 
-def run_cells(cells: Sequence[Cell], folder: Path, *, jobs: int, data_dir: Path) -> Generator[Event]:
+def run_cells(
+    cells: Sequence[Cell], folder: Path, *, jobs: int, data_dir: Path, track: Sequence[str] = ()
+) -> Generator[Event]:
     """Run cells below a folder, or go on with them, and yield what becomes of them, as it comes.
 
     A cell that fails is told by an event, and the others go on. Close the iterator to stop: every whole round is kept.
@@ -105,7 +107,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, *, jobs: int, data_dir: Path)
         while waiting or busy:
             while waiting and len(busy) < jobs:
                 cell = waiting.popleft()
-                connection, process = taker((cell, folder, data_dir))
+                connection, process = taker((cell, folder, data_dir, track))
                 busy[connection] = (process, cell)
             ready = wait(list(busy))
             for connection in [c for c in busy if c in ready]:
@@ -160,6 +162,9 @@ class _Told:
         event = Event(self._cell, "round", record.round, record.accuracy, record.seconds)
         self._connection.send(event)
 
+    def warn(self, text: str) -> None:
+        self._connection.send(Event(self._cell, "warning", text=text))
+
 
 def _work(connection: Connection, watched: Connection) -> None:
     """Run the cells that come, in a process of its own."""
@@ -167,10 +172,11 @@ def _work(connection: Connection, watched: Connection) -> None:
     threading.Thread(target=end_with, args=(watched,), daemon=True).start()
     try:
         while (asked := connection.recv()) is not None:
-            cell, folder, data_dir = asked
+            cell, folder, data_dir, track = asked
             told, text = _Told(cell, connection), ""
             try:
-                run(cell.experiment, folder / cell.folder, data_dir=data_dir, resume=True, progress=told)
+                where = folder / cell.folder
+                run(cell.experiment, where, data_dir=data_dir, resume=True, progress=told, track=track)
             except (FedmrnError, OSError) as error:
                 text = str(error)
             except Exception as error:  # a fault of ours: told as the cell's, so that the others go on

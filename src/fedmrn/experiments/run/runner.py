@@ -7,6 +7,7 @@ machine.json       which processor and versions ran it, and when
 data.json          which data, where no author publishes their digest (see `data_file`)
 checkpoint.bin     what the server keeps after the last whole round (see `checkpoint`)
 memory/            what clients keep from their last round, for methods whose clients do
+mlflow-run         the id of MLflow's run, and events.out.tfevents..., where the run is tracked (see `tracked`)
 last-update.bin    one client's frame of the last round, for `fedmrn inspect`
 calibrated.bin     the model with statistics of training data, where `fedmrn calibrate` was asked for it
 partition.json     who holds what: images by client and label
@@ -18,7 +19,7 @@ killed at any moment goes on to the files that it would have written undisturbed
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -38,6 +39,7 @@ from fedmrn.experiments.run.layout_file import write_layout
 from fedmrn.experiments.run.machine import note_machine, this_machine
 from fedmrn.experiments.run.prepare import Prepared, prepare
 from fedmrn.experiments.run.record import Record, read_records, to_record
+from fedmrn.experiments.run.tracked import measured, tracked
 from fedmrn.experiments.run.transports import Setup, Start, find_transport
 from fedmrn.federation.simulation import simulate
 from fedmrn.federation.warmup import warm_up
@@ -46,6 +48,7 @@ from fedmrn.methods import method
 from fedmrn.server import Server
 from fedmrn.server.saved import saved_round
 from fedmrn.torch import ModelLayout, local_rule
+from fedmrn.tracking import check_trackers
 
 
 class Progress(Protocol):
@@ -63,6 +66,9 @@ class Progress(Protocol):
     def round(self, record: Record) -> None:
         """Show a round that is complete and on disk."""
 
+    def warn(self, text: str) -> None:
+        """Show what went wrong beside the run, which goes on."""
+
 
 def run(
     experiment: Experiment,
@@ -72,6 +78,7 @@ def run(
     resume: bool,
     progress: Progress,
     engine: str = "process",
+    track: Sequence[str] = (),
 ) -> list[Record]:
     """Run an experiment to its end and return its records; a stopped run keeps every whole round.
 
@@ -84,18 +91,23 @@ def run(
         resume: go on with a run that is there; also to a larger number of rounds than it had.
         progress: is told how far the run is.
         engine: what carries messages to clients, a key of `fedmrn.experiments.run.transports.TRANSPORTS`.
+        track: to which trackers rounds are told, keys of `fedmrn.tracking.TRACKERS`; also those from before.
 
     Raises:
         RunError: the folder is in use by another configuration or process, holds a run and `resume` is not set, or a
             round cannot be written.
-        UsageError: as `prepare`, or what the engine needs is not installed.
+        UsageError: as `prepare`, or what the engine or a tracker needs is not installed.
     """
     check_folder(folder, experiment, resume)
+    check_trackers(track)
     start = find_transport(engine)
     if finished(folder, experiment):
         tidy(folder, saved_round(folder))
         records = read_records(folder)
         progress.start(experiment, len(records))
+        if track:
+            with locked(folder), tracked(track, folder, experiment, records, progress.warn):
+                pass  # what the trackers lack is told now
         return records[: experiment.train.rounds]
     if folder.exists():
         with locked(folder):  # if another process has it, that is told before the data is read
@@ -107,11 +119,18 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         check_folder(folder, experiment, resume)  # another process may have been here meanwhile
-        return _go_on(experiment, folder, prepared, data_dir=data_dir, progress=progress, start=start)
+        return _go_on(experiment, folder, prepared, data_dir=data_dir, progress=progress, start=start, track=track)
 
 
 def _go_on(
-    experiment: Experiment, folder: Path, prepared: Prepared, *, data_dir: Path, progress: Progress, start: Start
+    experiment: Experiment,
+    folder: Path,
+    prepared: Prepared,
+    *,
+    data_dir: Path,
+    progress: Progress,
+    start: Start,
+    track: Sequence[str],
 ) -> list[Record]:
     """Run what is missing, in a folder that is this process's."""
     digest = check_data(folder, prepared.dataset)
@@ -168,21 +187,23 @@ def _go_on(
         if any(record != _as_of(record, train) for record in records):  # after the configuration that says so
             records = [_as_of(record, train) for record in records]
             write_atomic(folder / "rounds.jsonl", "".join(r.as_line() for r in records).encode())
-        for result in results:
-            record = to_record(result)
-            try:
-                if result.round == train.rounds:
-                    _draw(prepared, experiment.data, folder / "partition.png")
-                append(folder / "rounds.jsonl", record.as_line().encode())
-                write_atomic(folder / "last-update.bin", result.sample)
-                save_checkpoint(folder, layout, method(experiment.method).id, experiment.seed, result)
-            except OSError as error:
-                raise RunError(
-                    f"{error.filename}: {error.strerror}; the {len(records)} rounds before are kept; put that right, "
-                    "and the same command goes on (run and compare with --resume)"
-                ) from error
-            records.append(record)
-            progress.round(record)
+        with tracked(track, folder, experiment, records, progress.warn) as told:
+            for result in results:
+                record = to_record(result)
+                try:
+                    if result.round == train.rounds:
+                        _draw(prepared, experiment.data, folder / "partition.png")
+                    append(folder / "rounds.jsonl", record.as_line().encode())
+                    write_atomic(folder / "last-update.bin", result.sample)
+                    save_checkpoint(folder, layout, method(experiment.method).id, experiment.seed, result)
+                except OSError as error:
+                    raise RunError(
+                        f"{error.filename}: {error.strerror}; the {len(records)} rounds before are kept; put that "
+                        "right, and the same command goes on (run and compare with --resume)"
+                    ) from error
+                records.append(record)
+                progress.round(record)
+                told.round(measured(record))
     return records
 
 

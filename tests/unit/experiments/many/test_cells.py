@@ -67,7 +67,7 @@ class Mayfly:
 
     def work(self) -> None:
         with self.end as end:
-            cell, _, _ = end.recv()
+            cell, *_ = end.recv()
             self.started.append(cell)
             end.send(Event(cell, "done"))
 
