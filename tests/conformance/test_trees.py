@@ -93,5 +93,5 @@ def test_codecs_announce_what_their_sections_say(name: str) -> None:
         assert section is not None
         codec = codec_from(section.codec, section.params).bind(round_.shown[: section.count])
         opened = codec.open(section.body, section.count, frame.noise_key, 65536.0)
-        assert (opened.wanted_scales() is not None) is codec.measures_scales
+        assert (opened.wanted_scales() is not None) is codec.sends_scales
         assert tuple(opened.observed([slice(0, 150), slice(150, 157)])) == codec.observables

@@ -118,9 +118,7 @@ class Opened(ABC):
         raise ConfigError(f"an update of this codec has no plane {plane.value}")
 
     def observed(self, tensors: Sequence[slice]) -> Observed:
-        """Return, for each `Observable` that the codec has, one whole number a tensor; most codecs have none.
-
-        Every section of a codec returns the same observables: means are over all clients of a round.
+        """Return, for each of the codec's `observables`, one whole number a tensor; most codecs have none.
 
         Args:
             tensors: where they lie in the section, none empty.
@@ -151,6 +149,8 @@ class Codec(ABC):
     """What can be read of it; `Opened.plane` gives each."""
     needs_state: ClassVar[bool] = False
     """Whether it reads and writes only after `bind`."""
+    observables: ClassVar[tuple[Observable, ...]] = ()
+    """What its opened sections have in `observed`, in the order of a round's record."""
 
     @classmethod
     def of(cls, codec: "Codec | None") -> Self | None:
@@ -186,16 +186,6 @@ class Codec(ABC):
     def known_magnitude(self) -> bool:
         """Whether how large values are is known before any is sent: they are codewords of the codec's parameters."""
         return False
-
-    @property
-    def observables(self) -> tuple[Observable, ...]:
-        """What every opened section of this codec has in `observed`, in the order of a round's record."""
-        return ()
-
-    @property
-    def measures_scales(self) -> bool:
-        """Whether an opened section has `wanted_scales`."""
-        return self.sends_scales or self.told_multiple is not None
 
     @property
     def unbiased(self) -> bool:

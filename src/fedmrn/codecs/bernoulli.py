@@ -50,6 +50,7 @@ class Bernoulli(Codec):
 
     id: ClassVar[int] = 7
     name: ClassVar[str] = "bernoulli"
+    observables: ClassVar[tuple[Observable, ...]] = (DENSITY,)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,11 +61,6 @@ class Bernoulli(Codec):
     def any_vector(self) -> bool:
         """False: it is made for probabilities."""
         return False
-
-    @property
-    def observables(self) -> tuple[Observable, ...]:
-        """The share of ones."""
-        return (DENSITY,)
 
     @property
     def known_magnitude(self) -> bool:

@@ -41,7 +41,7 @@ def _measure(numbers, heads):  # type: ignore[no-untyped-def]  # pragma: no cove
 @compiled()
 def _write(numbers, heads, words):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Write all blocks to zeros, uint64: a whole block fills whole words."""
-    at = 0
+    at = np.int64(0)
     for block in range(heads.shape[0]):
         part = numbers[block * BLOCK : (block + 1) * BLOCK]
         shift, width = np.int64(heads[block, 0]), np.int64(heads[block, 1])
@@ -59,7 +59,7 @@ def _write(numbers, heads, words):  # type: ignore[no-untyped-def]  # pragma: no
 @compiled()
 def _read(words, heads, numbers):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Read all blocks from as many words as `_write` fills."""
-    at = 0
+    at = np.int64(0)
     for block in range(heads.shape[0]):
         part = numbers[block * BLOCK : (block + 1) * BLOCK]
         shift, width = np.int64(heads[block, 0]), np.int64(heads[block, 1])

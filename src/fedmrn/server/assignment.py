@@ -32,7 +32,7 @@ _WEIGHTED, _SHARED, _CAPPED, _EXACT = 1, 2, 4, 8
 _LEARNED, _HOLD, _FIRST, _TELLS = 1, 2, 4, 8
 _MOST = (1 << 63) - 1
 _ROUND_SIZE = 1 << 32
-ASSIGNMENT_LIMITS = Limits(max_bytes=1 << 48)
+_LIMITS = Limits(max_bytes=1 << 48)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Assignment:
     def frame(self) -> Frame:
         """Return it as a frame."""
         plan = self.plan
-        parts = [plan_bytes(plan, shared_key=self.shared_key, exact=self.exact)]
+        parts = [_plan_bytes(plan, shared_key=self.shared_key, exact=self.exact)]
         for index, client, key in self.clients:
             name = client_name(client)
             parts += [_CLIENT.pack(index, key, len(name)), name]
@@ -74,11 +74,11 @@ class Assignment:
             WrongLayoutError: it is of another model.
             FrameError: it is no assignment, or damaged: one subclass for each cause.
         """
-        frame = Frame.from_bytes(data, kind=Kind.ASSIGNMENT, limits=ASSIGNMENT_LIMITS)
+        frame = Frame.from_bytes(data, kind=Kind.ASSIGNMENT, limits=_LIMITS)
         if frame.layout_digest != layout.digest:
             raise WrongLayoutError("the assignment is for a model with other tensors")
         mine = frame.select(Role.ASSIGNED, Group.CODED)
-        if mine is None or len(mine.params) != 1 or mine is not frame.sections[-1]:
+        if mine is None or mine.codec or len(mine.params) != 1 or mine is not frame.sections[-1]:
             raise MalformedFrameError("an assignment ends with the section that says what is assigned")
         if mine.params[0] != _VERSION:
             raise UnsupportedVersionError(
@@ -112,7 +112,7 @@ class Assignment:
         )
 
 
-def plan_bytes(plan: RoundPlan, *, shared_key: bool = False, exact: bool = False) -> bytes:
+def _plan_bytes(plan: RoundPlan, *, shared_key: bool = False, exact: bool = False) -> bytes:
     """Return a round's plan as bytes, but for what each frame of the round says.
 
     Raises:
@@ -141,7 +141,7 @@ def digest_of(plan: RoundPlan, bound_to: bytes) -> bytes:
         bound_to: the digest of the state that codecs are bound to; empty where none is.
     """
     digest = blake2b(digest_size=DIGEST_SIZE, person=b"fedmrn-plan")
-    digest.update(plan.layout.digest + struct.pack("<HI", plan.method, plan.round) + plan_bytes(plan))
+    digest.update(plan.layout.digest + struct.pack("<HI", plan.method, plan.round) + _plan_bytes(plan))
     for t in plan.templates:
         digest.update(struct.pack("<BBBQ", t.codec, t.group, len(t.params), t.count) + t.params)
     digest.update(bound_to)
@@ -164,6 +164,9 @@ def _read_plan(reader: ByteReader, frame: Frame, layout: Layout) -> tuple[RoundP
         planes=tuple(_PLANES[n] for n in numbers),
         caps=_read_caps(reader, layout) if flags & _CAPPED else None,
     )
+    written = _plan_bytes(plan, shared_key=bool(flags & _SHARED), exact=bool(flags & _EXACT))
+    if bytes(memoryview(frame.sections[-1].body)[: len(written)]) != written:
+        raise MalformedFrameError("the plan of an assignment is not written as it must be")
     return plan, flags
 
 
@@ -193,7 +196,10 @@ def _read_clients(reader: ByteReader, count: int, most: int) -> list[tuple[int, 
     found: list[tuple[int, int | str, int]] = []
     for _ in range(count):
         index, key, length = reader.numbers(_CLIENT)
-        client = read_client(bytes(reader.take(length)))
+        name = bytes(reader.take(length))
+        client = read_client(name)
+        if client_name(client) != name:
+            raise MalformedFrameError(f"a client is named {name[:40]!r}")
         if index >= most or (found and index <= found[-1][0]):
             raise MalformedFrameError("the clients of an assignment are not in increasing order")
         found.append((index, client, key))

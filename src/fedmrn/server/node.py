@@ -12,10 +12,11 @@ from fedmrn.errors import ConfigError, DuplicateFrameError, FrameError, UnknownC
 from fedmrn.numerics.rng import derive_key
 from fedmrn.server.aggregate import Aggregator
 from fedmrn.server.assignment import Assignment
-from fedmrn.server.partials import Member, open_partial, read_partial
-from fedmrn.wire.frame import Frame, Kind, Section, bytes_of
+from fedmrn.server.partials import Member, form_of, open_partial, read_partial
+from fedmrn.wire.frame import Frame, Kind, Section
 from fedmrn.wire.partial import PARTIAL_LIMITS, Partial
-from fedmrn.wire.traffic import UNKNOWN, Floors, Refusals, Traffic, added
+from fedmrn.wire.reader import bytes_of
+from fedmrn.wire.traffic import UNKNOWN, Floors, Refusals, Traffic, joined_floors
 
 Client = int | str
 
@@ -175,7 +176,8 @@ class Node:
         except FrameError as error:
             self._note_refusal(max(1, len(self._floors) - 1), UNKNOWN, error, data)
             raise
-        self._note((*found.floors, Traffic.of(account)), found.refused)
+        below = found.floors or (Traffic(),)  # an edge's sum is never of the clients' floor, whoever answered there
+        self._note((*below, Traffic.of(account)), found.refused)
         return found
 
     def _take(self, edge: str, data: bytes | memoryview) -> tuple[Partial, Mapping[str, int]]:
@@ -186,8 +188,9 @@ class Node:
         if edge in self._merged:
             raise DuplicateFrameError(f"edge {edge} sent its sum already in round {self.number}")
         data = bytes_of(data)
-        found = read_partial(data, self.aggregator, self._edge_key(edge), members)
-        part = open_partial(found, self.aggregator, members)
+        form = form_of(self.aggregator, len(members))
+        found = read_partial(data, self.aggregator, form, self._edge_key(edge), members)
+        part = open_partial(found, self.aggregator, form, members)
         with self._merging:
             if edge in self._merged:
                 raise DuplicateFrameError(f"edge {edge} sent its sum already in round {self.number}")
@@ -205,7 +208,7 @@ class Node:
 
     def _note(self, floors: Floors, refused: Refusals | None = None) -> None:
         with self._counting:
-            self._floors = added(self._floors, floors)
+            self._floors = joined_floors(self._floors, floors)
             self._refused.update(refused or {})
 
     def _note_refusal(self, floor: int, index: int, error: FrameError, data: bytes | memoryview) -> None:

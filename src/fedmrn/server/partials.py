@@ -54,7 +54,7 @@ def form_of(part: Aggregator, members: int) -> PartialForm:
         templates=plan.templates,
         kept=kept,
         planes=len(plan.planes),
-        scales=tensors if caps is not None and not first and codec is not None and codec.measures_scales else 0,
+        scales=tensors if caps is not None and not first and codec is not None and codec.sends_scales else 0,
         values=side if caps is not None and not first and not hold else 0,
         tally=0 if first or codec is None else tensors * len(codec.observables),
         members=members,
@@ -105,12 +105,15 @@ def write_partial(
         ).frame(form)
 
 
-def read_partial(data: bytes | memoryview, whole: Aggregator, key: int, members: Mapping[int, Member]) -> Partial:
+def read_partial(
+    data: bytes | memoryview, whole: Aggregator, form: PartialForm, key: int, members: Mapping[int, Member]
+) -> Partial:
     """Parse an edge's partial sum, and check what it says of itself; `open_partial` does the rest.
 
     Args:
         data: as it came.
         whole: a part of the same round.
+        form: `form_of` it, for as many members.
         key: of the edge.
         members: who may be in it, by index.
 
@@ -127,7 +130,7 @@ def read_partial(data: bytes | memoryview, whole: Aggregator, key: int, members:
         raise WrongLayoutError("the partial sum was made for a model with other tensors")
     if frame.noise_key != key:
         raise WrongKeyError("the partial sum has another key than the one that this edge was assigned")
-    found = Partial.read(frame, form_of(whole, len(members)))
+    found = Partial.read(frame, form)
     if found.plan != digest_of(plan, whole.admission.bound_to):
         raise WrongParametersError("the partial sum was made for other templates, caps, limits or weights")
     stranger = next((i for i in found.members.tolist() if i not in members), None)
@@ -140,19 +143,20 @@ def read_partial(data: bytes | memoryview, whole: Aggregator, key: int, members:
     return found
 
 
-def open_partial(found: Partial, whole: Aggregator, members: Mapping[int, Member]) -> Aggregator:
+def open_partial(found: Partial, whole: Aggregator, form: PartialForm, members: Mapping[int, Member]) -> Aggregator:
     """Return a partial sum as a part of the round, to be merged.
 
     Args:
         found: as `read_partial` returns it.
         whole: a part of the same round; it does not change.
+        form: as for `read_partial`.
         members: who may be in it, by index.
 
     Raises:
         FrameError: one subclass for each cause.
     """
     part = whole.empty()
-    form, who = form_of(part, len(members)), [members[i] for i in found.members.tolist()]
+    who = [members[i] for i in found.members.tolist()]
     with part.sums:
         for t in _summed(form):
             _fill(part.sums, t.group, found.sums[t.group], found.weight, len(who))

@@ -26,10 +26,10 @@ from fedmrn.errors import (
     TruncatedFrameError,
     UnsupportedVersionError,
     WrongKindError,
-    WrongMessageError,
 )
 from fedmrn.whole import shown, whole
 from fedmrn.wire.layout import Group
+from fedmrn.wire.reader import bytes_of
 
 _MAGIC = b"FMRN"
 _VERSION = 1
@@ -63,10 +63,7 @@ class Kind(IntEnum):
 
 
 class Role(IntEnum):
-    """What a section is: an update, a state, a template to send, terms of training; in a file, what a server keeps.
-
-    From MEMBERS on they are of a tree: what a partial sum is made of, and what an edge is assigned.
-    """
+    """What a section is: of messages with clients, from MOMENTS on of a server's file, from MEMBERS on of a tree."""
 
     UPDATE = 0
     STATE = 1
@@ -251,19 +248,6 @@ class Frame:
     def select(self, role: Role, group: Group) -> Section | None:
         """Return the section of this role and group, or None."""
         return next((s for s in self.sections if s.role is role and s.group is group), None)
-
-
-def bytes_of(data: object) -> memoryview:
-    """Return what a transport handed over as bytes, uncopied.
-
-    Raises:
-        WrongMessageError: it holds none.
-    """
-    try:
-        return memoryview(data).cast("B")  # type: ignore[arg-type]  # it raises for what holds no bytes
-    except TypeError as error:
-        what = f"a value of type {type(data).__name__} that holds no row of bytes"
-        raise WrongMessageError(f"a frame is bytes, got {what}: hand over what came, as it came") from error
 
 
 def _check_envelope(view: memoryview, limits: Limits) -> None:

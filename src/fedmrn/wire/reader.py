@@ -3,7 +3,7 @@
 import struct
 from typing import Any
 
-from fedmrn.errors import MalformedFrameError
+from fedmrn.errors import MalformedFrameError, WrongMessageError
 
 
 class ByteReader:
@@ -49,3 +49,16 @@ class ByteReader:
         """
         if self._at != len(self._view):
             raise MalformedFrameError(f"{len(self._view) - self._at} bytes follow {self._what}")
+
+
+def bytes_of(data: object) -> memoryview:
+    """Return what a transport handed over as bytes, uncopied.
+
+    Raises:
+        WrongMessageError: it holds none.
+    """
+    try:
+        return memoryview(data).cast("B")  # type: ignore[arg-type]  # it raises for what holds no bytes
+    except TypeError as error:
+        what = f"a value of type {type(data).__name__} that holds no row of bytes"
+        raise WrongMessageError(f"a frame is bytes, got {what}: hand over what came, as it came") from error

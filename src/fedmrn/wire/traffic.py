@@ -60,7 +60,7 @@ Floors = tuple[Traffic, ...]
 """Of each floor below a node: clients' frames first, then the partial sums of edges, and so on up."""
 
 
-def added(a: Floors, b: Floors) -> Floors:
+def joined_floors(a: Floors, b: Floors) -> Floors:
     """Return the traffic of two parts of a tree, floor by floor."""
     return tuple(x + y for x, y in zip_longest(a, b, fillvalue=Traffic()))
 

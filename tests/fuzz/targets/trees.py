@@ -90,7 +90,7 @@ def _check_assignment(data: bytes) -> None:
     except FrameError:
         return
     again = Assignment.from_bytes(data, LAYOUT).frame().to_bytes()
-    require(len(again) == len(data), "an accepted assignment is written as other bytes")
+    require(again == data, "an accepted assignment is written as other bytes")
     found.partial()
 
 

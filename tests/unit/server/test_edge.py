@@ -101,6 +101,7 @@ def test_an_edge_nobody_answers_at_says_so() -> None:
     for name, edge in edges(round_).items():
         found = round_.merge(name, edge.partial())
         assert found.weight == found.members.size == 0
+    assert [floor.frames for floor in round_.traffic] == [0, 2]
     with pytest.raises(EmptyRoundError):
         round_.finish()
 

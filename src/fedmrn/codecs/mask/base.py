@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fedmrn.codecs.base import Codec
 from fedmrn.codecs.mask.scale import Fixed, NoiseScale
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 class MaskCodec(Codec):
     """A codec whose values are a mask times seeded noise, in whatever form the mask is sent."""
+
+    observables: ClassVar[tuple[Observable, ...]] = (DENSITY,)
 
     @property
     @abstractmethod
@@ -62,11 +64,6 @@ class MaskCodec(Codec):
     def own_scales(self) -> bool:
         """Whether each client chooses the scale of its noise."""
         return self.noise_scale.follows_update
-
-    @property
-    def observables(self) -> tuple[Observable, ...]:
-        """The share of ones."""
-        return (DENSITY,)
 
     @property
     def known_magnitude(self) -> bool:

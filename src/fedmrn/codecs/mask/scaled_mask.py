@@ -17,7 +17,7 @@ from fedmrn.codecs.mask.base import MaskCodec
 from fedmrn.codecs.mask.masked_noise import MaskedNoise, OpenedMask
 from fedmrn.codecs.mask.scale import FitsUpdate
 from fedmrn.codecs.mask.shorter_mask import ShorterMask
-from fedmrn.codecs.observation import NOISE_SCALE, Observable, Observed
+from fedmrn.codecs.observation import DENSITY, NOISE_SCALE, Observable, Observed
 from fedmrn.codecs.scales import TensorScales, mean_magnitude
 from fedmrn.errors import BoundError, ConfigError, MalformedFrameError
 from fedmrn.numerics import kernels
@@ -104,6 +104,7 @@ class ScaledMask(MaskCodec):
         ConfigError: the inner noise has another scale.
     """
 
+    observables: ClassVar[tuple[Observable, ...]] = (DENSITY, NOISE_SCALE)
     inner: MaskedNoise | ShorterMask
     inners: ClassVar[dict[int, type[MaskedNoise] | type[ShorterMask]]]
     """What `inner` may be, by id."""
@@ -118,11 +119,6 @@ class ScaledMask(MaskCodec):
     def family(self) -> tuple[object, ...]:
         """The class, and what the inner codec says."""
         return (type(self), *self.inner.family)
-
-    @property
-    def observables(self) -> tuple[Observable, ...]:
-        """Those of the mask, and the scale of the noise."""
-        return (*self.inner.observables, NOISE_SCALE)
 
     @property
     def masked(self) -> MaskedNoise:
