@@ -133,7 +133,7 @@ def _plan_bytes(plan: RoundPlan, *, shared_key: bool = False, exact: bool = Fals
     return head + planes + fixed + np.array([*caps.scales, *caps.values], "<i2").tobytes()
 
 
-def digest_of(plan: RoundPlan, bound_to: bytes) -> bytes:
+def plan_digest(plan: RoundPlan, bound_to: bytes) -> bytes:
     """Return 16 bytes that only partial sums with this plan have.
 
     Args:

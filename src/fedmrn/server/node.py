@@ -16,7 +16,7 @@ from fedmrn.server.partials import Member, form_of, open_partial, read_partial
 from fedmrn.wire.frame import Frame, Kind, Section
 from fedmrn.wire.partial import PARTIAL_LIMITS, Partial
 from fedmrn.wire.reader import bytes_of
-from fedmrn.wire.traffic import UNKNOWN, Floors, Refusals, Traffic, joined_floors
+from fedmrn.wire.traffic import UNKNOWN, Floors, FloorTraffic, Refusals, joined_floors
 
 Client = int | str
 
@@ -144,7 +144,7 @@ class Node:
         except FrameError as error:
             self._note_refusal(0, self._post.indices.get(client, UNKNOWN), error, data)
             raise
-        self._note((Traffic.of(frame.account()),))
+        self._note((FloorTraffic.of(frame.account()),))
         return frame
 
     def _fold(self, client: Client, data: bytes | memoryview) -> Frame:
@@ -176,8 +176,10 @@ class Node:
         except FrameError as error:
             self._note_refusal(max(1, len(self._floors) - 1), UNKNOWN, error, data)
             raise
-        below = found.floors or (Traffic(),)  # an edge's sum is never of the clients' floor, whoever answered there
-        self._note((*below, Traffic.of(account)), found.refused)
+        below = found.floors or (
+            FloorTraffic(),
+        )  # an edge's sum is never of the clients' floor, whoever answered there
+        self._note((*below, FloorTraffic.of(account)), found.refused)
         return found
 
     def _take(self, edge: str, data: bytes | memoryview) -> tuple[Partial, Mapping[str, int]]:
@@ -213,7 +215,10 @@ class Node:
 
     def _note_refusal(self, floor: int, index: int, error: FrameError, data: bytes | memoryview) -> None:
         size = memoryview(data).nbytes if isinstance(data, bytes | bytearray | memoryview) else 0
-        self._note((*(Traffic(),) * floor, Traffic(refused=1, refused_bytes=size)), {(index, type(error).__name__): 1})
+        self._note(
+            (*(FloorTraffic(),) * floor, FloorTraffic(refused=1, refused_bytes=size)),
+            {(index, type(error).__name__): 1},
+        )
 
     def _check_open(self) -> None:
         if self._closed:

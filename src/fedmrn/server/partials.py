@@ -24,7 +24,7 @@ from fedmrn.errors import (
     WrongRoundError,
 )
 from fedmrn.server.aggregate import Aggregator, Update
-from fedmrn.server.assignment import digest_of
+from fedmrn.server.assignment import plan_digest
 from fedmrn.server.fold import ExactSum
 from fedmrn.server.sum import Sum
 from fedmrn.wire.frame import Frame, Kind, Section
@@ -91,7 +91,7 @@ def write_partial(
             round=plan.round,
             layout_digest=plan.layout.digest,
             key=key,
-            plan=digest_of(plan, part.admission.bound_to),
+            plan=plan_digest(plan, part.admission.bound_to),
             weight=part.admission.total_weight,
             members=np.array([index_of[senders[i]] for i in order], np.int64),
             weights=np.array([census.weights[i] for i in order], np.int64),
@@ -131,7 +131,7 @@ def read_partial(
     if frame.noise_key != key:
         raise WrongKeyError("the partial sum has another key than the one that this edge was assigned")
     found = Partial.read(frame, form)
-    if found.plan != digest_of(plan, whole.admission.bound_to):
+    if found.plan != plan_digest(plan, whole.admission.bound_to):
         raise WrongParametersError("the partial sum was made for other templates, caps, limits or weights")
     stranger = next((i for i in found.members.tolist() if i not in members), None)
     if stranger is not None:

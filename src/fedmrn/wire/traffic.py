@@ -22,7 +22,7 @@ _NAMES = {name for name, thing in vars(errors).items() if isinstance(thing, type
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class FloorTraffic:
     """What came in at the nodes of one floor.
 
     Attributes:
@@ -52,17 +52,17 @@ class Traffic:
         """Return the traffic of one frame that was taken, by its account."""
         return cls(frames=1, **account)
 
-    def __add__(self, other: "Traffic") -> "Traffic":
-        return Traffic(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+    def __add__(self, other: "FloorTraffic") -> "FloorTraffic":
+        return FloorTraffic(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
-Floors = tuple[Traffic, ...]
+Floors = tuple[FloorTraffic, ...]
 """Of each floor below a node: clients' frames first, then the partial sums of edges, and so on up."""
 
 
 def joined_floors(a: Floors, b: Floors) -> Floors:
     """Return the traffic of two parts of a tree, floor by floor."""
-    return tuple(x + y for x, y in zip_longest(a, b, fillvalue=Traffic()))
+    return tuple(x + y for x, y in zip_longest(a, b, fillvalue=FloorTraffic()))
 
 
 def report_section(floors: Floors, refusals: Refusals) -> Section:
@@ -87,7 +87,7 @@ def read_report(section: Section) -> tuple[Floors, dict[tuple[int, str], int]]:
     if len(section.params) != 1 or section.codec or section.count > len(section.body) // _REFUSAL.size:
         raise MalformedFrameError("a report has codec 0, a byte of parameters, and as many refusals as it says")
     reader = ByteReader(section.body, "the bytes of a report")
-    floors = tuple(Traffic(*reader.numbers(_FLOOR)) for _ in range(section.params[0]))
+    floors = tuple(FloorTraffic(*reader.numbers(_FLOOR)) for _ in range(section.params[0]))
     found: dict[tuple[int, str], int] = {}
     for _ in range(section.count):
         client, times, length = reader.numbers(_REFUSAL)
