@@ -176,9 +176,7 @@ class Node:
         except FrameError as error:
             self._note_refusal(max(1, len(self._floors) - 1), UNKNOWN, error, data)
             raise
-        below = found.floors or (
-            FloorTraffic(),
-        )  # an edge's sum is never of the clients' floor, whoever answered there
+        below = found.floors or (FloorTraffic(),)  # a sum is never of the clients' floor, though nobody answered
         self._note((*below, FloorTraffic.of(account)), found.refused)
         return found
 
@@ -189,7 +187,8 @@ class Node:
             raise UnknownClientError(f"edge {edge} was assigned no client in round {self.number}")
         if edge in self._merged:
             raise DuplicateFrameError(f"edge {edge} sent its sum already in round {self.number}")
-        data = bytes_of(data)
+        if not isinstance(data, bytes):
+            data = bytes(bytes_of(data))  # what waits is not copied
         form = form_of(self.aggregator, len(members))
         found = read_partial(data, self.aggregator, form, self._edge_key(edge), members)
         part = open_partial(found, self.aggregator, form, members)

@@ -93,7 +93,7 @@ FORGED: dict[str, tuple[Change, type[FrameError]]] = {
         lambda p: replace(
             p,
             members=np.array([1, 3, 4]),
-            weights=np.array([*p.weights, 1]),
+            weights=np.array([*p.weights, 1], np.int64),
             scales=p.scales[[0, 1, 1]],
             kept={group: [*bodies, bodies[0]] for group, bodies in p.kept.items()},
         ),
@@ -106,7 +106,7 @@ FORGED: dict[str, tuple[Change, type[FrameError]]] = {
     "members out of order": (lambda p: replace(p, members=np.array([4, 1])), MalformedFrameError),
     "a heavier total": (lambda p: replace(p, weight=p.weight + 1), MalformedFrameError),
     "a lighter total": (lambda p: replace(p, weight=0), MalformedFrameError),
-    "a weight of zero": (lambda p: replace(p, weights=p.weights * [0, 1]), LimitError),
+    "a weight of zero": (lambda p: replace(p, weights=p.weights * np.array([0, 1])), LimitError),
     "a negative weight": (lambda p: replace(p, weights=-p.weights), LimitError),
     "a weight above the limit": (lambda p: replace(p, weights=p.weights + (1 << 20)), LimitError),
     "a sum beyond its bound": (beyond, BoundError),
@@ -153,6 +153,10 @@ def sections(data: bytes, change: Callable[[list[Section]], list[Section]]) -> b
 
 def with_body(at: int, body: bytes) -> Callable[[list[Section]], list[Section]]:
     return lambda found: [replace(s, body=body) if i == at else s for i, s in enumerate(found)]
+
+
+def with_section(at: int, section: Section) -> Callable[[list[Section]], list[Section]]:
+    return lambda found: [section if i == at else s for i, s in enumerate(found)]
 
 
 def with_params(at: int, params: bytes) -> Callable[[list[Section]], list[Section]]:
@@ -293,5 +297,5 @@ def test_a_report_is_in_order() -> None:
     round_, edge = third(server_of("fedmrn"))
     first, second = rows[:19], rows[19:]
     for body in (second + first, first + first):
-        forged = replace(section, body=body)
-        refused(round_, sections(edge.partial(), lambda found, s=forged: [*found[:-1], s]), MalformedFrameError)
+        forged = sections(edge.partial(), with_section(REPORT, replace(section, body=body)))
+        refused(round_, forged, MalformedFrameError, "increasing order")
