@@ -10,7 +10,7 @@ SEEDS  ?= 1-3
 JOBS   ?= 2
 OPENMP := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
-.PHONY: help run results vectors test test-long fuzz bench check dist constraints format install develop clean
+.PHONY: help run results docs docs-serve vectors test test-long fuzz bench check dist constraints format install develop clean
 help:            ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -39,6 +39,12 @@ results: install ## Tables and figures of docs/results.md and docs/results/, fro
 vectors: install ## Test vectors of the wire format, the same bytes each time; a new codec or frame joins them
 	$(BIN)/python vectors/make.py
 
+docs: develop    ## The documentation site, into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: develop  ## The same on http://127.0.0.1:8000, built anew whenever a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --watch src
+
 check: develop   ## Formatting, lint, types, import layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -66,16 +72,12 @@ dist: develop    ## Wheel and source distribution in dist/, built in an environm
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 
-constraints:     ## constraints.txt anew: the newest that pip finds for the tests, in an environment of its own
-	rm -rf .venv-newest
-	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	.venv-newest/bin/pip install --quiet --disable-pip-version-check --editable ".[cli,dev]"
-	{ grep '^#' constraints.txt; .venv-newest/bin/pip freeze --exclude-editable | grep -viE '^(torch[ =]|triton|nvidia)'; } > constraints.new
-	mv constraints.new constraints.txt
-	rm -rf .venv-newest
+constraints: install  ## constraints.txt anew: the newest that pip finds for the tests; installs nothing
+	$(BIN)/pip install --quiet --disable-pip-version-check --dry-run --ignore-installed --report .newest.json "$(TORCH)" ".[cli,dev]"
+	$(BIN)/python .ci/constraints.py .newest.json
+	rm .newest.json
 	@echo "constraints.txt is new; next: make test"
 
 clean:           ## Remove what was built; results in runs/ stay
-	rm -rf $(VENV) .venv-newest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
+	rm -rf $(VENV) build dist site .newest.json .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,5 +1,5 @@
 """What is left of a measurement: a table on the screen, a JSON file that says on which machine it was made, and the
-tables of docs/performance.md, made from such files."""
+tables of docs/performance*.md, made from such files."""
 
 import json
 import os

@@ -34,7 +34,7 @@ from fedmrn.federation.warmup import warm_up
 from fedmrn.methods import METHODS
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "performance.md"
+PAGES = [HERE.parent / "docs" / name for name in ("performance.md", "performance-tables.md")]
 Plan = Callable[[bool], Iterator[Planned]]
 PARTS: Mapping[str, tuple[Plan, str]] = {
     "noise": (noises.plan, "the noise against torch's generator"),
@@ -55,7 +55,7 @@ EXAMPLES = """examples:
   python bench/suite.py                       everything; a quarter of an hour on two cores
   python bench/suite.py --only noise,fold     two parts
   python bench/suite.py --quick               small sizes and few repetitions, to see that it works: figures mean little
-  python bench/suite.py --docs                then put the tables into docs/performance.md
+  python bench/suite.py --docs                then put the tables into docs/performance*.md
   python bench/suite.py --only none --docs    the tables again, from the files of earlier runs
 """
 
@@ -70,8 +70,10 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PARTS), metavar="PARTS", help="names with commas between, or none")
     default = HERE / "results"
     parser.add_argument("--out", type=Path, default=default, help="folder of PART.json; default: bench/results")
-    parser.add_argument("--docs", action="store_true", help="rewrite the tables of docs/performance.md from the folder")
-    parser.add_argument("--page", type=Path, default=PAGE, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--docs", action="store_true", help="rewrite the tables of docs/performance*.md from the folder"
+    )
+    parser.add_argument("--page", type=Path, nargs="+", default=PAGES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     chosen = [] if options.only == "none" else options.only.split(",")
     unknown = [name for name in chosen if name not in PARTS]
@@ -91,10 +93,11 @@ def main() -> None:
         if options.docs:
             files = {name: options.out / f"{name}.json" for name in PARTS}
             reports = {name: json.loads(file.read_text("utf-8")) for name, file in files.items() if file.is_file()}
-            absent = rewrite(options.page, reports)
-            out.print(f"written: {options.page}", markup=False, highlight=False, soft_wrap=True)
-            for name in absent:
-                err.print(f"{options.page} has no block for {name}", style="red", markup=False, soft_wrap=True)
+            absent = [rewrite(page, reports) for page in options.page]
+            pages = ", ".join(map(str, options.page))
+            out.print(f"written: {pages}", markup=False, highlight=False, soft_wrap=True)
+            for name in sorted(set.intersection(*map(set, absent))):
+                err.print(f"{pages}: no block for {name}", style="red", markup=False, soft_wrap=True)
     except KeyboardInterrupt:
         err.print("stopped; the parts that were through are written")
         sys.exit(130)

@@ -34,6 +34,10 @@ class RoundOrderError(UsageError):
     """A round is begun that is over, or ended when the server has gone on: its updates belong to an older state."""
 
 
+class ServerRefusedError(UsageError):
+    """A federation's server refused a client's request: a wrong token, or an answer that does not fit."""
+
+
 class WorkerError(FedmrnError):
     """A process that trains clients ended without an answer."""
 

@@ -4,8 +4,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 _CLI = ("click", "filelock", "matplotlib", "PIL", "pooch", "pydantic", "rich", "scipy", "sklearn", "tomli_w", "tqdm")
+_HTTP = ("httpx", "starlette", "uvicorn")
 _EXTRAS: Mapping[str, str] = MappingProxyType(
-    {"torch": "torch", "triton": "gpu", "flwr": "flower", "typer": "cli", **dict.fromkeys(_CLI, "cli")}
+    {
+        "torch": "torch",
+        "triton": "gpu",
+        "flwr": "flower",
+        "typer": "cli",
+        **dict.fromkeys(_CLI, "cli"),
+        **dict.fromkeys(_HTTP, "http"),
+    }
 )
 """The library's name in an import -> the extra that brings it."""
 

@@ -2,39 +2,19 @@
 
 import json
 import re
-import shutil
-import subprocess
 from html import escape, unescape
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import BROWSED, browse
 from numpy.typing import NDArray
-from PIL import Image
 
 from fedmrn.report import find_runs, write_report
 from run_folders import write_run
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium"),
-    pytest.mark.xdist_group("browser"),
-]
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--hide-scrollbars",
-    "--enable-logging=stderr",
-)
+pytestmark = BROWSED
 # The page allows no scripts: it is looked at from around it. An error that it logs is seen in the browser's own log.
 LOOK = """
 addEventListener("load", () => {
@@ -54,18 +34,6 @@ addEventListener("load", () => {
   document.body.dataset.found = JSON.stringify(found);
 });
 """
-
-
-def browse(url: str, folder: Path, width: int, height: int) -> tuple[str, NDArray[np.uint8], list[str]]:
-    """Open a page; return the document after loading, a screenshot (height, width, 3), and what it logged."""
-    picture = folder / "screen.png"
-    window = [f"--window-size={width},{height}", f"--user-data-dir={folder / 'profile'}", f"--screenshot={picture}"]
-    done = subprocess.run(
-        [str(CHROMIUM), *FLAGS, *window, "--dump-dom", url], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    logged = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return done.stdout, np.asarray(Image.open(BytesIO(picture.read_bytes())).convert("RGB")), logged
 
 
 def look(

@@ -13,22 +13,15 @@ Series = dict[str, list[tuple[int, float]]]
 """Metric -> (step, value), in the order in which the tracker keeps them."""
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database without runs: to make its tables takes seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def mlflow_store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def mlflow_store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The database that MLflow has in this test; without the network."""
-    path = Path(shutil.copy(empty_store, tmp_path / "mlflow.db"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    empty = tmp_path_factory.getbasetemp() / "mlflow-empty.db"
+    if not empty.exists():  # to make its tables takes seconds: once for all tests of this process
+        MlflowClient(f"sqlite:///{empty}").search_experiments()
+    path = Path(shutil.copy(empty, tmp_path / "mlflow.db"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     return path
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,8 +62,19 @@ def test_an_import(library: str, code: str, words: str) -> None:
     assert err.strip().splitlines()[-1] == f"ModuleNotFoundError: {words}"
 
 
+@pytest.mark.parametrize("command", ["run", "compare"])
+@pytest.mark.parametrize("tracker", ["tensorboard", "mlflow"])
+def test_a_tracker(command: str, tracker: str) -> None:
+    code, err = without(tracker, COMMAND, command, "digits", "--out", "nowhere", "--track", tracker)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert err.startswith(f"error: tracking by {tracker} needs what is not installed")
+    assert f'pip install "fedmrn[{tracker}]"' in err
+    assert not Path("nowhere").exists()
+
+
 def test_a_server_needs_none_of_them() -> None:
-    libraries = "torch,typer,rich,pydantic,matplotlib,flwr,sklearn,scipy,filelock,tomli_w"
+    libraries = "torch,typer,rich,pydantic,matplotlib,flwr,sklearn,scipy,filelock,tomli_w,tensorboard,mlflow"
     code = "import fedmrn.server, fedmrn.codecs, fedmrn.wire.frame, fedmrn.methods, fedmrn.files; fedmrn.Server"
     assert without(libraries, code) == (0, "")
 

@@ -179,7 +179,7 @@ def private_imports(tree: ast.Module) -> list[str]:
 
 
 SCRIPTS = sorted(
-    path for folder in ("bench", "studies", "examples", "vectors") for path in (ROOT / folder).rglob("*.py")
+    path for folder in ("bench", "studies", "examples", "tools", "vectors") for path in (ROOT / folder).rglob("*.py")
 )
 
 

@@ -108,6 +108,16 @@ PUBLIC = {
     "fedmrn.experiments.run": [],
     "fedmrn.federation": [],
     "fedmrn.flower": ["FedMRN", "RoundReport"],
+    "fedmrn.http": [
+        "HttpServer",
+        "Outcome",
+        "Plan",
+        "Tokens",
+        "new_tokens",
+        "open_server",
+        "read_tokens",
+        "write_tokens",
+    ],
     "fedmrn.methods": [
         "ANY",
         "AUTO",
@@ -269,6 +279,10 @@ def test_what_a_module_offers(path: Path) -> None:
         pytest.importorskip("flwr")
     if name == "fedmrn.torch.fast.gpu":
         pytest.importorskip("triton")
+    if name.startswith("fedmrn.http"):
+        pytest.importorskip("httpx")
+        pytest.importorskip("starlette")
+        pytest.importorskip("uvicorn")
     module = import_module(name)
     assert getattr(module, "__all__", None) == PUBLIC.get(name)
     assert {n for n in PUBLIC.get(name, []) if not hasattr(module, n)} == set()
@@ -322,7 +336,7 @@ def types_told(tree: ast.Module) -> Iterator[str]:
 
 TREES = {
     path: ast.parse(path.read_text("utf-8"))
-    for folder in ("src", "tests", "bench", "studies", "examples")
+    for folder in ("src", "tests", "bench", "studies", "examples", "tools")
     for path in sorted((ROOT / folder).rglob("*.py"))
 }
 ASKED = {path: set(asked_of_others(tree)) for path, tree in TREES.items()}

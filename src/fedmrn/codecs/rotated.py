@@ -234,9 +234,10 @@ class Rotated(Codec):
         cut = blocks(kept)
         view = memoryview(body)
         scales = np.frombuffer(view[: 4 * len(cut)], "<f4")
-        tail = np.frombuffer(view[len(view) - 4 * (kept % SMALLEST) :], "<f4").astype(np.float64) / self.keep
-        if not (np.isfinite(scales).all() and np.isfinite(tail).all()):
+        sent = np.frombuffer(view[len(view) - 4 * (kept % SMALLEST) :], "<f4")
+        if not (np.isfinite(scales).all() and np.isfinite(sent).all()):
             raise NonFiniteError("a rotated section holds a scale or a dense value that is NaN or infinite")
+        tail = sent.astype(np.float64) / self.keep  # a signalling NaN would warn
         highest = float(scales.max(initial=0)) * CENTROIDS[self.bits][-1] / self.keep
         if np.signbit(scales).any() or highest > min(limit, _HIGHEST_LEVEL) or any_above(np.abs(tail), limit):
             raise BoundError(f"a rotated section has a negative scale or a magnitude above {max_value:.12g}")

@@ -6,7 +6,7 @@ from fedmrn.federation.account import Account
 from fedmrn.federation.transport import MessageKind
 from fedmrn.server.publisher import Sent
 
-_BESIDE = ("config", "metrics", "errors")
+_BESIDE = ("config", "metrics", "errors", "verdicts")
 """Parts of an account that are no frame's and no array's."""
 
 
@@ -15,7 +15,7 @@ class Stage:
     """Who was asked by messages of one kind in a round, who answered, and the bytes both ways.
 
     Bytes by part: of frames as `Frame.account` says; "arrays" of plain ones; and beside these "config", "metrics" and
-    "errors", names and values.
+    "errors", names and values, and "verdicts", what clients are told of their uploads.
 
     Attributes:
         asked: client -> how often it was asked, in the order of asking.

@@ -1,7 +1,6 @@
 """A model's state dict as Flower's arrays: to the flat vector and back, and into the frame of a model."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from math import prod
 from typing import Protocol
 
@@ -9,13 +8,11 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
-from fedmrn.codecs import EncodeKeys
 from fedmrn.errors import ConfigError
-from fedmrn.numerics.rng import derive_key
+from fedmrn.federation.model_frames import model_frames
 from fedmrn.server import Server
 from fedmrn.wire.frame import Frame
 from fedmrn.wire.layout import Layout
-from fedmrn.wire.messages import model_frame
 
 _FLOATS = ("float32", "float16")
 _WRAPPERS = ("_orig_mod.", "module.")
@@ -82,12 +79,4 @@ def frames_of(server: Server, arrays: ArrayRecord, number: int) -> Callable[[int
     Raises:
         ConfigError: the arrays are not those of the server's model.
     """
-    keys = EncodeKeys(derive_key(server.secret, "model", number), derive_key(server.secret, "model draws", number))
-    model, publisher = flat(server.layout, arrays), server.publisher
-    frame = model_frame(
-        server.layout, model, method=server.scheme.method, round=number, codecs=server.scheme.down, keys=keys
-    )
-    if publisher is None or model.tobytes() != server.shown.tobytes():
-        return lambda _: frame
-    public = publisher.current.number
-    return lambda node: replace(frame, sections=publisher.sections(node, public))
+    return model_frames(server, flat(server.layout, arrays), number)

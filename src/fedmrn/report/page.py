@@ -12,7 +12,8 @@ from fedmrn.report.figures import Picture
 from fedmrn.report.naming import score
 from fedmrn.report.runs import Comparison
 from fedmrn.report.summary import Summary
-from fedmrn.report.tables import CONVERGENCE, FINAL, Table
+from fedmrn.report.tables import COLUMNS, CONVERGENCE, RESULT, Table, short_table
+from fedmrn.report.verdict import verdict
 
 # Nothing is loaded from anywhere, whatever the names in run folders are.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -27,6 +28,7 @@ h2{font-size:1.25rem;line-height:1.3;margin:3.5rem 0 1rem;padding-top:1rem;borde
 h3{font-size:1.05rem;margin:2.2rem 0 .6rem}
 p,figcaption,.note{color:var(--soft);max-width:50rem}
 p{margin:.6rem 0}
+.verdict{color:var(--ink);font-size:1.1rem;border-left:3px solid #2a7fba;padding-left:.8rem}
 .note{border-left:3px solid #e09f3e;padding-left:.8rem}
 .scroll{overflow-x:auto;margin:.8rem 0}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
@@ -39,10 +41,15 @@ figure img{display:block;max-width:100%;height:auto;background:#fff;border-radiu
 figcaption{font-size:.85rem;margin-top:.5rem}
 figcaption span{display:block;font-size:.78rem;margin-top:.3rem}
 details{margin:.5rem 0}summary{cursor:pointer}
+figcaption details{margin:.3rem 0;font-size:.8rem}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;font-size:.85rem;color:var(--soft);max-width:50rem}
+dd{margin:0}
 details table{font-size:.8rem}
 pre{background:var(--shade);padding:.8rem;overflow-x:auto;font-size:.8rem;border-radius:4px}
 a{color:inherit}
-@media(max-width:40rem){body{padding:.8rem .8rem 3rem}table{font-size:.8rem}th,td{padding:.25rem .45rem}}
+@media(max-width:40rem){body{padding:.8rem .8rem 3rem}table{font-size:.8rem}th,td{padding:.25rem .45rem}
+figure img{max-width:none;width:34rem}figcaption:before{content:"Swipe the figure to see all of it. "}
+dl{display:block}dt{font-weight:600}}
 @media print{body{max-width:none;padding:0;font-size:11pt}figure,tr{break-inside:avoid}h2,h3{break-after:avoid}
 .scroll{overflow:visible}table{font-size:8pt}th,td{padding:.15rem .3rem;white-space:normal}}
 """
@@ -96,28 +103,34 @@ def page(
 
 def _chapter(part: Chapter) -> list[str]:
     comparison = part.comparison
-    body = [*_notes(comparison.notes()), "<h3>Result</h3>", _table(*part.final)]
+    body = [f'<p class="verdict">{escape(said)}</p>' for said in verdict(comparison, part.rows)]
+    body += [*_notes(comparison.notes()), "<h3>Result</h3>", _table(*short_table(part.rows))]
     name = score(comparison.experiment)
-    body.append(f"<p>{escape(FINAL.format(score=name))}</p>")
+    body.append(f"<p>{escape(RESULT.format(score=name))}</p>")
+    columns = "".join(f"<dt>{escape(of)}</dt><dd>{escape(is_.format(score=name))}</dd>" for of, is_ in COLUMNS)
+    body.append(_folded("All columns", f"{_table(*part.final)}<dl>{columns}</dl>"))
     first, *others = part.pictures.items()
     body += _gallery(*first)
     body += ["<h3>Convergence</h3>", _table(*part.convergence), f"<p>{escape(CONVERGENCE.format(score=name))}</p>"]
     for title, tried in part.tuning:
         body += ["<h3>Tuning</h3>", f"<p>{escape(title)}.</p>", _table(*tried)]
-    for heading, pictures in others:
-        body += _gallery(heading, pictures)
     body.append(f"<h3>Bytes</h3><p>{escape(ACCOUNT_LEGEND)}</p>")
     for row in part.rows:
-        line = escape(f"{row.label}: {traffic_line(row.account, row.calibration_bytes)}")
-        table = _table(ACCOUNT_HEADER, account_cells(row.account))
-        body.append(f"<details{' open' * (len(part.rows) == 1)}><summary>{line}</summary>{table}</details>")
+        line = f"{row.label}: {traffic_line(row.account, row.calibration_bytes)}"
+        body.append(_folded(line, _table(ACCOUNT_HEADER, account_cells(row.account))))
+    for heading, pictures in others:
+        body += _gallery(heading, pictures)
     body.append("<h3>Configurations</h3>")
     for variant in comparison.variants:
         runs = "".join(f"\n# {run.name}: seed {run.experiment.seed}, {len(run.records)} rounds" for run in variant.runs)
         text = f"{tomli_w.dumps(variant.experiment.as_dict())}{runs}"
-        name = escape(f"{variant.label}: {variant.folders}")
-        body.append(f"<details><summary>{name}</summary><pre>{escape(text)}</pre></details>")
+        body.append(_folded(f"{variant.label}: {variant.folders}", f"<pre>{escape(text)}</pre>"))
     return body
+
+
+def _folded(summary: str, inside: str) -> str:
+    """Return what a reader opens; `inside` is HTML."""
+    return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
 
 
 def _notes(notes: Sequence[str]) -> list[str]:
@@ -131,10 +144,11 @@ def _gallery(heading: str, pictures: Sequence[Picture]) -> list[str]:
 def _figure(picture: Picture) -> str:
     data = b64encode(picture.png).decode()
     origin = picture.origin
-    caption = f"{escape(picture.caption)}<span>Runs: {escape(origin.runs)}</span>"
-    caption += f"<span>Configuration: {escape(origin.configuration)}</span>"
+    where = f"<span>Runs: {escape(origin.runs)}</span><span>Configuration: {escape(origin.configuration)}</span>"
+    caption = f"{escape(picture.caption)}{_folded('Runs and configuration', where)}"
     image = f'<img alt="{escape(picture.alt)}" src="data:image/png;base64,{data}">'
-    return f'<figure id="{escape(picture.stem)}">{image}<figcaption>{caption}</figcaption></figure>'
+    box = f'<div class="scroll">{image}</div>'
+    return f'<figure id="{escape(picture.stem)}">{box}<figcaption>{caption}</figcaption></figure>'
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], first: Sequence[str] | None = None) -> str:

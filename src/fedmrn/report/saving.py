@@ -26,19 +26,22 @@ class Saving:
     total: float
 
 
-def saving(row: Summary, rows: Sequence[Summary]) -> Saving | None:
-    """Return what a row saves against FedAvg in the same table.
+def reference_for(row: Summary, rows: Sequence[Summary]) -> Summary | None:
+    """Return the FedAvg that a row is compared with: of as many rounds and clients, or None.
+
+    Of several, one with an exact broadcast is taken, and of those the one with the best last accuracy.
 
     Args:
         row: the one that is asked for.
-        rows: of one setting. Of several FedAvgs of as many rounds and clients, one with an exact broadcast is taken,
-            and of those the one with the best last accuracy.
-
-    Returns:
-        None if no FedAvg had as many rounds, and as many clients in them.
+        rows: of one setting.
     """
     alike = [r for r in rows if r.method == "fedavg" and (r.rounds, r.clients) == (row.rounds, row.clients)]
-    reference = max(alike, key=lambda r: (r.down == EXACT, r.final), default=None)
+    return max(alike, key=lambda r: (r.down == EXACT, r.final), default=None)
+
+
+def saving(row: Summary, rows: Sequence[Summary]) -> Saving | None:
+    """Return what a row saves against FedAvg (`reference_for`) in the same table; None without one."""
+    reference = reference_for(row, rows)
     if reference is None:
         return None
     return Saving(up=reference.up_bytes / row.up_bytes, total=reference.total_bytes / row.total_bytes)

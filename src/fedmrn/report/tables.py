@@ -11,18 +11,20 @@ from fedmrn.report.times import step_milliseconds
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 # To be formatted with the name of the setting's score.
-FINAL = (
-    "The {score} is that of the global model on the test samples, in percent: after the last round (with the standard "
-    "deviation over seeds), in the best, and the mean of the last ten, of rounds that were tested. MB: of a whole run, "
-    "all clients; lengths of frames that were written, sent and parsed, with headers, checksums and calibration, mean "
-    "over seeds. up saved, total saved: FedAvg's MB up and in total over this row's, where FedAvg had as many rounds "
-    "and clients. bits: the same bytes, a trainable parameter and client, mean over rounds. sec: a round, and ms a "
-    "step: of local training (see Time)."
+RESULT = (
+    "final %: {score} of the global model on the test samples after the last round; ± is the standard deviation over "
+    "seeds. MB: all bytes of all clients in a whole run. total saved: FedAvg's total over this row's."
+)
+COLUMNS = (
+    ("best, last 10", "{score} of the best round (it looks at the test samples), and the mean of the last ten"),
+    ("MB", "lengths of frames that were sent and parsed, with headers, checksums and calibration; means over seeds"),
+    ("saved", "FedAvg's MB over this row's, where FedAvg had as many rounds and clients"),
+    ("bits", "the same bytes, a trainable parameter and client; means over rounds"),
+    ("sec, ms a step", "a round, and a step of local training"),
 )
 CONVERGENCE = (
-    "The first round after which the test {score} was at least the target, and the megabytes of all clients up to and "
-    "with that round; means over the seeds that reached it, with their number where not all did. "
-    "A first crossing of a noisy curve is early."
+    "The first round after which the test {score} was at least the target, and the megabytes of all clients until "
+    "then. Means over the seeds that reached it; their number, where not all did. A noisy curve crosses early."
 )
 
 
@@ -42,6 +44,7 @@ HEADER = (
     "last 10",
     "sec",
 )
+_SHORT = ("method", "final %", "total MB", "total saved", "up MB", "down MB")
 _NOT_ON_SCREEN = {"best", "last 10", "up saved", "sec"}  # a terminal has 80 columns
 LEGEND = (
     "MB: of a whole run, all clients. total saved: FedAvg's total MB over this row's. bits: a trainable parameter and "
@@ -70,6 +73,12 @@ def screen_table(rows: Sequence[Summary]) -> Table:
     shown = [i for i, name in enumerate(HEADER) if name not in _NOT_ON_SCREEN]
     body = [[text[i] for i in shown] for text in (cells(row, rows) for row in rows)]
     return [HEADER[i].replace(" ", "\n") for i in shown], body
+
+
+def short_table(rows: Sequence[Summary]) -> Table:
+    """Return what one wants to know first: a row a method, accuracy and traffic."""
+    shown = [HEADER.index(name) for name in _SHORT]
+    return _SHORT, [[text[i] for i in shown] for text in (cells(row, rows) for row in rows)]
 
 
 def final_table(comparison: Comparison, rows: Sequence[Summary]) -> Table:

@@ -1,16 +1,20 @@
-"""Figures of a page: accuracy of groups of seeds against rounds, all traffic, or uploaded bytes."""
+"""Figures of a page: accuracy of groups of seeds against rounds, all traffic, or uploaded bytes; points of a table."""
 
 import hashlib
 import io
 import json
 from collections.abc import Sequence
+from contextlib import suppress
+from math import isfinite
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
+from fedmrn.errors import ConfigError
 from fedmrn.report.curves import size
 from fedmrn.report.plots import INK, bare, literal, style
 from fedmrn.results.groups import SeedGroup, megabytes_so_far, seed_groups
@@ -57,9 +61,30 @@ def _accuracies(group: SeedGroup, tested: Sequence[int]) -> list[list[float]]:
     return [[100 * (run.accuracy[i] or 0.0) for i in tested] for run in group.runs]
 
 
+def points_of(spec: FigureSpec, collections: Collections) -> list[tuple[int, float, float]]:
+    """Return the row's number from 1 and both values, for each row of a stated table that has numbers in both columns.
+
+    Raises:
+        ConfigError: there are not two columns, or not one collection whose table has them.
+    """
+    found = named(spec.records, collections)
+    if len(found) != 1 or len(spec.columns) != 2 or not set(spec.columns) <= set(found[0].header):
+        raise ConfigError(f"{spec.records}: one collection whose table has two columns {spec.columns} is needed")
+    places = [found[0].header.index(column) for column in spec.columns]
+    points = []
+    for number, row in enumerate(found[0].rows, 1):
+        with suppress(ValueError):
+            x, y = (float(row[place]) for place in places)
+            if isfinite(x) and isfinite(y):
+                points.append((number, x, y))
+    return points
+
+
 def mark_of(spec: FigureSpec, collections: Collections) -> str:
     """Return what changes when the figure would: a hash of what it shows."""
     shown = [_curves_of(spec, collections), spec.title, spec.against, spec.least]
+    if spec.columns:
+        shown += [spec.columns, points_of(spec, collections)]
     return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
 
@@ -75,9 +100,35 @@ def mark_in(png: bytes | None) -> str:
 
 
 def draw(spec: FigureSpec, collections: Collections) -> bytes:
-    """Draw a figure: means over seeds, bands from the lowest to the highest; return it as PNG, with its mark."""
+    """Draw a figure; return it as PNG, with its mark."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.add_subplot()
+    axes.set_title(literal(spec.title), loc="left", fontsize=11, color=INK)
+    if spec.columns:
+        _draw_points(axes, spec, collections)
+    else:
+        _draw_curves(axes, spec, collections)
+    bare(axes)
+    buffer = io.BytesIO()
+    metadata: dict[str, str | None] = {"Software": "fedmrn", "Title": spec.title, _SEEN: mark_of(spec, collections)}
+    figure.savefig(buffer, format="png", dpi=130, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _draw_points(axes: Axes, spec: FigureSpec, collections: Collections) -> None:
+    points = points_of(spec, collections)
+    axes.scatter([x for _, x, _ in points], [y for _, _, y in points], s=28, color=style(0)[0])
+    for number, x, y in points:
+        axes.annotate(str(number), (x, y), xytext=(5, 4), textcoords="offset points", fontsize=9, color=INK)
+    if points and max(x for _, x, _ in points) > 10 * min(x for _, x, _ in points) > 0:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel(literal(spec.columns[0]))
+    axes.set_ylabel(literal(spec.columns[1]))
+
+
+def _draw_curves(axes: Axes, spec: FigureSpec, collections: Collections) -> None:
+    """Draw means over seeds, bands from the lowest to the highest."""
     for place, (label, x, values) in enumerate(_curves_of(spec, collections)):
         colour, line = style(place)
         few: dict[str, Any] = {"marker": "o", "markersize": 3} if len(x) <= 30 else {}
@@ -86,7 +137,6 @@ def draw(spec: FigureSpec, collections: Collections) -> bytes:
         axes.plot(x, lines.mean(0), color=colour, linestyle=line, linewidth=1.8, label=text, **few)
         if len(lines) > 1:
             axes.fill_between(x, lines.min(0), lines.max(0), color=colour, alpha=0.15, linewidth=0)
-    axes.set_title(literal(spec.title), loc="left", fontsize=11, color=INK)
     axes.set_xlabel(_LABELS[spec.against])
     axes.set_ylabel("test accuracy, %")
     if spec.least:
@@ -97,16 +147,13 @@ def draw(spec: FigureSpec, collections: Collections) -> bytes:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(1e6 * value)))
         axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-    bare(axes)
     axes.legend(frameon=False, fontsize=9, title="at the end, %", alignment="left", title_fontsize=9)
-    buffer = io.BytesIO()
-    metadata: dict[str, str | None] = {"Software": "fedmrn", "Title": spec.title, _SEEN: mark_of(spec, collections)}
-    figure.savefig(buffer, format="png", dpi=130, metadata=metadata)
-    return buffer.getvalue()
 
 
 def caption(spec: FigureSpec, collections: Collections) -> str:
     """Return a line that says how to read the figure."""
+    if spec.columns:
+        return f"{spec.title}; numbers are the rows of the table."
     seeds = {len(values) for _, _, values in _curves_of(spec, collections)}
     if seeds == {1}:
         return f"{spec.title}; one seed."

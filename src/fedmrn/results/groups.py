@@ -4,11 +4,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import isnan, nan, sqrt
-from statistics import fmean, stdev
+from math import isnan, nan
+from statistics import fmean
 from typing import Any
-
-from scipy.special import stdtrit
 
 from fedmrn.errors import ConfigError
 from fedmrn.report.naming import word
@@ -183,11 +181,6 @@ def value_of(run: StoredRun, name: str, words: str) -> float | str | None:
     """
     found = QUANTITIES[name].of(run, *rounds_of(words, len(run.accuracy)))
     return run.stated.get(f"{name} {words}".strip()) if found is None else found
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean over seeds and half the width of its 95 % interval, by Student's t; two values at least."""
-    return fmean(values), float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / sqrt(len(values))
 
 
 def paired(group: SeedGroup, reference: SeedGroup, words: str) -> list[float]:

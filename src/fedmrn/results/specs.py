@@ -78,13 +78,14 @@ class TableSpec:
 
 @dataclass(frozen=True, kw_only=True, config=_SHAPE)
 class FigureSpec:
-    """A figure: accuracy of groups of seeds.
+    """A figure: accuracy of groups of seeds, or two columns of a table that a collection has of its own.
 
     Attributes:
         records, pending, where, names, order: as of a table.
         against: rounds, total traffic or uploaded bytes.
         title: what it shows.
         least: where the axis of accuracy starts, in %.
+        columns: two columns of a stated table, across and up: a point a row, with the row's number.
     """
 
     records: list[Word]
@@ -95,6 +96,7 @@ class FigureSpec:
     order: list[Word] = Field(default_factory=list)
     against: Literal["rounds", "traffic", "upload"] = "rounds"
     least: Annotated[float, Field(ge=0, lt=100)] = 0.0
+    columns: Annotated[list[Word], Field(max_length=2)] = Field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, config=_SHAPE)

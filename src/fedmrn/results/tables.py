@@ -6,10 +6,10 @@ from statistics import fmean, stdev
 
 from fedmrn.errors import ConfigError
 from fedmrn.methods import METHODS
+from fedmrn.report.verdict import interval
 from fedmrn.results.groups import (
     QUANTITIES,
     SeedGroup,
-    interval,
     paired,
     ratio,
     seed_groups,

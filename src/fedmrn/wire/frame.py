@@ -196,8 +196,8 @@ class Frame:
             limits: what to accept at most.
 
         Raises:
-            TruncatedFrameError, TrailingBytesError, BadMagicError, UnsupportedVersionError, ChecksumError,
-            LimitError, MalformedFrameError, WrongKindError: each for its cause (subclasses of FrameError).
+            FrameError: by its cause TruncatedFrameError, TrailingBytesError, BadMagicError, UnsupportedVersionError,
+                ChecksumError, LimitError, MalformedFrameError or WrongKindError.
             WrongMessageError: `data` is not bytes at all.
         """
         view = bytes_of(data)

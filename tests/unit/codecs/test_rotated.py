@@ -270,6 +270,13 @@ def test_numbers_that_are_not_finite_are_refused(at: int, value: float) -> None:
         Rotated().open(_with(at, value), 131, KEY, 10.0)
 
 
+def test_a_signalling_nan_is_refused_like_any_other() -> None:
+    body = bytearray(_with(0, 1.0))
+    body[20:24] = bytes.fromhex("010080ff")
+    with pytest.raises(NonFiniteError):
+        Rotated().open(bytes(body), 131, KEY, 10.0)
+
+
 @pytest.mark.parametrize(
     ("at", "value"), [(0, -1.0), (0, -0.0), (0, 13.0), (0, 3e38), (20, 10.1), (28, -10.1), (20, 3e38)]
 )

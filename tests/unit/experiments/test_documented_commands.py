@@ -1,10 +1,10 @@
 """Commands that documents give: each resolves, and none of the results' pages finds the run of another in its way."""
 
-import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import pages
 import pytest
 from typer.main import get_command
 
@@ -14,21 +14,14 @@ from fedmrn.experiments.config import Experiment, run_name
 from fedmrn.experiments.settings import load_setting
 from fedmrn.methods import METHODS
 
-ROOT = Path(__file__).parents[3]
-RESULTS = tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs" / "results").glob("*.md")))
-PAGES = ("README.md", "docs/methods.md")
+RESULTS = [page for page in pages.PAGES if page.parent.name == "results"]
 
 
-def commands(page: str) -> Iterator[list[str]]:
-    """The words of each `fedmrn run` and `fedmrn compare` of the indented blocks, with variables put in."""
-    known: dict[str, str] = {}
-    text = re.sub(r" *\\\n +", " ", (ROOT / page).read_text())
-    for line in re.findall(r"^    (\S.*)$", text, re.MULTILINE):
-        said = re.split(r" {2,}", line)[0]  # what follows is a remark
-        if found := re.fullmatch(r'(\w+)="?([^"]*)"?', said):
-            known[found[1]] = found[2]
-        elif re.match(r"fedmrn (run|compare) ", said) and ".toml" not in said:
-            yield shlex.split(re.sub(r"\$(\w+)", lambda name: known[name[1]], said))[1:]
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of each `fedmrn run` and `fedmrn compare` of a page whose setting is a preset."""
+    for words in pages.commands(page):
+        if words[:2] in (["fedmrn", "run"], ["fedmrn", "compare"]) and not any(".toml" in word for word in words):
+            yield words[1:]
 
 
 def runs(words: list[str]) -> Iterator[tuple[str, Experiment]]:
@@ -47,12 +40,14 @@ def runs(words: list[str]) -> Iterator[tuple[str, Experiment]]:
             yield str(folder / run_name(experiment)), experiment
 
 
-@pytest.mark.parametrize("page", [*PAGES, *RESULTS])
-def test_documented_commands_resolve(page: str) -> None:
-    found = list(commands(page))
-    assert found or page in RESULTS
-    for words in found:
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: str(page.relative_to(pages.ROOT)))
+def test_documented_commands_resolve(page: Path) -> None:
+    for words in commands(page):
         assert list(runs(words)), words
+
+
+def test_commands_are_found() -> None:
+    assert {page.name for page in pages.PAGES if list(commands(page))} >= {"README.md", "methods.md", "digits.md"}
 
 
 def test_no_result_is_in_the_way_of_another() -> None:

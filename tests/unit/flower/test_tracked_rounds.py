@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from flower_clients import grid, initial, strategy
 from flwr.app import ArrayRecord, MetricRecord
-from trackers import empty_store, in_mlflow, in_tensorboard, mlflow_store
+from trackers import in_mlflow, in_tensorboard, mlflow_store
 
 from fedmrn.errors import ConfigError
 from fedmrn.tracking import TensorBoard
 
-__all__ = ["empty_store", "mlflow_store"]
+__all__ = ["mlflow_store"]
 
 TRAFFIC = {f"traffic/{name}" for name in ("up_bytes", "down_bytes", "total_bytes", "up_bits_per_parameter")}
 

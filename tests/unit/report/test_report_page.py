@@ -85,7 +85,9 @@ def test_the_page_asks_for_nothing_and_runs_nothing(written: Path) -> None:
 
 def test_every_figure_names_its_runs_and_configuration(folder: Path, written: Path) -> None:
     text = (written / "report.html").read_text()
-    figures = re.findall(r"<figure id=\"(.*?)\"><img alt=\"(.*?)\".*?<figcaption>(.*?)</figcaption>", text)
+    figures = re.findall(
+        r"<figure id=\"(.*?)\"><div class=\"scroll\"><img alt=\"(.*?)\".*?<figcaption>(.*?)</figcaption>", text
+    )
     stems = [stem for stem, *_ in figures]
     one = ["accuracy-traffic", "accuracy-rounds", "accuracy-bytes"]
     assert sorted(stems) == sorted(
@@ -125,7 +127,9 @@ def test_tables_say_what_is_not_finished(written: Path) -> None:
 
 def test_the_embedded_pictures_are_the_files(written: Path) -> None:
     text = (written / "report.html").read_text()
-    for stem, data in re.findall(r"<figure id=\"(.*?)\"><img alt=\".*?\" src=\"data:image/png;base64,(.*?)\">", text):
+    for stem, data in re.findall(
+        r"<figure id=\"(.*?)\"><div class=\"scroll\"><img alt=\".*?\" src=\"data:image/png;base64,(.*?)\">", text
+    ):
         png = b64decode(data)
         assert png == (written / f"{stem}.png").read_bytes()
         grey = np.asarray(Image.open(BytesIO(png)).convert("L"))
@@ -169,7 +173,7 @@ def test_a_page_says_the_score_of_its_task(tmp_path: Path, name: str, score: str
     run = write_run(tmp_path / "r", scales=[{"a": 0.25}] * 3, changes=[f"data.name={name}"])
     write_report(tmp_path, [run])
     text = Page((tmp_path / "report.html").read_text()).text
-    assert f"The {score} is that of the global model on the test samples, in percent" in text
+    assert f"final %: {score} of the global model on the test samples after the last round" in text
     assert f"The first round after which the test {score} was at least" in text
     assert f"{score[0].upper()}{score[1:]} against rounds. " in text
     assert "images" not in text

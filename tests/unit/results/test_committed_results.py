@@ -39,6 +39,13 @@ def test_the_first_page_is_short_and_its_tables_have_seven_columns_at_most() -> 
     assert lines.index("## The paper's claims") < 20
 
 
+def test_the_cover_has_the_table_of_the_first_page() -> None:
+    readme, page = ((DOCS / name).read_text("utf-8") for name in ("../README.md", "results.md"))
+    (shown,) = re.findall(r"<!-- table: digits -->.*?<!-- end -->", readme, re.S)
+    assert shown in page
+    assert len(readme.splitlines()) <= 120
+
+
 def test_five_seeds_on_all_three_splits_by_plain_means() -> None:
     """The headline's differences by a loop, from the records: what the page says is what the curves say."""
     runs = read_collection(DOCS / "results" / "records" / "fmnist-gpu.json").runs

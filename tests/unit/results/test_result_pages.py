@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fedmrn.errors import ConfigError, UsageError
-from fedmrn.results.figures import draw, mark_in, mark_of
+from fedmrn.results.figures import draw, mark_in, mark_of, points_of
 from fedmrn.results.pages import write_results
 from fedmrn.results.records import Collection, read_collection, write_collection
 from fedmrn.results.specs import FigureSpec, read_specs
@@ -88,6 +88,19 @@ def test_figures(collection: Collection, against) -> None:
     assert mark_in(png) == mark_of(spec, {"four": collection}) != ""
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
     assert pixels.std() > 10
+
+
+def test_a_figure_of_two_columns_of_a_table() -> None:
+    rows = [["a", "32", "89.4"], ["b", "", "88"], ["c", "1.5", "nan"], ["d", "1.2", "89.1"]]
+    tried = {"tried": Collection(title="x", header=["design", "bits", "%"], rows=rows)}
+    spec = FigureSpec(records=["tried"], title="bits and accuracy", columns=["bits", "%"])
+    assert points_of(spec, tried) == [(1, 32.0, 89.4), (4, 1.2, 89.1)]
+    assert mark_in(draw(spec, tried)) == mark_of(spec, tried)
+    rows[3][2] = "89.2"
+    assert mark_in(draw(spec, tried)) != mark_of(FigureSpec(records=["tried"], title="t", columns=["bits", "%"]), tried)
+    for columns in (["bits"], ["bits", "loss"]):
+        with pytest.raises(ConfigError, match="two columns"):
+            draw(FigureSpec(records=["tried"], title="t", columns=columns), tried)
 
 
 def test_marks_that_wait_for_records(store: Path) -> None:

@@ -9,8 +9,9 @@ from scipy.stats import ttest_rel
 from stored_runs import FEDAVG, MASKS, stored
 
 from fedmrn.errors import ConfigError
+from fedmrn.report.verdict import interval
 from fedmrn.results.figures import _curves_of
-from fedmrn.results.groups import interval, paired, rounds_of, seed_groups, value_of
+from fedmrn.results.groups import paired, rounds_of, seed_groups, value_of
 from fedmrn.results.records import Collection
 from fedmrn.results.specs import ClaimsSpec, Column, FigureSpec, TableSpec
 from fedmrn.results.tables import claims_of, table_of

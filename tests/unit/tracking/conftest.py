@@ -1,5 +1,5 @@
 """A store of MLflow of each test's own."""
 
-from trackers import empty_store, mlflow_store
+from trackers import mlflow_store
 
-__all__ = ["empty_store", "mlflow_store"]
+__all__ = ["mlflow_store"]

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from trackers import empty_store, in_mlflow, in_tensorboard, mlflow_store
+from trackers import in_mlflow, in_tensorboard, mlflow_store
 
 from fedmrn.experiments.run.record import read_records
 from fedmrn.experiments.run.runner import run
 from fedmrn.experiments.settings import load_setting
 from silent import Silent
 
-__all__ = ["empty_store", "mlflow_store"]
+__all__ = ["mlflow_store"]
 
 SMALL = ["data.clients=4", "train.clients_per_round=2", "train.local_epochs=1", "train.threads=1"]
 NAMES = {

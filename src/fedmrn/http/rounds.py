@@ -1,0 +1,181 @@
+"""The loop over the rounds of a federation over HTTP, on the server's side; needs no training framework.
+
+A round is begun, saved, put on the desk, and finished when all have answered or its time is over. A server that is
+killed begins the round again with the same clients and the answers that it has on disk, and comes to the same model.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from logging import getLogger
+from pathlib import Path
+
+from fedmrn.errors import FrameError, NoUpdatesError, UnusableModelError
+from fedmrn.federation.conduct import Conduct
+from fedmrn.federation.model_frames import model_frames
+from fedmrn.federation.report import RoundReport
+from fedmrn.files import append
+from fedmrn.http.desk import Desk
+from fedmrn.http.metrics import read_metrics
+from fedmrn.http.plan import Plan
+from fedmrn.http.spool import Spool
+from fedmrn.http.tasks import OpenEvaluation, OpenTask, digest_of
+from fedmrn.server import Server
+
+_log = getLogger(__name__)
+ROUNDS = "rounds.jsonl"
+"""The file with a line for each round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a round.
+
+    Attributes:
+        report: who was asked, folded, refused, and every byte of frames, metrics, configurations and verdicts.
+        clients: who was drawn.
+        metrics: means of what clients said of training.
+        evaluation: means of what they said of the new model; empty where nobody was asked.
+        seconds: wall time.
+    """
+
+    report: RoundReport
+    clients: tuple[int, ...]
+    metrics: dict[str, float]
+    evaluation: dict[str, float] = field(default_factory=dict)
+    seconds: float
+
+    def line(self) -> str:
+        """Return it as a line of JSON."""
+        report = self.report
+        return json.dumps(
+            {
+                "round": report.round,
+                "clients": list(self.clients),
+                "folded": sorted(report.folded),
+                "refused": report.refused,
+                "failed": report.failed,
+                "failed_otherwise": report.failed_otherwise,
+                "metrics": self.metrics,
+                "evaluation": self.evaluation,
+                "bytes": {kind: {"down": s.sent, "up": s.received} for kind, s in report.stages.items()},
+                "total_down": report.total_down,
+                "total_up": report.total_up,
+                "seconds": round(self.seconds, 3),
+            }
+        )
+
+
+class Rounds:
+    """Runs the rounds.
+
+    Args:
+        server: whose state moves.
+        plan: of the federation.
+        desk: where clients get their tasks.
+        spool: where answers are kept.
+        folder: where the server is saved, and `rounds.jsonl` is written.
+        lately: seconds within which a client must have asked for work to be drawn.
+    """
+
+    def __init__(
+        self, server: Server, plan: Plan, desk: Desk, spool: Spool, folder: Path, lately: float = 90.0
+    ) -> None:
+        self._server, self._plan, self._desk, self._spool = server, plan, desk, spool
+        self._folder, self._lately = folder, lately
+
+    def run(self) -> Iterator[Outcome]:
+        """Yield what came of each round that was not finished before.
+
+        Raises:
+            NoUpdatesError: deadlines in a row passed without as many updates as the plan asks for.
+            UnusableModelError: rounds in a row would have left a model that is not finite.
+            OSError: the server cannot be saved.
+            ClosedError: the desk was closed.
+        """
+        failures = 0
+        while self._server.round < self._plan.rounds:
+            try:
+                outcome = self._round(self._server.round + 1)
+            except UnusableModelError as error:
+                _log.warning("%s", error)
+                self._spool.clear()
+                failures += 1
+                if failures >= self._plan.give_up_after:
+                    raise
+                continue
+            failures = 0
+            append(self._folder / ROUNDS, f"{outcome.line()}\n".encode())
+            _log.info("%s", outcome.report)
+            yield outcome
+
+    def _round(self, number: int) -> Outcome:
+        server, plan, started = self._server, self._plan, time.monotonic()
+        asked = [client for client in server.asked if isinstance(client, int)]  # of a round that was not finished
+        if not asked:
+            self._desk.start()
+        chosen = asked or plan.draw(server, number, self._desk.wait_for(plan.wanted, self._lately))
+        conduct = Conduct(server.begin(number, chosen), server.layout.trainable)
+        server.save(self._folder)
+        task = OpenTask(conduct, chosen, plan.told)
+        self._take_kept(task)
+        self._carry_out(task, plan.least)
+        conduct.finish()
+        server.save(self._folder)
+        self._spool.clear()
+        evaluation = self._evaluation(conduct, number) if plan.evaluates(number) else {}
+        return Outcome(
+            report=conduct.report,
+            clients=tuple(chosen),
+            metrics=task.means.mean(),
+            evaluation=evaluation,
+            seconds=time.monotonic() - started,
+        )
+
+    def _take_kept(self, task: OpenTask) -> None:
+        """Take the answers that came before the server was killed."""
+        for client, data, metrics in self._spool.kept(task.name):
+            if client not in task.waiting:
+                continue
+            try:
+                task.take(client, data, read_metrics(metrics), digest_of(data, metrics))
+            except FrameError as error:
+                _log.warning("round %s: what was kept of client %s does not do: %s", task.round, client, error)
+
+    def _carry_out(self, task: OpenTask, least: int) -> None:
+        """Open a task until all have answered, or its time is over and there are enough answers."""
+        self._desk.put(task, self._plan.deadline)
+        try:
+            for left in reversed(range(self._plan.give_up_after)):
+                done = self._desk.wait()
+                if task.answers >= least:
+                    return
+                why = "nobody is left to answer" if done else f"{self._plan.deadline:g} s are over"
+                _log.warning("%s: %s of %s answers, and %s", task.name, task.answers, least, why)
+                if left:
+                    self._desk.prolong(self._plan.deadline)
+            raise NoUpdatesError(_no_updates(task, least))
+        finally:
+            self._desk.take_away()
+
+    def _evaluation(self, conduct: Conduct, number: int) -> dict[str, float]:
+        """Let clients evaluate the new model; return the means of what they say."""
+        server, plan = self._server, self._plan
+        present = self._desk.present(time.monotonic() - self._lately)
+        evaluators = plan.draw_evaluators(server, number, present)
+        if not evaluators:
+            return {}
+        frame = model_frames(server, next(iter(server.models(number))), number)
+        task = OpenEvaluation(conduct, evaluators, plan.told, frame)
+        self._carry_out(task, 0)
+        return task.means.mean()
+
+
+def _no_updates(task: OpenTask, least: int) -> str:
+    report = task.conduct.report
+    said = [text[:200] for text in (*report.refused, *report.failed)[-3:]]
+    return (
+        f"round {task.round}: {task.answers} updates came where {least} are the least, time and again; "
+        f"the last words of clients: {'; '.join(said) or 'none'}"
+    )
