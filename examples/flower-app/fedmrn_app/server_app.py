@@ -70,7 +70,8 @@ def make_strategy(config: Config, model: torch.nn.Module, folder: Path | None) -
     view = ModelLayout.of(model)
     # Every node builds the model from the same seed, so that newcomers need what has changed since then alone.
     down = PublicGrid(from_start=True) if config["down"] == "grid" else config["down"]
-    how = {"side": config["side"], "down": down, "calibrate": config["calibrate"]}
+    checkpoint = _absolute(config, "checkpoint")
+    how = {"side": config["side"], "down": down, "calibrate": config["calibrate"], "checkpoint": checkpoint}
     strategy = kind(view, name, options, **how, **sampling)
     if isinstance(strategy, SavingFedMRN) and folder is not None:
         strategy.folder = folder / "frames"
@@ -171,10 +172,16 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 
 def _folder(config: Config) -> Path | None:
-    if not config["result-dir"]:
+    folder = _absolute(config, "result-dir")
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _absolute(config: Config, name: str) -> Path | None:
+    if not config[name]:
         return None
-    folder = Path(config["result-dir"])
+    folder = Path(config[name])
     if not folder.is_absolute():
-        raise ConfigError(f"result-dir is {str(folder)!r}; give an absolute path: the server has a folder of its own")
-    folder.mkdir(parents=True, exist_ok=True)
+        raise ConfigError(f"{name} is {str(folder)!r}; give an absolute path: the server has a folder of its own")
     return folder

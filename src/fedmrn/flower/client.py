@@ -19,7 +19,8 @@
         return calibrate(model, message, loader)
 
 What a client keeps from round to round, for the methods that have it do so, lies in `context.state`: Flower may start a
-new process for each message. What it keeps of public models (`down="grid"`) lies in a file (`fedmrn.flower.kept`).
+new process for each message. What it keeps of public models (`down="grid"`) lies in a file (`fedmrn.flower.kept`), and
+so does what it keeps in runs that may be taken up again (`fedmrn.flower.remembered`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,6 +34,7 @@ from fedmrn.errors import ConfigError
 from fedmrn.flower.kept import keeping
 from fedmrn.flower.metrics import Given, to_metrics
 from fedmrn.flower.records import FRAME, broadcast_bytes, model_bytes, records_of, to_array
+from fedmrn.flower.remembered import Remembered
 from fedmrn.methods import MASKED, METHODS, Accept
 from fedmrn.torch import LocalRule, ModelLayout, answer_calibration, default_choice, load_model, local_rule
 from fedmrn.torch import attach as attach_rule
@@ -83,9 +85,12 @@ def attach(
     """
     data = broadcast_bytes(message.content, arrayrecord_key)
     broadcast = Frame.from_bytes(data, kind=Kind.BROADCAST, limits=limits)
-    _check_kept(broadcast)
-    record = records_of(context.state, ArrayRecord).get(MEMORY)
-    memory = None if record is None else record["memory"].numpy()
+    remembered, record = Remembered.told_by(message), records_of(context.state, ArrayRecord).get(MEMORY)
+    if remembered is not None:
+        memory = remembered.before(broadcast)
+    else:
+        _check_kept(broadcast)
+        memory = None if record is None else record["memory"].numpy()
     with keeping(broadcast, message, lambda: ModelLayout.of(model, choose, variances).layout) as held:
         return attach_rule(
             model,
@@ -166,7 +171,10 @@ def reply(
     """
     numbers = {"num-examples": weight, **to_metrics(metrics or {})}
     frame = rule.finish(weight=weight)
-    if rule.memory is not None:
+    remembered = Remembered.told_by(message)
+    if rule.memory is not None and remembered is not None:
+        remembered.keep(frame, rule.memory)
+    elif rule.memory is not None:
         context.state[MEMORY] = ArrayRecord({"memory": Array(rule.memory)})
     return update_reply(frame.to_bytes(), message, numbers, arrayrecord_key)
 

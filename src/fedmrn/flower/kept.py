@@ -28,7 +28,7 @@ FOLDER = "FEDMRN_CACHE"
 _OLD = 60 * 60 * 24 * 30.0
 """Seconds after which a file is taken to be of a run that is over."""
 _MOST = 1 << 34
-_NAME = re.compile(r"[0-9a-f]{16}-\d+\.bin")
+_NAME = re.compile(r"[0-9a-f]{16}-\d+(\.bin|-\d+\.memory)")
 """Of a node's file: what is named otherwise is not ours, wherever the folder is."""
 
 
@@ -63,15 +63,16 @@ def keeping(
     yield held
     after = held.to_bytes() if keep else before
     if after != before:
-        _write(path, after)
+        put_away(path, after)
 
 
-def _write(path: Path, data: bytes) -> None:
+def put_away(path: Path, data: bytes) -> None:
+    """Write a node's file that its owner alone can read, and delete those of runs that are over."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(path, data, private=True)
     except (OSError, RunError) as error:
-        text = "fedmrn: this node can keep nothing, and will be sent whole models: %s; set %s to a folder for it"
+        text = "fedmrn: this node can keep nothing from round to round: %s; set %s to a folder for it"
         log(WARNING, text, error, FOLDER)
         return
     oldest = time.time() - _OLD

@@ -21,6 +21,8 @@ CALIBRATE = f"{MessageType.TRAIN}.{MessageKind.CALIBRATE}"
 """The type of a message that asks for the statistics of a model; `@app.train("calibrate")` answers it."""
 FRAME = "frame"
 STATE = "state"
+RUN = "fedmrn-run"
+"""In a message's configuration: 8 bytes that name the run to nodes, in runs that may be taken up again."""
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 _PIECES = 3  # of a section, in `Frame.parts`
 

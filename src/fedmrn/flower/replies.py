@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from flwr.app import Message
 from flwr.app.metadata import Metadata
 
-from fedmrn.errors import LostModelError, UnknownClientError
+from fedmrn.errors import FrameError, LostModelError, UnknownClientError
 from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.transport import MessageKind
-from fedmrn.flower.records import arrays_size, beside_arrays
+from fedmrn.flower.metrics import Metrics
+from fedmrn.flower.records import arrays_size, beside_arrays, update_bytes
 
 _READ, _HEAD, _TAIL = 20_000, 240, 600
 """Characters of an error's text: of the most that is looked at, and of both ends of what is shown."""
@@ -41,6 +42,44 @@ class Replies:
             error = UnknownClientError("this reply answers no message of this round")
             conduct.refuse(sender, error, size=arrays_size(reply.content), answers=False, kind=self._kind)
         return node
+
+    def fold(self, conduct: Conduct, replies: Iterable[Message], metrics: Metrics, key: str) -> None:
+        """Fold updates one at a time, as they come; what does not belong is refused and noted.
+
+        Args:
+            conduct: of the round.
+            replies: to the messages.
+            metrics: are added to, of those that are folded.
+            key: of the record of arrays.
+        """
+        for message in replies:
+            node = self.take(conduct, message)
+            if node is None:
+                continue
+            try:
+                data = update_bytes(message.content, key)
+            except FrameError as error:
+                conduct.refuse(node, error, size=arrays_size(message.content))
+                continue
+            try:
+                conduct.fold(node, data)
+            except FrameError:
+                continue  # it is in the report
+            metrics.add(node, message.content)
+
+    def note(self, conduct: Conduct, replies: Iterable[Message], metrics: Metrics) -> None:
+        """Note answers that hold metrics alone; arguments as for `fold`."""
+        for message in replies:
+            node = self.take(conduct, message)
+            if node is None:
+                continue
+            arrays = arrays_size(message.content)
+            try:
+                conduct.note_received(node, self._kind, {"arrays": arrays} if arrays else {})
+            except FrameError as error:
+                conduct.refuse(node, error, size=arrays, kind=self._kind)
+                continue
+            metrics.add(node, message.content)
 
     def _node_of(self, reply: Message) -> int | None:
         """Return the node whose message is answered; the sender of an error is not the node."""

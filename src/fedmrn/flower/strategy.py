@@ -9,36 +9,41 @@ of its state dict. Messages differ, to train and to evaluate; `fedmrn.flower.cli
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from logging import INFO, WARNING, getLogger
+from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from fedmrn.errors import ConfigError, EmptyRoundError, FrameError, UnusableModelError
+from fedmrn.errors import ConfigError, EmptyRoundError, UnusableModelError
 from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.transport import MessageKind
 from fedmrn.flower.advice import Watch
-from fedmrn.flower.arrays import View, flat, frames_of, state_dict
+from fedmrn.flower.arrays import View, flat, state_dict
+from fedmrn.flower.asking import check_evaluate, to_evaluate, to_train
 from fedmrn.flower.calibration import calibrate_on, check_calibrate, nodes_to_ask
+from fedmrn.flower.kept_lines import settings_of
+from fedmrn.flower.kept_run import KeptRun
 from fedmrn.flower.metrics import Metrics
-from fedmrn.flower.records import FRAME, STATE, Cutter, Framed, arrays_size, beside_arrays, update_bytes
+from fedmrn.flower.records import RUN
 from fedmrn.flower.replies import Replies
 from fedmrn.flower.reports import Reports
 from fedmrn.flower.streaming import Streaming
+from fedmrn.flower.taken_up import TakenUp
 from fedmrn.flower.tracked import Tracked
 from fedmrn.methods import method as find_method
 from fedmrn.server import Clipping, Server
 from fedmrn.server.grid import PublicGrid
 from fedmrn.server.optimizer import ServerOptimizer
-from fedmrn.text import nearest
 from fedmrn.tracking import Tracker
 from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
 from fedmrn.wire.layout import Layout
+from fedmrn.wire.public import tag_of
 
 log = getLogger("flwr").log
-_EVALUATE = ("frame", "arrays")
 
 
 class FedMRN(FedAvg):
@@ -62,6 +67,8 @@ class FedMRN(FedAvg):
             which `fedmrn.flower.client.calibrate` finds: True for the nodes of that round, or how many of those that
             are connected. The result of `start` is the calibrated model.
         give_up_after: end the run with an error after so many rounds in a row without an update; None or 0: never.
+        checkpoint: a folder in which a run is put away after each round, so that `start` with the same folder goes on
+            with a run that was stopped: see `fedmrn.flower.kept_run`.
         track: tells rounds to "tensorboard" and "mlflow", below runs/flower, or to a `fedmrn.tracking.Tracker`.
         **fedavg: as for Flower's FedAvg: fraction_train, min_train_nodes, ...
 
@@ -89,12 +96,12 @@ class FedMRN(FedAvg):
         evaluate: str = "frame",
         calibrate: bool | int = False,
         give_up_after: int | None = 3,
+        checkpoint: Path | str | None = None,
         track: Sequence[str | Tracker] = (),
         **fedavg: Any,
     ) -> None:
         super().__init__(**fedavg)
-        if evaluate not in _EVALUATE:
-            raise ConfigError(f"evaluate {evaluate!r} does not exist{nearest(str(evaluate), _EVALUATE)}")
+        check_evaluate(evaluate)
         check_calibrate(calibrate)
         self._calibrate, self._last, self._timeout = calibrate, 0, 0.0
         self._grid: Grid | None = None
@@ -108,6 +115,8 @@ class FedMRN(FedAvg):
         self._conduct: Conduct | None = None
         self._replies, self._watch = Replies(MessageKind.TRAIN), Watch(self._give_up_after)
         self._initial = ArrayRecord()
+        settings = settings_of(self.method, options, side, down, self.scheme, clipping)
+        self._kept = None if checkpoint is None else KeptRun(Path(checkpoint), settings)
         self._tracked = Tracked(track, self.method, options, {"options.side": side, "options.down": down, **fedavg})
 
     def summary(self) -> None:
@@ -130,13 +139,33 @@ class FedMRN(FedAvg):
 
         Raises:
             ConfigError: the arrays are not those of the model.
+            RunError: the folder of `checkpoint` is in use, damaged, or holds another run.
             NoUpdatesError: `give_up_after` rounds in a row had no update.
         """
-        self.begin(initial_arrays)
         self._grid, self._last, self._timeout = Streaming(grid), num_rounds, timeout
         kwargs |= zip(("train_config", "evaluate_config", "evaluate_fn"), args, strict=False)
-        with self._tracked.run(num_rounds, lambda: self.reports, kwargs) as kwargs:
-            return super().start(self._grid, initial_arrays, num_rounds, timeout, **kwargs)
+        kept = self._kept
+        with ExitStack() as held:
+            if kept is not None:
+                held.enter_context(kept.locked())
+            server = self.begin(initial_arrays) if kept is None else self._go_on(kept, initial_arrays, num_rounds)
+            kwargs = held.enter_context(self._tracked.run(num_rounds, lambda: self.reports, kwargs))
+            if kept is None:
+                return super().start(self._grid, initial_arrays, num_rounds, timeout, **kwargs)
+            taken_up = TakenUp(self, server, kept, self.model, self.reports)
+            kwargs["evaluate_fn"] = taken_up.evaluated(kwargs.get("evaluate_fn"))
+            return taken_up.start(self._grid, initial_arrays, num_rounds, timeout, **kwargs)
+
+    def _go_on(self, kept: KeptRun, initial_arrays: ArrayRecord, num_rounds: int) -> Server:
+        server = self.begin(initial_arrays)
+        found = kept.go_on(server, num_rounds, self._secret)
+        if found is not None:
+            self._take(found, initial_arrays)
+            self.reports = kept.reports
+            if self.reports:  # its round's evaluation may follow
+                self._conduct = Conduct(found.round, self.layout.trainable, noun="node", publisher=found.publisher)
+                self._conduct.report = self.reports[-1]
+        return found or server
 
     def begin(self, initial_arrays: ArrayRecord) -> Server:
         """Set the model that round 1 starts from; for those who call `configure_train` themselves.
@@ -150,12 +179,15 @@ class FedMRN(FedAvg):
         model = flat(self.layout, initial_arrays)
         state = Server.initial(self.layout, self.scheme, model)
         secret = os.urandom(32) if self._secret is None else self._secret
-        self._server = Server(self.layout, self.scheme, state, secret, limits=self._limits, clipping=self._clipping)
-        sent = {*self.layout.slices, *self.tied}
+        server = Server(self.layout, self.scheme, state, secret, limits=self._limits, clipping=self._clipping)
+        self._take(server, initial_arrays)
+        return server
+
+    def _take(self, server: Server, initial_arrays: ArrayRecord) -> None:
+        self._server, sent = server, {*self.layout.slices, *self.tied}
         self._initial = ArrayRecord({name: array for name, array in initial_arrays.items() if name not in sent})
         self._conduct, self.reports = None, Reports()
         self._watch = Watch(self._give_up_after)
-        return self._server
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -168,17 +200,15 @@ class FedMRN(FedAvg):
         stock = super().configure_train(server_round, ArrayRecord(), config, grid)
         nodes = [message.metadata.dst_node_id for message in stock]
         server = self.begin(arrays) if self._server is None else self._server
+        if self._kept is not None:
+            nodes = self._kept.asked_again(server_round, nodes, grid.get_node_ids(), self.min_train_nodes)
         if not nodes:
             self._conduct = Conduct(server_round, self.layout.trainable, noun="node", publisher=server.publisher)
             return []
         conduct = Conduct(server.begin(server_round, nodes), self.layout.trainable, noun="node")
-        cutter, messages = Cutter(), []
-        for node in nodes:
-            head, state = cutter.cut(conduct.train(node).content)
-            record = ArrayRecord({FRAME: head, STATE: state})
-            content = RecordDict({self.arrayrecord_key: record, self.configrecord_key: config})
-            messages.append(Message(content=content, message_type=MessageType.TRAIN, dst_node_id=node))
-            conduct.note_beside(MessageKind.TRAIN, sent=beside_arrays(content))
+        if self._kept is not None:
+            config = ConfigRecord({**config, RUN: tag_of(server.run)})
+        messages = to_train(conduct, nodes, config, (self.arrayrecord_key, self.configrecord_key))
         self._replies = Replies(MessageKind.TRAIN, messages)
         self._conduct = conduct
         return messages
@@ -199,20 +229,7 @@ class FedMRN(FedAvg):
         if conduct is None or any(report is conduct.report for report in self.reports):
             return None, None
         metrics = Metrics(self.weighted_by_key, self._limits.max_weight)
-        for message in replies:
-            node = self._replies.take(conduct, message)
-            if node is None:
-                continue
-            try:
-                data = update_bytes(message.content, self.arrayrecord_key)
-            except FrameError as error:
-                conduct.refuse(node, error, size=arrays_size(message.content))
-                continue
-            try:
-                conduct.fold(node, data)
-            except FrameError:
-                continue  # it is in the report
-            metrics.add(node, message.content)
+        self._replies.fold(conduct, replies, metrics, self.arrayrecord_key)
         report = conduct.report
         self.reports.append(report)
         if not report.asked:
@@ -249,15 +266,7 @@ class FedMRN(FedAvg):
             self._conduct = Conduct(server_round, self.layout.trainable, noun="node", publisher=server.publisher)
             self.reports.append(self._conduct.report)
         messages = list(super().configure_evaluate(server_round, arrays, config, grid))
-        frames = frames_of(server, arrays, server_round) if self._framed and messages else None
-        account, framed = {"arrays": sum(len(array.data) for array in arrays.values())}, Framed()
-        for message in messages:
-            if frames is not None:
-                frame = frames(message.metadata.dst_node_id)
-                content = {**message.content, self.arrayrecord_key: framed.record(frame)}
-                message.content, account = RecordDict(content), frame.account()
-            self._conduct.note_sent(message.metadata.dst_node_id, MessageKind.EVALUATE, account)
-            self._conduct.note_beside(MessageKind.EVALUATE, sent=beside_arrays(message.content))
+        to_evaluate(self._conduct, messages, server, arrays, self.arrayrecord_key, framed=self._framed)
         self._replies = Replies(MessageKind.EVALUATE, messages)
         return messages
 
@@ -272,17 +281,7 @@ class FedMRN(FedAvg):
             return None
         metrics = Metrics(self.weighted_by_key, self._limits.max_weight)
         first = len(conduct.report.failed_otherwise)
-        for message in replies:
-            node = self._replies.take(conduct, message)
-            if node is None:
-                continue
-            arrays = arrays_size(message.content)
-            try:
-                conduct.note_received(node, MessageKind.EVALUATE, {"arrays": arrays} if arrays else {})
-            except FrameError as error:
-                conduct.refuse(node, error, size=arrays, kind=MessageKind.EVALUATE)
-                continue
-            metrics.add(node, message.content)
+        self._replies.note(conduct, replies, metrics)
         report = conduct.report
         log(INFO, "%s", report.evaluation_text())
         self._watch.warn(server_round, report.failed_otherwise[first:])

@@ -201,6 +201,9 @@ class Server:
         Raises:
             OSError: it cannot be written.
         """
+        carried = self.carried
+        if self.publisher is not None:  # who lost what it held is known since the round
+            carried = replace(carried, public=self.publisher.snapshot())
         write_saved(
             folder,
             Saved(
@@ -210,7 +213,7 @@ class Server:
                 run=self.run,
                 secret=self.secret,
                 state=self.state,
-                carried=self.carried,
+                carried=carried,
                 asked=self.asked,
             ),
         )
