@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from fedmrn.secure import Collector, Member
+from fedmrn.secure import Collector, SumMember
 from fedmrn.secure.lanes import Lanes, lane_type
 from fedmrn.secure.records import RecordKind, SumRecord, listed
 from fedmrn.secure.session import Session
@@ -27,7 +27,7 @@ def sizes(members: int) -> None:
     """Print one client's bytes; of the other clients there are keys only."""
     session = Session.begin(1, members, members // 2 + 1, PARAMETERS, 0)
     setup = session.setup(0)
-    began = [Member.begin(session.setup(i)) for i in range(members)]
+    began = [SumMember.begin(session.setup(i)) for i in range(members)]
     keys = began[0][1]
     lines = {i: record[32:192] for i, (_, record) in enumerate(began)}
     roster = SumRecord(RecordKind.ROSTER, 0, 1, session.id, listed(lines)).to_bytes()
@@ -51,9 +51,9 @@ def seconds(members: int, gone: int = 0) -> None:
     session = Session.begin(1, members, (2 * members + 2) // 3, PARAMETERS, 0)
     one = numbers(session)
     started = time.process_time()
-    collector, everyone = Collector(session), dict[int, Member]()
+    collector, everyone = Collector(session), dict[int, SumMember]()
     for i in range(members):
-        everyone[i], keys = Member.begin(collector.setup(i))
+        everyone[i], keys = SumMember.begin(collector.setup(i))
         collector.take_keys(i, keys)
     for i in collector.listed:
         collector.take_shares(i, everyone[i].share(collector.roster(i)))

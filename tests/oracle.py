@@ -7,10 +7,11 @@ below is of two float32 numbers, exact in a double, so that packing rounds it on
 import struct
 import zlib
 from collections.abc import Callable
+from fractions import Fraction
 from functools import cache, lru_cache
 from hashlib import blake2b
 from itertools import product
-from math import e, exp, log, prod, sqrt
+from math import e, exp, frexp, log, prod, sqrt
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -1079,3 +1080,160 @@ def encode_grid(section: dict[str, Any]) -> bytes:
 
 
 ENCODERS[15] = encode_grid
+
+
+# --- a tree of servers ----------------------------------------------------------------------------------------------
+
+
+def whole_numbers(data: bytes, count: int) -> tuple[list[int], bytes]:
+    """Whole numbers of 64 bits in blocks of 128, and the bytes after them."""
+    sizes = [min(128, count - at) for at in range(0, count, 128)]
+    heads, data = data[: 2 * len(sizes)], data[2 * len(sizes) :]
+    widths = heads[1::2]
+    length = (sum(size * width for size, width in zip(sizes, widths, strict=True)) + 7) // 8
+    bits, found = int.from_bytes(data[:length], "little"), list[int]()
+    for size, shift, width in zip(sizes, heads[::2], widths, strict=True):
+        block = list[int]()
+        for _ in range(size):
+            x = bits % (1 << width)
+            bits >>= width
+            block.append((x - (1 << width) if width and x >> (width - 1) else x) << shift)
+        assert all(x % (1 << shift) == 0 for x in block)
+        assert not any(block) or any((x >> shift) % 2 for x in block), "the shift is the largest"
+        left = [x >> shift for x in block]
+        assert not width or not all(-(1 << width) <= 4 * x < 1 << width for x in left) or (width == 1 and any(left)), (
+            "the width is the least"
+        )
+        found += block
+    assert bits == 0
+    return found, data[length:]
+
+
+def plan_of(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """The plan of an assignment, and the bytes after it."""
+    names = ("clients", "flags", "max_bytes", "max_sections", "max_weight", "max_value", "planes")
+    form = "<IBQIQdB"
+    plan: dict[str, Any] = dict(zip(names, struct.unpack_from(form, data), strict=True))
+    at = struct.calcsize(form)
+    plan["planes"], at = [*data[at : at + plan["planes"]]], at + plan["planes"]
+    if plan["flags"] & 4:
+        plan["weight"], plan["cap_flags"], scales, values = struct.unpack_from("<QBII", data, at)
+        at += 17
+        caps = struct.unpack_from(f"<{scales + values}h", data, at)
+        plan["scales"], plan["values"], at = [*caps[:scales]], [*caps[scales:]], at + 2 * len(caps)
+    plan["bytes"] = data[:at]
+    return plan, data[at:]
+
+
+def read_assignment(data: bytes) -> dict[str, Any]:
+    """An assignment: its plan, and (index, name, noise key) of each client."""
+    frame = tree_frame(data)
+    assert frame["kind"] == 7
+    last = frame["sections"][-1]
+    assert (last["role"], last["codec"], last["group"], last["params"]) == (13, 0, 0, b"\1")
+    frame["plan"], rest = plan_of(last["body"])
+    frame["clients"] = []
+    for _ in range(last["elements"]):
+        index, key, length = struct.unpack_from("<IQI", rest)
+        frame["clients"].append((index, rest[16 : 16 + length].decode(), key))
+        rest = rest[16 + length :]
+    assert rest == b""
+    return frame
+
+
+def plan_digest(assignment: dict[str, Any], bound_to: bytes = b"") -> bytes:
+    """What all nodes of a round agree on."""
+    plan = bytearray(assignment["plan"]["bytes"])
+    plan[4] &= ~(2 | 8)
+    message = assignment["layout"] + struct.pack("<HI", assignment["method"], assignment["round"]) + plan
+    for s in assignment["sections"]:
+        if s["role"] == 2:
+            head = struct.pack("<BBBQ", s["codec"], s["group"], len(s["params"]), s["elements"])
+            message += head + s["params"]
+    return blake2b(message + bound_to, digest_size=16, person=b"fedmrn-plan").digest()
+
+
+def tree_frame(data: bytes) -> dict[str, Any]:
+    """A frame of kind 6 or 7, its sections as they are."""
+    names = ("magic", "version", "kind", "method", "total", "round", "count", "noise_key", "layout", "weight")
+    frame: dict[str, Any] = dict(zip(names, struct.unpack_from(HEADER, data), strict=True))
+    assert (frame["magic"], frame["version"], frame["total"]) == (b"FMRN", 1, len(data))
+    assert crc32(data[:-4]) == struct.unpack("<I", data[-4:])[0]
+    at, frame["sections"] = HEADER_SIZE, []
+    for _ in range(frame["count"]):
+        codec, role, group, n_params, count, n_body = struct.unpack_from(SECTION, data, at)
+        at += SECTION_SIZE
+        params, body = data[at : at + n_params], data[at + n_params : at + n_params + n_body]
+        at += n_params + n_body
+        frame["sections"].append(
+            {"codec": codec, "role": role, "group": group, "elements": count, "params": params, "body": body}
+        )
+    assert at == len(data) - CHECKSUM_SIZE
+    return frame
+
+
+def read_partial(data: bytes) -> dict[str, Any]:
+    """A partial sum: members, what waits, sums, observations, and the report."""
+    found = tree_frame(data)
+    assert found["kind"] == 6
+    members, *parts, report = found["sections"]
+    version, plan, s, v = struct.unpack("<B16sII", members["params"])
+    assert (members["role"], members["codec"], members["group"], version) == (8, 0, 0, 1)
+    n, rest, columns = members["elements"], members["body"], list[list[int]]()
+    for size in (n, n, s * n, v * n):
+        column, rest = whole_numbers(rest, size)
+        columns.append(column)
+    assert rest == b""
+    found |= {"plan": plan, "members": [], "weights": columns[1], "kept": {}, "sums": {}, "tally": []}
+    for gap in columns[0]:
+        found["members"].append((found["members"][-1] if found["members"] else -1) + 1 + gap)
+    for name, k, column in (("scales", s, columns[2]), ("values", v, columns[3])):
+        found[name] = [[column[t * n + i] for t in range(k)] for i in range(n)]
+    for part in parts:
+        rest = part["body"]
+        if part["role"] == 9:
+            lengths, rest = whole_numbers(rest, n)
+            ends = [sum(lengths[: i + 1]) for i in range(n)]
+            assert sum(lengths) == len(rest)
+            found["kept"][part["group"]] = [rest[end - k : end] for end, k in zip(ends, lengths, strict=True)]
+            continue
+        if part["role"] == 11:
+            found["tally"], rest = whole_numbers(rest, part["elements"])
+        else:
+            assert part["role"] == 10
+            planes = found["sums"][part["group"]] = []
+            for fine in part["params"]:
+                whole, rest = whole_numbers(rest, part["elements"])
+                finer, rest = whole_numbers(rest, part["elements"]) if fine else (None, rest)
+                planes.append((whole, finer))
+        assert rest == b""
+    assert report["role"] == 12
+    rest, found["floors"], found["refusals"] = report["body"], [], []
+    for _ in range(report["params"][0]):
+        found["floors"].append([*struct.unpack_from("<9Q", rest)])
+        rest = rest[72:]
+    for _ in range(report["elements"]):
+        client, times, length = struct.unpack_from("<IIB", rest)
+        found["refusals"].append([client, times, rest[9 : 9 + length].decode()])
+        rest = rest[9 + length :]
+    assert rest == b""
+    return found
+
+
+def unit_exponent(bound: float, plan: dict[str, Any]) -> int:
+    """e of the unit 2^-e in which values up to a bound are summed, times weights that count."""
+    return 62 - frexp(bound)[1] - (plan["clients"] * counted(plan["max_weight"], plan)).bit_length()
+
+
+def counted(weight: int, plan: dict[str, Any]) -> int:
+    """What a weight counts."""
+    if not plan["flags"] & 1:
+        return 1
+    return min(weight, plan["weight"]) if plan["flags"] & 4 and not plan["cap_flags"] & 4 else weight
+
+
+def in_units(value: float, weight: int, exponent: int, clients: int) -> tuple[int, int]:
+    """A value times a weight, rounded to units, and what that leaves, in finer ones."""
+    exact = Fraction(value) * weight * Fraction(2) ** exponent
+    whole = round(exact)  # to even, where it is half-way
+    return whole, round((exact - whole) * 2 ** min(51, 63 - clients.bit_length()))

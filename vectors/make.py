@@ -8,6 +8,7 @@ from making.folder import Folder, to_json
 from making.layouts import LAYOUTS
 from making.numbers import numbers
 from making.refused import refused
+from making.trees import trees
 
 from fedmrn.numerics.noise import gaussian_table
 
@@ -26,6 +27,7 @@ def make() -> Folder:
         "layouts": {name: folder.layout(name, layout) for name, layout in LAYOUTS.items()},
         "cases": cases(folder),
         "refused": refused(folder),
+        "trees": trees(folder),
     }
     folder.add("index.json", (to_json(index) + "\n").encode())
     return folder

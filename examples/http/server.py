@@ -34,7 +34,8 @@ def main() -> None:
     parser.add_argument("--key", type=Path, help="of the certificate")
     parser.add_argument("--origin", action="append", default=[], help="of a web page that may take part; * for any")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("fedmrn.http.server").setLevel(logging.INFO)
     layout = Layout.from_json((args.folder / "layout.json").read_bytes())
     tokens = read_tokens(args.folder / "tokens.txt")
     scheme = method(args.method).scheme(down="grid")
@@ -47,7 +48,10 @@ def main() -> None:
         evaluate_every=1,
     )
     http = HttpServer(server, plan, tokens, args.folder, on_round=show, origins=args.origin)
-    http.run(args.host, args.port, args.certificate, args.key)
+    try:
+        http.run(args.host, args.port, args.certificate, args.key)
+    except KeyboardInterrupt as stopped:
+        raise SystemExit(f"{stopped}") from None
     print(f"all bodies, both ways: {http.traffic.up:,} bytes up, {http.traffic.down:,} down")
 
 

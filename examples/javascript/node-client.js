@@ -30,7 +30,12 @@ if (server === undefined || file === undefined || env.FEDMRN_TOKEN === undefined
   console.error("usage: FEDMRN_TOKEN=... node node-client.js SERVER DIGITS.json");
   exit(2);
 }
-setGaussianTable(readFileSync(TABLE)); // only gaussian noise needs it
-const transport = new Transport(server, env.FEDMRN_TOKEN, { onTrouble: (text) => console.error(text) });
-await takePart(transport, readDigits(readFileSync(file, "utf8")), say);
-console.log(`the run is over: ${transport.down} bytes came, ${transport.up} went`);
+try {
+  setGaussianTable(readFileSync(TABLE)); // only gaussian noise needs it
+  const transport = new Transport(server, env.FEDMRN_TOKEN, { onTrouble: (text) => console.error(text) });
+  await takePart(transport, readDigits(readFileSync(file, "utf8")), say);
+  console.log(`the run is over: ${transport.down} bytes came, ${transport.up} went`);
+} catch (error) {
+  console.error(`${error.name}: ${error.message}`);
+  exit(1);
+}

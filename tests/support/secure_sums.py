@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedmrn.secure import Collector, Member
+from fedmrn.secure import Collector, SumMember
 from fedmrn.secure.lanes import Lanes, lane_type
 from fedmrn.secure.session import Session
 
@@ -30,7 +30,7 @@ class Sums:
     """One secure sum, a stage at a time; `gone` are clients that answer a stage no more, by what they do not send."""
 
     session: Session
-    members: dict[int, Member] = field(default_factory=dict)
+    members: dict[int, SumMember] = field(default_factory=dict)
     collector: Collector = field(init=False)
 
     def __post_init__(self) -> None:
@@ -39,7 +39,7 @@ class Sums:
     def keys(self, gone: Collection[int] = ()) -> "Sums":
         for i in range(self.session.members):
             if i not in gone:
-                self.members[i], keys = Member.begin(self.collector.setup(i))
+                self.members[i], keys = SumMember.begin(self.collector.setup(i))
                 self.collector.take_keys(i, keys)
         return self
 

@@ -65,7 +65,7 @@ def damaged() -> Iterator[Row]:
     yield "trailing", e.TrailingBytesError, "A byte follows.", data + b"\0"
     yield "total-small", MALFORMED, "It has 59 bytes, and says so.", patched(data[:59], 8, "<Q", 59)
     yield "checksum", e.ChecksumError, "A bit is another.", patched(data, -9, "B", data[-9] ^ 1)
-    yield "kind", MALFORMED, "Kind 6 does not exist.", with_header(data, kind=6)
+    yield "kind", MALFORMED, "Kind 8 does not exist.", with_header(data, kind=8)
     yield "kind-saved", e.WrongKindError, "Kind 4 does not travel.", with_header(data, kind=4)
     yield "kind-update", e.WrongKindError, "A broadcast is expected.", with_header(data, kind=1)
     yield "sections-many", e.LimitError, "It declares 65 sections.", with_header(data, sections=65)

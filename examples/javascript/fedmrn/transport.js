@@ -46,6 +46,9 @@ export class Transport {
    * @param {{signal?: AbortSignal, onTrouble?: (text: string) => void}} options
    */
   constructor(base, token, { signal, onTrouble = () => {} } = {}) {
+    if (!/^https?:\/\/./.test(base) || !URL.canParse(base)) {
+      throw new TypeError(`a server's address is such as https://host:8000, not ${base}`);
+    }
     this.#base = base.replace(/\/+$/, "");
     this.#token = token;
     this.#signal = signal;

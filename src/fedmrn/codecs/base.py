@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs.limit import clipped
-from fedmrn.codecs.observation import Observed
+from fedmrn.codecs.observation import Observable, Observed
 from fedmrn.errors import ConfigError, EncodeError
 from fedmrn.numerics import kernels
 
@@ -118,9 +118,7 @@ class Opened(ABC):
         raise ConfigError(f"an update of this codec has no plane {plane.value}")
 
     def observed(self, tensors: Sequence[slice]) -> Observed:
-        """Return, for each `Observable` that the codec has, one whole number a tensor; most codecs have none.
-
-        Every section of a codec returns the same observables: means are over all clients of a round.
+        """Return, for each of the codec's `observables`, one whole number a tensor; most codecs have none.
 
         Args:
             tensors: where they lie in the section, none empty.
@@ -151,6 +149,8 @@ class Codec(ABC):
     """What can be read of it; `Opened.plane` gives each."""
     needs_state: ClassVar[bool] = False
     """Whether it reads and writes only after `bind`."""
+    observables: ClassVar[tuple[Observable, ...]] = ()
+    """What its opened sections have in `observed`, in the order of a round's record."""
 
     @classmethod
     def of(cls, codec: "Codec | None") -> Self | None:

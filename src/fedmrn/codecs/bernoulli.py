@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs.base import CHUNK, Codec, EncodeKeys, Opened, check_finite
-from fedmrn.codecs.observation import DENSITY, Observed
+from fedmrn.codecs.observation import DENSITY, Observable, Observed
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import check_mask, count_ones, pack_bits
 from fedmrn.numerics.rng import Purpose, Stream, domain
@@ -50,6 +50,7 @@ class Bernoulli(Codec):
 
     id: ClassVar[int] = 7
     name: ClassVar[str] = "bernoulli"
+    observables: ClassVar[tuple[Observable, ...]] = (DENSITY,)
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -13,16 +13,22 @@ class Observable:
     Attributes:
         name: what the record of a round calls it; not that of another observable or of another key of the record.
         mean: (sum over clients, elements of the tensor, clients) -> the mean that is recorded.
+        span: elements of the tensor -> the least and the largest number of one client.
     """
 
     name: str
     mean: Callable[[int, int, int], float]
+    span: Callable[[int], tuple[int, int]] = lambda _: (-(1 << 31), 1 << 31)
 
 
 Observed = Mapping[Observable, Sequence[int]]
 """For each observable a whole number a tensor."""
 
-DENSITY = Observable("density", lambda ones, elements, clients: ones / (elements * clients))
+DENSITY = Observable(
+    "density", lambda ones, elements, clients: ones / (elements * clients), lambda elements: (0, elements)
+)
 """The share of ones in the masks; the number of one client is that of its ones."""
-NOISE_SCALE = Observable("noise_scale", lambda exponents, _, clients: 2.0 ** (exponents / clients))
+NOISE_SCALE = Observable(
+    "noise_scale", lambda exponents, _, clients: 2.0 ** (exponents / clients), lambda _: (-149, 128)
+)
 """The geometric mean of the noise scales that clients chose, all powers of two; a client's number is its exponent."""

@@ -28,7 +28,7 @@ from fedmrn.torch import (
 from fedmrn.torch.fast.graphs import CudaGraphs, StepGraphs
 from fedmrn.torch.loop import forward_of, plain_batches
 from fedmrn.torch.model_layout import Choose
-from fedmrn.wire.frame import Frame, Kind
+from fedmrn.wire.frame import OWN_LIMITS, Frame, Kind
 from fedmrn.wire.held import Held
 from fedmrn.wire.public import is_public
 
@@ -107,7 +107,7 @@ class Client:
         if message.kind is not MessageKind.TRAIN:
             error = f"a simulated client answers messages of kind train, and this is of kind {message.kind}"
             return Reply(client=message.client, kind=message.kind, error=error)
-        broadcast = Frame.from_bytes(message.data, kind=Kind.BROADCAST)
+        broadcast = Frame.from_bytes(message.data, kind=Kind.BROADCAST, limits=OWN_LIMITS)
         data, key = self._begin(broadcast.round, message.client, samples)
         held = self._held(message)
         public = {"held": held} if is_public(broadcast) else {}  # a rule of one's own need not know of it
@@ -134,7 +134,7 @@ class Client:
 
     def _calibrate(self, message: Message, samples: Samples) -> Reply:
         """Find the statistics of a model on all of the client's samples."""
-        frame = Frame.from_bytes(message.data, kind=Kind.MODEL)
+        frame = Frame.from_bytes(message.data, kind=Kind.MODEL, limits=OWN_LIMITS)
         data, key = self._begin(frame.round, message.client, samples)
         training, device = self._training, ModelLayout.of(self._model).device
         size = max(training.batch_size, _CALIBRATION_BATCH)

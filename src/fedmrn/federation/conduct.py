@@ -32,7 +32,7 @@ from fedmrn.federation.transport import Message, MessageKind, Reply
 from fedmrn.server import Round
 from fedmrn.server.publisher import Publisher
 from fedmrn.server.summed import MaskSum
-from fedmrn.wire.frame import Frame
+from fedmrn.wire.frame import OWN_LIMITS, Frame
 from fedmrn.wire.layout import Group
 from fedmrn.wire.plain import plain
 
@@ -149,7 +149,7 @@ class Conduct:
         self.report.folded.append(client)
         self.report.up += len(data)
         if self._by_client:
-            self.note_exchange(client, Exchange(up=account, raw_up=plain(frame).account()))
+            self.note_exchange(client, Exchange(up=account, raw_up=plain(frame, OWN_LIMITS).account()))
         return frame
 
     def note_padded(self, client: int, size: int, account: Account, raw: Account | None = None) -> None:
@@ -293,5 +293,5 @@ class Conduct:
         """Count a broadcast in plain. A round's broadcasts are of one form, so that one of them is decoded."""
         form: Form = tuple((s.role, s.template, len(s.body)) for s in frame.sections)
         if form not in self._raw_by_form:
-            self._raw_by_form[form] = plain(frame, public=self._public).account()
+            self._raw_by_form[form] = plain(frame, OWN_LIMITS, self._public).account()
         return self._raw_by_form[form]

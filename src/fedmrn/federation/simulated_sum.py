@@ -15,7 +15,7 @@ from fedmrn.wire.frame import Frame, Kind
 from fedmrn.wire.plain import plain
 
 if TYPE_CHECKING:
-    from fedmrn.secure import Member, SecureSum
+    from fedmrn.secure import SecureSum, SumMember
 
 
 class SimulatedSum:
@@ -32,7 +32,7 @@ class SimulatedSum:
         self._protect = protect
         collector = protect.begin(conduct.report.round, len(clients), server.scheme, server.layout)
         self._sums = sums = SumConduct(conduct, collector, clients, protect, server.layout)
-        self._members: dict[int, Member] = {}
+        self._members: dict[int, SumMember] = {}
         for client in clients:
             self._members[client], keys = protect.member(sums.setup(client))
             sums.take_keys(client, keys)

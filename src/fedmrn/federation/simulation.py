@@ -27,6 +27,7 @@ from fedmrn.server import Carried, Server
 from fedmrn.server.publisher import Sent
 from fedmrn.torch import ModelLayout, evaluate
 from fedmrn.torch.loop import channels_last
+from fedmrn.wire.frame import OWN_LIMITS
 from fedmrn.wire.statistics import of_statistics
 
 
@@ -123,6 +124,7 @@ def simulate(
         run=run_of(federation.seed),
         round=first - 1,
         clipping=federation.clipping,
+        limits=OWN_LIMITS,
         carried=carried,
     )
     memory, held = dict(memory or {}), dict[int, bytes]()

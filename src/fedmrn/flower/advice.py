@@ -46,6 +46,11 @@ _CAUSES = (
         "the method; by default only masked noise is accepted",
     ),
     _Cause(
+        ("a larger model needs limits=Limits",),
+        "the model is larger than what clients accept: pass limits=Limits(max_bytes=...) to attach(...), load(...) and "
+        "calibrate(...), and to the strategy where updates are as large",
+    ),
+    _Cause(
         ("WrongLayoutError", "a model with other tensors"),
         "clients build another model than the server: names, shapes, order and choose=... must be the same as those of "
         "the layout that the strategy was given",

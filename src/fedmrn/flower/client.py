@@ -31,20 +31,23 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from torch import nn
 
-from fedmrn.errors import WrongMessageError
+from fedmrn.errors import ConfigError, WrongMessageError
 from fedmrn.flower.kept import keeping
 from fedmrn.flower.metrics import Given, to_metrics
 from fedmrn.flower.records import FRAME, SECURE, broadcast_bytes, model_bytes, records_of, to_array
 from fedmrn.flower.remembered import Remembered
-from fedmrn.methods import MASKED, Accept
-from fedmrn.torch import LocalRule, ModelLayout, answer_calibration, default_choice, load_model
+from fedmrn.methods import MASKED, METHODS, Accept
+from fedmrn.torch import LocalRule, ModelLayout, answer_calibration, default_choice, load_model, local_rule
 from fedmrn.torch import attach as attach_rule
 from fedmrn.torch.calibration import Forward
 from fedmrn.torch.model_layout import Choose, Variances
-from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits
+from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Limits, Role
+from fedmrn.wire.layout import Group
 
 MEMORY = "fedmrn"
 """The record of `context.state` that holds a client's memory."""
+MOST_KEPT = (1 << 31) - (1 << 16)
+"""Bytes of a client's memory: Flower writes a context as one message of protobuf's, which has less than 2 GiB."""
 
 
 def attach(
@@ -78,6 +81,7 @@ def attach(
     Raises:
         WrongMessageError: the message does not come from a fedmrn strategy, or is not one to train from.
         MethodNotAcceptedError: the server asks for a method that is not accepted.
+        ConfigError: what the client keeps from round to round is more than Flower carries (`MOST_KEPT`).
         FrameError, UsageError: as `fedmrn.torch.attach`.
     """
     data = broadcast_bytes(message.content, arrayrecord_key)
@@ -86,6 +90,7 @@ def attach(
     if remembered is not None:
         memory = remembered.before(broadcast)
     else:
+        _check_kept(broadcast)
         memory = None if record is None else record["memory"].numpy()
     with keeping(broadcast, message, lambda: ModelLayout.of(model, choose, variances).layout) as held:
         return attach_rule(
@@ -99,6 +104,21 @@ def attach(
             held=held,
             accept=accept,
             limits=limits,
+        )
+
+
+def _check_kept(broadcast: Frame) -> None:
+    """Refuse to train where Flower could not put away what the client then keeps.
+
+    Raises:
+        ConfigError: says how large it would be.
+    """
+    row = next((row for row in METHODS.values() if row.id == broadcast.method), None)  # `attach_rule` refuses others
+    size = sum(4 * s.count for s in broadcast.sections if (s.role, s.group) == (Role.TEMPLATE, Group.CODED))
+    if size > MOST_KEPT and row is not None and local_rule(row.local).remembers:
+        raise ConfigError(
+            f"clients of {row.name} keep a float32 for each coded parameter, {size} bytes here, and Flower writes a "
+            f"context as one message of at most {MOST_KEPT}: take a method whose clients keep nothing, or plain HTTP"
         )
 
 

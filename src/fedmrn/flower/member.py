@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fedmrn.errors import WrongMessageError, WrongRoundError
 from fedmrn.flower.records import ENVELOPES, FRAME, SECURE, record_bytes, records_of, to_array
-from fedmrn.secure.member import Member
+from fedmrn.secure.member import SumMember
 from fedmrn.secure.records import RecordKind, kind_of
 from fedmrn.secure.update import numbers_of
 from fedmrn.wire.frame import Frame
@@ -42,12 +42,12 @@ def secure_sum(
     Raises:
         WrongMessageError: the message holds no record of a secure sum.
         WrongRoundError: this client has begun no secure sum.
-        FrameError: as `fedmrn.secure.Member`.
+        FrameError: as `fedmrn.secure.SumMember`.
     """
     data = record_bytes(message.content, arrayrecord_key)
     kind = kind_of(data)
     if kind is RecordKind.SETUP:
-        member, answer = Member.begin(data, sign=sign)
+        member, answer = SumMember.begin(data, sign=sign)
         _keep(context, member)
     elif kind is RecordKind.ROSTER:
         member = _kept(context)
@@ -66,7 +66,7 @@ def padded(update: Frame, message: Message, context: Context) -> bytes:
 
     Raises:
         WrongMessageError: the message holds no shares.
-        FrameError, EncodeError: as `fedmrn.secure.Member.pad`.
+        FrameError, EncodeError: as `fedmrn.secure.SumMember.pad`.
     """
     envelopes = records_of(message.content, ConfigRecord)[SECURE].get(ENVELOPES)
     if not isinstance(envelopes, bytes):
@@ -77,13 +77,13 @@ def padded(update: Frame, message: Message, context: Context) -> bytes:
     return data
 
 
-def _keep(context: Context, member: Member) -> None:
+def _keep(context: Context, member: SumMember) -> None:
     context.state[_KEPT] = ConfigRecord({"member": member.to_bytes()})
 
 
-def _kept(context: Context) -> Member:
+def _kept(context: Context) -> SumMember:
     record = records_of(context.state, ConfigRecord).get(_KEPT)
     data = None if record is None else record.get("member")
     if not isinstance(data, bytes):
         raise WrongRoundError("this client has begun no secure sum, or it is over")
-    return Member.from_bytes(data)
+    return SumMember.from_bytes(data)

@@ -17,7 +17,6 @@ from flwr.serverapp.strategy import FedAvg, Result
 
 from fedmrn.errors import ConfigError, EmptyRoundError, UnusableModelError
 from fedmrn.federation.conduct import Conduct
-from fedmrn.federation.report import RoundReport
 from fedmrn.federation.transport import MessageKind
 from fedmrn.flower.advice import Watch
 from fedmrn.flower.arrays import View, flat, state_dict
@@ -28,6 +27,7 @@ from fedmrn.flower.kept_run import KeptRun
 from fedmrn.flower.metrics import Metrics
 from fedmrn.flower.records import RUN
 from fedmrn.flower.replies import Replies
+from fedmrn.flower.reports import Reports
 from fedmrn.flower.streaming import Streaming
 from fedmrn.flower.sum_on_grid import NO_SUM, SumOnGrid, checked
 from fedmrn.flower.taken_up import TakenUp
@@ -73,7 +73,7 @@ class FedMRN(FedAvg):
         **fedavg: as for Flower's FedAvg: fraction_train, min_train_nodes, ...
 
     Attributes:
-        reports: what came of each round since `start`.
+        reports: what came of each round since `start`; of the last ones where they are very many (`Reports`).
 
     Raises:
         UsageError: a method, option, secret or other argument that cannot be; a tracker that is not installed.
@@ -109,7 +109,7 @@ class FedMRN(FedAvg):
         self.layout, self.tied = (view, {}) if isinstance(view, Layout) else (view.layout, view.tied)
         self.method = find_method(method)
         self.scheme = self.method.scheme(options, side, down, optimizer, equal=equal)
-        self.reports: list[RoundReport] = []
+        self.reports = Reports()
         self._secret, self._limits, self._clipping = secret, limits, clipping
         self._server: Server | None = None
         self._protect, self._sums = checked(protect, self.scheme, self.layout), NO_SUM
@@ -184,7 +184,7 @@ class FedMRN(FedAvg):
     def _take(self, server: Server, initial_arrays: ArrayRecord) -> None:
         self._server, sent = server, {*self.layout.slices, *self.tied}
         self._initial = ArrayRecord({name: array for name, array in initial_arrays.items() if name not in sent})
-        self._conduct, self.reports = None, []
+        self._conduct, self.reports = None, Reports()
         self._watch = Watch(self._give_up_after)
 
     def configure_train(

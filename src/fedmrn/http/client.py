@@ -221,16 +221,15 @@ class HttpTask:
     def _ask_for_all(self, error: LostModelError) -> None:
         """Tell the server that this client does not hold its public model, and take the task again.
 
+        If that was closed meanwhile, the next of its kind is taken; what is of another kind is declined.
+
         Raises:
-            LostModelError: the server does not want it any more.
             ServerRefusedError: the run is over.
         """
-        name = self._given.name
-        if not self.fail(error):
-            raise error
-        given = self._client.connection.task()
+        self.fail(error)
+        connection = self._client.connection
+        while (given := connection.task()) is not None and given.kind != self.kind:
+            connection.fail(given, f"this client waits for a model to {self.kind}")
         if given is None:
             raise ServerRefusedError("the run is over")
-        self._given = given
-        if given.name != name:
-            raise error
+        self._given, self.round, self.config = given, given.round, given.config

@@ -5,7 +5,7 @@ import json
 import random
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
@@ -24,6 +24,7 @@ _AGAIN = frozenset((408, 429, 500, 502, 503, 504))
 _LATE = 409
 _OVER = 410
 _MOST_JSON = 1 << 25
+_PIECE = 1 << 18
 _LONGEST_PAUSE = 60.0
 
 
@@ -182,7 +183,7 @@ class Connection:
             pause, lost = 0.0, None
             try:
                 self.up += len(data or b"") + beside
-                with self._http.stream(verb, path, content=data, headers=headers) as response:
+                with self._http.stream(verb, path, **_sent(data, headers)) as response:
                     body = self._read(response, most)
                 if response.status_code not in _AGAIN:
                     return _checked(response, body)
@@ -198,13 +199,31 @@ class Connection:
             time.sleep(pause)
 
     def _read(self, response: httpx.Response, most: int) -> bytes:
-        found = bytearray()
+        declared, found = response.headers.get("content-length", ""), bytearray()
+        if len(declared) > 20 or (declared.isdecimal() and int(declared) > most):
+            raise _too_long(most)
         for piece in response.iter_raw():
             found += piece
             self.down += len(piece)
             if len(found) > most:
-                raise LimitError(f"the server sends more than {most} bytes")
+                raise _too_long(most)
         return bytes(found)
+
+
+def _too_long(most: int) -> LimitError:
+    return LimitError(f"the server sends more than {most} bytes: a larger model needs limits=Limits(max_bytes=...)")
+
+
+def _sent(data: bytes | None, headers: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return the arguments of a request; a body in pieces: httpx copies what is left after each write."""
+    if data is None:
+        return {"headers": headers}
+    return {"content": _pieces(memoryview(data)), "headers": {**(headers or {}), "Content-Length": str(len(data))}}
+
+
+def _pieces(data: memoryview) -> Iterator[bytes]:
+    for start in range(0, len(data), _PIECE):
+        yield bytes(data[start : start + _PIECE])
 
 
 def _checked(response: httpx.Response, body: bytes) -> tuple[httpx.Response, bytes]:

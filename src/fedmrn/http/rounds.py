@@ -46,6 +46,14 @@ class Outcome:
     evaluation: dict[str, float] = field(default_factory=dict)
     seconds: float
 
+    def __str__(self) -> str:
+        """A line for people."""
+        report, evaluation = self.report, sorted(self.evaluation.items())
+        said = "".join(f", {name} {value:.4g}" for name, value in (*sorted(self.metrics.items()), *evaluation))
+        updates = f"{len(report.folded)} of {len(self.clients)} updates"
+        traffic = f"{report.total_up:,} bytes up, {report.total_down:,} down"
+        return f"round {report.round}: {updates}, {traffic}{said}"
+
     def line(self) -> str:
         """Return it as a line of JSON."""
         report = self.report
@@ -152,7 +160,10 @@ class Rounds:
                 if task.answers >= least:
                     return
                 why = "nobody is left to answer" if done else f"{self._plan.deadline:g} s are over"
-                _log.warning("%s: %s of %s answers, and %s", task.name, task.answers, least, why)
+                needed = f"at least {least} {'is' if least == 1 else 'are'} needed"
+                _log.warning(
+                    "%s: %s of %s answers, %s, and %s", task.name, task.answers, len(task.clients), needed, why
+                )
                 if left:
                     self._desk.prolong(self._plan.deadline)
             raise NoUpdatesError(_no_updates(task, least))

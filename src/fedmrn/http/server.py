@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from logging import getLogger
 from pathlib import Path
 from threading import Thread
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from starlette.applications import Starlette
 
 from fedmrn.errors import ConfigError, FedmrnError
-from fedmrn.files import make_folder
+from fedmrn.files import locked, make_folder
 from fedmrn.http.app import Bell, Counter, application
 from fedmrn.http.bodies import Traffic
 from fedmrn.http.desk import ClosedError, Desk
@@ -34,6 +34,7 @@ from fedmrn.http.tokens import Tokens
 from fedmrn.methods import METHODS
 from fedmrn.server import Clipping, Server
 from fedmrn.server.scheme import Scheme
+from fedmrn.whole import whole
 from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
 from fedmrn.wire.layout import Layout
 from fedmrn.wire.public import tag_of
@@ -121,6 +122,7 @@ class HttpServer:
                 f"a round waits for {plan.wanted} clients, and there are tokens for {len(tokens.clients)}"
             )
         make_folder(folder)
+        self._folder = folder
         most = min(server.limits.max_bytes, _WIDEST * server.layout.size + _SLACK) if max_bytes is None else max_bytes
         self.federation, self._plan, self._on_round, self._linger = server, plan, on_round, linger
         self._most, self._max_wait = most, max_wait
@@ -158,15 +160,17 @@ class HttpServer:
         """Serve until the run is over.
 
         Args:
-            host, port: to listen on.
+            host, port: to listen on; port 0 takes a free one, and the log says which.
             certificate, key: of TLS, files in PEM.
             insecure: listen without TLS on more than this machine: behind a proxy that ends TLS.
             connections: at the same time; more are answered by 503.
             listener: a socket that is bound already, in place of host and port.
 
         Raises:
-            ConfigError: it would listen beyond this machine without TLS.
+            ConfigError: it would listen beyond this machine without TLS, or cannot listen there.
+            RunError: another server runs in the folder.
             FedmrnError, OSError: what ended the run.
+            KeyboardInterrupt: Ctrl-C; started again, the run goes on.
         """
         if certificate is None and not insecure and not _is_loopback(host):
             raise ConfigError(
@@ -175,8 +179,6 @@ class HttpServer:
             )
         config = uvicorn.Config(
             self.app,
-            host=host,
-            port=port,
             http="h11",
             ws="none",
             lifespan="on",
@@ -192,7 +194,15 @@ class HttpServer:
             ssl_keyfile=key,
         )
         self._uvicorn = uvicorn.Server(config)
-        self._uvicorn.run(None if listener is None else [listener])
+        with locked(self._folder), closing(_listen(host, port) if listener is None else listener) as door:
+            scheme, address = "http" if certificate is None else "https", door.getsockname()
+            _log.info("listening on %s://%s:%s, after round %s", scheme, *address[:2], self.federation.round)
+            try:
+                self._uvicorn.run([door])
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(
+                    f"stopped in round {self.federation.round + 1}; start it again to go on"
+                ) from None
         if self.error is not None:
             raise self.error
 
@@ -244,6 +254,19 @@ class HttpServer:
             "max_bytes": self._most,
             "max_wait": self._max_wait,
         }
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        ConfigError: there is no such address or port, or somebody else has it.
+    """
+    port = whole(port, "port", least=0, most=65_535)
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
 
 
 def _is_loopback(host: str) -> bool:

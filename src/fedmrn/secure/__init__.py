@@ -12,7 +12,7 @@ two libraries, `cryptography` and `pycryptodome` (pip install "fedmrn[secure]");
 """
 
 from fedmrn.secure.collector import Collector
-from fedmrn.secure.member import Member
+from fedmrn.secure.member import SumMember
 from fedmrn.secure.protect import SecureSum
 
-__all__ = ["Collector", "Member", "SecureSum"]
+__all__ = ["Collector", "SecureSum", "SumMember"]

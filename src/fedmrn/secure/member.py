@@ -1,6 +1,6 @@
 """A client's side of one secure sum: four answers, each given once, and secrets that are gone after the last.
 
-    member, keys = Member.begin(setup)
+    member, keys = SumMember.begin(setup)
     shares = member.share(roster)
     padded = member.pad(envelopes, numbers)
     revealed = member.reveal(survivors)
@@ -41,7 +41,7 @@ class Step(IntEnum):
     REVEALED = 4
 
 
-class Member:
+class SumMember:
     """One client in one round's secure sum.
 
     Args:

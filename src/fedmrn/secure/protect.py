@@ -6,7 +6,7 @@ from math import ceil
 
 from fedmrn.errors import ConfigError
 from fedmrn.secure.collector import Collector, Total
-from fedmrn.secure.member import Member
+from fedmrn.secure.member import SumMember
 from fedmrn.secure.session import Session
 from fedmrn.secure.update import check_scheme, mask_sum, numbers_of, shape_of
 from fedmrn.server.scheme import Scheme
@@ -68,21 +68,21 @@ class SecureSum:
         return Collector(Session.begin(round, clients, self.needed(clients), *shape_of(scheme, layout)))
 
     @staticmethod
-    def member(setup: bytes, sign: bytes | None = None) -> tuple[Member, bytes]:
-        """Return a client's side, and its keys; as `Member.begin`."""
-        return Member.begin(setup, sign=sign)
+    def member(setup: bytes, sign: bytes | None = None) -> tuple[SumMember, bytes]:
+        """Return a client's side, and its keys; as `SumMember.begin`."""
+        return SumMember.begin(setup, sign=sign)
 
     @staticmethod
-    def share(member: Member, roster: bytes, trusted: Collection[bytes] = ()) -> bytes:
-        """Return a client's shares; as `Member.share`."""
+    def share(member: SumMember, roster: bytes, trusted: Collection[bytes] = ()) -> bytes:
+        """Return a client's shares; as `SumMember.share`."""
         return member.share(roster, trusted=frozenset(trusted))
 
     @staticmethod
-    def pad(member: Member, envelopes: bytes, update: Frame) -> bytes:
+    def pad(member: SumMember, envelopes: bytes, update: Frame) -> bytes:
         """Return an update with pads on it, in place of its frame.
 
         Raises:
-            FrameError, EncodeError: as `Member.pad`.
+            FrameError, EncodeError: as `SumMember.pad`.
         """
         return member.pad(envelopes, numbers_of(update, member.session))
 

@@ -2,8 +2,9 @@
 
 from fedmrn.server.caps import Clipping
 from fedmrn.server.carried import Carried
+from fedmrn.server.edge import EdgeRound
 from fedmrn.server.grid import PublicGrid
 from fedmrn.server.round import Round
 from fedmrn.server.server import Server
 
-__all__ = ["Carried", "Clipping", "PublicGrid", "Round", "Server"]
+__all__ = ["Carried", "Clipping", "EdgeRound", "PublicGrid", "Round", "Server"]

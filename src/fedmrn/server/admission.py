@@ -34,7 +34,7 @@ class Admission:
 
     Attributes:
         codecs: of each group, bound where they need it.
-        senders: whose frames were folded.
+        senders: whose frames were folded, in the order in which they were.
         total_weight: of those frames.
 
     Raises:
@@ -52,7 +52,7 @@ class Admission:
         bound = any(codec.needs_state for codec in self.codecs.values())
         self.bound_to = blake2b(shown.tobytes()).digest() if bound and shown is not None else b""
         self._coded = [t.name for t in plan.layout.tensors if t.group is Group.CODED and t.size]
-        self.senders: set[int | str] = set()
+        self.senders: dict[int | str, None] = {}
         self.total_weight = 0
 
     @property
@@ -91,11 +91,17 @@ class Admission:
             raise LimitError(f"weight {frame.weight} is not in 1..{plan.limits.max_weight}")
         if tuple(s.template for s in frame.sections) != plan.templates:
             raise WrongParametersError("the sections are not those that the broadcast asked for")
-        limit = plan.limits.max_value
-        found = [(s.group, self.codecs[s.group].open(s.body, s.count, noise_key, limit)) for s in frame.sections]
-        for group, opened in found:
-            self._check_scales(group, opened.tensor_scales())
-        return found
+        return [(s.group, self.open_body(s.group, s.body, s.count, noise_key)) for s in frame.sections]
+
+    def open_body(self, group: Group, body: bytes | memoryview, count: int, noise_key: int) -> Opened:
+        """Check what a client sent of a group, and return it opened.
+
+        Raises:
+            FrameError: one subclass for each cause.
+        """
+        opened = self.codecs[group].open(body, count, noise_key, self.plan.limits.max_value)
+        self._check_scales(group, opened.tensor_scales())
+        return opened
 
     def check_sender(self, sender: int | str) -> None:
         """Refuse a frame of a client that sent one already, or of one too many.
@@ -142,7 +148,7 @@ class Admission:
 
     def note(self, sender: int | str, weight: int) -> None:
         """Note a frame that was folded."""
-        self.senders.add(sender)
+        self.senders[sender] = None
         self.total_weight += weight
 
     def check_any(self) -> None:
@@ -164,7 +170,7 @@ class Admission:
         """
         if (self.plan, self.bound_to) != (other.plan, other.bound_to):
             raise ConfigError("only aggregators of the same round, model, method and limits can be merged")
-        if self.senders & other.senders:
+        if self.senders.keys() & other.senders.keys():
             raise DuplicateFrameError("both aggregators folded a frame of the same client")
         if not self._has_room(other.count):
             raise LimitError(self._full)

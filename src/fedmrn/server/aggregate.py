@@ -1,6 +1,6 @@
 """The aggregator: checks one round's updates and folds them, in O(d) memory, into their exact weighted mean."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 
@@ -16,10 +16,12 @@ from fedmrn.server.fold import ExactSum
 from fedmrn.server.plan import RoundPlan
 from fedmrn.server.side import SideData
 from fedmrn.server.sum import Contribution
-from fedmrn.server.summed import MaskSum, fold_sum, full_mask
 from fedmrn.server.tally import Tally
 from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Limits, Section
 from fedmrn.wire.layout import Group, Layout
+
+Bodies = Mapping[Group, bytes | memoryview]
+"""The bytes of what a client sent, by group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Aggregator:
             does not depend on it.
         state: what clients were shown, float32, shape (layout.size,); only codecs that are bound to it need it.
         caps: how much one client moves at most; by default as much as the limits allow.
+        keep_bodies: whether the bytes of what waits for the close are kept, to be sent on.
 
     Attributes:
         plan: what partial sums agree on.
@@ -56,6 +59,7 @@ class Aggregator:
         tally: what codecs say of the tensors.
         census: how large updates and weights were, for the caps of the next round.
         kept: whole updates that wait for the close, in a round that clips by its own median.
+        bodies: of each update in order the bytes of what waits, by group; None where they are not kept.
         lock: held while the sum changes, and by whoever must not be disturbed by that.
 
     Raises:
@@ -77,6 +81,7 @@ class Aggregator:
         planes: Sequence[Plane] = (Plane.VALUE,),
         state: NDArray[np.float32] | None = None,
         caps: RoundCaps | None = None,
+        keep_bodies: bool = False,
     ) -> None:
         self.plan = RoundPlan(
             layout=layout,
@@ -93,9 +98,28 @@ class Aggregator:
         self.sums = ExactSum(self.plan, self.admission.codecs, cores() if threads is None else threads)
         self.side = SideData(layout, caps)
         self.tally, self.census = Tally(layout), Census()
-        self.lock = Lock()
+        self.lock, self._state = Lock(), state
         self.kept: list[Update] = []
+        self.bodies: list[Bodies] | None = [] if keep_bodies else None
         self._folded, self._stopped = 0, False
+
+    def empty(self) -> "Aggregator":
+        """Return another part of the same round, without updates."""
+        plan = self.plan
+        return Aggregator(
+            plan.layout,
+            plan.templates,
+            method=plan.method,
+            round=plan.round,
+            max_clients=plan.max_clients,
+            weighted=plan.weighted,
+            limits=plan.limits,
+            threads=self.sums.threads,
+            planes=plan.planes,
+            state=self._state,
+            caps=plan.caps,
+            keep_bodies=True,
+        )
 
     @property
     def count(self) -> int:
@@ -126,6 +150,7 @@ class Aggregator:
         sender = noise_key if client is None else client
         sections = self.admission.open(frame, noise_key, sender)
         update = Update(sections, frame.weight, self.side.measure(sections))
+        bodies = {s.group: s.body for s in frame.sections if self.plan.waits(s.group)}
         with self.lock:
             self._check_open()  # another thread may have finished the round
             self.admission.check_sender(sender)  # another thread may have been first
@@ -134,57 +159,30 @@ class Aggregator:
                     self.kept.append(update)
                 else:
                     self._fold(update)
-                self._note(update)
+                self.note(update)
                 self.admission.note(sender, self.admission.weight(frame))
+                if self.bodies is not None:
+                    self.bodies.append(bodies)
 
-    def add_sum(self, total: MaskSum, noise_key: int) -> None:
-        """Fold all updates of the round as one sum of masks; equal to the bit to folding them one by one.
-
-        Side data is not clipped by the round's median: single values are not there.
+    def stop(self, *, empty: bool = False) -> None:
+        """Take no more frames: what is read from now on belongs together.
 
         Args:
-            total: the sum.
-            noise_key: the key that all clients were sent.
-
-        Raises:
-            WrongParametersError: the sum is not of this model, or its masks are none.
-            DuplicateFrameError: something was folded already.
-            WrongRoundError: the round is finished.
-        """
-        self._check_open()
-        total.check(self.plan.layout)
-        with self.lock:
-            if self.count:
-                raise DuplicateFrameError("a round is of single updates or of one sum, not of both")
-            self.census.weights += [1] * len(total.clients)
-            plan, codecs = self.plan, self.admission.codecs
-            if plan.caps is not None:
-                wanted = total.wanted_scales(plan.caps.told_scales)
-                self.census.scales += [] if wanted is None else [wanted]
-                if plan.caps.first:
-                    plan = replace(plan, caps=plan.caps.closed(self.census))
-            self.sums = ExactSum(plan, codecs, self.sums.threads)
-            fold_sum(self.sums, codecs, total, noise_key)
-            if Group.CODED in codecs:
-                self.tally.add_sum(total, full_mask(plan, codecs[Group.CODED], noise_key))
-            for client in total.clients:
-                self.admission.note(client, 1)
-
-    def stop(self) -> None:
-        """Take no more frames: what is read from now on belongs together.
+            empty: whether there may be none.
 
         Raises:
             EmptyRoundError: if no frame was folded; more are taken then.
         """
         with self.lock:
-            self.admission.check_any()
+            if not empty:
+                self.admission.check_any()
             self._stopped = True
 
     def _check_open(self) -> None:
         if self._stopped:
             raise WrongRoundError(f"round {self.plan.round} is finished: its sum is closed")
 
-    def _note(self, update: Update) -> None:
+    def note(self, update: Update) -> None:
         """Note what an update says of its tensors, and claims."""
         self.census.weights.append(update.weight)
         self.census.values.append(update.magnitudes)
@@ -246,6 +244,8 @@ class Aggregator:
                 self.sums.merge(other.sums)
                 self.side.merge(other.side)
                 self.kept += other.kept
+                if self.bodies is not None:
+                    self.bodies += other.bodies or []
                 self.tally.merge(other.tally)
                 self.census.merge(other.census)
                 self.admission.merge(other.admission)

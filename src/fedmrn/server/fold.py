@@ -95,6 +95,10 @@ class ExactSum:
         """Each group's sum, and those of the further planes of the coded group."""
         return [*self.sums.values(), *self._further]
 
+    def planes_of(self, group: Group) -> list[Sum]:
+        """The sums of a group, one a plane."""
+        return [self.sums[group], *(self._further if group is Group.CODED else ())]
+
     def check_whole(self) -> None:
         """Refuse a sum that is closed or was left half-way.
 

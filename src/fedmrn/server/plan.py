@@ -6,7 +6,7 @@ from fedmrn.codecs import Plane
 from fedmrn.errors import ConfigError
 from fedmrn.server.caps import RoundCaps
 from fedmrn.wire.frame import Limits, Section
-from fedmrn.wire.layout import Layout
+from fedmrn.wire.layout import Group, Layout
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class RoundPlan:
             if t.count != span.stop - span.start:
                 group = t.group.name.lower()
                 raise ConfigError(f"a template has {t.count} elements of group {group}, not the layout's")
+
+    def waits(self, group: Group) -> bool:
+        """Whether what clients send of a group is kept until the round closes, and not summed before."""
+        return self.caps is not None and (self.caps.first or (self.caps.hold and group is not Group.CODED))
 
     @property
     def max_weight(self) -> int:

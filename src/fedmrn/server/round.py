@@ -8,22 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs import EncodeKeys
-from fedmrn.errors import (
-    ConfigError,
-    DuplicateFrameError,
-    RoundOrderError,
-    UnknownClientError,
-    WrongRoundError,
-)
+from fedmrn.errors import ConfigError, RoundOrderError, WrongRoundError
 from fedmrn.numerics.rng import derive_key
 from fedmrn.server.aggregate import Aggregator
 from fedmrn.server.caps import RoundCaps, TellsScales
 from fedmrn.server.carried import Carried
+from fedmrn.server.node import Node, Post
 from fedmrn.server.optimizer import Scaled
 from fedmrn.server.rules import Sees
 from fedmrn.server.statistics import check_round, move_variances
 from fedmrn.server.summed import MaskSum
-from fedmrn.wire.frame import Frame, Kind, bytes_of
+from fedmrn.server.summing import take_sum
+from fedmrn.wire.frame import Frame, Kind
 from fedmrn.wire.layout import Group, Layout
 from fedmrn.wire.messages import state_sections, templates
 from fedmrn.wire.terms import terms_section
@@ -33,8 +29,10 @@ if TYPE_CHECKING:
     from fedmrn.server.server import Server
 
 
-class Round:
+class Round(Node):
     """One round: hands each client its broadcast, takes updates one at a time, refuses what does not belong.
+
+    In a tree it takes the partial sums of edge servers too (`assign`, `merge`; `fedmrn.server.node`).
 
     Attributes:
         number: of the round.
@@ -46,17 +44,15 @@ class Round:
     """
 
     def __init__(self, server: "Server", number: int, clients: Iterable[int | str]) -> None:
-        self.number = number
         self._server = server
         shared = server.scheme.shared_key
         labels = ("noise", server.run.hex(), number)
-        self._keys = {c: derive_key(server.secret, *labels, *(() if shared else (c,))) for c in clients}
-        if not self._keys:
+        keys = {c: derive_key(server.secret, *labels, *(() if shared else (c,))) for c in clients}
+        if not keys:
             raise ConfigError("a round needs at least one client")
         if not 1 <= number < 1 << 32:
             raise ConfigError(f"rounds are numbered from 1 to 2^32 - 1, got {number}")
-        self._closed, self._finishing = False, Lock()
-        self.answered: set[int | str] = set()
+        self._finishing = Lock()
         self.before, self._shown = server.state, server.shown  # all of a round's clients are shown the same
         self.publisher = server.publisher
         self._public = None if self.publisher is None else self.publisher.current.number
@@ -69,17 +65,17 @@ class Round:
             multiple = coded.told_multiple
             told = None if multiple is None else TellsScales(multiple, largest_scale(coded, server.limits))
             self.caps = RoundCaps.of(
-                server.carried.known(layout), server.clipping, layout, self._shown, len(self._keys), told
+                server.carried.known(layout), server.clipping, layout, self._shown, len(keys), told
             )
         tells = self.caps is not None and layout.sizes(Group.CODED) and coded.sends_scales
         told_terms = (self.caps.told, self.caps.told_scales) if self.caps and tells else ()
         self._terms = terms_section(server.scheme.terms, *told_terms)
-        self.aggregator = Aggregator(
+        aggregator = Aggregator(
             server.layout,
             self._templates,
             method=server.scheme.method,
             round=number,
-            max_clients=len(self._keys),
+            max_clients=len(keys),
             weighted=server.scheme.weighted,
             limits=server.limits,
             threads=server.threads,
@@ -87,6 +83,19 @@ class Round:
             state=self._shown,
             caps=self.caps,
         )
+        exact = self._exact is not None
+        needed = exact or any(codec.needs_state for codec in aggregator.admission.codecs.values())
+        state = (self._exact or state_sections(layout, self._shown)) if needed else ()
+        post = Post(
+            keys=keys,
+            indices={client: i for i, client in enumerate(keys)},
+            secret=server.secret,
+            labels=("edge", server.run.hex(), number),
+            shared_key=shared,
+            sections=self._templates + self._terms + state,
+            exact=exact,
+        )
+        super().__init__(post, aggregator)
 
     @property
     def layout(self) -> Layout:
@@ -97,11 +106,6 @@ class Round:
     def shown(self) -> NDArray[np.float32]:
         """What all clients of the round are shown, float32, shape (layout.size,)."""
         return self._shown
-
-    @property
-    def clients(self) -> tuple[int | str, ...]:
-        """Who is asked."""
-        return tuple(self._keys)
 
     def broadcast(self, client: int | str) -> bytes:
         """Return the bytes of this client's broadcast.
@@ -131,50 +135,23 @@ class Round:
         sections = self._templates + self._terms + state
         return Frame(Kind.BROADCAST, server.scheme.method, self.number, key, server.layout.digest, 0, sections)
 
-    def add(self, client: int | str, data: bytes | memoryview) -> Frame:
-        """Check and fold a client's update; return the frame as parsed. Several threads may do so at the same time.
-
-        Raises:
-            UnknownClientError, DuplicateFrameError: this client was not asked, or answered already.
-            WrongRoundError: the round is finished.
-            FrameError: one subclass for each cause; nothing has changed then.
-        """
-        key = self._key(client)
-        self._check_open()
-        if client in self.answered:
-            raise DuplicateFrameError(f"client {client} answered already in round {self.number}")
-        if not isinstance(data, bytes):
-            data = bytes(bytes_of(data))  # frames may wait, and must not change meanwhile
-        frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=self._server.limits)
-        self.aggregator.add(frame, key, client if self._server.scheme.shared_key else None)
-        self.answered.add(client)
-        if self.publisher is not None and self._public is not None and self._server.is_current(self):
-            self.publisher.folded(client, self._public)
-        return frame
-
     def add_sum(self, total: MaskSum) -> None:
         """Fold the updates of all clients that answered as one sum of masks (`fedmrn.secure`).
 
         Raises:
             UnknownClientError: a client of the sum was not asked.
-            WrongRoundError, DuplicateFrameError, WrongParametersError: as `Aggregator.add_sum`.
+            WrongRoundError, DuplicateFrameError, WrongParametersError: as `fedmrn.server.summing.take_sum`.
         """
         self._check_open()
         keys = [self._key(client) for client in total.clients]
-        self.aggregator.add_sum(total, keys[0] if keys else 0)
+        take_sum(self.aggregator, total, keys[0] if keys else 0)
         self.answered.update(total.clients)
+        for client in total.clients:
+            self._folded(client)
+
+    def _folded(self, client: int | str) -> None:
         if self.publisher is not None and self._public is not None and self._server.is_current(self):
-            for client in total.clients:
-                self.publisher.folded(client, self._public)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise WrongRoundError(f"round {self.number} is finished")
-
-    def _key(self, client: int | str) -> int:
-        if client not in self._keys:
-            raise UnknownClientError(f"client {client} was not asked in round {self.number}")
-        return self._keys[client]
+            self.publisher.folded(client, self._public)
 
     @np.errstate(over="ignore", invalid="ignore")  # what leaves float32 is found by `check_round`
     def finish(self) -> NDArray[np.float32]:

@@ -25,6 +25,7 @@ from fedmrn.wire.layout import Group, Layout
 F32 = NDArray[np.float32]
 Sections = Iterable[tuple[Group, Opened]]
 _LARGEST = np.float32(2.0**126)
+_NOTHING = np.empty(0, np.int16)
 
 
 class SideData:
@@ -56,7 +57,7 @@ class SideData:
     def measure(self, sections: Sections) -> NDArray[np.int16]:
         """Return the exponent of the largest magnitude of each tensor, int16, shape (tensors that are not empty,)."""
         if not self._groups:
-            return np.empty(0, np.int16)
+            return _NOTHING
         found = {group: self._largest(opened, self._sizes[group]) for group, opened in sections if group in self._sizes}
         rows = [found.get(group, [0.0] * len(self._sizes[group])) for group in self._groups]
         return exponents_of(np.array([x for row in rows for x in row]))

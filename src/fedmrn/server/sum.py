@@ -11,12 +11,14 @@ Only a frame whose scales lie very far below their caps gets one; that depends o
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from math import frexp, ldexp
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs import CHUNK, Opened
+from fedmrn.errors import BoundError, MalformedFrameError
 from fedmrn.numerics.kernels import NEAR, fold_finely, write_fine_mean, write_mean
 from fedmrn.numerics.kernels import fold as fold_values
 from fedmrn.numerics.threads import in_parallel
@@ -66,6 +68,11 @@ class Sum:
         capacity: the largest total weight.
         clients: the largest number of contributions.
         fine: whether it has a second integer an element.
+
+    Attributes:
+        integers: the sum, in each element's unit.
+        rest: what is finer than a unit, int64; None where no contribution had that.
+        units: of the elements, in order.
     """
 
     def __init__(self, integers: NDArray[np.int64], capacity: int, clients: int, *, fine: bool) -> None:
@@ -162,6 +169,23 @@ class Sum:
         factor = ldexp(weight, unit.exponent)
         return factor, unit.bound * factor < NEAR
 
+    def check(self, weight: int, clients: int) -> None:
+        """Refuse a sum from elsewhere that contributions of this total weight, so many, cannot have.
+
+        Raises:
+            MalformedFrameError: it lacks the second integer.
+            BoundError: an element is beyond its bound.
+        """
+        if self._fine and self.rest is None:
+            raise MalformedFrameError("a sum lacks what is finer than its units")
+        start = 0
+        for unit in self.units:
+            most = int(Fraction(unit.bound) * Fraction(2) ** unit.exponent * weight) + clients
+            _check_within(self.integers[start : unit.stop], most, "a sum of")
+            start = unit.stop
+        if self.rest is not None:
+            _check_within(self.rest, clients << (self._finer - 1), "what a sum has below its units,")
+
     def merge(self, other: "Sum") -> None:
         """Add another sum with the same units."""
         self.integers += other.integers
@@ -180,3 +204,9 @@ class Sum:
                 coarser = ldexp(1.0, -self._finer)
                 write_fine_mean(self.integers[where], self.rest[where], coarser, factor, out[where])
             start = unit.stop
+
+
+def _check_within(numbers: NDArray[np.int64], most: int, what: str) -> None:
+    if numbers.size and max(int(numbers.max()), -int(numbers.min())) > most:
+        at = int(np.argmax((numbers > most) | (numbers < -most)))
+        raise BoundError(f"{what} {int(numbers[at])} units, cannot be: its members come to {most} at most")

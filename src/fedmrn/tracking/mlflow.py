@@ -12,6 +12,8 @@ from fedmrn.tracking.base import Point, Setting
 FILE = "mlflow-run"
 """Holds the id of the run of MLflow that a folder is tracked as."""
 _EXPERIMENT = "fedmrn"
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+"""Unless the environment says otherwise: by MLflow's own a server that is away would stop a run for minutes."""
 _ID = re.compile(r"[0-9a-f]{32}")
 _MOST = 1000
 """Metrics of a batch, as MLflow allows them."""
@@ -39,6 +41,8 @@ class MLflow:
         from mlflow.entities import Param, RunTag  # noqa: PLC0415 - an extra
         from mlflow.tracking import MlflowClient  # noqa: PLC0415
 
+        for name, value in _PATIENCE.items():
+            os.environ.setdefault(name, value)
         self._client = MlflowClient()
         there = self._there()
         if there is None:

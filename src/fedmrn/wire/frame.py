@@ -2,7 +2,8 @@
 
 A frame is an *update* (client to server: one section a tensor group), a *broadcast* (server to client: what to send,
 as templates, terms of training, and the state of the model), a *model* (server to client: values to evaluate, or to
-calibrate) or *statistics* (client to server: those of the model that it was sent).
+calibrate) or *statistics* (client to server: those of the model that it was sent). In a tree of servers an *assignment*
+goes down to an edge (which clients answer there, under which keys and caps), and a *partial* sum comes up from it.
 Parsing looks at headers only and keeps bodies as views of the bytes it was given: it allocates O(sections), and nothing
 whose size the sender chose.
 """
@@ -25,10 +26,10 @@ from fedmrn.errors import (
     TruncatedFrameError,
     UnsupportedVersionError,
     WrongKindError,
-    WrongMessageError,
 )
 from fedmrn.whole import shown, whole
 from fedmrn.wire.layout import Group
+from fedmrn.wire.reader import bytes_of
 
 _MAGIC = b"FMRN"
 _VERSION = 1
@@ -55,10 +56,14 @@ class Kind(IntEnum):
     """To nobody: what a server keeps in a file."""
     STATISTICS = 5
     """From a client: the running statistics of a model that it was sent, on its own samples; nothing was trained."""
+    PARTIAL = 6
+    """From an edge server to the one above it: the sum of its clients' updates."""
+    ASSIGNMENT = 7
+    """From a server to an edge server: whose updates to take, and how."""
 
 
 class Role(IntEnum):
-    """What a section is: an update, a state, a template to send, terms of training; in a file, what a server keeps."""
+    """What a section is: of messages with clients, from MOMENTS on of a server's file, from MEMBERS on of a tree."""
 
     UPDATE = 0
     STATE = 1
@@ -68,6 +73,12 @@ class Role(IntEnum):
     SERVER = 5
     START = 6
     PUBLIC = 7
+    MEMBERS = 8
+    KEPT = 9
+    SUM = 10
+    TALLY = 11
+    REPORT = 12
+    ASSIGNED = 13
 
 
 _ROLES = {
@@ -76,8 +87,12 @@ _ROLES = {
     Kind.MODEL: {Role.STATE},
     Kind.SAVED: {Role.STATE, Role.MOMENTS, Role.SERVER, Role.START, Role.PUBLIC},
     Kind.STATISTICS: {Role.STATE},
+    Kind.PARTIAL: {Role.MEMBERS, Role.KEPT, Role.SUM, Role.TALLY, Role.REPORT},
+    Kind.ASSIGNMENT: {Role.TEMPLATE, Role.TERMS, Role.STATE, Role.ASSIGNED},
 }
 _WEIGHTED = {Kind.UPDATE, Kind.STATISTICS}
+_BODIES = {Role.UPDATE, Role.STATE, Role.TEMPLATE, Role.MOMENTS, Role.START, Role.KEPT, Role.SUM}
+"""Roles whose bodies are the model's own; those of others count as header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +136,8 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+OWN_LIMITS = Limits(max_bytes=1 << 40)
+"""Of frames that nobody else made: those of a simulation, and files that a person names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +167,12 @@ class Frame:
     """A parsed frame, or one to be written.
 
     Attributes:
-        kind: update, broadcast, model, saved or statistics.
+        kind: what it is for.
         method: id of the method (`fedmrn.methods.METHODS`).
         round: 32-bit number of the round, from 1.
         noise_key: 64-bit key of this client's noise in this round.
         layout_digest: 16 bytes, see `fedmrn.wire.layout.Layout.digest`.
-        weight: the client's weight in the mean, a positive integer; 0 in other frames.
+        weight: the client's weight in the mean, a positive integer; of a partial sum, that of all its clients; else 0.
         sections: in the order of the wire.
     """
 
@@ -210,9 +227,9 @@ class Frame:
             raise WrongKindError(f"a frame of kind {kind.name.lower()} was expected, got {found.name.lower()}")
         if n > limits.max_sections:
             raise LimitError(f"the frame declares {n} sections; at most {limits.max_sections} are accepted")
-        if weight > limits.max_weight:
+        if weight > limits.max_weight and found is not Kind.PARTIAL:
             raise LimitError(f"weight {weight} is above the cap of {limits.max_weight}")
-        if (weight == 0) is (found in _WEIGHTED):
+        if (weight == 0) is (found in _WEIGHTED) and found is not Kind.PARTIAL:
             raise MalformedFrameError(f"weight {weight} is not possible in a frame of kind {found.name.lower()}")
         sections = tuple(_sections(view[HEADER_SIZE : total - CHECKSUM_SIZE], n, found))
         return cls(found, method, round_, key, digest, weight, sections)
@@ -220,11 +237,12 @@ class Frame:
     def account(self) -> dict[str, int]:
         """Return the bytes of this frame by part: a body for each group, header, checksum; they add up to its length.
 
-        Section headers, codec parameters and terms count as header, and so does what a server keeps beside its state.
+        Section headers, codec parameters and terms count as header, and so does what a server keeps beside its state,
+        and what a partial sum says beside its sums.
         """
         bodies = {g.name.lower(): 0 for g in Group}
         for s in self.sections:
-            if s.role not in {Role.TERMS, Role.SERVER, Role.PUBLIC}:
+            if s.role in _BODIES:
                 bodies[s.group.name.lower()] += len(s.body)
         header = HEADER_SIZE + sum(s.size for s in self.sections) - sum(bodies.values())
         return {**bodies, "header": header, "checksum": CHECKSUM_SIZE}
@@ -232,19 +250,6 @@ class Frame:
     def select(self, role: Role, group: Group) -> Section | None:
         """Return the section of this role and group, or None."""
         return next((s for s in self.sections if s.role is role and s.group is group), None)
-
-
-def bytes_of(data: object) -> memoryview:
-    """Return what a transport handed over as bytes, uncopied.
-
-    Raises:
-        WrongMessageError: it holds none.
-    """
-    try:
-        return memoryview(data).cast("B")  # type: ignore[arg-type]  # it raises for what holds no bytes
-    except TypeError as error:
-        what = f"a value of type {type(data).__name__} that holds no row of bytes"
-        raise WrongMessageError(f"a frame is bytes, got {what}: hand over what came, as it came") from error
 
 
 def _check_envelope(view: memoryview, limits: Limits) -> None:
@@ -259,7 +264,10 @@ def _check_envelope(view: memoryview, limits: Limits) -> None:
     if version != _VERSION:
         raise UnsupportedVersionError(f"frame version {version}; this library reads version {_VERSION}")
     if total > limits.max_bytes:
-        raise LimitError(f"the frame declares {total} bytes; at most {limits.max_bytes} are accepted")
+        raise LimitError(
+            f"the frame declares {total} bytes; at most {limits.max_bytes} are accepted: a larger model needs "
+            "limits=Limits(max_bytes=...)"
+        )
     if len(view) < total:
         raise TruncatedFrameError(f"the frame declares {total} bytes, {len(view)} came")
     if len(view) > total:

@@ -10,6 +10,8 @@ MODULES = {
     "update": "exchanges",
     "broadcast": "exchanges",
     "inspect": "exchanges",
+    "partial": "trees",
+    "assignment": "trees",
     "section": "sections",
     "public": "public_models",
     "held": "public_models",

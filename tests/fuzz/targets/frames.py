@@ -93,9 +93,8 @@ def _check(data: bytes) -> None:
     require(found.to_bytes() == data, "an accepted frame is written as other bytes")
     require(sum(found.account().values()) == len(data), "the account of an accepted frame does not add up")
     update, places = found.kind is Kind.UPDATE, {(s.role, s.group) for s in found.sections}
-    require(
-        (found.weight > 0) is (update or found.kind is Kind.STATISTICS), "a weight that this kind of frame cannot have"
-    )
+    weighs = found.kind is Kind.PARTIAL or (found.weight > 0) is (update or found.kind is Kind.STATISTICS)
+    require(weighs, "a weight that this kind of frame cannot have")
     require(len(places) == len(found.sections), "two sections of one role and group")
     for s in found.sections:
         require((s.role is Role.UPDATE) is update, "a role that this kind of frame cannot have")

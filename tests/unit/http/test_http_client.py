@@ -11,12 +11,14 @@ import pytest
 import small_federation
 import torch
 from http_federation import Trainer, of_many, plan_of, serving
+from httpcore._backends.sync import SyncStream
 from torch import nn
 
-from fedmrn.errors import ConfigError, MethodNotAcceptedError, ServerRefusedError
+from fedmrn.errors import ConfigError, LimitError, MethodNotAcceptedError, ServerRefusedError
 from fedmrn.http.client import HttpClient
 from fedmrn.http.connection import Connection
 from fedmrn.methods import method
+from fedmrn.wire.frame import Limits
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "deployment"))
 from certificates import Certificates, make_certificates
@@ -176,3 +178,37 @@ def test_an_address_that_cannot_be_is_refused(url: str, words: str) -> None:
 def test_a_server_that_is_away_is_waited_for_as_long_as_asked() -> None:
     with Connection("http://127.0.0.1:9", "x" * 20, patience=0.0) as connection, pytest.raises(httpx.ConnectError):
         connection.about()
+
+
+def test_a_large_answer_is_handed_over_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """httpx copies what is left of a buffer each time that the socket takes a part: 16 times as long for 4 times as
+    many bytes, hours for a dense update of a thousand million parameters."""
+    sizes, write = list[int](), SyncStream.write
+
+    def watched(self: Any, buffer: bytes, timeout: float | None = None) -> None:
+        sizes.append(len(buffer))
+        write(self, buffer, timeout)
+
+    monkeypatch.setattr(SyncStream, "write", watched)
+    with serving(of_many(1, rounds=1), tmp_path, max_bytes=1 << 21) as running, running.connect(0) as connection:
+        task = connection.task()
+        assert task is not None
+        with pytest.raises(ServerRefusedError, match="BadMagicError"):
+            connection.answer(task, bytes(1 << 20), {})
+        assert connection.up == 1 << 20
+    assert sum(sizes) > 1 << 20
+    assert max(sizes) <= 1 << 18
+
+
+def test_a_model_beyond_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with serving(of_many(1, rounds=1), tmp_path) as running:
+        with running.connect(0) as connection:
+            task = connection.task()
+            assert task is not None
+            size = len(task.data)
+        with running.connect(0, limits=Limits(max_bytes=size - 1)) as connection:
+            with pytest.raises(LimitError, match=f"more than {size - 1} bytes.*limits=Limits"):
+                connection.task()
+            assert connection.down == 0
+        with running.connect(0, limits=Limits(max_bytes=size)) as connection:
+            assert connection.task() == task

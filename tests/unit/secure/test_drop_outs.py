@@ -6,7 +6,7 @@ import pytest
 from secure_sums import plain_sum, small
 
 from fedmrn.errors import BelowThresholdError, EmptyRoundError
-from fedmrn.secure import Member
+from fedmrn.secure import SumMember
 
 STAGES = 5
 """What a client sends last: nothing, keys, shares, padded numbers, or all."""
@@ -56,7 +56,7 @@ def test_a_member_is_bytes_between_its_answers() -> None:
     sums = small(3, 2)
 
     def again() -> None:
-        sums.members = {i: Member.from_bytes(member.to_bytes()) for i, member in sums.members.items()}
+        sums.members = {i: SumMember.from_bytes(member.to_bytes()) for i, member in sums.members.items()}
 
     for stage in (sums.keys, sums.shares, lambda: sums.padded({1}), sums.revealed):
         stage()

@@ -15,7 +15,7 @@ from fedmrn.errors import (
     UnknownClientError,
     WrongRoundError,
 )
-from fedmrn.secure import Member, pads
+from fedmrn.secure import SumMember, pads
 from fedmrn.secure.keys import new_private, public_of
 from fedmrn.secure.member import pair_seed
 from fedmrn.secure.pads import pad_of
@@ -36,7 +36,7 @@ def late(sums: Sums, index: int) -> bytes:
 
 def test_late_answers_are_refused() -> None:
     sums = small(4, 3).keys({3})
-    _, keys = Member.begin(sums.collector.setup(3))
+    _, keys = SumMember.begin(sums.collector.setup(3))
     sums.collector.roster(0)
     with pytest.raises(LateAnswerError, match="keys of client 3 came late"):
         sums.collector.take_keys(3, keys)
@@ -66,7 +66,7 @@ def test_a_pad_serves_once() -> None:
     sums = small().keys().shares()
     envelopes = sums.collector.envelopes(0)
     late(sums, 0)
-    for member in (sums.members[0], Member.from_bytes(sums.members[0].to_bytes())):
+    for member in (sums.members[0], SumMember.from_bytes(sums.members[0].to_bytes())):
         with pytest.raises(WrongRoundError, match="a client answers once in each step"):
             member.pad(envelopes, numbers(sums.session, 0))
 
@@ -104,7 +104,7 @@ def test_a_seed_has_256_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_never_both_secrets_of_a_client() -> None:
     sums = small(4, 3).keys().shares().padded()
     member = sums.members[0]
-    copy = Member.from_bytes(member.to_bytes())
+    copy = SumMember.from_bytes(member.to_bytes())
     first = member.reveal(record(sums, RecordKind.SURVIVORS, 0, [0, 1, 2]))
     with pytest.raises(WrongRoundError):
         member.reveal(record(sums, RecordKind.SURVIVORS, 0, [0, 1, 2, 3]))

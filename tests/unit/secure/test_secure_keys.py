@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from secure_sums import plain_sum, small
 
 from fedmrn.errors import RefusedRevealError, UntrustedKeyError, WrongShareError
-from fedmrn.secure import Member
+from fedmrn.secure import SumMember
 from fedmrn.secure.keys import PublicKeys, public_of, shared_secret
 from fedmrn.secure.pads import pad_of
 from fedmrn.secure.records import RecordKind, SumRecord, listed
@@ -27,7 +27,7 @@ def roster(sums: object, index: int, keys: dict[int, bytes]) -> bytes:
 def test_signed_keys_are_enough() -> None:
     sums = small(3, 2)
     for i in range(3):
-        sums.members[i], keys = Member.begin(sums.collector.setup(i), sign=SIGNERS[i].private_bytes_raw())
+        sums.members[i], keys = SumMember.begin(sums.collector.setup(i), sign=SIGNERS[i].private_bytes_raw())
         sums.collector.take_keys(i, keys)
     for i in range(3):
         sums.collector.take_shares(i, sums.members[i].share(sums.collector.roster(i), trusted=TRUSTED))
@@ -39,7 +39,7 @@ def test_signed_keys_are_enough() -> None:
 def test_lists_that_lie(fault: str) -> None:
     sums, own = small(3, 2), {}
     for i in range(3):
-        sums.members[i], record = Member.begin(sums.collector.setup(i), sign=SIGNERS[i].private_bytes_raw())
+        sums.members[i], record = SumMember.begin(sums.collector.setup(i), sign=SIGNERS[i].private_bytes_raw())
         own[i] = record[32:192]
     session = sums.session.id
     made = PublicKeys(*(public_of(bytes([i]) * 32) for i in (1, 2)))

@@ -18,7 +18,7 @@ from fedmrn.errors import (
     WrongKindError,
     WrongMessageError,
 )
-from fedmrn.secure import Member
+from fedmrn.secure import SumMember
 from fedmrn.secure.records import HEAD_SIZE, ITEM_SIZES, MOST_MEMBERS, RecordKind, SumRecord, by_index, listed
 from fedmrn.secure.session import Session
 
@@ -54,7 +54,7 @@ def test_the_bytes_of_a_setup() -> None:
 )
 def test_setups_that_cannot_be(change: object, error: type[FrameError]) -> None:
     with pytest.raises(error):
-        Member.begin(change(SESSION.setup(2)))  # type: ignore[operator]
+        SumMember.begin(change(SESSION.setup(2)))  # type: ignore[operator]
 
 
 @given(st.dictionaries(st.integers(0, MOST_MEMBERS - 1), st.binary(min_size=80, max_size=80), max_size=20))
@@ -75,7 +75,7 @@ def test_lists_ascend_and_name_clients_of_the_round(indices: tuple[int, ...]) ->
 @given(st.binary(max_size=400))
 def test_what_a_client_kept_is_checked_too(data: bytes) -> None:
     with pytest.raises(FrameError):
-        Member.from_bytes(data)
+        SumMember.from_bytes(data)
 
 
 def test_no_damaged_byte_of_what_was_kept_does_harm() -> None:
@@ -85,10 +85,10 @@ def test_no_damaged_byte_of_what_was_kept_does_harm() -> None:
         data = bytearray(whole)
         data[at] ^= 255
         with suppress(FrameError):
-            Member.from_bytes(bytes(data))
+            SumMember.from_bytes(bytes(data))
     for stop in range(0, len(whole), 7):
         with pytest.raises(FrameError):
-            Member.from_bytes(whole[:stop])
+            SumMember.from_bytes(whole[:stop])
 
 
 def test_padded_numbers_have_one_length() -> None:

@@ -119,7 +119,7 @@ def _cases_of_the_envelope() -> Iterator[Case]:
 
 
 def _cases_of_the_header() -> Iterator[Case]:
-    for kind in (0, 6, 255):
+    for kind in (0, 8, 255):
         yield f"kind {kind}", _put(KIND, "B", kind), MalformedFrameError
     yield "kind broadcast", _put(KIND, "B", 2), WrongKindError
     yield "kind model", _put(KIND, "B", 3), WrongKindError

@@ -162,7 +162,7 @@ def test_every_byte_of_what_is_kept_beside_the_state_may_be_wrong(tmp_path: Path
 
 
 def test_it_is_no_message() -> None:
-    assert [k.name for k in Kind] == ["UPDATE", "BROADCAST", "MODEL", "SAVED", "STATISTICS"]
+    assert [k.name for k in Kind] == ["UPDATE", "BROADCAST", "MODEL", "SAVED", "STATISTICS", "PARTIAL", "ASSIGNMENT"]
 
 
 def test_a_file_whose_checksum_fits_may_hold_what_no_server_has(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ Track = Annotated[
     typer.Option(
         "--track",
         metavar=f"[{'|'.join(TRACKERS)}]",
-        help="Tell rounds to a tracker too; may be given twice. With --resume also those of before.",
+        help="Tell rounds to a tracker too, and with `--resume` also those of before.",
     ),
 ]
 DATA = Path("data")

@@ -8,6 +8,9 @@ import typer
 from fedmrn.cli.say import ERR, say
 from fedmrn.errors import ConfigError
 
+_IMAGE = ("CHANNELS", "HEIGHT", "WIDTH")
+_SHAPES = {"images": _IMAGE, "segmentation": _IMAGE, "text": ("LENGTH",), "sentences": ("LENGTH",)}
+
 
 def layout_command(
     model: Annotated[
@@ -23,7 +26,9 @@ def layout_command(
     shape: Annotated[
         str | None, typer.Option(metavar="SIZES", help="Of a sample, such as 3,32,32; in place of --data.")
     ] = None,
-    classes: Annotated[int | None, typer.Option(min=1, help="Outputs of the model; in place of --data.")] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, max=1 << 24, help="Outputs of the model; in place of --data.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="File for the layout. [default: standard output]", show_default=False),
@@ -45,6 +50,9 @@ def layout_command(
     sizes, outputs = _of_samples(data, shape, classes)
     row = MODELS.get(model)
     task = row.task if row is not None and row.task is not None else "images"
+    if row is not None and data is None and len(sizes) != len(_SHAPES[task]):
+        found, wanted = ",".join(map(str, sizes)), ",".join(_SHAPES[task])
+        raise ConfigError(f"model {model} is for {task}: --shape is {wanted}, got {found}")
     built = build_model(model, shape=sizes, classes=outputs, seed=0, task=task, folder=Path.cwd())
     view = ModelLayout.of(built)
     say(ERR, view.describe())

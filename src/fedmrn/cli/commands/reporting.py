@@ -53,13 +53,13 @@ def inspect_command(
     """Print a frame for a person: header, sections, bytes."""
     from fedmrn.cli.show import show_frame
     from fedmrn.files import read_file
-    from fedmrn.wire.frame import DEFAULT_LIMITS, Frame
+    from fedmrn.wire.frame import OWN_LIMITS, Frame
 
     cure = "; give a frame such as runs/digits/fedmrn-seed1/last-update.bin"
-    data = read_file(file, DEFAULT_LIMITS.max_bytes, cure, links=True)
+    data = read_file(file, OWN_LIMITS.max_bytes, cure, links=True)
     if data is None:
         raise RunError(f"{file} is not a file{cure}")
-    show_frame(OUT, Frame.from_bytes(data), len(data))
+    show_frame(OUT, Frame.from_bytes(data, limits=OWN_LIMITS), len(data))
 
 
 def print_report(

@@ -2,10 +2,11 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fedmrn.codecs.base import Codec
 from fedmrn.codecs.mask.scale import Fixed, NoiseScale
+from fedmrn.codecs.observation import DENSITY, Observable
 from fedmrn.errors import ConfigError
 from fedmrn.whole import shown
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 class MaskCodec(Codec):
     """A codec whose values are a mask times seeded noise, in whatever form the mask is sent."""
+
+    observables: ClassVar[tuple[Observable, ...]] = (DENSITY,)
 
     @property
     @abstractmethod

@@ -17,7 +17,7 @@ from fedmrn.codecs.mask.base import MaskCodec
 from fedmrn.codecs.mask.masked_noise import MaskedNoise, OpenedMask
 from fedmrn.codecs.mask.scale import FitsUpdate
 from fedmrn.codecs.mask.shorter_mask import ShorterMask
-from fedmrn.codecs.observation import NOISE_SCALE, Observed
+from fedmrn.codecs.observation import DENSITY, NOISE_SCALE, Observable, Observed
 from fedmrn.codecs.scales import TensorScales, mean_magnitude
 from fedmrn.errors import BoundError, ConfigError, MalformedFrameError
 from fedmrn.numerics import kernels
@@ -104,6 +104,7 @@ class ScaledMask(MaskCodec):
         ConfigError: the inner noise has another scale.
     """
 
+    observables: ClassVar[tuple[Observable, ...]] = (DENSITY, NOISE_SCALE)
     inner: MaskedNoise | ShorterMask
     inners: ClassVar[dict[int, type[MaskedNoise] | type[ShorterMask]]]
     """What `inner` may be, by id."""

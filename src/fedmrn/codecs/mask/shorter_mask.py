@@ -16,13 +16,15 @@ from fedmrn.codecs.base import EncodeKeys
 from fedmrn.codecs.mask.base import MaskCodec
 from fedmrn.codecs.mask.contexts import Contexts
 from fedmrn.codecs.mask.masked_noise import MaskedNoise, OpenedMask
-from fedmrn.errors import ConfigError, MalformedFrameError
+from fedmrn.errors import ConfigError, EncodeError, MalformedFrameError
 from fedmrn.numerics.bits import packed_size
 from fedmrn.whole import shown
 
 _LARGEST_BUCKETS = 64
 _PLAIN, _CODED = 0, 1
 _HEAD = struct.Struct("<BI")
+MOST_CONTEXTS = (1 << 31) - 1
+"""A context and a bit make a number of 32 bits; so many take tables of 2 GiB."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +95,23 @@ class ShorterMask(MaskCodec):
         return head + self._code(mask, vector, contexts)
 
     def head(self, count: int, keys: EncodeKeys) -> tuple[bytes, Contexts]:
-        """Return what comes before the code of so many elements, and their contexts."""
+        """Return what comes before the code of so many elements, and their contexts.
+
+        Raises:
+            EncodeError: there are more contexts than 32 bits tell apart.
+        """
         sizes = np.array([size for size in keys.segments(count) if size], np.int64)
         contexts = Contexts.of(self.inner.noise, keys.noise, sizes, self.buckets)
+        if contexts.count > MOST_CONTEXTS:
+            raise EncodeError(f"{sizes.size} tensors have {contexts.count} contexts, at most {MOST_CONTEXTS} can be")
         return _HEAD.pack(_CODED, sizes.size) + sizes.astype("<u8").tobytes(), contexts
 
     def open(self, body: bytes | memoryview, count: int, noise_key: int, max_value: float) -> OpenedMask:
         """Decode the mask and open it as masked noise; memory is bounded by a multiple of the body's length.
 
         Raises:
-            MalformedFrameError: the sizes do not fit, the body ends early, or something is left over.
+            MalformedFrameError: the sizes do not fit or have too many contexts, the body ends early, or something is
+                left over.
             PaddingError: an unused bit is set.
         """
         return self.inner.open(self.uncode(body, count, noise_key), count, noise_key, max_value)
@@ -152,4 +161,6 @@ class ShorterMask(MaskCodec):
         if count > most or not sizes.all() or sizes.sum(dtype=np.float64) != count:
             raise MalformedFrameError(f"{tensors} tensors do not make up {count} elements, or those are too many here")
         contexts = Contexts.of(self.inner.noise, noise_key, sizes.astype(np.int64), self.buckets)
+        if contexts.count > MOST_CONTEXTS:
+            raise MalformedFrameError(f"{tensors} tensors have {contexts.count} contexts, more than {MOST_CONTEXTS}")
         return self._decode(view[at:], contexts)

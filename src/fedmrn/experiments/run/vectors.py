@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fedmrn.codecs import EncodeKeys, Raw
 from fedmrn.errors import WrongKeyError, WrongLayoutError
 from fedmrn.files import read_file, write_atomic
-from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Role, Section
+from fedmrn.wire.frame import OWN_LIMITS, Frame, Kind, Role, Section
 from fedmrn.wire.layout import Group, Layout
 
 
@@ -28,10 +28,10 @@ def read_vector(path: Path, layout: Layout, round: int, owner: int, size: int) -
         RunError: it is a link, no regular file, or too large.
         FrameError: it is damaged, another's, of another round, or for another model or setting.
     """
-    data = read_file(path, DEFAULT_LIMITS.max_bytes, "; delete checkpoint.bin to start this run from round 1")
+    data = read_file(path, OWN_LIMITS.max_bytes, "; delete checkpoint.bin to start this run from round 1")
     if data is None:
         raise FileNotFoundError(ENOENT, strerror(ENOENT), str(path))
-    frame = Frame.from_bytes(data, kind=Kind.UPDATE)
+    frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=OWN_LIMITS)
     section = frame.select(Role.UPDATE, Group.CODED)
     if section is None or frame.layout_digest != layout.digest:
         raise WrongLayoutError("it is for a model with other tensors")

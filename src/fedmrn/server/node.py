@@ -1,0 +1,229 @@
+"""A node of a tree of servers: who answers at it, who at one of its edges, and the sum of both.
+
+The root is a `Round`, every other node an `EdgeRound`. A server without edges is a tree of one node.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+
+from fedmrn.errors import ConfigError, DuplicateFrameError, FrameError, UnknownClientError, WrongRoundError
+from fedmrn.numerics.rng import derive_key
+from fedmrn.server.aggregate import Aggregator
+from fedmrn.server.assignment import Assignment
+from fedmrn.server.partials import Member, form_of, open_partial, read_partial
+from fedmrn.wire.frame import Frame, Kind, Section
+from fedmrn.wire.partial import PARTIAL_LIMITS, Partial
+from fedmrn.wire.reader import bytes_of
+from fedmrn.wire.traffic import UNKNOWN, Floors, FloorTraffic, Refusals, joined_floors
+
+Client = int | str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Post:
+    """Where a node stands: whom it may hear of, and what it makes keys and broadcasts of.
+
+    Attributes:
+        keys: of each client below it the noise key.
+        indices: of each client below it the index in the round.
+        secret, labels: its edges' keys are derived from.
+        shared_key: whether all clients have one noise key.
+        sections: of broadcasts: templates, terms, and the state where all are sent the same.
+        exact: whether the state is among them because it is what all are sent.
+    """
+
+    keys: Mapping[Client, int]
+    indices: Mapping[Client, int]
+    secret: bytes | int
+    labels: tuple[str | int, ...]
+    shared_key: bool
+    sections: tuple[Section, ...]
+    exact: bool
+
+
+class Node:
+    """Takes the updates of its clients and the partial sums of its edges, and refuses what does not belong.
+
+    Args:
+        post: where it stands.
+        aggregator: of the round, without updates.
+
+    Attributes:
+        number: of the round.
+        aggregator: the sum of what came in.
+        answered: the clients whose updates are in it.
+    """
+
+    def __init__(self, post: Post, aggregator: Aggregator) -> None:
+        self.number, self.aggregator = aggregator.plan.round, aggregator
+        self.answered: set[Client] = set()
+        self._post, self._closed = post, False
+        self._edge_of: dict[Client, str] = {}
+        self._members: dict[str, dict[int, Member]] = {}
+        self._merged: set[str] = set()
+        self._floors: Floors = ()
+        self._refused: Counter[tuple[int, str]] = Counter()
+        self._counting, self._merging = Lock(), Lock()
+
+    @property
+    def clients(self) -> tuple[Client, ...]:
+        """Who is asked to answer here or below."""
+        return tuple(self._post.keys)
+
+    @property
+    def traffic(self) -> Floors:
+        """What came in below this node, by floor: clients' frames first, then the partial sums of edges."""
+        return self._floors
+
+    @property
+    def refused(self) -> Refusals:
+        """What was refused below this node: (index of the client in `clients` of the root, error) -> how often."""
+        return dict(self._refused)
+
+    def assign(self, edges: Mapping[str, Iterable[Client]]) -> dict[str, bytes]:
+        """Let clients answer at edge servers from now on, and return what each edge is to be sent.
+
+        Args:
+            edges: name of each edge -> its clients, and those of all edges below it.
+
+        Raises:
+            ConfigError: a name is empty or was assigned before; a client is none of this node's, answered already, or
+                is assigned twice; an edge has no client.
+            WrongRoundError: the round is finished.
+        """
+        self._check_open()
+        found: dict[str, dict[Client, Member]] = {}
+        taken: dict[Client, str] = {**self._edge_of}
+        for edge, clients in edges.items():
+            if not edge or edge in self._members:
+                raise ConfigError(f"an edge needs a name of its own, got {edge!r}")
+            found[edge] = {}
+            for client in clients:
+                if client not in self._post.keys or client in self.answered:
+                    raise ConfigError(f"client {client} was not asked here, or answered already")
+                if client in taken:
+                    raise ConfigError(f"client {client} is assigned to edge {taken[client]}, and to {edge}")
+                taken[client] = edge
+                found[edge][client] = self._member(client)
+            if not found[edge]:
+                raise ConfigError(f"edge {edge} is assigned no client")
+        self._edge_of = taken
+        self._members |= {edge: {m.index: m for m in clients.values()} for edge, clients in found.items()}
+        return {edge: self._assignment(edge, clients).to_bytes() for edge, clients in found.items()}
+
+    def _member(self, client: Client) -> Member:
+        key = self._post.keys[client]
+        return Member(self._post.indices[client], client if self._post.shared_key else key, key)
+
+    def _assignment(self, edge: str, clients: Mapping[Client, Member]) -> Frame:
+        rows = sorted((m.index, client, m.key) for client, m in clients.items())
+        return Assignment(
+            key=self._edge_key(edge),
+            plan=self.aggregator.plan,
+            shared_key=self._post.shared_key,
+            clients=rows,
+            sections=self._post.sections,
+            exact=self._post.exact,
+        ).frame()
+
+    def _edge_key(self, edge: str) -> int:
+        return derive_key(self._post.secret, *self._post.labels, edge)
+
+    def add(self, client: Client, data: bytes | memoryview) -> Frame:
+        """Check and fold a client's update; return the frame as parsed. Several threads may do so at the same time.
+
+        Raises:
+            UnknownClientError, DuplicateFrameError: this client was not asked to answer here, or answered already.
+            WrongRoundError: the round is finished, or the partial sum was sent.
+            FrameError: one subclass for each cause; nothing has changed then.
+        """
+        try:
+            frame = self._fold(client, data)
+        except FrameError as error:
+            self._note_refusal(0, self._post.indices.get(client, UNKNOWN), error, data)
+            raise
+        self._note((FloorTraffic.of(frame.account()),))
+        return frame
+
+    def _fold(self, client: Client, data: bytes | memoryview) -> Frame:
+        key = self._key(client)
+        self._check_open()
+        if client in self._edge_of:
+            raise UnknownClientError(f"client {client} answers at edge {self._edge_of[client]}, and not here")
+        if client in self.answered:
+            raise DuplicateFrameError(f"client {client} answered already in round {self.number}")
+        if not isinstance(data, bytes):
+            data = bytes(bytes_of(data))  # frames may wait, and must not change meanwhile
+        frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=self.aggregator.plan.limits)
+        self.aggregator.add(frame, key, client if self._post.shared_key else None)
+        self.answered.add(client)
+        self._folded(client)
+        return frame
+
+    def merge(self, edge: str, data: bytes | memoryview) -> Partial:
+        """Check and add an edge's partial sum; return what it says. Several threads may do so at the same time.
+
+        Raises:
+            UnknownClientError: no clients were assigned to this edge, or it sums others.
+            DuplicateFrameError: it sent one already.
+            WrongRoundError: the round is finished, or the partial sum was sent.
+            FrameError: one subclass for each cause; nothing has changed then.
+        """
+        try:
+            found, account = self._take(edge, data)
+        except FrameError as error:
+            self._note_refusal(max(1, len(self._floors) - 1), UNKNOWN, error, data)
+            raise
+        below = found.floors or (FloorTraffic(),)  # a sum is never of the clients' floor, though nobody answered
+        self._note((*below, FloorTraffic.of(account)), found.refused)
+        return found
+
+    def _take(self, edge: str, data: bytes | memoryview) -> tuple[Partial, Mapping[str, int]]:
+        self._check_open()
+        members = self._members.get(edge)
+        if members is None:
+            raise UnknownClientError(f"edge {edge} was assigned no client in round {self.number}")
+        if edge in self._merged:
+            raise DuplicateFrameError(f"edge {edge} sent its sum already in round {self.number}")
+        if not isinstance(data, bytes):
+            data = bytes(bytes_of(data))  # what waits is not copied
+        form = form_of(self.aggregator, len(members))
+        found = read_partial(data, self.aggregator, form, self._edge_key(edge), members)
+        part = open_partial(found, self.aggregator, form, members)
+        with self._merging:
+            if edge in self._merged:
+                raise DuplicateFrameError(f"edge {edge} sent its sum already in round {self.number}")
+            self.aggregator.merge(part)
+            self._merged.add(edge)
+        clients = self.clients
+        at = {self._post.indices[client]: client for client in clients}
+        for index in found.members.tolist():
+            self.answered.add(at[index])
+            self._folded(at[index])
+        return found, Frame.from_bytes(data, kind=Kind.PARTIAL, limits=PARTIAL_LIMITS).account()
+
+    def _folded(self, client: Client) -> None:
+        """Note that a client's update is in the sum; a node that does not need to know does nothing."""
+
+    def _note(self, floors: Floors, refused: Refusals | None = None) -> None:
+        with self._counting:
+            self._floors = joined_floors(self._floors, floors)
+            self._refused.update(refused or {})
+
+    def _note_refusal(self, floor: int, index: int, error: FrameError, data: bytes | memoryview) -> None:
+        size = memoryview(data).nbytes if isinstance(data, bytes | bytearray | memoryview) else 0
+        self._note(
+            (*(FloorTraffic(),) * floor, FloorTraffic(refused=1, refused_bytes=size)),
+            {(index, type(error).__name__): 1},
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise WrongRoundError(f"round {self.number} is finished")
+
+    def _key(self, client: Client) -> int:
+        if client not in self._post.keys:
+            raise UnknownClientError(f"client {client} was not asked in round {self.number}")
+        return self._post.keys[client]
