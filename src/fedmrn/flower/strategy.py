@@ -29,7 +29,7 @@ from fedmrn.flower.records import RUN
 from fedmrn.flower.replies import Replies
 from fedmrn.flower.reports import Reports
 from fedmrn.flower.streaming import Streaming
-from fedmrn.flower.sum_on_grid import NO_SUM, SumOnGrid, checked
+from fedmrn.flower.sum_on_grid import NO_SUM, SumOnGrid, checked_protection
 from fedmrn.flower.taken_up import TakenUp
 from fedmrn.flower.tracked import Tracked
 from fedmrn.methods import method as find_method
@@ -112,7 +112,7 @@ class FedMRN(FedAvg):
         self.reports = Reports()
         self._secret, self._limits, self._clipping = secret, limits, clipping
         self._server: Server | None = None
-        self._protect, self._sums = checked(protect, self.scheme, self.layout), NO_SUM
+        self._protect, self._sums = checked_protection(protect, self.scheme, self.layout), NO_SUM
         self._conduct: Conduct | None = None
         self._replies, self._watch = Replies(MessageKind.TRAIN), Watch(self._give_up_after)
         self._initial = ArrayRecord()
@@ -162,7 +162,7 @@ class FedMRN(FedAvg):
         found = kept.go_on(server, num_rounds, self._secret)
         if found is not None:
             self._take(found, initial_arrays)
-            self.reports = kept.reports
+            self.reports = Reports(kept.reports)
             if self.reports:  # its round's evaluation may follow
                 self._conduct = Conduct(found.round, self.layout.trainable, noun="node", publisher=found.publisher)
                 self._conduct.report = self.reports[-1]

@@ -29,7 +29,7 @@ _SUM = "train.secure"
 """The type of the messages."""
 
 
-def checked(protect: "SecureSum | None", scheme: Scheme, layout: Layout) -> "SecureSum | None":
+def checked_protection(protect: "SecureSum | None", scheme: Scheme, layout: Layout) -> "SecureSum | None":
     """Return the setting, if updates of the scheme can be summed so.
 
     Raises:
