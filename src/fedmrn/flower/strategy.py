@@ -161,7 +161,7 @@ class FedMRN(FedAvg):
         found = kept.go_on(server, num_rounds, self._secret)
         if found is not None:
             self._take(found, initial_arrays)
-            self.reports = kept.reports
+            self.reports = Reports(kept.reports)
             if self.reports:  # its round's evaluation may follow
                 self._conduct = Conduct(found.round, self.layout.trainable, noun="node", publisher=found.publisher)
                 self._conduct.report = self.reports[-1]
