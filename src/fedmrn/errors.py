@@ -153,8 +153,28 @@ class WrongMessageError(FrameError):
     """A message of the transport does not carry one frame in the form agreed upon."""
 
 
+class LateAnswerError(FrameError):
+    """An answer of a secure sum came after its stage was closed: taken now, it could be opened."""
+
+
+class UntrustedKeyError(FrameError):
+    """A client's keys are not signed as they must be, stand twice, or make no secret."""
+
+
+class WrongShareError(FrameError):
+    """A share of a secret is missing, does not open, or does not give the secret that was committed to."""
+
+
+class RefusedRevealError(FrameError):
+    """A server asked a client for what would open another one's update: both of its secrets, or too small a sum."""
+
+
 class EmptyRoundError(FedmrnError):
     """No frame was folded, so there is no mean."""
+
+
+class BelowThresholdError(EmptyRoundError):
+    """Fewer clients stayed than a secure sum needs: the round is lost, and the old model stays."""
 
 
 class UnusableModelError(FedmrnError):

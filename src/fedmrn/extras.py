@@ -11,6 +11,8 @@ _EXTRAS: Mapping[str, str] = MappingProxyType(
         "triton": "gpu",
         "flwr": "flower",
         "typer": "cli",
+        "cryptography": "secure",
+        "Crypto": "secure",
         **dict.fromkeys(_CLI, "cli"),
         **dict.fromkeys(_HTTP, "http"),
     }

@@ -138,6 +138,7 @@ PUBLIC = {
     "fedmrn.numerics": [],
     "fedmrn.results": ["Collection", "import_runs", "read_collection", "write_collection", "write_results"],
     "fedmrn.report": ["Report", "check_formats", "check_targets", "find_runs", "write_report"],
+    "fedmrn.secure": ["Collector", "SecureSum", "SumMember"],
     "fedmrn.server": ["Carried", "Clipping", "EdgeRound", "PublicGrid", "Round", "Server"],
     "fedmrn.torch": [
         "LocalData",

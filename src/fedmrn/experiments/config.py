@@ -74,6 +74,11 @@ class TrainConfig:
     calibrate: Literal["never", "last", "every"] = "never"
     test_every: Count = 1  # rounds from one evaluation to the next; the last round is always tested
 
+    # Sums updates so that the server sees no single one (`fedmrn.secure`), and the share of a round's clients, above
+    # 1/2, that must stay to the end.
+    protect: Literal["none", "secure-sum"] = "none"
+    threshold: Annotated[float, Field(gt=0.5, le=1, strict=True)] = 2 / 3
+
     def tests(self, round: int) -> bool:
         """Whether the model after this round is evaluated."""
         return round % self.test_every == 0 or round == self.rounds

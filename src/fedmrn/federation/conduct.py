@@ -31,6 +31,7 @@ from fedmrn.federation.report import RoundReport, Stage
 from fedmrn.federation.transport import Message, MessageKind, Reply
 from fedmrn.server import Round
 from fedmrn.server.publisher import Publisher
+from fedmrn.server.summed import MaskSum
 from fedmrn.wire.frame import OWN_LIMITS, Frame
 from fedmrn.wire.layout import Group
 from fedmrn.wire.plain import plain
@@ -97,7 +98,7 @@ class Conduct:
         account = frame.account()
         self.note_sent(client, MessageKind.TRAIN, account)
         if self._by_client:
-            self._exchange(client, Exchange(down=account, raw_down=self._raw_broadcast(frame)))
+            self.note_exchange(client, Exchange(down=account, raw_down=self._raw_broadcast(frame)))
         return Message(client=client, kind=MessageKind.TRAIN, content=frame, kept=kept, held=held)
 
     def ask(self, client: int, kind: MessageKind, content: bytes | Frame, *, held: bytes = b"") -> Message:
@@ -148,8 +149,23 @@ class Conduct:
         self.report.folded.append(client)
         self.report.up += len(data)
         if self._by_client:
-            self._exchange(client, Exchange(up=account, raw_up=plain(frame, OWN_LIMITS).account()))
+            self.note_exchange(client, Exchange(up=account, raw_up=plain(frame, OWN_LIMITS).account()))
         return frame
+
+    def note_padded(self, client: int, size: int, account: Account, raw: Account | None = None) -> None:
+        """Count an update with pads on it, by part and as a frame in plain; `fold_sum` folds all."""
+        self.note_received(client, MessageKind.TRAIN, account)
+        self.report.up += size
+        self.note_exchange(client, Exchange(up=account, raw_up=account if raw is None else raw))
+
+    def fold_sum(self, total: MaskSum) -> None:
+        """Fold all updates of the round as one sum of masks.
+
+        Raises:
+            FrameError: as `fedmrn.server.Round.add_sum`; nothing has changed.
+        """
+        self._open().add_sum(total)
+        self.report.folded += [client for client in total.clients if isinstance(client, int)]
 
     def refuse(
         self,
@@ -219,6 +235,12 @@ class Conduct:
         stage.asked[client] = stage.asked.get(client, 0) + 1
         stage.sent = total((stage.sent, account))
 
+    def note_exchange(self, client: int, more: Exchange) -> None:
+        """Count what went between the server and one client, where bytes are kept by client."""
+        if self._by_client:
+            known = self._exchanges.get(client)
+            self._exchanges[client] = more if known is None else known + more
+
     def note_beside(self, kind: MessageKind, *, sent: Account | None = None, received: Account | None = None) -> None:
         """Count what travels beside the content of a message of this kind or of its reply, such as metrics."""
         stage = self._stage(kind)
@@ -261,10 +283,6 @@ class Conduct:
 
     def _stage(self, kind: MessageKind) -> Stage:
         return self.report.stages.setdefault(kind, Stage())
-
-    def _exchange(self, client: int, more: Exchange) -> None:
-        known = self._exchanges.get(client)
-        self._exchanges[client] = more if known is None else known + more
 
     def _public(self, group: Group) -> NDArray[np.float32]:
         """Return a group of the public model that this round's broadcasts lead to."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from fedmrn.text import nearest
 from fedmrn.torch import Training, default_choice
 from fedmrn.torch.model_layout import Choose
 from fedmrn.torch.objectives import CLASSES, Objective
+
+if TYPE_CHECKING:
+    from fedmrn.secure import SecureSum
 
 Memory = dict[int, NDArray[np.float32]]
 """Client -> what it keeps from its last round."""
@@ -46,6 +50,7 @@ class Federation:
         calibrate: after which rounds the clients find the statistics of the new model, with which it is evaluated:
             "never", "last" or "every".
         test_every: the model is evaluated after rounds that are multiples of this, and after the last.
+        protect: sums updates so that none is seen (`fedmrn.secure.SecureSum`); None: each is folded by itself.
 
     Raises:
         ConfigError: clients_per_round is below 1 or above the number of clients, `test_every` is below 1, or
@@ -67,6 +72,7 @@ class Federation:
     objective: Objective = CLASSES
     calibrate: str = CALIBRATE[0]
     test_every: int = 1
+    protect: "SecureSum | None" = None
 
     def __post_init__(self) -> None:
         if self.calibrate not in CALIBRATE:

@@ -21,6 +21,7 @@ from fedmrn.federation.calibration import Calibrated, calibrate_all
 from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.secrets import run_of, secret_of
 from fedmrn.federation.setting import Federation, Memory
+from fedmrn.federation.simulated_sum import SimulatedSum
 from fedmrn.federation.transport import Reply, Transport
 from fedmrn.server import Carried, Server
 from fedmrn.server.publisher import Sent
@@ -141,8 +142,13 @@ def simulate(
         for number in range(first, federation.rounds + 1):
             started = time.perf_counter()
             conduct = Conduct(server.begin(number, federation.sampled(number)), view.layout.trainable, by_client=True)
-            replies = _train_all(federation.sampled(number), conduct, carrier, memory, kept, on_client)
+            chosen, sums = federation.sampled(number), None
+            if federation.protect is not None:
+                sums = SimulatedSum(federation.protect, server, conduct, chosen)
+            replies = _train_all(chosen, conduct, carrier, memory, kept, on_client, sums)
             held.update({reply.client: reply.held for reply in replies})
+            if sums is not None:
+                sums.finish()
             conduct.finish()
             calibrated = None
             if federation.calibrates(number) and of_statistics(view.layout).size:
@@ -159,6 +165,7 @@ def _train_all(
     memory: Memory,
     held: Callable[[int], bytes],
     on_client: Callable[[int], None],
+    sums: SimulatedSum | None,
 ) -> list[Reply]:
     """Let a round's clients train and fold what they send; return their replies in order of `chosen`.
 
@@ -167,7 +174,10 @@ def _train_all(
     replies: dict[int, Reply] = {}
     number = conduct.report.round
     for reply in transport.ask(conduct.train(client, kept=memory.get(client), held=held(client)) for client in chosen):
-        conduct.take(reply)
+        if sums is None or reply.error is not None:
+            conduct.take(reply)
+        else:
+            sums.take(reply)
         if reply.error is not None:
             raise WorkerError(f"round {number}: {conduct.report.failed[-1]}")
         if "train_loss" not in reply.metrics:

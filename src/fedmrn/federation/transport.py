@@ -21,6 +21,12 @@ class MessageKind(StrEnum):
     EVALUATE = "evaluate"
     CALIBRATE = "calibrate"
     """Find the statistics of a model on its own samples."""
+    KEYS = "keys"
+    """Of a secure sum: send public keys."""
+    SHARES = "shares"
+    """Of a secure sum: share secrets among the clients whose keys came."""
+    UNMASK = "unmask"
+    """Of a secure sum: reveal a share of each client's, so that the sum can be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

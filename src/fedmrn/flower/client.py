@@ -24,16 +24,17 @@ so does what it keeps in runs that may be taken up again (`fedmrn.flower.remembe
 """
 
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from torch import nn
 
-from fedmrn.errors import ConfigError
+from fedmrn.errors import ConfigError, WrongMessageError
 from fedmrn.flower.kept import keeping
 from fedmrn.flower.metrics import Given, to_metrics
-from fedmrn.flower.records import FRAME, broadcast_bytes, model_bytes, records_of, to_array
+from fedmrn.flower.records import FRAME, SECURE, broadcast_bytes, model_bytes, records_of, to_array
 from fedmrn.flower.remembered import Remembered
 from fedmrn.methods import MASKED, METHODS, Accept
 from fedmrn.torch import LocalRule, ModelLayout, answer_calibration, default_choice, load_model, local_rule
@@ -154,8 +155,11 @@ def reply(
     weight: int,
     metrics: Mapping[str, Given] | None = None,
     arrayrecord_key: str = "arrays",
+    secure: bool = False,
 ) -> Message:
     """Finish local training and return the reply: one frame, and metrics.
+
+    Where the server sums updates unseen (`protect=SecureSum()`), the frame has pads on it.
 
     Args:
         rule: what `attach` returned, after the last step.
@@ -164,8 +168,10 @@ def reply(
         weight: of this client in the mean (samples, or batches), a positive integer; sent as "num-examples" too.
         metrics: numbers that the server averages, of Python, NumPy or torch.
         arrayrecord_key: as in the strategy.
+        secure: refuse to answer a server that does not sum updates unseen.
 
     Raises:
+        WrongMessageError: `secure`, and the server would see this update.
         EncodeError: the update is not finite, or the weight is not positive.
         ConfigError: a metric is no number that a double holds.
     """
@@ -176,7 +182,13 @@ def reply(
         remembered.keep(frame, rule.memory)
     elif rule.memory is not None:
         context.state[MEMORY] = ArrayRecord({"memory": Array(rule.memory)})
-    return update_reply(frame.to_bytes(), message, numbers, arrayrecord_key)
+    if SECURE in message.content:
+        data: bytes = import_module("fedmrn.flower.member").padded(frame, message, context)
+    elif secure:
+        raise WrongMessageError("this client sends its update with pads alone, and the server asks for it without")
+    else:
+        data = frame.to_bytes()
+    return update_reply(data, message, numbers, arrayrecord_key)
 
 
 def calibrate(

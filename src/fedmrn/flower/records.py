@@ -34,6 +34,10 @@ class Cut(NamedTuple):
     state: Array
 
 
+SECURE, ENVELOPES = "fedmrn-secure", "envelopes"
+"""Beside a broadcast that is summed unseen: the record that holds the shares for the node, and its one value."""
+
+
 def to_array(data: bytes) -> Array:
     """Return bytes as an array that Flower carries and does not understand."""
     return Array("uint8", (len(data),), STYPE, data)
@@ -138,6 +142,15 @@ def statistics_bytes(content: RecordDict, key: str) -> bytes:
     return _data(_arrays(content, key, {FRAME}, _TO_POOL), FRAME)
 
 
+def record_bytes(content: RecordDict, key: str) -> bytes:
+    """Return the record of a secure sum from a message's content; `key` names the record of arrays.
+
+    Raises:
+        WrongMessageError: the content is not one record in one array.
+    """
+    return _data(_arrays(content, key, {FRAME}, _TO_SUM), FRAME)
+
+
 def records_of(content: RecordDict, kind: type[R]) -> dict[str, R]:
     """Return the records of a kind by name.
 
@@ -169,6 +182,11 @@ _TO_FOLD = _Words(
     "the reply holds plain arrays, as a stock Flower client's do: it must be made by fedmrn.flower.client.reply(...) "
     "of what attach(...) returned",
     "the reply holds the broadcast's two arrays: it must be made by fedmrn.flower.client.reply(...)",
+)
+_TO_SUM = _Words(
+    "the message holds plain arrays where a record of a secure sum belongs: a client answers by "
+    'fedmrn.flower.member.secure_sum(message, context), in @app.train("secure")',
+    "the message holds a broadcast's two arrays where a record of a secure sum belongs",
 )
 _TO_POOL = _Words(
     "the reply holds plain arrays where statistics belong: it must be made by fedmrn.flower.client.calibrate(...)",

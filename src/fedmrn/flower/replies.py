@@ -1,6 +1,6 @@
 """Replies of nodes: which message each answers, and what is counted of it before anybody looks at its frame."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from flwr.app import Message
 from flwr.app.metadata import Metadata
@@ -43,7 +43,14 @@ class Replies:
             conduct.refuse(sender, error, size=arrays_size(reply.content), answers=False, kind=self._kind)
         return node
 
-    def fold(self, conduct: Conduct, replies: Iterable[Message], metrics: Metrics, key: str) -> None:
+    def fold(
+        self,
+        conduct: Conduct,
+        replies: Iterable[Message],
+        metrics: Metrics,
+        key: str,
+        take: Callable[[int, bytes], object],
+    ) -> None:
         """Fold updates one at a time, as they come; what does not belong is refused and noted.
 
         Args:
@@ -51,6 +58,7 @@ class Replies:
             replies: to the messages.
             metrics: are added to, of those that are folded.
             key: of the record of arrays.
+            take: folds one, `Conduct.fold`, or takes it to a secure sum.
         """
         for message in replies:
             node = self.take(conduct, message)
@@ -62,7 +70,7 @@ class Replies:
                 conduct.refuse(node, error, size=arrays_size(message.content))
                 continue
             try:
-                conduct.fold(node, data)
+                take(node, data)
             except FrameError:
                 continue  # it is in the report
             metrics.add(node, message.content)

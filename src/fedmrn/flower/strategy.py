@@ -1,8 +1,5 @@
 """The strategy: Flower's FedAvg with one frame a client in place of dense arrays.
 
-    strategy = FedMRN(ModelLayout.of(model), "fedmrn-s", fraction_train=0.5)
-    strategy.start(grid, initial_arrays=ArrayRecord(model.state_dict()), num_rounds=10)
-
 Sampling, `evaluate_fn` and the result are stock FedAvg's: the arrays that they see are the global model under the names
 of its state dict. Messages differ, to train and to evaluate; `fedmrn.flower.client` answers them.
 """
@@ -12,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from logging import INFO, WARNING, getLogger
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -32,6 +29,7 @@ from fedmrn.flower.records import RUN
 from fedmrn.flower.replies import Replies
 from fedmrn.flower.reports import Reports
 from fedmrn.flower.streaming import Streaming
+from fedmrn.flower.sum_on_grid import NO_SUM, SumOnGrid, checked
 from fedmrn.flower.taken_up import TakenUp
 from fedmrn.flower.tracked import Tracked
 from fedmrn.methods import method as find_method
@@ -42,6 +40,9 @@ from fedmrn.tracking import Tracker
 from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
 from fedmrn.wire.layout import Layout
 from fedmrn.wire.public import tag_of
+
+if TYPE_CHECKING:
+    from fedmrn.secure import SecureSum
 
 log = getLogger("flwr").log
 
@@ -63,12 +64,11 @@ class FedMRN(FedAvg):
         equal: count all clients alike, whatever weights they claim.
         evaluate: how the model travels to clients that evaluate it: as a "frame", coded as `down` says, which
             `fedmrn.flower.client.load` reads; or as plain "arrays", a state dict, for a stock client function.
-        calibrate: after the last round, before its evaluation, ask nodes for batch norm's statistics of the new model,
-            which `fedmrn.flower.client.calibrate` finds: True for the nodes of that round, or how many of those that
-            are connected. The result of `start` is the calibrated model.
+        calibrate: after the last round, before its evaluation, ask nodes for batch norm's statistics of the new model
+            (`fedmrn.flower.client.calibrate`): True for the nodes of that round, or how many that are connected.
         give_up_after: end the run with an error after so many rounds in a row without an update; None or 0: never.
-        checkpoint: a folder in which a run is put away after each round, so that `start` with the same folder goes on
-            with a run that was stopped: see `fedmrn.flower.kept_run`.
+        checkpoint: a folder that keeps the run, so that `start` goes on where it stopped (`fedmrn.flower.kept_run`).
+        protect: `fedmrn.secure.SecureSum` sums updates so that none is seen; None: each is folded by itself.
         track: tells rounds to "tensorboard" and "mlflow", below runs/flower, or to a `fedmrn.tracking.Tracker`.
         **fedavg: as for Flower's FedAvg: fraction_train, min_train_nodes, ...
 
@@ -76,8 +76,7 @@ class FedMRN(FedAvg):
         reports: what came of each round since `start`; of the last ones where they are very many (`Reports`).
 
     Raises:
-        ConfigError: a method, option, secret or other argument that cannot be.
-        UsageError: a tracker is not installed.
+        UsageError: a method, option, secret or other argument that cannot be; a tracker that is not installed.
     """
 
     def __init__(
@@ -97,6 +96,7 @@ class FedMRN(FedAvg):
         calibrate: bool | int = False,
         give_up_after: int | None = 3,
         checkpoint: Path | str | None = None,
+        protect: "SecureSum | None" = None,
         track: Sequence[str | Tracker] = (),
         **fedavg: Any,
     ) -> None:
@@ -112,6 +112,7 @@ class FedMRN(FedAvg):
         self.reports = Reports()
         self._secret, self._limits, self._clipping = secret, limits, clipping
         self._server: Server | None = None
+        self._protect, self._sums = checked(protect, self.scheme, self.layout), NO_SUM
         self._conduct: Conduct | None = None
         self._replies, self._watch = Replies(MessageKind.TRAIN), Watch(self._give_up_after)
         self._initial = ArrayRecord()
@@ -168,10 +169,7 @@ class FedMRN(FedAvg):
         return found or server
 
     def begin(self, initial_arrays: ArrayRecord) -> Server:
-        """Set the model that round 1 starts from; for those who call `configure_train` themselves.
-
-        Returns:
-            The server that the rounds will move.
+        """Set the model that round 1 starts from, and return the server; for those who call `configure_train`.
 
         Raises:
             ConfigError: the arrays are not those of the model.
@@ -192,10 +190,7 @@ class FedMRN(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Sample nodes as FedAvg does, and return each one's broadcast.
-
-        The messages are a list: Flower's grid goes over them twice. They share the bytes of the state.
-        """
+        """Sample nodes as FedAvg does, and return each one's broadcast: a list, as Flower's grid goes over it twice."""
         self._conduct = None
         stock = super().configure_train(server_round, ArrayRecord(), config, grid)
         nodes = [message.metadata.dst_node_id for message in stock]
@@ -208,7 +203,12 @@ class FedMRN(FedAvg):
         conduct = Conduct(server.begin(server_round, nodes), self.layout.trainable, noun="node")
         if self._kept is not None:
             config = ConfigRecord({**config, RUN: tag_of(server.run)})
+        if self._protect is not None:
+            self._sums = SumOnGrid(self._protect, server, conduct, grid, self.arrayrecord_key, self._timeout)
+            nodes = self._sums.begin(nodes)
         messages = to_train(conduct, nodes, config, (self.arrayrecord_key, self.configrecord_key))
+        if self._sums is not None:
+            self._sums.enclose(messages)
         self._replies = Replies(MessageKind.TRAIN, messages)
         self._conduct = conduct
         return messages
@@ -228,9 +228,11 @@ class FedMRN(FedAvg):
         conduct = self._conduct
         if conduct is None or any(report is conduct.report for report in self.reports):
             return None, None
-        metrics = Metrics(self.weighted_by_key, self._limits.max_weight)
-        self._replies.fold(conduct, replies, metrics, self.arrayrecord_key)
-        report = conduct.report
+        metrics, report = Metrics(self.weighted_by_key, self._limits.max_weight), conduct.report
+        take = conduct.fold if self._sums is None else self._sums.take
+        self._replies.fold(conduct, replies, metrics, self.arrayrecord_key, take)
+        if self._sums is not None and report.asked:
+            self._sums.unmask()
         self.reports.append(report)
         if not report.asked:
             if self.fraction_train > 0:
@@ -251,8 +253,7 @@ class FedMRN(FedAvg):
             return None, counts
         if self._calibrate and server_round == self._last and self._grid is not None and self._server is not None:
             nodes = nodes_to_ask(self._grid, self._server, self._calibrate, report.asked)
-            key = self.arrayrecord_key
-            calibrate_on(self._grid, self._server, conduct, nodes, key=key, timeout=self._timeout)
+            calibrate_on(self._grid, self._server, conduct, nodes, key=self.arrayrecord_key, timeout=self._timeout)
             self._watch.warn(server_round, report.failed_otherwise)
         mean = self._tracked.note("train", metrics.mean(server_round, self.train_metrics_aggr_fn))
         return self.model(server_round), MetricRecord({**mean, **report.metrics()})
@@ -260,7 +261,7 @@ class FedMRN(FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Sample nodes as FedAvg does; each gets the model as it gets broadcasts, unless arrays were asked for."""
+        """Sample nodes as FedAvg does; each gets the model as it gets broadcasts, or arrays."""
         server = self.begin(arrays) if self._server is None else self._server
         if self._conduct is None or self._conduct.report.round != server_round:
             self._conduct = Conduct(server_round, self.layout.trainable, noun="node", publisher=server.publisher)

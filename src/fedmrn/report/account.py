@@ -13,12 +13,14 @@ from types import MappingProxyType
 from fedmrn.experiments.run.record import WAYS, Record, Way, sizes_on
 
 DIRECTIONS: Mapping[str, tuple[Way, ...]] = MappingProxyType({"up": ("up",), "down": ("down",), "both": WAYS})
+_SECURE = "secure sums"
 SECTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "mask": ("coded",),
         "side data": ("dense", "stats", "variance"),
         "header": ("header",),
         "checksum": ("checksum",),
+        _SECURE: ("keys", "shares", "unmasking"),
         "total": ("total",),
     }
 )
@@ -71,6 +73,8 @@ def account(runs: Sequence[Sequence[Record]]) -> list[Line]:
         for section, parts in SECTIONS.items():
             count = partial(_bytes, ways, parts)
             coded = _amount(runs, count)
+            if section == _SECURE and not coded.total:
+                continue
             raw = _amount(runs, partial(count, raw=True)) if known else None
             ratio = coded.total / raw.total if raw and raw.total else None
             lines.append(Line(way, section, coded, raw, ratio))

@@ -17,6 +17,8 @@ from fedmrn.server.node import Node, Post
 from fedmrn.server.optimizer import Scaled
 from fedmrn.server.rules import Sees
 from fedmrn.server.statistics import check_round, move_variances
+from fedmrn.server.summed import MaskSum
+from fedmrn.server.summing import take_sum
 from fedmrn.wire.frame import Frame, Kind
 from fedmrn.wire.layout import Group, Layout
 from fedmrn.wire.messages import state_sections, templates
@@ -132,6 +134,20 @@ class Round(Node):
             state = state_sections(server.layout, self._shown, server.scheme.down, keys)
         sections = self._templates + self._terms + state
         return Frame(Kind.BROADCAST, server.scheme.method, self.number, key, server.layout.digest, 0, sections)
+
+    def add_sum(self, total: MaskSum) -> None:
+        """Fold the updates of all clients that answered as one sum of masks (`fedmrn.secure`).
+
+        Raises:
+            UnknownClientError: a client of the sum was not asked.
+            WrongRoundError, DuplicateFrameError, WrongParametersError: as `fedmrn.server.summing.take_sum`.
+        """
+        self._check_open()
+        keys = [self._key(client) for client in total.clients]
+        take_sum(self.aggregator, total, keys[0] if keys else 0)
+        self.answered.update(total.clients)
+        for client in total.clients:
+            self._folded(client)
 
     def _folded(self, client: int | str) -> None:
         if self.publisher is not None and self._public is not None and self._server.is_current(self):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from fedmrn.codecs import Observable, Opened
 from fedmrn.errors import ConfigError
+from fedmrn.server.summed import MaskSum, observed_of
 from fedmrn.wire.layout import Group, Layout
 
 
@@ -22,6 +23,11 @@ class Tally:
     def add(self, opened: Opened) -> None:
         """Add what an opened section of the coded group says."""
         for observable, numbers in opened.observed(self._slices).items():
+            self._put(observable, numbers)
+
+    def add_sum(self, total: MaskSum, opened: Opened) -> None:
+        """Add what all updates of a round say, given their sum and a mask of ones over the same noise."""
+        for observable, numbers in observed_of(total, opened, self._slices).items():
             self._put(observable, numbers)
 
     def merge(self, other: "Tally") -> None:

@@ -3,7 +3,9 @@
 import math
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,8 @@ from torch import nn
 from fedmrn.data import Dataset, PartitionSpec, Task, augment, by_role, find_source, load_source, partition, subset
 from fedmrn.data.own import Wanted, load_own
 from fedmrn.errors import ConfigError, DataError
-from fedmrn.experiments.config import DataConfig, Experiment
+from fedmrn.experiments.config import DataConfig, Experiment, TrainConfig
+from fedmrn.extras import explained
 from fedmrn.federation.setting import Federation
 from fedmrn.models.catalogue import build_model
 from fedmrn.models.own import check_outputs
@@ -88,6 +91,7 @@ def prepare(experiment: Experiment, data_dir: Path, *, digest: str = "") -> Prep
         objective=objective,
         calibrate=train.calibrate,
         test_every=train.test_every,
+        protect=_protect(train),
     )
     return Prepared(dataset, federation, model)
 
@@ -123,6 +127,17 @@ def _load(experiment: Experiment, data_dir: Path) -> tuple[Dataset, nn.Module]:
         )
     )
     return dataset, model(dataset.shape, dataset.classes, dataset.task)
+
+
+def _protect(train: TrainConfig) -> Any:
+    """Return what sums updates unseen, or None; its libraries are imported only where it is asked for."""
+    if train.protect == "none":
+        return None
+    try:
+        secure = import_module("fedmrn.secure")
+    except ModuleNotFoundError as error:
+        raise explained(error, 'train.protect = "secure-sum"') from error
+    return secure.SecureSum(threshold=train.threshold)
 
 
 def _share_out(dataset: Dataset, data: DataConfig, seed: int) -> list[NDArray[np.int64]]:

@@ -41,6 +41,7 @@ MOST_OF_A_LINE, MOST = 1 << 22, 1 << 30
 class Sizes:
     """Bytes of all clients together, by part of their frames (`Frame.account`); `total` is the sum of the others.
 
+    Secure sums have keys, shares and unmasking beside frames; in other rounds these are None.
     In records from before running variances were a part of their own, `variance` is None and `stats` holds them.
     """
 
@@ -50,10 +51,14 @@ class Sizes:
     variance: Whole | None = None
     header: Whole
     checksum: Whole
+    keys: Whole | None = None
+    shares: Whole | None = None
+    unmasking: Whole | None = None
     total: Whole
 
     def __post_init__(self) -> None:
         parts = self.coded + self.dense + self.stats + (self.variance or 0) + self.header + self.checksum
+        parts += (self.keys or 0) + (self.shares or 0) + (self.unmasking or 0)
         if not 0 < self.total == parts:
             raise ValueError("total is not the sum of the other parts, or is 0")
 

@@ -1,0 +1,92 @@
+"""The setting of secure aggregation: how many clients must stay, and whose keys count."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from math import ceil
+
+from fedmrn.errors import ConfigError
+from fedmrn.secure.collector import Collector, Total
+from fedmrn.secure.member import SumMember
+from fedmrn.secure.session import Session
+from fedmrn.secure.update import check_scheme, mask_sum, numbers_of, shape_of
+from fedmrn.server.scheme import Scheme
+from fedmrn.server.summed import MaskSum
+from fedmrn.wire.frame import Frame
+from fedmrn.wire.layout import Layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecureSum:
+    """Secure aggregation as an option of a federation: a client's mask is never seen, only the sum of all.
+
+    Attributes:
+        threshold: how many of the clients that are asked must stay to the end: a whole number, or a share of them,
+            above 1/2 and up to 1. At least one more than half must, whatever is set. A server together with fewer than
+            2 * threshold - n clients cannot open another one's update.
+
+    Raises:
+        ConfigError: the threshold is neither.
+    """
+
+    threshold: float = 2 / 3
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.threshold, int) and not isinstance(self.threshold, bool) and self.threshold >= 2
+        if not whole and not (isinstance(self.threshold, float) and 0.5 < self.threshold <= 1):
+            raise ConfigError(
+                "the threshold of secure sums is a number of clients, at least 2, or a share of them above 0.5 and up "
+                f"to 1.0; got {self.threshold!r:.40}"
+            )
+
+    def needed(self, clients: int) -> int:
+        """Return how many of so many clients must stay.
+
+        Raises:
+            ConfigError: there are fewer than 2, or fewer than the threshold.
+        """
+        t = self.threshold if isinstance(self.threshold, int) else ceil(self.threshold * clients - 1e-9)
+        if clients < max(2, t):
+            raise ConfigError(f"a secure sum with threshold {self.threshold:g} cannot be of {clients} clients")
+        return max(int(t), clients // 2 + 1)
+
+    @staticmethod
+    def check(scheme: Scheme, layout: Layout) -> None:
+        """Refuse a scheme whose updates are no bits under one noise key, or that weighs clients.
+
+        Raises:
+            ConfigError: says what to set.
+        """
+        check_scheme(scheme, layout)
+
+    def begin(self, round: int, clients: int, scheme: Scheme, layout: Layout) -> Collector:
+        """Return the server's side of a round with so many clients.
+
+        Raises:
+            ConfigError: as `check` and `needed`.
+        """
+        self.check(scheme, layout)
+        return Collector(Session.begin(round, clients, self.needed(clients), *shape_of(scheme, layout)))
+
+    @staticmethod
+    def member(setup: bytes, sign: bytes | None = None) -> tuple[SumMember, bytes]:
+        """Return a client's side, and its keys; as `SumMember.begin`."""
+        return SumMember.begin(setup, sign=sign)
+
+    @staticmethod
+    def share(member: SumMember, roster: bytes, trusted: Collection[bytes] = ()) -> bytes:
+        """Return a client's shares; as `SumMember.share`."""
+        return member.share(roster, trusted=frozenset(trusted))
+
+    @staticmethod
+    def pad(member: SumMember, envelopes: bytes, update: Frame) -> bytes:
+        """Return an update with pads on it, in place of its frame.
+
+        Raises:
+            FrameError, EncodeError: as `SumMember.pad`.
+        """
+        return member.pad(envelopes, numbers_of(update, member.session))
+
+    @staticmethod
+    def summed(total: Total, clients: tuple[int | str, ...], session: Session, layout: Layout) -> MaskSum:
+        """Return the sum as the fold takes it; `clients` are all that were asked, by index."""
+        return mask_sum(total, clients, session, layout)

@@ -1,0 +1,128 @@
+"""Secure sums on Flower: the plain round's model to the bit, drop-outs, lost rounds, and secrets that are deleted."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from fake_grid import FakeGrid, Node, reply_from
+from flower_clients import NODES, SECRET, context, samples
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from torch import nn
+from torch.nn import functional as F
+
+from fedmrn.errors import ConfigError, WrongMessageError
+from fedmrn.federation.transport import MessageKind
+from fedmrn.flower import FedMRN
+from fedmrn.flower.client import attach, reply
+from fedmrn.flower.member import secure_sum
+from fedmrn.secure import SecureSum
+from fedmrn.torch import ModelLayout
+
+OPTIONS = {"noise_key": "round", "scale": 0.02}
+
+
+def plain_model() -> nn.Module:
+    """All of it is masks."""
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    for i, tensor in enumerate(model.parameters()):
+        nn.init.constant_(tensor, 0.01 * (i + 1))
+    return model
+
+
+def member(node: int, mine: Context, *, dies_at: str = "", secure: bool = False) -> Node:
+    """A client as an app would have it; it is silent from a message on: of type train, or the record's kind."""
+
+    def answer(message: Message) -> Message | None:
+        kind = message.metadata.message_type
+        if kind == "train.secure":
+            record = message.content["arrays"]["frame"].data
+            if str(record[5]) == dies_at:
+                return None
+            return reply_from(message, secure_sum(message, mine).content, node)
+        if kind == dies_at:
+            return None
+        model, (x, y) = plain_model(), samples(node)
+        optimizer = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), message, mine, steps=1)
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        back = reply(optimizer, message, mine, weight=len(y), secure=secure)
+        return reply_from(message, back.content, node)
+
+    return answer
+
+
+def strategy(protect: SecureSum | None = None, **more: Any) -> FedMRN:
+    view = ModelLayout.of(plain_model())
+    return FedMRN(view, "fedmrn-s", {**OPTIONS, **more}, secret=SECRET, equal=True, protect=protect)
+
+
+def one_round(plan: FedMRN, nodes: dict[int, Node]) -> bytes | None:
+    grid, initial = FakeGrid(nodes), ArrayRecord(plain_model().state_dict())
+    plan.begin(initial)
+    messages = list(plan.configure_train(1, initial, ConfigRecord(), grid))
+    arrays, _ = plan.aggregate_train(1, grid.send_and_receive(messages) if messages else [])
+    return None if arrays is None else b"".join(array.data for array in arrays.values())
+
+
+@pytest.fixture(autouse=True)
+def _same_dice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask is a client's own draw; here it is the same in both rounds."""
+    monkeypatch.setattr("secrets.randbits", lambda bits: bits)
+    monkeypatch.setattr("fedmrn.server.server.os", SimpleNamespace(urandom=bytes))  # the run's id
+
+
+def contexts() -> dict[int, Context]:
+    return {node: context(node) for node in NODES}
+
+
+def test_the_model_is_the_plain_sum_to_the_bit() -> None:
+    mine = contexts()
+    plan = strategy(SecureSum(threshold=2))
+    secure = one_round(plan, {node: member(node, mine[node], secure=True) for node in NODES})
+    plain = one_round(strategy(), {node: member(node, context(node)) for node in NODES})
+    assert secure == plain is not None
+    assert not any(mine[node].state for node in NODES), "secrets are deleted"
+    stages = plan.reports[0].stages
+    assert stages[MessageKind.KEYS].received == {"keys": 3 * 224}
+    assert stages[MessageKind.UNMASK].received == {"unmasking": 3 * (32 + 3 * 34)}
+    assert stages[MessageKind.SHARES].received == {"shares": 3 * (32 + 2 * 82)}
+    assert "shares" in stages[MessageKind.TRAIN].sent
+    assert sorted(plan.reports[0].folded) == sorted(NODES)
+
+
+@pytest.mark.parametrize("dies_at", ["1", "3", "train"])
+def test_one_that_drops_out_is_left_out(dies_at: str) -> None:
+    nodes = {node: member(node, context(node), dies_at=dies_at if node == 12 else "") for node in NODES}
+    secure = one_round(strategy(SecureSum(threshold=2)), nodes)
+    silent = member(12, context(12), dies_at="train")
+    plain = one_round(strategy(), {**{node: member(node, context(node)) for node in NODES}, 12: silent})
+    assert secure == plain is not None
+
+
+@pytest.mark.parametrize("dies_at", ["1", "3", "train", "7"])
+def test_below_the_threshold_the_round_is_lost_and_the_model_stays(
+    dies_at: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = strategy(SecureSum(threshold=3))
+    nodes = {node: member(node, context(node), dies_at=dies_at if node == 12 else "") for node in NODES}
+    assert one_round(plan, nodes) is None
+    assert not plan.reports[0].folded
+    assert "round 1 is lost: 2 of 3 clients answered with" in caplog.text
+
+
+def test_a_client_may_insist() -> None:
+    with pytest.raises(WrongMessageError, match="with pads alone"):
+        one_round(strategy(), {11: member(11, context(11), secure=True), **{n: lambda _: None for n in (12, 13)}})
+
+
+def test_too_few_nodes_and_wrong_settings() -> None:
+    assert one_round(strategy(SecureSum(threshold=4)), {n: member(n, context(n)) for n in NODES}) is None
+    with pytest.raises(ConfigError, match="noise_key"):
+        strategy(SecureSum(), noise_key="client")
+
+
+def test_messages_that_ask_nothing() -> None:
+    asked = Message(content=RecordDict({"arrays": ArrayRecord()}), message_type="train.secure", dst_node_id=1)
+    with pytest.raises(WrongMessageError):
+        secure_sum(asked, context(1))
