@@ -11,6 +11,7 @@ _EXTRAS: Mapping[str, str] = MappingProxyType(
         "triton": "gpu",
         "flwr": "flower",
         "typer": "cli",
+        "dp_accounting": "privacy",
         **dict.fromkeys(_CLI, "cli"),
         **dict.fromkeys(_HTTP, "http"),
     }
