@@ -35,6 +35,7 @@ TERMS = {
     4: ("stochastic", "<B"),
     5: ("backward", "<B"),
     6: ("budget", "<d"),
+    7: ("theta", "<d"),
 }
 
 
