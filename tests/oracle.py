@@ -36,6 +36,7 @@ TERMS = {
     4: ("stochastic", "<B"),
     5: ("backward", "<B"),
     6: ("budget", "<d"),
+    7: ("theta", "<d"),
 }
 
 

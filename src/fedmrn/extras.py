@@ -13,6 +13,7 @@ _EXTRAS: Mapping[str, str] = MappingProxyType(
         "typer": "cli",
         "cryptography": "secure",
         "Crypto": "secure",
+        "dp_accounting": "privacy",
         **dict.fromkeys(_CLI, "cli"),
         **dict.fromkeys(_HTTP, "http"),
     }

@@ -4,7 +4,7 @@ import json
 import re
 import struct
 from hashlib import blake2b, sha256
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
@@ -443,7 +443,8 @@ def test_constants_of_the_document() -> None:
     assert ", ".join(f"{int(kind)} {kind.name.lower()}" for kind in Kind) + " |" in DOCUMENT
     assert ", ".join(f"{int(role)} {role.name.lower()}" for role in Role) + " |" in DOCUMENT
     for term in TERMS.values():
-        form = "u8, 0 or 1" if term.kind is bool else "f64, 0 to 1" if term.most == 1 else "f64, 0 or more"
+        range_ = "0 or more" if term.most == inf else f"0 to {term.most:g}"
+        form = "u8, 0 or 1" if term.kind is bool else f"f64, {range_}"
         assert f"| {term.tag} | {form} | {term.name} |" in DOCUMENT
         assert oracle.TERMS[term.tag][0] == term.name
     for row in METHODS.values():

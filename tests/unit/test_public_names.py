@@ -137,6 +137,7 @@ PUBLIC = {
     "fedmrn.models": [],
     "fedmrn.numerics": [],
     "fedmrn.results": ["Collection", "import_runs", "read_collection", "write_collection", "write_results"],
+    "fedmrn.privacy": ["DELTA", "Mechanism", "PrivateRounds", "epsilon_of", "theta_for"],
     "fedmrn.report": ["Report", "check_formats", "check_targets", "find_runs", "write_report"],
     "fedmrn.secure": ["Collector", "SecureSum", "SumMember"],
     "fedmrn.server": ["Carried", "Clipping", "EdgeRound", "PublicGrid", "Round", "Server"],

@@ -16,8 +16,8 @@ from fedmrn.wire.messages import check_templates, read_model, read_state
 from fedmrn.wire.terms import read_terms
 
 MASKED_TERMS = {"progressive", "stochastic", "budget"}
-TERMS_OF = {"fedbat": {"warmup", "rho"}, "fedpm": {"backward"}}
-"""Terms that methods have which are not masked noise; those have `MASKED_TERMS`."""
+TERMS_OF = {"fedmrn-s": MASKED_TERMS | {"theta"}, "fedbat": {"warmup", "rho"}, "fedpm": {"backward"}}
+"""Terms of methods that have others than `MASKED_TERMS`, which those of masked noise have."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,7 +142,7 @@ def told() -> Iterator[Row]:
     yield "record-cut", MALFORMED, "A record's header is cut.", with_terms((6, half), (7, b""), cut=1)
     yield "value-cut", MALFORMED, "A value is cut.", with_terms((6, half), cut=1)
     yield "order", MALFORMED, "Tags do not increase.", with_terms((6, half), (6, half))
-    yield "unknown", e.UnknownTermError, "Tag 7 is not known.", with_terms((7, half))
+    yield "unknown", e.UnknownTermError, "Tag 8 is not known.", with_terms((8, half))
     yield "length", MALFORMED, "A budget has eight bytes.", with_terms((6, half[1:]))
     yield "nan", e.NonFiniteError, "A budget that is NaN.", with_terms((6, struct.pack("<d", nan)))
     yield "range", e.BoundError, "A budget of 2 bits.", with_terms((6, struct.pack("<d", 2)))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fedmrn import __version__
+from fedmrn.cli.commands.accounting import privacy_command
 from fedmrn.cli.commands.calibrating import calibrate_command
 from fedmrn.cli.commands.describing import layout_command
 from fedmrn.cli.commands.listing import datasets_command, methods_command, presets_command
@@ -47,6 +48,7 @@ app.command("results")(results_command)
 app.command("inspect")(inspect_command)
 app.command("calibrate")(calibrate_command)
 app.command("layout")(layout_command)
+app.command("privacy")(privacy_command)
 app.command("methods")(methods_command)
 app.command("datasets")(datasets_command)
 app.command("presets")(presets_command)

@@ -86,6 +86,10 @@ class Bars:
         if done and not self._console.is_terminal:
             self._console.print(f"{self._label}: {done} of {self._rounds} rounds were done before", markup=False)
 
+    def note(self, text: str) -> None:
+        """Show what is to be known before a run starts."""
+        say(ERR, text)
+
     def client(self, done: int) -> None:
         """Show that a client has answered."""
         if self._task is not None:

@@ -17,7 +17,8 @@ from fedmrn.wire.messages import encode_update
 
 def warm_up(scheme: Scheme) -> None:
     """Run every kernel of a scheme, and those of local training, once; the scheme's through real frames."""
-    layout = Layout.of([TensorSpec("w", (257,), Group.CODED), TensorSpec("b", (1,), Group.DENSE)])
+    beside = [] if scheme.theta else [TensorSpec("b", (1,), Group.DENSE)]  # nothing goes beside private masks
+    layout = Layout.of([TensorSpec("w", (257,), Group.CODED), *beside])
     zeros = np.zeros(9, np.float32)
     server = Server(layout, scheme, np.zeros(layout.size, np.float32), bytes(16))
     round_ = server.begin(1, [0])

@@ -160,10 +160,8 @@ class Rounds:
                 if task.answers >= least:
                     return
                 why = "nobody is left to answer" if done else f"{self._plan.deadline:g} s are over"
-                needed = f"at least {least} {'is' if least == 1 else 'are'} needed"
-                _log.warning(
-                    "%s: %s of %s answers, %s, and %s", task.name, task.answers, len(task.clients), needed, why
-                )
+                came = f"{task.answers} of {len(task.clients)} answers"
+                _log.warning("%s: %s, at least %s needed, and %s", task.name, came, least, why)
                 if left:
                     self._desk.prolong(self._plan.deadline)
             raise NoUpdatesError(_no_updates(task, least))

@@ -200,9 +200,8 @@ class HttpServer:
             try:
                 self._uvicorn.run([door])
             except KeyboardInterrupt:
-                raise KeyboardInterrupt(
-                    f"stopped in round {self.federation.round + 1}; start it again to go on"
-                ) from None
+                said = f"stopped in round {self.federation.round + 1}; start it again to go on"
+                raise KeyboardInterrupt(said) from None
         if self.error is not None:
             raise self.error
 

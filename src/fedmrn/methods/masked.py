@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 from fedmrn.codecs import Codec, MaskCodec, MaskedNoise, OwnScale, RandomCode, ShorterMask, ToldScale
+from fedmrn.errors import ConfigError
 from fedmrn.methods.method import Method, Options
 from fedmrn.methods.option import by_name
 from fedmrn.methods.options import LAW, MASKED, RANDOM_CODE, SCALE, SIGNED
 from fedmrn.numerics.masking import MaskType
-from fedmrn.numerics.noise import NoiseSpec
+from fedmrn.numerics.noise import Law, NoiseSpec
+from fedmrn.numerics.private import check_theta
 
 
 def _scaled(o: Options, masks: MaskedNoise | ShorterMask) -> MaskCodec:
@@ -22,6 +24,29 @@ def _masked(mask: MaskType, *, stochastic: bool = True) -> Callable[[Options], C
         noise = NoiseSpec(o["noise"], o["scale"].of_parameters)
         return _scaled(o, o["coding"](MaskedNoise(noise, mask, stochastic)))
 
+    return codec
+
+
+def _signed(o: Options) -> Codec:
+    """Return the codec of signed masks; where they are to be private, refuse what would not be."""
+    if not o["theta"]:
+        return _masked(MaskType.SIGNED)(o)
+    check_theta(o["theta"])
+    if o["scale"].follows_update:
+        raise ConfigError(
+            'theta needs a scale that is a number, such as scale = 0.1: with "auto" clients tell in the clear which '
+            "scale would fit them. Updates are clipped to 2 theta scale"
+        )
+    if o["noise"] is not Law.BERNOULLI:
+        raise ConfigError(
+            'theta needs noise = "bernoulli": over smaller noise a bit may tell for sure what it stands for'
+        )
+    if not o["noise_key"]:
+        raise ConfigError('theta needs noise_key = "round": only the sum of masks over one noise is private')
+    codec = _masked(MaskType.SIGNED)(o)
+    mask = MaskCodec.of(codec)
+    if mask is None or mask.masked is not mask:
+        raise ConfigError('theta needs coding = "raw": the length of a coded mask says something of the update')
     return codec
 
 
@@ -48,8 +73,8 @@ ROWS = (
         id=3,
         name="fedmrn-s",
         summary="masked random noise, signed mask {-n, n}: one bit a parameter",
-        local="masked_noise:MaskedTraining",
-        codec=_masked(MaskType.SIGNED),
+        local="private:SignedTraining",
+        codec=_signed,
         options=SIGNED,
     ),
     Method(

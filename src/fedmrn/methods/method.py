@@ -1,7 +1,7 @@
 """What a row of the table of methods is, and how its options become a scheme."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 from types import MappingProxyType
 from typing import Any
@@ -136,13 +136,17 @@ class Method:
         """
         values = self.resolve(options)
         try:
-            scheme = self._scheme(values, side, down, optimizer or Scaled(1.0))
+            return self._scheme(values, side, down, optimizer or Scaled(1.0), self.weighted and not equal)
         except ConfigError as error:
             raise ConfigError(f"method {self.name}: {error}") from error
-        return replace(scheme, weighted=False) if equal else scheme
 
     def _scheme(
-        self, values: Mapping[str, Value], side: str, down: str | PublicGrid, optimizer: ServerOptimizer
+        self,
+        values: Mapping[str, Value],
+        side: str,
+        down: str | PublicGrid,
+        optimizer: ServerOptimizer,
+        weighted: bool,
     ) -> Scheme:
         grid = down if isinstance(down, PublicGrid) else PublicGrid() if down == GRID else None
         down = GRID if isinstance(down, PublicGrid) else down
@@ -156,7 +160,7 @@ class Method:
             method=self.id,
             codecs={Group.CODED: codec, **sides},
             rule=self.rule(parsed),
-            weighted=self.weighted,
+            weighted=weighted,
             down={Group.CODED: coded, Group.DENSE: others, Group.STATS: others, Group.VARIANCE: Raw()},
             grid=grid,
             shared_key=parsed.get("noise_key", False),

@@ -42,7 +42,13 @@ SCALE = ScaleOption(
     words='scale of the noise; "auto" fits one to the updates, per tensor. Published: 0.01 binary, 0.005 signed',
 )
 MASKED = by_name(LAW, SCALE, _CODING, _NOISE_KEY)
-SIGNED = by_name(_SIGNED_LAW, SCALE, _CODING, _NOISE_KEY)
+_THETA = NumberOption(
+    name="theta",
+    default=0.0,
+    words="differential privacy: a sent bit's probability is within theta of 1/2, at most 1/4; 0: off",
+    read_by=ReadBy.CLIENT,
+)
+SIGNED = by_name(_SIGNED_LAW, SCALE, _CODING, _NOISE_KEY, _THETA)
 _BUDGET = NumberOption(
     name="budget",
     default=0.0,

@@ -9,7 +9,9 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmrn.errors import ConfigError
 from fedmrn.experiments.config import Experiment
+from fedmrn.experiments.run.private import after
 from fedmrn.experiments.run.record import WAYS, Record, sizes_on
 from fedmrn.text import spans
 from fedmrn.wire.layout import Layout
@@ -118,12 +120,22 @@ class Variant:
         """Say what is not finished, and what the numbers are of then."""
         late = [run for run in self.runs if not run.finished]
         if not late:
-            return self._calibrated()
+            return [*self._calibrated(), *self._private()]
         stand = ", ".join(f"seed {r.experiment.seed} at round {len(r.records)}" for r in late)
         which = f"seed{'s' * (len(self.used) > 1)} {spans(r.experiment.seed for r in self.used)}"
         rounds = f"up to round {len(self.records[0])}"
         text = f"{self.label}: {stand} of {self.experiment.train.rounds}; its numbers are of {which} {rounds}"
-        return [text, *self._calibrated()]
+        return [text, *self._calibrated(), *self._private()]
+
+    def _private(self) -> list[str]:
+        """Say which epsilon the rounds have where masks are private; nothing where they are not."""
+        run = self.used[0]
+        if run.layout is None or not run.experiment.scheme().theta:
+            return []
+        try:
+            return [f"{self.label}: {after(run.experiment, run.layout, self.records[0])}"]
+        except ConfigError as error:
+            return [f"{self.label}: {error}"]
 
     def _calibrated(self) -> list[str]:
         """Say what calibration of the last model did and took; nothing where it was not calibrated."""

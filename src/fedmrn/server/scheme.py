@@ -29,7 +29,8 @@ class Scheme:
 
     Raises:
         ConfigError: the method needs an exact broadcast and is not given one, a term cannot be told, clients are to
-            choose scales of a noise that they share, or variances are given a codec in which they can be ruined.
+            choose scales of a noise that they share, private masks are weighted or have noise of their own, or
+            variances are given a codec in which they can be ruined.
     """
 
     method: int
@@ -48,6 +49,11 @@ class Scheme:
         if self.grid is not None and not self.rule.shows_weights:
             raise ConfigError("a public model on a grid is of weights, and this state is of none: set down to float32")
         check_terms(self.terms)
+        if self.theta and (self.weighted or not self.shared_key):
+            raise ConfigError(
+                "theta needs clients that count alike (equal=True; train.weight_by=equal in an experiment) and one "
+                "noise key a round: the account is of sums of bits, and weights in the clear say something of clients"
+            )
         variance = self.codecs.get(Group.VARIANCE)
         if variance is not None and not variance.elementwise:
             raise ConfigError(f"running variances travel by codec raw, float16 or float8, not by {variance.name}")
@@ -57,6 +63,11 @@ class Scheme:
                 f"codec {coded.name} lets each client choose the scale of a noise that all share: "
                 "tell them one (codec told-scale), or give each a key of its own"
             )
+
+    @property
+    def theta(self) -> float:
+        """How far from 1/2 the probability of a sent bit may be (`fedmrn.numerics.private`); 0: masks are not so."""
+        return float(self.terms.get("theta", 0.0))
 
     @property
     def exact_broadcast(self) -> bool:

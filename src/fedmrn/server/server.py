@@ -21,6 +21,7 @@ from fedmrn.server.statistics import check_moments, check_start
 from fedmrn.whole import whole
 from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
 from fedmrn.wire.layout import Group, Layout
+from fedmrn.wire.private import check_sums_alone
 
 
 class Server:
@@ -50,7 +51,7 @@ class Server:
         ConfigError: if the state or the moments are not of the layout's shape, the state is not finite, has a negative
             variance or is not one of the scheme's rule, the secret, the run's id or the round's number cannot be,
             clipping is off where it is what scales are learned by, or a server with public models that count from the
-            run's start goes on without it.
+            run's start goes on without it, or more than masks would travel where they are private.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Server:
             raise ConfigError(f"a run's id has {RUN_SIZE} bytes, got {len(run)}")
         round = whole(round, "the last finished round", least=0, most=(1 << 32) - 1)
         scheme.rule.check(state[layout.span(Group.CODED)])
+        check_sums_alone(layout, scheme.theta)
         self.layout, self.scheme = layout, scheme
         self.secret, self.run, self.limits, self.threads = secret, run, limits, threads
         self.clipping = clipping

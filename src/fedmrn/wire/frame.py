@@ -1,11 +1,7 @@
 """Frames: the messages between server and clients, as bytes. `docs/wire-format.md` is the specification.
 
-A frame is an *update* (client to server: one section a tensor group), a *broadcast* (server to client: what to send,
-as templates, terms of training, and the state of the model), a *model* (server to client: values to evaluate, or to
-calibrate) or *statistics* (client to server: those of the model that it was sent). In a tree of servers an *assignment*
-goes down to an edge (which clients answer there, under which keys and caps), and a *partial* sum comes up from it.
-Parsing looks at headers only and keeps bodies as views of the bytes it was given: it allocates O(sections), and nothing
-whose size the sender chose.
+Each kind of frame says below who sends it to whom. Parsing looks at headers only and keeps bodies as views of the bytes
+it was given: it allocates O(sections), and nothing whose size the sender chose.
 """
 
 import struct

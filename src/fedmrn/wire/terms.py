@@ -102,6 +102,7 @@ TERMS: Mapping[str, Term] = MappingProxyType(
             Term(4, "stochastic", bool, 1),
             Term(5, "backward", bool, 1),
             Term(6, "budget", float, 1.0),
+            Term(7, "theta", float, 0.25),
         )
     }
 )

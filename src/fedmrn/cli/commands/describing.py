@@ -26,9 +26,7 @@ def layout_command(
     shape: Annotated[
         str | None, typer.Option(metavar="SIZES", help="Of a sample, such as 3,32,32; in place of --data.")
     ] = None,
-    classes: Annotated[
-        int | None, typer.Option(min=1, max=1 << 24, help="Outputs of the model; in place of --data.")
-    ] = None,
+    classes: Annotated[int | None, typer.Option(min=1, max=1 << 24, help="Outputs; in place of --data.")] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="File for the layout. [default: standard output]", show_default=False),

@@ -156,6 +156,9 @@ class _Told:
     def start(self, experiment: Experiment, done: int) -> None:
         self._connection.send(Event(self._cell, "start", done))
 
+    def note(self, text: str) -> None:
+        self._connection.send(Event(self._cell, "warning", text=text))
+
     def client(self, done: int) -> None: ...
 
     def round(self, record: Record) -> None:

@@ -38,6 +38,7 @@ from fedmrn.experiments.run.folder import check_folder, finished
 from fedmrn.experiments.run.layout_file import write_layout
 from fedmrn.experiments.run.machine import note_machine, this_machine
 from fedmrn.experiments.run.prepare import Prepared, prepare
+from fedmrn.experiments.run.private import before
 from fedmrn.experiments.run.record import Record, read_records, to_record
 from fedmrn.experiments.run.tracked import measured, tracked
 from fedmrn.experiments.run.transports import Setup, Start, find_transport
@@ -49,6 +50,7 @@ from fedmrn.server import Server
 from fedmrn.server.saved import saved_round
 from fedmrn.torch import ModelLayout, local_rule
 from fedmrn.tracking import check_trackers
+from fedmrn.wire.private import check_sums_alone
 
 
 class Progress(Protocol):
@@ -59,6 +61,9 @@ class Progress(Protocol):
 
     def start(self, experiment: Experiment, done: int) -> None:
         """Show that a run starts, or goes on after `done` rounds."""
+
+    def note(self, text: str) -> None:
+        """Show what is to be known of a run before it starts, such as the privacy that it will have."""
 
     def client(self, done: int) -> None:
         """So many clients of the current round have answered."""
@@ -114,6 +119,10 @@ def run(
             pass
     with progress.wait(f"reading {experiment.data.name}"):
         prepared = prepare(experiment, data_dir)
+    if prepared.federation.scheme.theta:
+        layout = ModelLayout.of(prepared.model).layout
+        check_sums_alone(layout, prepared.federation.scheme.theta)
+        progress.note(before(experiment, layout))
     with progress.wait("preparing the kernels (compiled once for an installation)"):
         warm_up(prepared.federation.scheme)
     folder.mkdir(parents=True, exist_ok=True)

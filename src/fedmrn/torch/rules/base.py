@@ -60,6 +60,7 @@ class LocalRule(Steps):
             whole models can be read, and the model must start as the run did where the server counts from that.
 
     Attributes:
+        given_key: the sampling key that was passed; None where the operating system gave one.
         optimizers: the wrapper of each optimiser, in the order given; of a single one the rule itself.
 
     Parameters of fewer than 32 bits have float32 masters, which the optimiser moves; the model gets them rounded.
@@ -107,6 +108,7 @@ class LocalRule(Steps):
         self.memory = memory
         self.check()
         self._ranks = Ranks(model, self.view.device)
+        self.given_key = sampling_key
         self.sampling_key = self._ranks.first_key(fresh_key() if sampling_key is None else sampling_key)
         with torch.inference_mode(mode=False):  # what is made here is trained, whatever surrounds the call
             self.view.write(self.received)  # the first change to the model: whatever can be refused was
