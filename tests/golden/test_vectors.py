@@ -11,7 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vectors import FOLDER, GROUPS, INDEX, KINDS, ROLES, Client, check_values, data_of, floats_of, layout_of
+from vectors import (
+    FOLDER,
+    GROUPS,
+    INDEX,
+    KINDS,
+    OF_SECURE_SUMS,
+    ROLES,
+    Client,
+    check_values,
+    data_of,
+    floats_of,
+    layout_of,
+)
 
 import oracle
 from fedmrn import errors
@@ -278,7 +290,7 @@ def test_changes_of_variances_are_far_from_a_tie() -> None:
 def test_every_error_has_a_frame() -> None:
     """But for those that no single frame can show: who sent it, twice, and how a transport wraps it."""
     named = {e.__name__ for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.FrameError)}
-    elsewhere = {"FrameError", "UnknownClientError", "DuplicateFrameError", "WrongMessageError"}
+    elsewhere = {"FrameError", "UnknownClientError", "DuplicateFrameError", "WrongMessageError"} | OF_SECURE_SUMS
     assert {row["error"] for row in REFUSED.values()} == named - elsewhere
     assert len(REFUSED) == len(INDEX["refused"])
     codecs = {name.split("-")[1] for name in REFUSED if name.startswith("codec-")}

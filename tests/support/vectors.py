@@ -14,6 +14,8 @@ INDEX: dict[str, Any] = json.loads((FOLDER / "index.json").read_text("utf-8"))
 GROUPS = ["coded", "dense", "stats", "variance"]
 ROLES = ["update", "state", "template", "terms"]
 KINDS = {"update": 1, "broadcast": 2, "model": 3, "statistics": 5}
+OF_SECURE_SUMS = {"LateAnswerError", "RefusedRevealError", "UntrustedKeyError", "WrongShareError"}
+"""Errors of a protocol around frames: docs/secure-aggregation.md has them."""
 Tensors = list[tuple[str, tuple[int, ...], int]]
 
 
