@@ -46,6 +46,8 @@ def test_a_layout_that_nobody_can_write(cli: Cli) -> None:
         (["cnn4", "--data", "mnist", "--classes", "3"], ["leave --shape and --classes out"]),
         (["cnn4", "--shape", "1,x", "--classes", "3"], ["--shape '1,x'", "such as 3,32,32"]),
         (["cnn4", "--shape", "0", "--classes", "3"], ["--shape '0'"]),
+        (["cnn4", "--shape", "3,32", "--classes", "3"], ["--shape is CHANNELS,HEIGHT,WIDTH, got 3,32"]),
+        (["lstm", "--shape", "3,8,8", "--classes", "3"], ["is for text", "--shape is LENGTH, got 3,8,8"]),
         (["cnn4", "--shape", "1,9,9", "--classes", "3"], ["cnn4", "16 pixels"]),
     )
     for args, words in rows:

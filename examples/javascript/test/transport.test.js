@@ -35,6 +35,12 @@ const layer = (inputs, outputs) => [
 ];
 const DATA = { images: [new Float32Array(4)], labels: [0] };
 
+test("an address that cannot be is refused, not asked again", () => {
+  for (const base of ["127.0.0.1:8000", "ftp://host", "https://", "http://a b"]) {
+    assert.throws(() => new Transport(base, "a-token-of-tests"), /a server's address is such as/);
+  }
+});
+
 test("the token travels, and a busy server is asked again", async () => {
   const troubles = [];
   const busy = { status: 503, headers: { "Retry-After": "0" } };

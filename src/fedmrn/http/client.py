@@ -13,10 +13,10 @@
 The loop ends with the run. A server that is away is waited for, and a process that is started again goes on.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from logging import getLogger
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import nn
@@ -31,6 +31,8 @@ from fedmrn.torch.model_layout import Choose, Variances
 from fedmrn.wire.frame import DEFAULT_LIMITS, Limits
 
 _log = getLogger(__name__)
+_ASKS = 2  # the second where the round was over before the server heard of the first
+_Made = TypeVar("_Made")
 
 
 class HttpClient:
@@ -145,15 +147,7 @@ class HttpTask:
                 limits=self._client.limits,
             )
 
-        try:
-            try:
-                rule = attached()
-            except LostModelError as error:
-                self._ask_for_all(error)
-                rule = attached()
-        except FedmrnError as error:
-            self.fail(error)
-            raise
+        rule = self._carried_out(attached)
         store.keep_held()
         return rule
 
@@ -170,15 +164,7 @@ class HttpTask:
             frame, limits = self._given.data, self._client.limits
             load_model(model, frame, choose=choose, variances=variances, held=held, limits=limits)
 
-        try:
-            try:
-                loaded()
-            except LostModelError as error:
-                self._ask_for_all(error)
-                loaded()
-        except FedmrnError as error:
-            self.fail(error)
-            raise
+        self._carried_out(loaded)
 
     def reply(self, rule: LocalRule, *, weight: int, metrics: Mapping[str, float] | None = None) -> bool:
         """Finish local training and upload the update; return whether it was taken, and not too late.
@@ -217,6 +203,19 @@ class HttpTask:
         text = reason if isinstance(reason, str) else f"{type(reason).__name__}: {reason}"
         _log.warning("%s: %s", self._given.name, text)
         return self._client.connection.fail(self._given, text)
+
+    def _carried_out(self, use: Callable[[], _Made]) -> _Made:
+        """Return what comes of the task's frame; a client that lost its public model asks for the whole one."""
+        try:
+            for _ in range(_ASKS):
+                try:
+                    return use()
+                except LostModelError as error:
+                    self._ask_for_all(error)
+            return use()
+        except FedmrnError as error:
+            self.fail(error)
+            raise
 
     def _ask_for_all(self, error: LostModelError) -> None:
         """Tell the server that this client does not hold its public model, and take the task again.

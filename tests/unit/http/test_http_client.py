@@ -1,5 +1,6 @@
 """A client's own loop over HTTP: three lines around a training, over TLS, with evaluation and what it keeps."""
 
+import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,11 +11,12 @@ import httpx
 import pytest
 import small_federation
 import torch
-from http_federation import Trainer, of_many, plan_of, serving
+from http_federation import Trainer, of_many, plan_of, server_of, serving, take_part
 from httpcore._backends.sync import SyncStream
 from torch import nn
 
-from fedmrn.errors import ConfigError, LimitError, MethodNotAcceptedError, ServerRefusedError
+from fedmrn.errors import ConfigError, LimitError, MethodNotAcceptedError, RunError, ServerRefusedError
+from fedmrn.http import HttpServer, Tokens, new_tokens
 from fedmrn.http.client import HttpClient
 from fedmrn.http.connection import Connection
 from fedmrn.methods import method
@@ -212,3 +214,89 @@ def test_a_model_beyond_the_limit_is_refused_before_it_is_read(tmp_path: Path) -
             assert connection.down == 0
         with running.connect(0, limits=Limits(max_bytes=size)) as connection:
             assert connection.task() == task
+
+
+def test_a_client_whose_task_closes_while_it_asks_for_all_takes_the_next(tmp_path: Path) -> None:
+    """It lost its public model; the round ends in that moment, and an evaluation stands open."""
+    setting = of_many(2, "fedmrn-s", rounds=3)
+    scheme = method("fedmrn-s").scheme({}, down="grid")
+    plan = plan_of(setting, config={"lr": 0.1}, evaluate_every=1)
+    trainer, model = Trainer(setting), small_federation.small_model()
+    with serving(replace(setting, scheme=scheme), tmp_path, plan=plan) as running:
+        other = running.connect(1)
+        client = HttpClient(running.url, running.tokens[0], patience=10.0)
+
+        def of_the_other(kind: str) -> None:
+            given = other.task(5)
+            assert given is not None
+            assert given.kind == kind
+            data, metrics = (b"", {"num-examples": 4}) if kind == "evaluate" else trainer(1, given.data)
+            assert other.answer(given, data, metrics)
+
+        def of_the_client(task: Any) -> None:
+            optimizer = task.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), steps=1)
+            optimizer.zero_grad()
+            sum(p.sum() for p in model.parameters()).backward()  # type: ignore[union-attr]
+            optimizer.step()
+            assert task.reply(optimizer, weight=1)
+
+        with ThreadPoolExecutor() as pool, client, other:
+            tasks = client.tasks()
+            begun = pool.submit(of_the_other, "train")
+            of_the_client(next(tasks))
+            begun.result()
+            begun = pool.submit(of_the_other, "evaluate")
+            next(tasks).report({}, weight=4)
+            begun.result()
+            begun = pool.submit(of_the_other, "train")
+            task = next(tasks)
+            begun.result()
+            assert (task.kind, task.round) == ("train", 2)
+            client.store._held = None  # lost
+            task.fail("closed for this client, as if its time were over")
+            begun = pool.submit(of_the_other, "evaluate")
+            later = pool.submit(of_the_client, task)  # is refused the second round, declines the evaluation
+            begun.result()
+            begun = pool.submit(of_the_other, "train")
+            later.result()
+            begun.result()
+            assert task.round == 3
+    said = running.outcomes[1].report
+    assert [line for line in said.failed_otherwise if "waits for a model to train" in line] != []
+
+
+def test_a_folder_has_one_server(tmp_path: Path) -> None:
+    setting = of_many(1, rounds=1)
+    with serving(setting, tmp_path) as running, running.connect(0) as connection:
+        connection.about()
+        second = HttpServer(server_of(setting, tmp_path), plan_of(setting), Tokens(running.tokens), tmp_path)
+        with pytest.raises(RunError, match="in use by another process"):
+            second.run(port=0)
+
+
+@pytest.mark.parametrize("port", [99_999, -1])
+def test_a_port_that_cannot_be_is_refused(tmp_path: Path, port: int) -> None:
+    setting = of_many(1, rounds=1)
+    server = HttpServer(server_of(setting, tmp_path), plan_of(setting), Tokens(new_tokens(1)), tmp_path)
+    with pytest.raises(ConfigError, match="port"):
+        server.run(port=port)
+
+
+def test_a_port_that_somebody_has_is_told(tmp_path: Path) -> None:
+    setting = of_many(1, rounds=1)
+    server = HttpServer(server_of(setting, tmp_path), plan_of(setting), Tokens(new_tokens(1)), tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1, port {port}"):
+            server.run(port=port)
+
+
+def test_an_outcome_is_a_line_for_people(tmp_path: Path) -> None:
+    setting = of_many(1, rounds=1)
+    with serving(setting, tmp_path) as running:
+        take_part(running, 0, Trainer(setting))
+    (outcome,) = running.outcomes
+    line = str(outcome)
+    assert line.startswith("round 1: 1 of 1 updates, ")
+    assert f"{outcome.report.total_up:,} bytes up, {outcome.report.total_down:,} down" in line
+    assert "\n" not in line

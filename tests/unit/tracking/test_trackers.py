@@ -1,5 +1,6 @@
 """Trackers write what they were told: read back by TensorBoard's and MLflow's own readers."""
 
+import os
 from collections.abc import Callable, Sequence
 from math import inf
 from pathlib import Path
@@ -125,3 +126,16 @@ def test_mlflow_takes_the_experiment_that_its_variable_names(tmp_path: Path, mon
     assert found is not None
     assert not (tmp_path / FILE).exists()
     assert [r.info.run_name for r in MlflowClient().search_runs([found.experiment_id])] == ["one"]
+
+
+def test_an_mlflow_server_that_is_away_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By MLflow's own settings it would be asked for four minutes, and the run would stand still."""
+    names = ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that it is as it was after the test
+        monkeypatch.delenv(name)
+    MLflow("one", tmp_path / "a").start({}, [])
+    assert [os.environ[name] for name in names] == ["10", "1"]
+    monkeypatch.setenv(names[1], "7")
+    MLflow("one", tmp_path / "b").start({}, [])
+    assert os.environ[names[1]] == "7"
