@@ -93,9 +93,9 @@ def _parts(frame: Frame) -> str:
     coded = [s for s in frame.sections if s.group is Group.CODED and s.role is not Role.TEMPLATE]
     names = {"mask": "values"} if coded and all(s.codec == Raw.id for s in coded) else {}
     return ", ".join(
-        f"{names.get(name, name)} {sum(found[p] for p in parts):,}"
+        f"{names.get(name, name)} {sum(found.get(p, 0) for p in parts):,}"
         for name, parts in SECTIONS.items()
-        if name != "total"
+        if name != "total" and found.keys() & parts  # a frame has no part of a secure sum
     )
 
 
