@@ -17,6 +17,7 @@ from fedmrn.errors import (
     WrongMethodError,
 )
 from fedmrn.torch import LocalRule, MaskedTraining, ModelLayout, attach
+from fedmrn.torch.rules.private import SignedTraining
 from fedmrn.wire.frame import Frame, Kind
 from fedmrn.wire.layout import Group
 
@@ -38,7 +39,7 @@ def step(model: nn.Module, rule: LocalRule, n: int = 1) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("fedavg", LocalRule), ("fedmrn", MaskedTraining), ("fedmrn-s", MaskedTraining)]
+    ("name", "kind"), [("fedavg", LocalRule), ("fedmrn", MaskedTraining), ("fedmrn-s", SignedTraining)]
 )
 def test_the_broadcast_chooses_the_rule(name: str, kind: type[LocalRule]) -> None:
     model = net()
