@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from chromium import CHROMIUM, opened
+from browser import CHROMIUM
+from chromium import opened
 from node import NODE, needs_node
 
 ROOT = Path(__file__).parents[2]

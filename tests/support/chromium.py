@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import time
 from base64 import b64decode
@@ -11,20 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--hide-scrollbars",
-    "--remote-debugging-pipe",
-)
+from browser import CHROMIUM, FLAGS
+
+_FLAGS = (*(flag for flag in FLAGS if not flag.startswith("--enable-logging")), "--remote-debugging-pipe")
 
 
 class Page:
@@ -111,7 +99,7 @@ def opened(profile: Path) -> Iterator[Page]:
     reading, from_browser = os.pipe()
     # The browser reads descriptor 3 and writes 4: a shell puts the pipe's ends there.
     redirect = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'
-    command = ["bash", "-c", redirect, str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}"]
+    command = ["bash", "-c", redirect, str(CHROMIUM), *_FLAGS, f"--user-data-dir={profile}"]
     with subprocess.Popen(
         command, pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:

@@ -105,8 +105,17 @@ class Aggregator:
 
     def empty(self) -> "Aggregator":
         """Return another part of the same round, without updates."""
-        plan = self.plan
-        return Aggregator(
+        return self.part_of(self.plan, self._state, self.sums.threads)
+
+    @classmethod
+    def part_of(cls, plan: RoundPlan, state: NDArray[np.float32] | None, threads: int | None = None) -> "Aggregator":
+        """Return a part of a planned round, without updates, which keeps what is to be sent on.
+
+        Args:
+            plan, threads: of the round, and for the fold of models above a million elements (by default all cores).
+            state: that clients are shown, float32, shape (layout.size,), where the codec needs it.
+        """
+        return cls(
             plan.layout,
             plan.templates,
             method=plan.method,
@@ -114,9 +123,9 @@ class Aggregator:
             max_clients=plan.max_clients,
             weighted=plan.weighted,
             limits=plan.limits,
-            threads=self.sums.threads,
+            threads=threads,
             planes=plan.planes,
-            state=self._state,
+            state=state,
             caps=plan.caps,
             keep_bodies=True,
         )

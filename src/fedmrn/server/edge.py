@@ -32,20 +32,7 @@ class EdgeRound(Node):
 
     def __init__(self, assignment: Assignment, *, threads: int | None = None) -> None:
         plan = assignment.plan
-        aggregator = Aggregator(
-            plan.layout,
-            plan.templates,
-            method=plan.method,
-            round=plan.round,
-            max_clients=plan.max_clients,
-            weighted=plan.weighted,
-            limits=plan.limits,
-            threads=cores() if threads is None else threads,
-            planes=plan.planes,
-            state=assignment.state(),
-            caps=plan.caps,
-            keep_bodies=True,
-        )
+        aggregator = Aggregator.part_of(plan, assignment.state(), threads)
         rows = assignment.clients
         post = Post(
             keys={client: key for _, client, key in rows},
