@@ -65,7 +65,7 @@ class RoundReport:
         trainable: trained parameters of the model.
         folded: clients whose update is in the mean.
         refused: what was wrong with each reply that was not folded, "node N: ErrorType: text".
-        failed: errors in place of an update, "node N: text".
+        failed: errors in place of an update, "node N: text"; not of a client whose update came after all.
         failed_otherwise: errors in place of other answers, "node N: KIND: text".
         up: bytes of the frames that were folded.
         stages: who was asked, and the bytes, by kind of message.
