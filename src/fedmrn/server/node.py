@@ -63,6 +63,7 @@ class Node:
         self._edge_of: dict[Client, str] = {}
         self._members: dict[str, dict[int, Member]] = {}
         self._merged: set[str] = set()
+        self._given_up: set[str] = set()
         self._floors: Floors = ()
         self._refused: Counter[tuple[int, str]] = Counter()
         self._counting, self._merging = Lock(), Lock()
@@ -89,15 +90,15 @@ class Node:
             edges: name of each edge -> its clients, and those of all edges below it.
 
         Raises:
-            ConfigError: a name is empty or was assigned before; a client is none of this node's, answered already, or
-                is assigned twice; an edge has no client.
+            ConfigError: a name is empty or was assigned before, given up or not; a client is none of this node's,
+                answered already, or is assigned twice; an edge has no client.
             WrongRoundError: the round is finished.
         """
         self._check_open()
         found: dict[str, dict[Client, Member]] = {}
         taken: dict[Client, str] = {**self._edge_of}
         for edge, clients in edges.items():
-            if not edge or edge in self._members:
+            if not edge or edge in self._members or edge in self._given_up:
                 raise ConfigError(f"an edge needs a name of its own, got {edge!r}")
             found[edge] = {}
             for client in clients:
@@ -112,6 +113,25 @@ class Node:
         self._edge_of = taken
         self._members |= {edge: {m.index: m for m in clients.values()} for edge, clients in found.items()}
         return {edge: self._assignment(edge, clients).to_bytes() for edge, clients in found.items()}
+
+    def give_up(self, edge: str) -> tuple[Client, ...]:
+        """Expect no sum of an edge any more, and return its clients: they may answer here, or be assigned again.
+
+        They send what they sent to that edge, and nobody counts twice: its sum is refused, should it come after all.
+
+        Raises:
+            ConfigError: no clients are assigned to this edge, or its sum is in already.
+            WrongRoundError: the round is finished, or the partial sum was sent.
+        """
+        with self._merging:
+            self._check_open()
+            if edge not in self._members or edge in self._merged:
+                raise ConfigError(f"edge {edge!r} has no clients to give back, or its sum is in already")
+            clients = tuple(client for client, where in self._edge_of.items() if where == edge)
+            self._given_up.add(edge)  # the name, and the key that is made of it, are nobody else's in this round
+            del self._members[edge]
+            self._edge_of = {client: where for client, where in self._edge_of.items() if where != edge}
+        return clients
 
     def _member(self, client: Client) -> Member:
         key = self._post.keys[client]
@@ -166,7 +186,7 @@ class Node:
         """Check and add an edge's partial sum; return what it says. Several threads may do so at the same time.
 
         Raises:
-            UnknownClientError: no clients were assigned to this edge, or it sums others.
+            UnknownClientError: no clients are assigned to this edge (it was given up), or it sums others.
             DuplicateFrameError: it sent one already.
             WrongRoundError: the round is finished, or the partial sum was sent.
             FrameError: one subclass for each cause; nothing has changed then.
@@ -182,9 +202,7 @@ class Node:
 
     def _take(self, edge: str, data: bytes | memoryview) -> tuple[Partial, Mapping[str, int]]:
         self._check_open()
-        members = self._members.get(edge)
-        if members is None:
-            raise UnknownClientError(f"edge {edge} was assigned no client in round {self.number}")
+        members = self._members_of(edge)
         if edge in self._merged:
             raise DuplicateFrameError(f"edge {edge} sent its sum already in round {self.number}")
         if not isinstance(data, bytes):
@@ -193,6 +211,7 @@ class Node:
         found = read_partial(data, self.aggregator, form, self._edge_key(edge), members)
         part = open_partial(found, self.aggregator, form, members)
         with self._merging:
+            self._members_of(edge)  # it may have been given up meanwhile
             if edge in self._merged:
                 raise DuplicateFrameError(f"edge {edge} sent its sum already in round {self.number}")
             self.aggregator.merge(part)
@@ -203,6 +222,14 @@ class Node:
             self.answered.add(at[index])
             self._folded(at[index])
         return found, Frame.from_bytes(data, kind=Kind.PARTIAL, limits=PARTIAL_LIMITS).account()
+
+    def _members_of(self, edge: str) -> dict[int, Member]:
+        members = self._members.get(edge)
+        if members is None:
+            gone = edge in self._given_up
+            why = "was given up: its clients answer elsewhere" if gone else "was assigned no client"
+            raise UnknownClientError(f"in round {self.number} edge {edge} {why}")
+        return members
 
     def _folded(self, client: Client) -> None:
         """Note that a client's update is in the sum; a node that does not need to know does nothing."""
