@@ -4,11 +4,13 @@ import os
 import struct
 from dataclasses import dataclass
 from hashlib import sha256
+from math import ceil
 
-from fedmrn.errors import LimitError, MalformedFrameError
+from fedmrn.errors import LimitError, MalformedFrameError, RefusedRevealError
+from fedmrn.secure.neighbours import MOST_OPENED, holders, opened_risk
 from fedmrn.secure.records import MOST_MEMBERS, SESSION_SIZE, RecordKind, SumRecord
 
-_BODY = struct.Struct("<HHQI16s")
+_BODY = struct.Struct("<HHHHQI16s")
 _MOST_ELEMENTS = 1 << 34
 """Bits of a mask at most."""
 CLIP = 64
@@ -26,9 +28,12 @@ class Session:
         bits: elements of a mask, of which each client adds 0 or 1.
         reals: numbers in fixed point.
         nonce: 16 fresh bytes.
+        neighbours: with how many others each client shares, an even number; 0: with all.
+        quorum: how many shares of a secret give it, where not all share with all; else 0, and it is the threshold.
 
     Raises:
-        LimitError: fewer than 2 clients or too many, a threshold of half of them or less, or too many elements.
+        LimitError: fewer than 2 clients or too many, a threshold of half of them or less, too many elements, or
+            neighbours that cannot be.
     """
 
     round: int
@@ -37,6 +42,8 @@ class Session:
     bits: int
     reals: int
     nonce: bytes
+    neighbours: int = 0
+    quorum: int = 0
 
     def __post_init__(self) -> None:
         if not 2 <= self.members <= MOST_MEMBERS:
@@ -46,16 +53,40 @@ class Session:
                 f"the threshold of {self.members} clients is {self.members // 2 + 1} to {self.members}, "
                 f"got {self.threshold}"
             )
+        k, q = self.neighbours, self.quorum
+        if (k or q) and not (k % 2 == 0 and 2 <= q <= k < self.members - 1):
+            raise LimitError(
+                f"of {self.members} clients, {k} cannot be neighbours of each, with {q} shares of a secret"
+            )
         if not (0 <= self.bits <= _MOST_ELEMENTS and 0 <= self.reals < 1 << 31 and 1 <= self.round < 1 << 32):
             raise LimitError(f"a secure sum cannot be of round {self.round}, {self.bits} bits and {self.reals} reals")
         if self.padded_size >= 1 << 32:
             raise LimitError(f"a client's padded numbers would take {self.padded_size} bytes; at most 4 GiB can be")
 
     @classmethod
-    def begin(cls, round: int, members: int, threshold: int, bits: int, reals: int) -> "Session":
+    def begin(
+        cls, round: int, members: int, threshold: int, bits: int, reals: int, neighbours: int = 0, quorum: int = 0
+    ) -> "Session":
         """Return a fresh session."""
-        nonce = os.urandom(SESSION_SIZE)
-        return cls(round=round, members=members, threshold=threshold, bits=bits, reals=reals, nonce=nonce)
+        return cls(
+            round=round,
+            members=members,
+            threshold=threshold,
+            bits=bits,
+            reals=reals,
+            nonce=os.urandom(SESSION_SIZE),
+            neighbours=neighbours,
+            quorum=quorum,
+        )
+
+    @property
+    def needed(self) -> int:
+        """How many shares give a secret."""
+        return self.quorum or self.threshold
+
+    def holders(self, index: int) -> tuple[int, ...]:
+        """Return who holds shares of a client's secrets, ascending: itself and its neighbours."""
+        return holders(self.id, self.members, self.neighbours, index) if self.neighbours else tuple(range(self.members))
 
     @property
     def width(self) -> int:
@@ -78,7 +109,28 @@ class Session:
         return -(-self.bits * self.width // 8) + 4 * self.reals
 
     def _body(self) -> bytes:
-        return _BODY.pack(self.members, self.threshold, self.bits, self.reals, self.nonce)
+        return _BODY.pack(self.members, self.threshold, self.neighbours, self.quorum, self.bits, self.reals, self.nonce)
+
+    def check_neighbours(self, colluding: float | None) -> None:
+        """Refuse a session in which clients share with fewer others than a client accepts.
+
+        Args:
+            colluding: the share of clients that may tell the server what they know; None: all share with all.
+
+        Raises:
+            RefusedRevealError: says why.
+        """
+        if not self.neighbours:
+            return
+        if colluding is None:
+            raise RefusedRevealError("the server has clients share with a few neighbours, and this one shares with all")
+        n, helpers = self.members, ceil(colluding * self.members - 1e-9)
+        risk = opened_risk(n, self.neighbours, self.quorum, helpers, n - self.threshold)
+        if risk > MOST_OPENED:
+            raise RefusedRevealError(
+                f"with {self.neighbours} neighbours and {self.quorum} shares of a secret, {helpers} of {n} clients and "
+                f"the server would learn more than a sum with probability {risk:.1e}"
+            )
 
     def setup(self, index: int) -> bytes:
         """Return the record that tells a client of the session."""
@@ -94,8 +146,17 @@ class Session:
         record = SumRecord.from_bytes(data, RecordKind.SETUP, 1)
         if len(record.body) != _BODY.size:
             raise MalformedFrameError("a setup tells of no session")
-        members, threshold, bits, reals, nonce = _BODY.unpack(record.body)
-        session = cls(round=record.round, members=members, threshold=threshold, bits=bits, reals=reals, nonce=nonce)
+        members, threshold, neighbours, quorum, bits, reals, nonce = _BODY.unpack(record.body)
+        session = cls(
+            round=record.round,
+            members=members,
+            threshold=threshold,
+            bits=bits,
+            reals=reals,
+            nonce=nonce,
+            neighbours=neighbours,
+            quorum=quorum,
+        )
         if record.session != session.id or record.index >= members:
             raise MalformedFrameError("a setup names another session than it tells of, or a client that is not in it")
         return session, record.index

@@ -85,8 +85,8 @@ def test_the_model_is_the_plain_sum_to_the_bit() -> None:
     assert not any(mine[node].state for node in NODES), "secrets are deleted"
     stages = plan.reports[0].stages
     assert stages[MessageKind.KEYS].received == {"keys": 3 * 224}
-    assert stages[MessageKind.UNMASK].received == {"unmasking": 3 * (32 + 3 * 34)}
-    assert stages[MessageKind.SHARES].received == {"shares": 3 * (32 + 2 * 82)}
+    assert stages[MessageKind.UNMASK].received == {"unmasking": 3 * (32 + 3 * 18)}
+    assert stages[MessageKind.SHARES].received == {"shares": 3 * (32 + 2 * 50)}
     assert "shares" in stages[MessageKind.TRAIN].sent
     assert sorted(plan.reports[0].folded) == sorted(NODES)
 

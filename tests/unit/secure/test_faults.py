@@ -192,7 +192,7 @@ def test_sessions_that_cannot_be(members: int, threshold: int) -> None:
 def test_shares_are_one_for_each_other_client() -> None:
     sums = small().keys()
     sums.collector.roster(0)
-    body = listed({1: bytes(80)})
+    body = listed({1: bytes(48)})
     data = SumRecord(RecordKind.SHARES, 0, sums.session.round, sums.session.id, body).to_bytes()
     with pytest.raises(MalformedFrameError, match="one for each other"):
         sums.collector.take_shares(0, data)
