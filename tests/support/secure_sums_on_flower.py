@@ -141,7 +141,8 @@ class Counted(Streaming):
         sent = list(messages)
         kinds = sorted({message.metadata.message_type for message in sent})
         self._began = time.monotonic()
-        self.exchanges.append({"kind": " ".join(kinds), "messages": len(sent), "looks": 0, "seconds": 0.0})
+        if sent:
+            self.exchanges.append({"kind": " ".join(kinds), "messages": len(sent), "looks": 0, "seconds": 0.0})
         return super().push_messages(sent)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:

@@ -21,6 +21,7 @@ from fedmrn.errors import (
     LateAnswerError,
     MalformedFrameError,
     UnknownClientError,
+    UntrustedKeyError,
     WrongRoundError,
     WrongShareError,
 )
@@ -72,6 +73,7 @@ class Collector:
     def __init__(self, session: Session) -> None:
         self.session, self.phase = session, Phase.KEYS
         self._keys: dict[int, PublicKeys] = {}
+        self._public = set[bytes]()
         self._commitments: dict[int, bytes] = {}
         self._shares: dict[int, dict[int, bytes]] = {}
         self._sum = Lanes.zeros(session)
@@ -101,13 +103,18 @@ class Collector:
         """Take a client's keys.
 
         Raises:
-            FrameError: they are late, a second time, or none.
+            FrameError: they are late, a second time, or none; another client sent one, or it is of low order.
         """
         record = self._read(index, data, RecordKind.KEYS, 1, Phase.KEYS, self._keys)
         if not record.body:
             raise MalformedFrameError("a record of keys has none")
         body = bytes(record.body)
-        self._keys[index], self._commitments[index] = PublicKeys.from_bytes(body[:160]), body[160:]
+        keys = PublicKeys.from_bytes(body[:160])
+        keys.check_usable()  # else all others would refuse the list, and one client stop the round
+        if self._public & {keys.envelope, keys.pad}:
+            raise UntrustedKeyError(f"client {index} sends a key that another one has sent")
+        self._public |= {keys.envelope, keys.pad}
+        self._keys[index], self._commitments[index] = keys, body[160:]
 
     def roster(self, index: int) -> bytes:
         """Return the keys of a client and its neighbours, for it; keys that come from now on are late.

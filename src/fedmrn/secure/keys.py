@@ -14,7 +14,8 @@ SECRET_SIZE = 32
 """Bytes of every private key and seed."""
 ROOT_SIZE = 16
 """Bytes of what is shared of a client: a key or a seed is made of it, for one session and one client alone."""
-_UNSIGNED = bytes(96)
+_ANY = bytes(31) + b"\1"
+"""A private key of nobody's."""
 
 
 def new_private() -> bytes:
@@ -105,6 +106,17 @@ class PublicKeys:
             Ed25519PublicKey.from_public_bytes(self.signer).verify(self.signature, self._said(session, index))
         except (InvalidSignature, ValueError) as error:
             raise UntrustedKeyError(f"the signature of the keys of client {index} is wrong") from error
+
+    def check_usable(self) -> None:
+        """Refuse keys with which nobody could agree on a secret.
+
+        Raises:
+            UntrustedKeyError: one is of low order, or both are one.
+        """
+        if self.envelope == self.pad:
+            raise UntrustedKeyError("the two keys of a client are one key")
+        for public in (self.envelope, self.pad):
+            shared_secret(_ANY, public, b"", b"")
 
     def _said(self, session: bytes, index: int) -> bytes:
         return b"fedmrn keys" + session + index.to_bytes(2, "little") + self.envelope + self.pad

@@ -22,8 +22,8 @@ class SecureSum:
 
     Attributes:
         threshold: how many of the clients that are asked must stay to the end: a whole number, or a share of them,
-            above 1/2 and up to 1. At least one more than half must, whatever is set. A server together with fewer than
-            2 * threshold - n clients cannot open another one's update.
+            above 1/2 and up to 1. At least one more than half must, whatever is set. It is also what protects from a
+            server that lies, and not much below 2/3 (`fedmrn.secure.session.Session.smallest`).
         colluding: None: each client shares with every other one. A share of all clients, from 0 and below 1/2: each
             shares with as few neighbours as withstand so many helpers of a server that keeps to the protocol
             (`fedmrn.secure.neighbours`). Faster with many clients; against a server that lies it is no protection.

@@ -111,6 +111,21 @@ class Session:
     def _body(self) -> bytes:
         return _BODY.pack(self.members, self.threshold, self.neighbours, self.quorum, self.bits, self.reals, self.nonce)
 
+    def smallest(self, helpers: int = 0) -> int:
+        """Return of how few clients at least a server that lies can read the sum; of one client, it reads its update.
+
+        It tells each client another list of who shared and who answered, as long as the threshold: each of the n - c
+        honest ones then gives its share of n - t private keys. For the sum of s clients it needs those of the t - c - s
+        others that these share pads with, and t - c shares of each.
+
+        Args:
+            helpers: c, how many clients tell the server all that they know. Where all share with all.
+        """
+        n, t, c = self.members, self.threshold, helpers
+        if 2 * t - n <= c:
+            return 1  # both shares of one client
+        return max(1, t - c - (n - c) * (n - t) // (t - c))
+
     def check_neighbours(self, colluding: float | None) -> None:
         """Refuse a session in which clients share with fewer others than a client accepts.
 

@@ -24,6 +24,7 @@ NODES, THRESHOLD = 5, 4
 
 
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FLWR_LOG_LEVEL", "DEBUG")  # or the SuperLink's log leaves polls out
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(SUPPORT), *sys.path]))
     shutil.copytree(SUPPORT / "secure_app", tmp_path / "app")
     shutil.copy(LICENSE, tmp_path / "app")  # Flower wants one
@@ -56,7 +57,7 @@ def told(deployment: Deployment, app: Path, folder: Path, threshold: int, victim
 
 
 def asked_of_the_superlink(deployment: Deployment, since: int) -> Counter[str]:
-    """How often nodes and the server's app asked it for what, from a place of its log on."""
+    """How often nodes (fleet) and the server's app (runtime) asked it for what, from a place of its log on."""
     return Counter(re.findall(r'"POST /v1/((?:fleet|runtime)/[a-z-]+)', deployment.log("superlink")[since:]))
 
 
@@ -64,7 +65,7 @@ def show(name: str, found: dict[str, Any], asked: Counter[str]) -> None:
     sys.stdout.write(f"\n{name}: each exchange of {NODES} nodes: its messages, the server's looks, and seconds\n")
     for one in found["exchanges"]:
         sys.stdout.write(f"  {one['kind']:13} {one['messages']:3} {one['looks']:4} {one['seconds']:7.1f}\n")
-    sys.stdout.write(f"  asked of the SuperLink: {dict(asked)}\n")
+    sys.stdout.write(f"  asked of the SuperLink in both rounds: {dict(sorted(asked.items()))}\n")
 
 
 def test_a_node_killed_after_it_has_shared(
