@@ -60,7 +60,7 @@ class Keeping(FedMRN):
 
 def strategy(folder: Path, threshold: int, nodes: int = 5, **more: Any) -> FedMRN:
     """Every node is asked in each round; threshold 0: sums are not secure."""
-    counts = dict.fromkeys(("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"), nodes - 1)
+    counts: dict[str, Any] = dict.fromkeys(("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"), nodes - 1)
     plan = Keeping(
         ModelLayout.of(model()),
         "fedmrn-s",

@@ -44,6 +44,7 @@ def _at_least(others: int, marked: int, drawn: int) -> list[int]:
     return list(accumulate(reversed(ways)))[::-1]
 
 
+@lru_cache(maxsize=64)
 def opened_risk(members: int, neighbours: int, quorum: int, colluding: int, gone: int) -> float:
     """Return a bound of the risk that a server and helpers learn more than the sum of the clients that stayed.
 

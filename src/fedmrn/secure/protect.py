@@ -8,7 +8,7 @@ from fedmrn.errors import ConfigError
 from fedmrn.secure.collector import Collector, Total
 from fedmrn.secure.member import SumMember
 from fedmrn.secure.neighbours import fewest
-from fedmrn.secure.session import Session
+from fedmrn.secure.session import Session, least_threshold
 from fedmrn.secure.update import check_scheme, mask_sum, numbers_of, shape_of
 from fedmrn.server.scheme import Scheme
 from fedmrn.server.summed import MaskSum
@@ -22,8 +22,8 @@ class SecureSum:
 
     Attributes:
         threshold: how many of the clients that are asked must stay to the end: a whole number, or a share of them,
-            above 1/2 and up to 1. At least one more than half must, whatever is set. It is also what protects from a
-            server that lies, and not much below 2/3 (`fedmrn.secure.session.Session.smallest`).
+            above 1/2 and up to 1. Whatever is set, at least so many must that a server without helpers cannot open
+            one's update, about 0.62 of them (`fedmrn.secure.session.least_threshold`).
         colluding: None: each client shares with every other one. A share of all clients, from 0 and below 1/2: each
             shares with as few neighbours as withstand so many helpers of a server that keeps to the protocol
             (`fedmrn.secure.neighbours`). Faster with many clients; against a server that lies it is no protection.
@@ -67,7 +67,7 @@ class SecureSum:
         t = self.threshold if isinstance(self.threshold, int) else ceil(self.threshold * clients - 1e-9)
         if clients < max(2, t):
             raise ConfigError(f"a secure sum with threshold {self.threshold:g} cannot be of {clients} clients")
-        return max(int(t), clients // 2 + 1)
+        return max(int(t), least_threshold(clients))
 
     @staticmethod
     def check(scheme: Scheme, layout: Layout) -> None:

@@ -3,6 +3,7 @@
 import os
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from math import ceil
 
@@ -17,6 +18,23 @@ CLIP = 64
 """Reals are clipped to plus and minus this before they are summed."""
 
 
+@lru_cache(maxsize=64)
+def least_threshold(members: int) -> int:
+    """Return with how large a threshold at least a server without helpers cannot open one client's update.
+
+    More than half, so that no client's two secrets can be had: each of n clients gives one share of it, once. And so
+    many that a server cannot have all others' private keys by lists that differ. Say it tells one client that t - 1
+    others shared, the fewest that it accepts, and each other client that of these n - t dropped out, but never itself:
+    these shares of private keys must be fewer than t of each of the t - 1. With many clients it is 0.62 n.
+    """
+    n = members
+    for t in range(n, n // 2, -1):
+        said = (t - 1) * min(n - t, t - 2) + (n - t) * min(n - t, t - 1)
+        if said >= t * (t - 1):
+            return t + 1
+    return n // 2 + 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """What the clients of one round agree on.
@@ -24,7 +42,7 @@ class Session:
     Attributes:
         round: its number.
         members: n, the clients that are asked; each has an index, 0 to n - 1.
-        threshold: t, how many must stay to the end: more than half, so that no two sets of t are apart.
+        threshold: t, how many must stay to the end, at least `least_threshold`.
         bits: elements of a mask, of which each client adds 0 or 1.
         reals: numbers in fixed point.
         nonce: 16 fresh bytes.
@@ -32,8 +50,8 @@ class Session:
         quorum: how many shares of a secret give it, where not all share with all; else 0, and it is the threshold.
 
     Raises:
-        LimitError: fewer than 2 clients or too many, a threshold of half of them or less, too many elements, or
-            neighbours that cannot be.
+        LimitError: fewer than 2 clients or too many, a threshold that a server could abuse or above n, too many
+            elements, or neighbours that cannot be.
     """
 
     round: int
@@ -48,10 +66,10 @@ class Session:
     def __post_init__(self) -> None:
         if not 2 <= self.members <= MOST_MEMBERS:
             raise LimitError(f"a secure sum is of 2 to {MOST_MEMBERS} clients, got {self.members}")
-        if not self.members < 2 * self.threshold <= 2 * self.members:
+        least = least_threshold(self.members)
+        if not least <= self.threshold <= self.members:
             raise LimitError(
-                f"the threshold of {self.members} clients is {self.members // 2 + 1} to {self.members}, "
-                f"got {self.threshold}"
+                f"the threshold of {self.members} clients is {least} to {self.members}, got {self.threshold}"
             )
         k, q = self.neighbours, self.quorum
         if (k or q) and not (k % 2 == 0 and 2 <= q <= k < self.members - 1):
@@ -124,7 +142,7 @@ class Session:
         n, t, c = self.members, self.threshold, helpers
         if 2 * t - n <= c:
             return 1  # both shares of one client
-        return max(1, t - c - (n - c) * (n - t) // (t - c))
+        return max(1 if c else 2, t - c - (n - c) * (n - t) // (t - c))
 
     def check_neighbours(self, colluding: float | None) -> None:
         """Refuse a session in which clients share with fewer others than a client accepts.

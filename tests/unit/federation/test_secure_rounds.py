@@ -164,7 +164,7 @@ def test_thresholds_that_cannot_be(threshold: Any) -> None:
 
 def test_what_a_threshold_means() -> None:
     assert [SecureSum().needed(n) for n in (2, 3, 4, 10, 100)] == [2, 2, 3, 7, 67]
-    assert [SecureSum(threshold=2).needed(n) for n in (2, 3, 10)] == [2, 2, 6]
+    assert [SecureSum(threshold=2).needed(n) for n in (2, 3, 10)] == [2, 2, 7]
     assert SecureSum(threshold=1.0).needed(7) == 7
     for n in (1, 4):
         with pytest.raises(ConfigError, match="cannot be of"):

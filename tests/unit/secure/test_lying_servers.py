@@ -1,6 +1,7 @@
 """Servers and clients that lie: what is refused, and how small a sum a server gets by lists that all differ."""
 
 from collections.abc import Collection
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from fedmrn.secure.lanes import Lanes
 from fedmrn.secure.member import pair_seed, private_of, seed_of
 from fedmrn.secure.pads import pad_of, take_off
 from fedmrn.secure.records import RecordKind, SumRecord, by_index, listed
-from fedmrn.secure.session import Session
+from fedmrn.secure.session import Session, least_threshold
 from fedmrn.secure.shares import combine_shares
 
 LOW_ORDER = [
@@ -102,28 +103,49 @@ def lie(members: int, threshold: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize(("members", "threshold"), [(6, 4), (10, 6), (10, 7), (12, 8), (12, 9)])
-def test_how_small_a_sum_a_lying_server_reads(members: int, threshold: int) -> None:
-    """With a threshold of 0.6 it opens one client; the bound says where it cannot."""
-    opened = lie(members, threshold)
-    assert opened == ((members, threshold) == (10, 6))
-    assert not opened or Session.begin(1, members, threshold, 1, 0).smallest(0) == 1
+@pytest.mark.parametrize("members", [4, 5, 6, 7, 8, 9, 10, 12])
+def test_no_client_is_opened_by_lists_that_differ(members: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more than half as the threshold it would be; from the least threshold on it is not."""
+    least = least_threshold(members)
+    monkeypatch.setattr("fedmrn.secure.session.least_threshold", lambda n: n // 2 + 1)
+    thresholds = range(members // 2 + 1, members + 1)
+    assert [t for t in thresholds if not lie(members, t)] == list(range(least, members + 1))
+
+
+def told_apart(n: int, t: int) -> bool:
+    """Whether some lists, of all that there are, open client 0: by brute force over what each client believes gone."""
+
+    def lists(index: int, peers: set[int]) -> list[set[int]]:
+        others = peers - {index}
+        return [{*gone} for size in range(len(peers) + 1 - t) for gone in combinations(sorted(others), size)]
+
+    for size in range(t - 1, n):
+        for first in combinations(range(1, n), size):
+            for gone in product(lists(0, {0, *first}), *(lists(i, set(range(n))) for i in range(1, n))):
+                seeds = sum(0 not in each for each in gone)
+                if seeds >= t and all(sum(j in each for each in gone) >= t for j in first):
+                    return True
+    return False
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_the_least_threshold_by_brute_force(n: int) -> None:
+    opened = [t for t in range(n // 2 + 1, n + 1) if told_apart(n, t)]
+    assert opened == list(range(n // 2 + 1, least_threshold(n)))
+    assert (n == 5) == bool(opened), "of five, three could be told so that one is open"
 
 
 def test_the_smallest_sum() -> None:
-    """More than one from a threshold of the golden section on; with helpers, from more."""
     found = {(n, t, c): Session.begin(1, n, t, 1, 0).smallest(c) for n, t, c in SMALLEST}
     assert found == SMALLEST
     for n in (10, 100, 1000):
-        for t in range(n // 2 + 1, n + 1):
+        for t in range(least_threshold(n), n + 1):
             session = Session.begin(1, n, t, 1, 0)
-            assert 1 <= session.smallest(0) <= t
-            assert session.smallest(0) > 1 or t < 0.65 * n
+            assert 2 <= session.smallest(0) <= t
             assert session.smallest(max(0, 2 * t - n)) == 1, "as many helpers give both shares of a client"
 
 
 SMALLEST = {
-    (10, 6, 0): 1,
     (10, 7, 0): 3,
     (10, 9, 0): 8,
     (10, 10, 0): 10,
