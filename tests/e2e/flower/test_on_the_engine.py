@@ -17,6 +17,7 @@ SUPPORT = Path(__file__).parents[2] / "support"
 
 def run(how: str, folder: Path, script: str = "flower_run.py") -> subprocess.CompletedProcess[str]:
     quiet = {"FLWR_HOME": str(folder), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    quiet["RAY_worker_niceness"] = "0"  # Ray's own is 15: beside other work its actors would starve
     env = {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join([str(SUPPORT), *sys.path]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(SUPPORT / script), how]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
