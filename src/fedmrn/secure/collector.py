@@ -33,7 +33,7 @@ from fedmrn.secure.records import RecordKind, SumRecord, by_index, listed
 from fedmrn.secure.session import Session
 from fedmrn.secure.shares import combine_shares
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class Phase(IntEnum):
@@ -235,7 +235,7 @@ class Collector:
         found = {place: self._revealed[i][index] for place, i in of if index in self._revealed.get(i, ())}
         return combine_shares(found, self.session.needed)
 
-    def _near(self, index: int, of: Mapping[int, T]) -> dict[int, T]:
+    def _near(self, index: int, of: Mapping[int, _T]) -> dict[int, _T]:
         """Return what there is of a client and its neighbours."""
         return {i: of[i] for i in self.session.holders(index) if i in of}
 
