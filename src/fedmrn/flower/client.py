@@ -159,13 +159,14 @@ def reply(
 ) -> Message:
     """Finish local training and return the reply: one frame, and metrics.
 
-    Where the server sums updates unseen (`protect=SecureSum()`), the frame has pads on it.
+    Where the server sums updates unseen (`protect=SecureSum()`), the frame has pads on it, and the weight is not sent.
 
     Args:
         rule: what `attach` returned, after the last step.
         message: the training message.
         context: of this client; what it keeps is put there.
         weight: of this client in the mean (samples, or batches), a positive integer; sent as "num-examples" too.
+            Secure sums count all clients alike, and "num-examples" is 1 then.
         metrics: numbers that the server averages, of Python, NumPy or torch.
         arrayrecord_key: as in the strategy.
         secure: refuse to answer a server that does not sum updates unseen.
@@ -175,7 +176,7 @@ def reply(
         EncodeError: the update is not finite, or the weight is not positive.
         ConfigError: a metric is no number that a double holds.
     """
-    numbers = {"num-examples": weight, **to_metrics(metrics or {})}
+    numbers = {"num-examples": 1 if SECURE in message.content else weight, **to_metrics(metrics or {})}
     frame = rule.finish(weight=weight)
     remembered = Remembered.told_by(message)
     if rule.memory is not None and remembered is not None:
