@@ -165,10 +165,20 @@ def epsilon_of(rounds: Iterable[PrivateRounds], delta: float = DELTA) -> float:
     """
     if not isfinite(delta) or not 0 < delta < 1:
         raise ConfigError(f"delta is above 0 and below 1, got {delta:g}")
+    library = _library()
     found = [part.divergences() for part in rounds]
     if not found:
         raise ConfigError("the account needs at least one round")
-    return float(_library().compute_epsilon(list(ORDERS), np.sum(found, axis=0).tolist(), delta)[0])
+    return float(library.compute_epsilon(list(ORDERS), np.sum(found, axis=0).tolist(), delta)[0])
+
+
+def check_account() -> None:
+    """Refuse to go on where nothing could account for privacy.
+
+    Raises:
+        ConfigError: dp-accounting (extra `privacy`) is missing.
+    """
+    _library()
 
 
 def theta_for(epsilon: float, *, clients: int, coordinates: int, rounds: int, delta: float = DELTA) -> float:
