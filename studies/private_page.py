@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import product
 from math import inf, log, sqrt
 from pathlib import Path
@@ -194,12 +195,17 @@ def _panel(axes: Axes, found: Found, case: str, clients: int) -> None:
     axes.grid(True, alpha=0.2)
 
 
+def digest(found: Found) -> str:
+    """Return a hash of the runs: the picture has it, so that one of other runs is seen."""
+    return sha256("".join(sorted(f"{run} {accuracy}" for run, accuracy in found.items())).encode()).hexdigest()
+
+
 def publish(found: Found, docs: Path) -> None:
     """Write the picture, and the tables between the marks of the page.
 
     Raises:
         ValueError: the page lacks a mark.
     """
-    draw(found).savefig(docs / "privacy.png", metadata={"Software": None})
+    draw(found).savefig(docs / "privacy.png", metadata={"Software": None, "Runs": digest(found)})
     for name, table in tables(found).items():
         fill(docs / "privacy.md", f"<!-- study privacy: {name} -->", table.header, table.rows, 1)

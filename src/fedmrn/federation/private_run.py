@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from fedmrn.errors import ConfigError
 from fedmrn.federation.report import RoundReport
-from fedmrn.privacy import DELTA, PrivateRounds, check_account, epsilon_of
+from fedmrn.privacy import DELTA, PrivateRounds, epsilon_of
+from fedmrn.privacy.account import check_account
 from fedmrn.server.scheme import Scheme
 from fedmrn.wire.layout import Group, Layout
 from fedmrn.wire.private import check_sums_alone

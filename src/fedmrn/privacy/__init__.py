@@ -1,5 +1,5 @@
 """The account of differential privacy: what private masks (`fedmrn.numerics.private`) are worth."""
 
-from fedmrn.privacy.account import DELTA, Mechanism, PrivateRounds, check_account, epsilon_of, theta_for
+from fedmrn.privacy.account import DELTA, Mechanism, PrivateRounds, epsilon_of, theta_for
 
-__all__ = ["DELTA", "Mechanism", "PrivateRounds", "check_account", "epsilon_of", "theta_for"]
+__all__ = ["DELTA", "Mechanism", "PrivateRounds", "epsilon_of", "theta_for"]
