@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fedmrn.errors import ConfigError
 from fedmrn.federation.report import RoundReport
-from fedmrn.privacy import DELTA, PrivateRounds, epsilon_of
+from fedmrn.privacy import DELTA, Mechanism, PrivateRounds, epsilon_of
 from fedmrn.privacy.account import check_account
 from fedmrn.server.scheme import Scheme
 from fedmrn.wire.layout import Group, Layout
@@ -31,8 +31,8 @@ class PrivateRun:
         caveat: what else is told before the run.
 
     Raises:
-        ConfigError: more than masks would travel, a round may be of one client, or dp-accounting is not installed
-            (extra `privacy`).
+        ConfigError: more than masks would travel, a round may be of one client, theta is smaller than the account
+            goes, or dp-accounting is not installed (extra `privacy`).
     """
 
     def __init__(self, scheme: Scheme, layout: Layout, least: int, caveat: str = "") -> None:
@@ -43,6 +43,7 @@ class PrivateRun:
                 "say how many it has at least"
             )
         check_account()
+        Mechanism(scheme.theta, least)  # refuses what it cannot account for
         self._caveat = f"; {caveat}" if caveat else ""
         self._theta, self._d, self._least = scheme.theta, layout.span(Group.CODED).stop, least
         self._sizes: dict[int, int] = {}

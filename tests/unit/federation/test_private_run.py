@@ -86,6 +86,9 @@ def test_least_clients_with_secure_sums_and_without() -> None:
 def test_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"theta = 0\.05 .* one client: say how many"):
         PrivateRun(PRIVATE, LAYOUT, 1)
+    small = method("fedmrn-s").scheme({"theta": 2.0**-21, "scale": 0.5, "noise_key": "round"}, equal=True)
+    with pytest.raises(ConfigError, match="theta from 2"):
+        PrivateRun(small, LAYOUT, 10)
     normed = Layout.of([TensorSpec("w", (4,), Group.CODED), TensorSpec("norm", (4,), Group.DENSE)])
     with pytest.raises(ConfigError, match="normalisation layers"):
         PrivateRun(PRIVATE, normed, 10)
