@@ -165,7 +165,7 @@ def draw(found: Found) -> Figure:
     cases = list(dict.fromkeys(case for case, *_ in _cells(found)))
     counts = sorted({clients for _, clients, _ in _cells(found)})
     figure = Figure(figsize=(4 * len(counts), 3.2 * len(cases)), dpi=90, layout="constrained")
-    panels = figure.subplots(len(cases), len(counts), squeeze=False, sharey=True)
+    panels = figure.subplots(len(cases), len(counts), squeeze=False, sharex=True, sharey=True)
     for (i, case), (j, clients) in product(enumerate(cases), enumerate(counts)):
         _panel(panels[i][j], found, case, clients)
     for row in panels:
@@ -177,7 +177,7 @@ def draw(found: Found) -> Figure:
 
 
 def _panel(axes: Axes, found: Found, case: str, clients: int) -> None:
-    epsilons = sorted({epsilon for name, n, epsilon in _cells(found) if (name, n) == (case, clients)})
+    epsilons = sorted({epsilon for *_, epsilon in _cells(found)})
     for i, name in enumerate(PRIVATE):
         cells = {epsilon: list(accuracies(found, case, clients, name, epsilon).values()) for epsilon in epsilons}
         there = {epsilon: values for epsilon, values in cells.items() if values}
@@ -187,6 +187,7 @@ def _panel(axes: Axes, found: Found, case: str, clients: int) -> None:
         x = [epsilon * 1.06 ** (i - 1) for epsilon in there]
         axes.errorbar(x, means, ends, color=COLOURS[name], label=WORDS[name], marker="o", markersize=4, capsize=3)
     none = accuracies(found, case, clients, "none", inf)
+    axes.set_visible(bool(none))
     if none:
         axes.axhline(fmean(none.values()), color="#888888", linestyle="--", linewidth=1, label="no privacy")
     axes.set_xscale("log", base=2)
