@@ -74,8 +74,9 @@ def attach(
         steps: the number of local steps that will follow.
         arrayrecord_key: as in the strategy.
         choose, variances: as for `ModelLayout.of`, and as on the server.
-        accept: the methods that this client is willing to send: "masked" for all of masked noise, "any", a method's
-            name, or several of these. Whatever else the server asks for is refused, and nothing is trained.
+        accept: the methods that this client is willing to send: "masked" for all of masked noise, "private" for masks
+            that the server tells to draw privately, "any", a method's name, or several of these. Whatever else the
+            server asks for is refused, and nothing is trained.
         limits: of the broadcast's bytes and sections.
 
     Raises:
