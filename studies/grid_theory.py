@@ -31,9 +31,10 @@ from grid_runs import EXACT, F64, Grid, start
 from intervals import interval
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pages import fill
 from rich.console import Console
 from rich.table import Table
-from theory import COLOURS, DOCS, Size, fill, points, slope
+from theory import COLOURS, DOCS, Size, points, slope
 
 
 def jackknifed_slope(steps: Sequence[float], excess: F64) -> str:
