@@ -1,0 +1,257 @@
+"""The tables of docs/scale.md, made from the data of `scale.py`.
+
+python studies/scale_page.py [--data FILE] [--page FILE]
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from pages import fill
+from scale import DATA
+from scale_fit import CPU, case_of, evaluate, predicted, total_cpu
+from scale_frames import RAW, Case
+
+PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
+Data = Mapping[str, Any]
+Row = tuple[str, ...]
+Table = tuple[Row, list[Row], int]
+"""Header, rows, and how many of the first columns are text."""
+CLIENTS = (1_000, 10_000, 100_000, 1_000_000)
+PARAMETERS = (1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
+MINUTES = 10
+"""An edge has one core, and folds its clients in this time: that says how many edges there are."""
+_STEPS = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
+
+
+def size(count: float) -> str:
+    """Return a number of bytes for people."""
+    for name, step in _STEPS:
+        if count >= step:
+            return f"{count / step:.3g} {name}B"
+    return f"{count:.0f} B"
+
+
+def many(number: float) -> str:
+    """Return a round number for people."""
+    for name, step in (("M", 10**6), ("k", 10**3)):
+        if number >= step:
+            return f"{number / step:g}{name}"
+    return f"{number:g}"
+
+
+def seconds(number: float) -> str:
+    """Return CPU seconds for people."""
+    for name, step in (("years", 365 * 86400.0), ("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if number >= 3 * step:
+            return f"{number / step:.3g} {name}"
+    return f"{number:.3g} s"
+
+
+def words(kind: str) -> str:
+    """Return how the page calls a kind of mask."""
+    method, _, coding = kind.rpartition("-")
+    return f"`{method}`, {'plain' if coding == RAW else 'coded'}"
+
+
+def checked(data: Data) -> Table:
+    """Return what was predicted of the large rounds, and what was measured."""
+    header = (
+        "round",
+        "masks",
+        "CPU predicted, s",
+        "measured, s",
+        "off",
+        "wall, s",
+        "sums, predicted",
+        "measured",
+    )
+    rows = list[Row]()
+    for name, record in data["large"].items():
+        case, said = case_of(record), data["predicted"][name]
+        found, total = total_cpu(record), said["total"]["cpu"]
+        sums = said["bytes"]["partials"], record["bytes"]["partials"]
+        what = f"{many(case.clients)} clients, {many(case.parameters)} parameters"
+        off = f"{100 * (found / total - 1):+.0f} %"
+        cells = (f"{total:.1f}", f"{found:.1f}", off, f"{record['wall']:.0f}", *map(size, sums))
+        rows.append((what, words(case.kind), *cells))
+    return header, rows, 2
+
+
+def phases(data: Data) -> Table:
+    """Return the same by what the time is spent on."""
+    header = ("round", "masks", *CPU)
+    rows = list[Row]()
+    for name, record in data["large"].items():
+        case, said = case_of(record), data["predicted"][name]["cpu"]
+        cells = (f"{said[what]:.3g} / {record['cpu'][what]:.3g}" for what in CPU)
+        rows.append((f"{many(case.clients)} x {many(case.parameters)}", words(case.kind), *cells))
+    return header, rows, 2
+
+
+UNITS: Mapping[str, tuple[str, float]] = {
+    "1": ("ms", 1e3),
+    "N": ("us a client", 1e6),
+    "N T": ("us a client and tensor", 1e6),
+    "N d, small": ("ns a client and parameter, small", 1e9),
+    "N d, large": ("ns a client and parameter, large", 1e9),
+    "d, small": ("ns a parameter, small", 1e9),
+    "d, large": ("ns a parameter, large", 1e9),
+    "E d, small": ("ns an edge and parameter, small", 1e9),
+    "E d, large": ("ns an edge and parameter, large", 1e9),
+}
+
+
+def constants(data: Data) -> Table:
+    """Return the constants of CPU time."""
+    kinds = list(data["constants"])
+    rows = list[Row]()
+    for what, terms in CPU.items():
+        for term in terms:
+            unit, times = UNITS[term]
+            found = [data["constants"][kind]["cpu"][what].get(term) for kind in kinds]
+            if any(found):
+                rows.append((what, unit, *("" if x is None else f"{x * times:.3g}" for x in found)))
+    return ("part", "unit", *map(words, kinds)), rows, 2
+
+
+def sizes(data: Data) -> Table:
+    """Return lengths of updates and broadcasts, and what they cost."""
+    header = ("frame", "parameters", "bytes", "bits a parameter", "write, s", "read, s")
+    return header, [*_updates(data), *_broadcasts(data)], 1
+
+
+def _of(data: Data, down: str) -> Iterator[tuple[Case, Mapping[str, Any]]]:
+    for record in data["sizes"].values():
+        if record["down"] == down:
+            yield case_of(record), record
+
+
+def _line(what: str, case: Case, length: int, write: float, read: float | None) -> Row:
+    bits = f"{8 * length / case.parameters:.3f}"
+    return what, many(case.parameters), f"{length:,}", bits, f"{write:.2g}", "" if read is None else f"{read:.2g}"
+
+
+def _updates(data: Data) -> Iterator[Row]:
+    for case, record in _of(data, "float32"):
+        yield _line(f"update, {words(case.kind)}", case, record["bytes"]["update"], record["cpu"]["encode"], None)
+
+
+def _broadcasts(data: Data) -> Iterator[Row]:
+    for case, record in _of(data, "float32"):
+        if case.kind == f"fedmrn-{RAW}":
+            times = record["cpu"]["write again"], record["cpu"]["read"]
+            yield _line("broadcast, float32", case, record["bytes"]["broadcast"], *times)
+    ways = (("difference of public models", "broadcast", ""), ("whole public model", "whole", " whole"))
+    for what, length, suffix in ways:
+        for case, record in _of(data, "grid"):
+            times = record["cpu"]["write" + suffix], record["cpu"]["read" + suffix]
+            yield _line(f"broadcast, {what}", case, record["bytes"][length], *times)
+
+
+def rounds(data: Data) -> Table:
+    """Return what rounds cost by the formulas."""
+    kind = f"fedmrn-{RAW}"
+    known = data["constants"][kind]
+    grid = {case.parameters: record["bytes"]["broadcast"] for case, record in _of(data, "grid")}
+    largest = max(grid)
+    header = (
+        *("clients", "parameters", "up", "down, float32", "down, differences", "fold, CPU", "edges"),
+        *("sum of an edge", "memory of an edge", "merge at one root, CPU", "memory of the root"),
+    )
+    rows = list[Row]()
+    for parameters in PARAMETERS:
+        for clients in CLIENTS:
+            case = Case("fedmrn", RAW, parameters, clients)
+            fold = evaluate(known["cpu"]["fold"], case, 1)
+            edges = ceil(fold / (60 * MINUTES))
+            found = predicted(known, case, edges)
+            down = clients * grid.get(parameters, grid[largest] * parameters / largest)
+            rows.append(
+                (
+                    many(clients),
+                    many(parameters),
+                    size(found["bytes"]["updates"]),
+                    size(clients * found["bytes"]["broadcast"]),
+                    size(down),
+                    seconds(found["cpu"]["fold"]),
+                    f"{edges:,}",
+                    size(found["bytes"]["partials"] / edges),
+                    size(found["memory"]["edge"]),
+                    seconds(found["cpu"]["merge"]),
+                    size(found["memory"]["root"]),
+                )
+            )
+    return header, rows, 0
+
+
+def coded(data: Data) -> Table:
+    """Return what coded masks change of it: bytes up, and CPU of the fold."""
+    header = ("parameters", "masks", "up, 1M clients", "fold, 1M clients, CPU", "of plain masks")
+    rows = list[Row]()
+    for parameters in PARAMETERS:
+        for method in ("fedmrn", "fedmrn-s"):
+            known = data["constants"][f"{method}-{RAW}"]
+            plain = evaluate(known["cpu"]["fold"], Case(method, RAW, parameters, 10**6), 1)
+            case = Case(method, "entropy", parameters, 10**6)
+            known = data["constants"][case.kind]
+            fold = evaluate(known["cpu"]["fold"], case, 1)
+            up = evaluate(known["bytes"]["updates"], case)
+            rows.append((many(parameters), words(case.kind), size(up), seconds(fold), f"{fold / plain:.1f}x"))
+    return header, rows, 2
+
+
+def flower(data: Data) -> Table:
+    """Return what one SuperLink serves."""
+    found = data["flower"]
+    cpu = found["cpu"]
+    rows: list[Row] = [
+        ("register a SuperNode", f"{1e3 * cpu['register']:.1f}", f"{1 / cpu['register']:.0f} a second"),
+        (
+            "a poll that finds nothing",
+            f"{1e3 * cpu['poll']:.1f}",
+            f"{3 / cpu['poll']:.0f} SuperNodes (3 s)",
+        ),
+        ("a heartbeat", f"{1e3 * cpu['heartbeat']:.1f}", f"{30 / cpu['heartbeat']:.0f} SuperNodes (30 s)"),
+        ("a tiny message and its reply", f"{1e3 * cpu['message']:.1f}", f"{1 / cpu['message']:.0f} a second"),
+        ("the same, in the ServerApp", f"{1e3 * found['server app']:.1f}", f"{1 / found['server app']:.0f} a second"),
+    ]
+    return ("what", "CPU, ms", "one core is busy with"), rows, 1
+
+
+TABLES: Mapping[str, Callable[[Data], Table]] = {
+    "rounds": rounds,
+    "coded": coded,
+    "checked": checked,
+    "phases": phases,
+    "constants": constants,
+    "sizes": sizes,
+    "flower": flower,
+}
+
+
+def publish(data: Data, page: Path) -> None:
+    """Write all tables into the page.
+
+    Raises:
+        ValueError: it lacks a mark.
+    """
+    for name, table in TABLES.items():
+        header, rows, texts = table(data)
+        fill(page, f"<!-- study scale {name} -->", header, rows, texts)
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, default=DATA, metavar="FILE")
+    parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE")
+    args = parser.parse_args()
+    publish(json.loads(args.data.read_text()), args.page)
+
+
+if __name__ == "__main__":
+    main()
