@@ -31,7 +31,7 @@ from grid_runs import EXACT, F64, Grid, start
 from intervals import interval
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pages import fill
+from page_tables import fill
 from rich.console import Console
 from rich.table import Table
 from theory import COLOURS, DOCS, Size, points, slope

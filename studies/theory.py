@@ -21,7 +21,7 @@ from intervals import interval
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from pages import fill
+from page_tables import fill
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
