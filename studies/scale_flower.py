@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
@@ -38,7 +38,6 @@ from flwr.proto.message_pb2 import (
     PushObjectRequest,
 )
 from flwr.proto.node_pb2 import Node
-from flwr.proto.runtime_pb2 import PushAppMessagesRequest
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -58,31 +57,9 @@ SWITCHES = {
 }
 HEARTBEAT = 30.0
 SIZE = 100
-STATES = (4_000_000, 400_000_000)
-"""Bytes of a model in float32."""
 POLLS = 10
 PATIENCE = 0.5
 """Seconds between polls where nothing was found."""
-
-
-def asked(state: int) -> int:
-    """Return the bytes that a broadcast takes in the one request by which a ServerApp announces all of a round.
-
-    Args:
-        state: bytes of the model in it; they do not travel in that request, but the names of their parts do.
-    """
-    arrays = ArrayRecord(
-        {"head": Array("uint8", (SIZE,), "x", bytes(SIZE)), "state": Array("uint8", (state,), "x", bytes(state))}
-    )
-    message = Message(
-        RecordDict({"arrays": arrays, "config": ConfigRecord({"round": 1})}), dst_node_id=1, message_type="train"
-    )
-    message.metadata.__dict__["_message_id"] = message.object_id
-    request = PushAppMessagesRequest(
-        messages_list=[message_to_proto(remove_content_from_message(message))],
-        message_object_trees=[get_object_tree(message)],
-    )
-    return int(request.ByteSize())
 
 
 class Tiny:
@@ -206,7 +183,7 @@ def measured(folder: Path, nodes: int, rounds: int) -> dict[str, Any]:
         "cpu": {what: round(seconds, 6) for what, seconds in spent.items()},
         "server app": round(told["cpu"] / (nodes * (rounds + 1)), 6),
         "wall a round": round(wall / rounds, 1),
-        "request bytes": {str(state): asked(state) for state in STATES},
+        "request bytes": told["bytes"],
         "nodes": nodes,
         "rounds": rounds,
     }

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedmrn import Layout, Server, TensorSpec, method
 from fedmrn.server import EdgeRound
 from fedmrn.server.scheme import Scheme
-from fedmrn.wire.frame import Frame
+from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import encode_update
 
@@ -126,6 +126,8 @@ class Maker:
     """
 
     def __init__(self, case: Case, broadcast: Frame) -> None:
+        told = tuple(s for s in broadcast.sections if s.role is not Role.STATE)  # the state is large, and not needed
+        broadcast = replace(broadcast, sections=told)
         self.case, self._broadcast = case, broadcast
         alike = replace(broadcast, noise_key=0)  # the same bodies wherever they are made
         self._vectors, self._frames = list[NDArray[np.float32]](), list[Frame]()
@@ -135,8 +137,6 @@ class Maker:
                 self._frames.append(encoded(case, alike, vector, i))
             else:
                 self._vectors.append(vector)
-        if case.coding == RAW:  # it has the whole state
-            self._broadcast = replace(broadcast, sections=())
 
     def frame(self, client: int, key: int) -> bytes:
         """Return a client's frame, under its noise key."""
