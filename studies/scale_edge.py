@@ -7,10 +7,12 @@ second a line says how many frames are folded. Where it is asked to end (SIGTERM
 it leaves what it has as the partial sum of an edge below it, and the next start goes on from there.
 """
 
+import fcntl
 import json
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -85,9 +87,10 @@ class Edge:
                 return self._leave(edge)
         with self.clock.on("fold"):
             edge.aggregator.sums.settle()
-        with self.clock.on("partial"):
-            partial = edge.partial()
-        self._keep("partial", partial)
+        with in_turn(self._folder):
+            with self.clock.on("partial"):
+                partial = edge.partial()
+            self._keep("partial", partial)
         self.state |= {"partial": len(partial), "memory": peak()}
         self._note()
         return 0
@@ -136,6 +139,14 @@ class Edge:
     def _note(self) -> None:
         self.state["cpu"] = self.clock.spent
         self._keep("json", json.dumps(self.state).encode())
+
+
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Wait for other edges that are here: each needs memory for what it leaves."""
+    with (folder / "turn").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def say(folded: int, stop: Stop) -> None:

@@ -5,18 +5,19 @@ python studies/scale_page.py [--data FILE] [--page FILE]
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 from page_tables import fill
 from scale import DATA
-from scale_fit import CPU, case_of, evaluate, predicted, total_cpu
+from scale_fit import BYTES, CPU, MEMORY, case_of, evaluate, predicted, total_cpu
 from scale_frames import RAW, Case
 
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 Data = Mapping[str, Any]
+Figures = Mapping[str, Mapping[str, float]]
 Row = tuple[str, ...]
 Table = tuple[Row, list[Row], int]
 """Header, rows, and how many of the first columns are text."""
@@ -37,7 +38,7 @@ def size(count: float) -> str:
 
 def many(number: float) -> str:
     """Return a round number for people."""
-    for name, step in (("M", 10**6), ("k", 10**3)):
+    for name, step in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= step:
             return f"{number / step:g}{name}"
     return f"{number:g}"
@@ -59,63 +60,95 @@ def words(kind: str) -> str:
 
 def checked(data: Data) -> Table:
     """Return what was predicted of the large rounds, and what was measured."""
-    header = (
-        "round",
-        "masks",
-        "CPU predicted, s",
-        "measured, s",
-        "off",
-        "wall, s",
-        "sums, predicted",
-        "measured",
-    )
+    header = ("round", "masks", "CPU predicted, s", "measured, s", "off", "wall, s", "sums, predicted / measured")
     rows = list[Row]()
     for name, record in data["large"].items():
         case, said = case_of(record), data["predicted"][name]
         found, total = total_cpu(record), said["total"]["cpu"]
-        sums = said["bytes"]["partials"], record["bytes"]["partials"]
-        what = f"{many(case.clients)} clients, {many(case.parameters)} parameters"
+        sums = size(said["bytes"]["partials"]), size(record["bytes"]["partials"])
         off = f"{100 * (found / total - 1):+.0f} %"
-        cells = (f"{total:.1f}", f"{found:.1f}", off, f"{record['wall']:.0f}", *map(size, sums))
-        rows.append((what, words(case.kind), *cells))
+        cells = (f"{total:.1f}", f"{found:.1f}", off, f"{record['wall']:.0f}", " / ".join(sums))
+        rows.append((_round(case), words(case.kind), *cells))
     return header, rows, 2
+
+
+def _round(case: Case) -> str:
+    return f"{many(case.clients)} clients, {many(case.parameters)} parameters"
+
+
+PHASES: Mapping[str, tuple[str, ...]] = {
+    "fold": ("fold",),
+    "edges besides": ("open", "partial"),
+    "root": ("begin", "assign", "merge", "finish"),
+}
 
 
 def phases(data: Data) -> Table:
-    """Return the same by what the time is spent on."""
-    header = ("round", "masks", *CPU)
+    """Return the same by what the time is spent on, and the most memory."""
     rows = list[Row]()
     for name, record in data["large"].items():
-        case, said = case_of(record), data["predicted"][name]["cpu"]
-        cells = (f"{said[what]:.3g} / {record['cpu'][what]:.3g}" for what in CPU)
-        rows.append((f"{many(case.clients)} x {many(case.parameters)}", words(case.kind), *cells))
-    return header, rows, 2
+        both = (data["predicted"][name], record)
+        cells = [_pair(f"{sum(r['cpu'][what] for what in parts):.3g}" for r in both) for parts in PHASES.values()]
+        cells += [_pair(size(r["memory"][where]) for r in both) for where in ("edge", "root")]
+        case = case_of(record)
+        rows.append((_round(case), words(case.kind), *cells))
+    return ("round", "masks", *PHASES, "memory of an edge", "memory of the root"), rows, 2
 
 
-UNITS: Mapping[str, tuple[str, float]] = {
-    "1": ("ms", 1e3),
-    "N": ("us a client", 1e6),
-    "N T": ("us a client and tensor", 1e6),
-    "N d, small": ("ns a client and parameter, small", 1e9),
-    "N d, large": ("ns a client and parameter, large", 1e9),
-    "d, small": ("ns a parameter, small", 1e9),
-    "d, large": ("ns a parameter, large", 1e9),
-    "E d, small": ("ns an edge and parameter, small", 1e9),
-    "E d, large": ("ns an edge and parameter, large", 1e9),
+def _pair(texts: Iterable[str]) -> str:
+    return " / ".join(texts)
+
+
+TIMES: Mapping[str, tuple[str, float]] = {"1": ("ms", 1e3), "N": ("us", 1e6), "N T": ("us", 1e6)}
+"""Units of CPU constants; of those with a parameter it is ns."""
+PER: Mapping[str, str] = {
+    "1": "",
+    "N": " a client",
+    "N T": " a client and tensor",
+    "N d": " a client and parameter",
+    "d": " a parameter",
+    "E d": " an edge and parameter",
+    "E d log2(N/E)": " an edge and parameter, times log2(N / E)",
+    "N / E": " a client of the edge",
+    "N T / E": " a client of the edge, and tensor",
 }
+
+
+def _per(term: str) -> str:
+    base, _, which = term.partition(", ")
+    return PER[base] + (f", {which}" if which else "")
 
 
 def constants(data: Data) -> Table:
     """Return the constants of CPU time."""
-    kinds = list(data["constants"])
     rows = list[Row]()
     for what, terms in CPU.items():
         for term in terms:
-            unit, times = UNITS[term]
-            found = [data["constants"][kind]["cpu"][what].get(term) for kind in kinds]
-            if any(found):
-                rows.append((what, unit, *("" if x is None else f"{x * times:.3g}" for x in found)))
-    return ("part", "unit", *map(words, kinds)), rows, 2
+            unit, times = TIMES.get(term, ("ns", 1e9))
+            rows += _constant(data, ("cpu", what, term), what, unit, times)
+    return ("part", "CPU", *map(words, data["constants"])), rows, 2
+
+
+def lengths(data: Data) -> Table:
+    """Return the constants of bytes that travel, and of memory."""
+    rows = list[Row]()
+    for part, whats, named in (("bytes", BYTES, "{}"), ("memory", MEMORY, "memory of the {}")):
+        for what, terms in whats.items():
+            for term in terms:
+                rows += _constant(data, (part, what, term), named.format(what), "bytes", 1.0)
+    return ("what", "unit", *map(words, data["constants"])), rows, 2
+
+
+def _constant(data: Data, path: tuple[str, str, str], name: str, unit: str, times: float) -> list[Row]:
+    part, what, term = path
+    found = [known[part][what].get(term) for known in data["constants"].values()]
+    if not any(found):
+        return []
+    return [(name, unit + _per(term), *("" if x is None else _figure(x * times) for x in found))]
+
+
+def _figure(x: float) -> str:
+    return f"{x:.3g}" if x < 1000 else f"{x:,.0f}"
 
 
 def sizes(data: Data) -> Table:
@@ -152,39 +185,42 @@ def _broadcasts(data: Data) -> Iterator[Row]:
             yield _line(f"broadcast, {what}", case, record["bytes"][length], *times)
 
 
-def rounds(data: Data) -> Table:
-    """Return what rounds cost by the formulas."""
-    kind = f"fedmrn-{RAW}"
-    known = data["constants"][kind]
-    grid = {case.parameters: record["bytes"]["broadcast"] for case, record in _of(data, "grid")}
-    largest = max(grid)
-    header = (
-        *("clients", "parameters", "up", "down, float32", "down, differences", "fold, CPU", "edges"),
-        *("sum of an edge", "memory of an edge", "merge at one root, CPU", "memory of the root"),
-    )
-    rows = list[Row]()
+def _rounds(data: Data) -> Iterator[tuple[Case, int, Figures]]:
+    """Yield rounds with as many edges as they need, and what the formulas say of them."""
+    known = data["constants"][f"fedmrn-{RAW}"]
     for parameters in PARAMETERS:
         for clients in CLIENTS:
             case = Case("fedmrn", RAW, parameters, clients)
-            fold = evaluate(known["cpu"]["fold"], case, 1)
-            edges = ceil(fold / (60 * MINUTES))
-            found = predicted(known, case, edges)
-            down = clients * grid.get(parameters, grid[largest] * parameters / largest)
-            rows.append(
-                (
-                    many(clients),
-                    many(parameters),
-                    size(found["bytes"]["updates"]),
-                    size(clients * found["bytes"]["broadcast"]),
-                    size(down),
-                    seconds(found["cpu"]["fold"]),
-                    f"{edges:,}",
-                    size(found["bytes"]["partials"] / edges),
-                    size(found["memory"]["edge"]),
-                    seconds(found["cpu"]["merge"]),
-                    size(found["memory"]["root"]),
-                )
-            )
+            edges = ceil(evaluate(known["cpu"]["fold"], case, 1) / (60 * MINUTES))
+            yield case, edges, predicted(known, case, edges)
+
+
+def traffic(data: Data) -> Table:
+    """Return the bytes of rounds."""
+    grid = {case.parameters: record["bytes"]["broadcast"] for case, record in _of(data, "grid")}
+    largest = max(grid)
+    header = ("clients", "parameters", "up", "down, float32", "down, differences", "sum of an edge", "of all edges")
+    rows = list[Row]()
+    for case, edges, found in _rounds(data):
+        sums = found["bytes"]["partials"]
+        down = grid.get(case.parameters, grid[largest] * case.parameters / largest)
+        each = (
+            found["bytes"]["updates"],
+            *(case.clients * x for x in (found["bytes"]["broadcast"], down)),
+            sums / edges,
+        )
+        rows.append((many(case.clients), many(case.parameters), *map(size, (*each, sums))))
+    return header, rows, 0
+
+
+def work(data: Data) -> Table:
+    """Return cores and memory of rounds."""
+    header = ("clients", "parameters", "fold, CPU", "edges", "memory of an edge", "merge, CPU", "memory of the root")
+    rows = list[Row]()
+    for case, edges, found in _rounds(data):
+        cpu, memory = found["cpu"], found["memory"]
+        cells = (seconds(cpu["fold"]), f"{edges:,}", size(memory["edge"]), seconds(cpu["merge"]), size(memory["root"]))
+        rows.append((many(case.clients), many(case.parameters), *cells))
     return header, rows, 0
 
 
@@ -223,11 +259,13 @@ def flower(data: Data) -> Table:
 
 
 TABLES: Mapping[str, Callable[[Data], Table]] = {
-    "rounds": rounds,
+    "traffic": traffic,
+    "work": work,
     "coded": coded,
     "checked": checked,
     "phases": phases,
     "constants": constants,
+    "lengths": lengths,
     "sizes": sizes,
     "flower": flower,
 }

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from hashlib import blake2b
 from pathlib import Path
+from signal import SIGTERM
 from threading import Thread
 from time import monotonic, sleep
 from typing import Any
@@ -68,7 +69,7 @@ def work(folder: Path, case: Case, edges: int = EDGES) -> None:
     codes = {process.returncode for process in running}
     if codes == {0}:
         return
-    if codes <= {0, STOPPED}:
+    if codes <= {0, STOPPED, -SIGTERM}:  # the last one had not begun
         raise StoppedError
     raise RuntimeError(f"an edge of {case.name} failed")
 
@@ -92,8 +93,12 @@ def measured(folder: Path, case: Case) -> dict[str, Any]:
         write_atomic(folder / f"{name}.assigned", assigned)
         down += len(assigned)
         del assigned
-    began = monotonic()
-    work(folder, case)
+    began = monotonic() - float(kept.read_text() if (kept := folder / "wall").is_file() else 0)
+    try:
+        work(folder, case)
+    except (KeyboardInterrupt, StoppedError):
+        write_atomic(kept, str(monotonic() - began).encode())
+        raise
     for name in names:
         data = (folder / f"{name}.partial").read_bytes()
         with clock.on("merge"):

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scale_frames import FIRST, Case, Clock, encoded, forget_peak, peak, warm_up
+from scale_frames import FIRST, Case, Clock, encoded, warm_up
 
 from fedmrn.files import write_atomic
 from fedmrn.wire.frame import Frame
@@ -25,7 +25,7 @@ EXACT = "float32"
 
 
 def measured(case: Case, down: str) -> dict[str, Any]:
-    """Return lengths in bytes, CPU seconds, and the most memory of a client's part in bytes."""
+    """Return lengths in bytes, and CPU seconds."""
     warm_up(case)
     server, layout, sizes, held = case.start(down), case.layout, dict[str, int](), Held(case.layout)
     for number in range(1, ROUNDS + 1):
@@ -35,15 +35,12 @@ def measured(case: Case, down: str) -> dict[str, Any]:
             data = round_.broadcast(0)
         with clock.on("write again"):
             round_.broadcast(0)
-        forget_peak()
-        before = peak()
         with clock.on("read"):
             asked = Frame.from_bytes(data)
             state = read_state(asked, layout, held)
         vector = case.update(0)
         with clock.on("encode"):
             update = encoded(case, asked, vector, 0).to_bytes()
-        memory = peak() - before
         sizes |= {"broadcast": len(data), "update": len(update)}
         del asked, state, data, vector
         if number == ROUNDS and down != EXACT:
@@ -60,7 +57,7 @@ def measured(case: Case, down: str) -> dict[str, Any]:
         with clock.on("finish"):
             round_.finish()
     cpu = {what: round(seconds, 6) for what, seconds in clock.spent.items()}
-    return {"case": asdict(case), "down": down, "bytes": sizes, "cpu": cpu, "memory": memory}
+    return {"case": asdict(case), "down": down, "bytes": sizes, "cpu": cpu}
 
 
 def main() -> None:
