@@ -3,6 +3,7 @@
     python studies/scale.py fit        small rounds, and the constants of the formulas
     python studies/scale.py predict    what the formulas say of the large rounds
     python studies/scale.py large      the large rounds: 100,000 clients of 1M parameters, 1,000 of 100M
+    python studies/scale.py refit      the constants anew, from small and large rounds together
     python studies/scale.py sizes      lengths of updates and broadcasts, and what they cost a client and the root
     python studies/scale_flower.py     what one SuperLink serves
     python studies/scale_page.py       the tables of the page, from the data
@@ -25,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from scale_fit import case_of, fitted, predicted, total_cpu
+from scale_fit import ADDED, case_of, fitted, predicted, total_cpu
 from scale_frames import RAW, Case
 
 import fedmrn
@@ -141,11 +142,22 @@ def measure_sizes(data: Data, path: Path, work: Path) -> None:
 
 
 def fit(data: Data) -> None:
-    """Put the constants into the data, of each kind of mask."""
-    records: dict[str, list[Mapping[str, Any]]] = {}
-    for record in data["fit"].values():
-        records.setdefault(case_of(record).kind, []).append(record)
-    data["constants"] = {kind: fitted(found) for kind, found in records.items()}
+    """Put the constants of small rounds into the data, of each kind of mask."""
+    data["constants"] = {kind: fitted(found) for kind, found in by_kind(data["fit"]).items()}
+
+
+def refit(data: Data) -> None:
+    """Put the constants of small and large rounds together into the data, with what predictions lacked."""
+    together = data["fit"] | data["large"]
+    data["refitted"] = {kind: fitted(found, ADDED) for kind, found in by_kind(together).items()}
+
+
+def by_kind(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the records of each kind of mask."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records.values():
+        found.setdefault(case_of(record).kind, []).append(record)
+    return found
 
 
 def predict(data: Data, cases: Iterable[Case]) -> None:
@@ -162,7 +174,7 @@ def predict(data: Data, cases: Iterable[Case]) -> None:
 
 def load(path: Path) -> Data:
     """Return the data so far."""
-    empty: Data = {"fit": {}, "constants": {}, "predicted": {}, "large": {}, "sizes": {}, "flower": {}}
+    empty: Data = {"fit": {}, "constants": {}, "predicted": {}, "large": {}, "refitted": {}, "sizes": {}, "flower": {}}
     return empty | json.loads(path.read_text()) if path.is_file() else empty
 
 
@@ -181,7 +193,7 @@ def tell(text: str) -> None:
 def main() -> None:
     """Do what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("fit", "predict", "large", "sizes"))
+    parser.add_argument("what", choices=("fit", "predict", "large", "refit", "sizes"))
     parser.add_argument("--quick", action="store_true", help="tiny rounds, to see that it works")
     parser.add_argument("--only", default="", metavar="TEXT", help="large: rounds whose name has it")
     parser.add_argument("--data", type=Path, default=DATA, metavar="FILE")
@@ -194,6 +206,8 @@ def main() -> None:
             fit(data)
         elif args.what == "predict":
             predict(data, LARGE)
+        elif args.what == "refit":
+            refit(data)
         elif args.what == "sizes":
             measure_sizes(data, args.data, args.work)
         else:

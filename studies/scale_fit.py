@@ -9,7 +9,7 @@ from math import log2
 from typing import Any
 
 import numpy as np
-from scale_frames import Case
+from scale_frames import MOST, PERIOD, Case, weight_of
 from scale_root import EDGES
 
 from fedmrn.server.fold import WAIT_FROM
@@ -23,12 +23,24 @@ def _small(case: Case) -> bool:
     return case.parameters < WAIT_FROM
 
 
+def slow(case: Case) -> float:
+    """Return the share of clients whose products with the unit of the sum are not below 2^51.
+
+    They are rounded by a slower kernel (`fedmrn.server.sum`): those who have more than about 1/512 of the largest total
+    weight that the round could have. Its noise is a power of two.
+    """
+    weights = np.minimum([weight_of(client) for client in range(min(case.clients, PERIOD))], MOST)
+    return float((weights >= 2.0 ** ((case.clients * MOST).bit_length() - 10)).mean())
+
+
 TERMS: Mapping[str, Term] = {
     "1": lambda c, e: 1.0,
     "N": lambda c, e: c.clients,
     "N T": lambda c, e: c.clients * c.tensors,
     "N d, small": lambda c, e: c.clients * c.parameters * _small(c),
     "N d, large": lambda c, e: c.clients * c.parameters * (not _small(c)),
+    "N d, small, slow": lambda c, e: c.clients * c.parameters * _small(c) * slow(c),
+    "N d, large, slow": lambda c, e: c.clients * c.parameters * (not _small(c)) * slow(c),
     "d, small": lambda c, e: c.parameters * _small(c),
     "d, large": lambda c, e: c.parameters * (not _small(c)),
     "E d, small": lambda c, e: e * c.parameters * _small(c),
@@ -52,6 +64,8 @@ CPU: Mapping[str, Sequence[str]] = {
     "finish": AT_ROOT,
 }
 """CPU seconds by what they are spent on, all edges together -> the terms that they are fitted to."""
+ADDED = ("N d, small, slow", "N d, large, slow")
+"""Terms of the fold that the predictions did not have yet."""
 BYTES: Mapping[str, Sequence[str]] = {
     "updates": ("N", "N T", "N d, small", "N d, large"),
     "broadcast": ("1", "d"),
@@ -67,17 +81,22 @@ def case_of(record: Mapping[str, Any]) -> Case:
     return Case(**record["case"])
 
 
-def fitted(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the constants of cases of one kind: part -> what -> term -> constant."""
+def fitted(records: Iterable[Mapping[str, Any]], added: Sequence[str] = ()) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the constants of cases of one kind: part -> what -> term -> constant.
+
+    Args:
+        records: of the cases.
+        added: more terms of the fold.
+    """
     records = [*records]
     cases = [case_of(r) for r in records]
-    return {
-        part: {
-            what: _fit(cases, np.array([r[part][what] for r in records], np.float64), terms)
-            for what, terms in whats.items()
-        }
-        for part, whats in PARTS.items()
-    }
+    found = dict[str, dict[str, dict[str, float]]]()
+    for part, whats in PARTS.items():
+        found[part] = {}
+        for what, terms in whats.items():
+            figures = np.array([r[part][what] for r in records], np.float64)
+            found[part][what] = _fit(cases, figures, (*terms, *(added if what == "fold" else ())))
+    return found
 
 
 def _fit(cases: Sequence[Case], found: np.ndarray, names: Sequence[str]) -> dict[str, float]:

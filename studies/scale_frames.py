@@ -24,6 +24,10 @@ BODIES = 3
 """Distinct plain updates; the clients take them in turn. Coded masks differ by their noise anyway."""
 FIRST = 3
 """Clients of the round before, which teaches the server its caps."""
+PERIOD = 50
+"""Clients after which weights repeat; they are 1 to this."""
+MOST = 32
+"""What a client counts at most: four times the lower median of the weights of the round before."""
 ROUND = 2
 """The round that is measured."""
 _TINY = 1 << 16
@@ -98,7 +102,7 @@ class Case:
 
 def weight_of(client: int) -> int:
     """Return the weight that a client claims: about what a client has of samples, and of a few bits."""
-    return 1 + 7 * client % 50
+    return 1 + 7 * client % PERIOD
 
 
 def whole_round(case: Case, server: Server, number: int, clients: range) -> None:

@@ -62,12 +62,14 @@ def checked(data: Data) -> Table:
     """Return what was predicted of the large rounds, and what was measured."""
     header = ("round", "masks", "CPU predicted, s", "measured, s", "off", "wall, s", "sums, predicted / measured")
     rows = list[Row]()
-    for name, record in data["large"].items():
-        case, said = case_of(record), data["predicted"][name]
-        found, total = total_cpu(record), said["total"]["cpu"]
-        sums = size(said["bytes"]["partials"]), size(record["bytes"]["partials"])
-        off = f"{100 * (found / total - 1):+.0f} %"
-        cells = (f"{total:.1f}", f"{found:.1f}", off, f"{record['wall']:.0f}", " / ".join(sums))
+    for name, said in data["predicted"].items():
+        case, total, record = case_of(said), said["total"]["cpu"], data["large"].get(name)
+        cells = (f"{total:.1f}", *("not run", "", ""), size(said["bytes"]["partials"]))
+        if record is not None:
+            found = total_cpu(record)
+            off = f"{100 * (found / total - 1):+.0f} %"
+            sums = _pair(size(r["bytes"]["partials"]) for r in (said, record))
+            cells = (f"{total:.1f}", f"{found:.1f}", off, f"{record['wall']:.0f}", sums)
         rows.append((_round(case), words(case.kind), *cells))
     return header, rows, 2
 
@@ -126,7 +128,7 @@ def constants(data: Data) -> Table:
         for term in terms:
             unit, times = TIMES.get(term, ("ns", 1e9))
             rows += _constant(data, ("cpu", what, term), what, unit, times)
-    return ("part", "CPU", *map(words, data["constants"])), rows, 2
+    return ("part", "CPU", *map(words, data["refitted"])), rows, 2
 
 
 def lengths(data: Data) -> Table:
@@ -136,12 +138,12 @@ def lengths(data: Data) -> Table:
         for what, terms in whats.items():
             for term in terms:
                 rows += _constant(data, (part, what, term), named.format(what), "bytes", 1.0)
-    return ("what", "unit", *map(words, data["constants"])), rows, 2
+    return ("what", "unit", *map(words, data["refitted"])), rows, 2
 
 
 def _constant(data: Data, path: tuple[str, str, str], name: str, unit: str, times: float) -> list[Row]:
     part, what, term = path
-    found = [known[part][what].get(term) for known in data["constants"].values()]
+    found = [known[part][what].get(term) for known in data["refitted"].values()]
     if not any(found):
         return []
     return [(name, unit + _per(term), *("" if x is None else _figure(x * times) for x in found))]
@@ -187,7 +189,7 @@ def _broadcasts(data: Data) -> Iterator[Row]:
 
 def _rounds(data: Data) -> Iterator[tuple[Case, int, Figures]]:
     """Yield rounds with as many edges as they need, and what the formulas say of them."""
-    known = data["constants"][f"fedmrn-{RAW}"]
+    known = data["refitted"][f"fedmrn-{RAW}"]
     for parameters in PARAMETERS:
         for clients in CLIENTS:
             case = Case("fedmrn", RAW, parameters, clients)
@@ -230,10 +232,10 @@ def coded(data: Data) -> Table:
     rows = list[Row]()
     for parameters in PARAMETERS:
         for method in ("fedmrn", "fedmrn-s"):
-            known = data["constants"][f"{method}-{RAW}"]
+            known = data["refitted"][f"{method}-{RAW}"]
             plain = evaluate(known["cpu"]["fold"], Case(method, RAW, parameters, 10**6), 1)
             case = Case(method, "entropy", parameters, 10**6)
-            known = data["constants"][case.kind]
+            known = data["refitted"][case.kind]
             fold = evaluate(known["cpu"]["fold"], case, 1)
             up = evaluate(known["bytes"]["updates"], case)
             rows.append((many(parameters), words(case.kind), size(up), seconds(fold), f"{fold / plain:.1f}x"))

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict
+from math import ldexp
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,10 @@ import scale_fit
 import scale_page
 from scale_edge import STOPPED, Edge, Stop
 from scale_fit import PARTS, TERMS
-from scale_frames import RAW, ROUND, Case, Maker
+from scale_frames import MOST, RAW, ROUND, Case, Maker, weight_of
+
+from fedmrn.numerics.kernels import NEAR
+from fedmrn.wire.layout import Group
 
 STUDIES = Path(scale.__file__).parent
 TINY = Case("fedmrn", RAW, 1 << 16, 7)
@@ -91,6 +95,17 @@ def test_a_fit_finds_the_constants_that_made_the_figures() -> None:
 
 
 CASES = [(d, n, t) for d in (1 << 10, 1 << 14, 1 << 23, 1 << 25) for n in (3, 60, 9000) for t in (1, 64)]
+
+
+@pytest.mark.parametrize("clients", [7, 50, 300, 3000])
+@pytest.mark.parametrize("method", scale.METHODS)
+def test_who_is_rounded_by_the_slower_kernel(method: str, clients: int) -> None:
+    case = Case(method, RAW, 1 << 10, clients)
+    aggregator = case.server().begin(ROUND, range(clients)).aggregator
+    assert aggregator.plan.max_weight == MOST
+    unit, *_ = aggregator.sums.sums[Group.CODED].units
+    products = [unit.bound * ldexp(min(weight_of(client), MOST), unit.exponent) for client in range(clients)]
+    assert scale_fit.slow(case) == pytest.approx(np.mean([product >= NEAR for product in products]))
 
 
 def test_negative_constants_are_left_out() -> None:
