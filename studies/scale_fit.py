@@ -39,8 +39,7 @@ TERMS: Mapping[str, Term] = {
     "N T": lambda c, e: c.clients * c.tensors,
     "N d, small": lambda c, e: c.clients * c.parameters * _small(c),
     "N d, large": lambda c, e: c.clients * c.parameters * (not _small(c)),
-    "N d, small, slow": lambda c, e: c.clients * c.parameters * _small(c) * slow(c),
-    "N d, large, slow": lambda c, e: c.clients * c.parameters * (not _small(c)) * slow(c),
+    "N d, slow": lambda c, e: c.clients * c.parameters * slow(c),
     "d, small": lambda c, e: c.parameters * _small(c),
     "d, large": lambda c, e: c.parameters * (not _small(c)),
     "E d, small": lambda c, e: e * c.parameters * _small(c),
@@ -64,8 +63,8 @@ CPU: Mapping[str, Sequence[str]] = {
     "finish": AT_ROOT,
 }
 """CPU seconds by what they are spent on, all edges together -> the terms that they are fitted to."""
-ADDED = ("N d, small, slow", "N d, large, slow")
-"""Terms of the fold that the predictions did not have yet."""
+ADDED = ("N d, slow",)
+"""A term of the fold that the predictions did not have yet."""
 BYTES: Mapping[str, Sequence[str]] = {
     "updates": ("N", "N T", "N d, small", "N d, large"),
     "broadcast": ("1", "d"),

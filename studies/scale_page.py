@@ -12,7 +12,7 @@ from typing import Any
 
 from page_tables import fill
 from scale import DATA
-from scale_fit import BYTES, CPU, MEMORY, case_of, evaluate, predicted, total_cpu
+from scale_fit import ADDED, BYTES, CPU, MEMORY, case_of, evaluate, predicted, total_cpu
 from scale_frames import RAW, Case
 
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
@@ -125,7 +125,7 @@ def constants(data: Data) -> Table:
     """Return the constants of CPU time."""
     rows = list[Row]()
     for what, terms in CPU.items():
-        for term in terms:
+        for term in (*terms, *(ADDED if what == "fold" else ())):
             unit, times = TIMES.get(term, ("ns", 1e9))
             rows += _constant(data, ("cpu", what, term), what, unit, times)
     return ("part", "CPU", *map(words, data["refitted"])), rows, 2
