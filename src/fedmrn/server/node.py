@@ -6,6 +6,7 @@ The root is a `Round`, every other node an `EdgeRound`. A server without edges i
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 
 from fedmrn.errors import ConfigError, DuplicateFrameError, FrameError, UnknownClientError, WrongRoundError
@@ -75,6 +76,10 @@ class Node:
     def clients(self) -> tuple[Client, ...]:
         """Who is asked to answer here or below."""
         return tuple(self._post.keys)
+
+    @cached_property
+    def _client_at(self) -> Mapping[int, Client]:
+        return {index: client for client, index in self._post.indices.items()}
 
     @property
     def traffic(self) -> Floors:
@@ -221,11 +226,10 @@ class Node:
                 raise DuplicateFrameError(f"edge {edge} sent its sum already in round {self.number}")
             self.aggregator.merge(part)
             self._merged.add(edge)
-        clients = self.clients
-        at = {self._post.indices[client]: client for client in clients}
         for index in found.members.tolist():
-            self.answered.add(at[index])
-            self._folded(at[index])
+            client = self._client_at[index]
+            self.answered.add(client)
+            self._folded(client)
         return found, Frame.from_bytes(data, kind=Kind.PARTIAL, limits=PARTIAL_LIMITS).account()
 
     def _members_of(self, edge: str) -> dict[int, Member]:
