@@ -718,7 +718,8 @@ def test_random_codes_are_of_the_final_mask_alone(name: str, code: str, stochast
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["fedpm", "fedbat"])
 def test_sparse_gradients_of_an_embedding_train_as_dense_ones(name: str, dtype: torch.dtype) -> None:
-    frames, broadcast = [], broadcast_of(nn.Sequential(nn.EmbeddingBag(9, 4), nn.Linear(4, 3)).to(dtype), name)
+    start = nn.Sequential(nn.EmbeddingBag(9, 4), nn.Linear(4, 3)).to(dtype)
+    frames, broadcast = [], starting_server(start, name).begin(1, ["a"]).broadcast("a")
     for sparse in (True, False):
         model = nn.Sequential(nn.EmbeddingBag(9, 4, sparse=sparse), nn.Linear(4, 3)).to(dtype)
         rule = attach(
