@@ -6,6 +6,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -412,6 +413,27 @@ def make_start(make: Callable[[], nn.Module]) -> Tensor:
     torch.manual_seed(5)
     (weight,) = make().parameters()
     return weight.detach().double()
+
+
+@pytest.mark.parametrize("name", ["fedmrn", "fedpm", "fedbat"])
+def test_a_model_that_is_saved_while_it_trains_is_saved_whole(name: str, tmp_path: Path) -> None:
+    """Each parameter has a storage of its own: safetensors and accelerate take tensors of one storage for one."""
+    saving = pytest.importorskip("safetensors.torch")
+    model = reader()
+    broadcast = server_for(model, name, None).begin(1, ["a"]).broadcast("a")
+    rule = attach(model, AdamW(model.parameters(), lr=0.01), broadcast, accept="any", steps=2, sampling_key=3)
+    steps(model, rule, 1)
+    storages = [p.untyped_storage() for p in model.parameters()]
+    assert [s.nbytes() for s in storages] == [4 * p.numel() for p in model.parameters()]
+    assert len({s.data_ptr() for s in storages}) == len(storages)
+    saving.save_model(model, tmp_path / "saved.safetensors")
+    found = saving.load_file(tmp_path / "saved.safetensors")
+    held = values(model)
+    assert found.keys() == held.keys()
+    assert all(torch.equal(found[n], held[n]) for n in held)
+    saving.load_model(model, tmp_path / "saved.safetensors")
+    steps(model, rule, 1)
+    rule.finish(weight=1)
 
 
 class TestPutBack:

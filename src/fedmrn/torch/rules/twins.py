@@ -113,6 +113,14 @@ class Twin:
         now.data = shown
 
 
+def alone(view: Tensor) -> Tensor:
+    """Return a tensor over the memory of a view, with a storage of its own.
+
+    What saves a model (safetensors, accelerate) takes tensors of one storage for one, and leaves the others out.
+    """
+    return torch.from_dlpack(view) if view.numel() else view.clone()  # type: ignore[attr-defined]
+
+
 def to_optimizer(twins: Sequence[Twin]) -> None:
     """Let parameters hold what their optimiser moves."""
     for twin in twins:
