@@ -59,13 +59,12 @@ class TextTable:
 
 
 def accuracies(found: Found, case: str, clients: int, mechanism: str, epsilon: float) -> dict[int, float]:
-    """Return seed -> accuracy in % of a cell, without the seed that chose its clip."""
+    """Return seed -> accuracy in % of a cell, by the clip that is best with seed 0, which is not among them."""
     cell = (case, clients, mechanism, epsilon)
-    return {
-        run.seed: 100 * accuracy
-        for run, accuracy in found.items()
-        if run.seed and (run.case, run.clients, run.mechanism, run.epsilon) == cell
-    }
+    runs = [run for run in found if (run.case, run.clients, run.mechanism, run.epsilon) == cell]
+    tried = sorted((run for run in runs if not run.seed), key=lambda run: run.clip)
+    clip = max(tried, key=found.__getitem__).clip if tried else 0.0
+    return {run.seed: 100 * found[run] for run in runs if run.seed and run.clip == clip}
 
 
 def spread(values: Mapping[int, float]) -> str:

@@ -177,6 +177,16 @@ def test_the_page_is_that_of_its_runs() -> None:
         assert image.info["Runs"] == private_page.digest(found)
 
 
+def test_a_cell_counts_the_clip_that_another_seed_chose() -> None:
+    def run(clip: float, seed: int) -> private_page.Run:
+        cell = {"data": "x", "case": "head", "clients": 9, "rounds": 2, "mechanism": "masks", "epsilon": 4.0}
+        return private_page.Run(**cell, clip=clip, seed=seed)  # type: ignore[arg-type]
+
+    found = {run(0.1, 0): 0.5, run(0.1, 1): 0.9, run(0.2, 2): 0.7, run(0.2, 1): 0.8, run(0.2, 0): 0.6}
+    assert private_page.accuracies(found, "head", 9, "masks", 4.0) == pytest.approx({1: 80.0, 2: 70.0})
+    assert private_page.accuracies(found, "head", 8, "masks", 4.0) == {}
+
+
 def test_clients_that_it_takes_are_read_off_the_noise() -> None:
     """Made-up runs that lose a point where the noise is 1, and ten where it is 10: five points are lost in between."""
     rounds, found = 20, {}
