@@ -29,9 +29,9 @@ from grid_measured import (
 )
 from grid_runs import EXACT, F64, Grid, start
 from intervals import interval
+from marked_pages import fill
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from page_tables import fill
 from rich.console import Console
 from rich.table import Table
 from theory import COLOURS, DOCS, Size, points, slope

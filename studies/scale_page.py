@@ -10,7 +10,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from page_tables import fill
+from marked_pages import fill
 from scale import DATA
 from scale_fit import ADDED, BYTES, CPU, MEMORY, case_of, evaluate, predicted, total_cpu
 from scale_frames import RAW, Case

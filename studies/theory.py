@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from federations import STEPS, Plan, Problem, bounded, floor_of_clipping, logistic, ridge
 from intervals import interval
+from marked_pages import fill
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from page_tables import fill
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table

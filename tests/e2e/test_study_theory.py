@@ -16,7 +16,7 @@ import federations
 import theory
 import theory_runs
 from federations import FEATURES, L2, STEPS, TAKE_PART, bounded, logistic, ridge
-from page_tables import END
+from marked_pages import END
 from theory import QUICK, SETTINGS, Size, expected, halves, interval, measure, points, publish, slope
 from theory_runs import DICE, Federations, dice
 

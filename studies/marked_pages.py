@@ -1,4 +1,4 @@
-"""Tables that studies write into pages of the documentation, between a mark of their own and `END`."""
+"""Tables of studies in pages: between a mark and the next `<!-- end -->`."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +16,10 @@ def fill(page: Path, mark: str, header: Sequence[str], lines: Iterable[Sequence[
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{page} lacks {mark} ... {END}")
+    page.write_text(before + begin + "\n" + "\n".join(markdown(header, lines, texts)) + "\n" + end + after, "utf-8")
+
+
+def markdown(header: Sequence[str], lines: Iterable[Sequence[str]], texts: int) -> list[str]:
+    """Return a table's lines; its first `texts` columns are aligned to the left."""
     table = [f"| {' | '.join(header)} |", "|" + "---|" * texts + "---:|" * (len(header) - texts)]
-    table += [f"| {' | '.join(row)} |" for row in lines]
-    page.write_text(before + begin + "\n" + "\n".join(table) + "\n" + end + after, "utf-8")
+    return table + [f"| {' | '.join(row)} |" for row in lines]
