@@ -16,7 +16,7 @@ UNKNOWN = (1 << 32) - 1
 """In the place of a client's index: it is none of the round's."""
 Refusals = Mapping[tuple[int, str], int]
 """(index of the client in the round, name of the error) -> how many frames."""
-MOST_FLOORS = 254
+_MOST_FLOORS = 254
 """Below a node; the one above it adds its own to them, and a byte counts all."""
 _FLOOR = struct.Struct("<9Q")
 _REFUSAL = struct.Struct("<IIB")
@@ -90,8 +90,8 @@ def read_report(section: Section) -> tuple[Floors, dict[tuple[int, str], int]]:
     """
     if len(section.params) != 1 or section.codec or section.count > len(section.body) // _REFUSAL.size:
         raise MalformedFrameError("a report has codec 0, a byte of parameters, and as many refusals as it says")
-    if section.params[0] > MOST_FLOORS:
-        raise LimitError(f"a report of {section.params[0]} floors: {MOST_FLOORS} are the most below a node")
+    if section.params[0] > _MOST_FLOORS:
+        raise LimitError(f"a report of {section.params[0]} floors: {_MOST_FLOORS} are the most below a node")
     reader = ByteReader(section.body, "the bytes of a report")
     floors = tuple(FloorTraffic(*reader.numbers(_FLOOR)) for _ in range(section.params[0]))
     found: dict[tuple[int, str], int] = {}
