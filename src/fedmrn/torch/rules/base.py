@@ -147,7 +147,8 @@ class LocalRule(Steps):
         vector = self.view.read()
         for twin in self.twins:
             vector[twin.where] = twin.moved.reshape(-1).cpu().numpy()
-        return vector - self.received
+        vector -= self.received
+        return vector
 
     def refresh_statistics(self, batches: Iterable[Any], forward: Forward | None = None) -> None:
         """Compute the running statistics of normalisation layers anew; once, after the last step.
