@@ -80,6 +80,10 @@ def swapped_storage(model: Any) -> None:
     model.hidden.weight.set_(model.hidden.weight.clone() + 0.125)
 
 
+def shared_memory(model: nn.Module) -> None:
+    model.share_memory()
+
+
 def head_frozen(model: Any) -> None:
     model.head.requires_grad_(False)
 
@@ -95,6 +99,7 @@ EDITS: dict[str, Callable[[Any], None]] = {
     "new memory": to_meta_free_copy,
     "a vector of all": assigned_by_vector,
     "set_": swapped_storage,
+    "memory that processes share": shared_memory,
 }
 
 

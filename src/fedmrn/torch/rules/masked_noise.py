@@ -18,7 +18,7 @@ from fedmrn.torch.fast.kernels import kernels_of
 from fedmrn.torch.rules.facade import Loss
 from fedmrn.torch.rules.steps import Closure
 from fedmrn.torch.rules.through import Through
-from fedmrn.torch.rules.twins import Twin, alone
+from fedmrn.torch.rules.twins import Twin
 from fedmrn.wire.layout import Group
 from fedmrn.wire.terms import LARGEST_CAP
 from fedmrn.wire.told import told_caps, told_scales
@@ -292,7 +292,7 @@ class MaskedTraining(Through):
             setattr(self, name, kept[name].copy_(vector))
         for twin in self.coded:
             shape, where = twin.shown.shape, twin.where  # all have 32 bits here: weights are in flat order
-            twin.move_to(self.moved[where].view(shape), alone(self.weights[where].view(shape)))
+            twin.move_to(self.moved[where].view(shape), self.weights[where].view(shape))
 
     def codecs(self) -> dict[Group, Codec]:
         """Return the codec that was asked for, around the mask of this rule."""

@@ -11,7 +11,7 @@ from fedmrn.errors import UnsupportedModelError
 from fedmrn.numerics.masking import fingerprint
 from fedmrn.numerics.rng import Purpose, Stream, domain
 from fedmrn.torch.rules.base import F32, LocalRule
-from fedmrn.torch.rules.twins import Twin, alone
+from fedmrn.torch.rules.twins import Twin
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
 
@@ -56,7 +56,7 @@ class Through(LocalRule):
         for name, tensor, where in coded:
             shown = tensor.data.contiguous()
             if tensor.dtype == torch.float32:
-                shown = alone(self.weights[start : start + tensor.numel()].view(tensor.shape))
+                shown = self.weights[start : start + tensor.numel()].view(tensor.shape)
                 start += tensor.numel()
             twins.append(Twin(name, tensor, where, self.moved[where].view(tensor.shape), shown))
         return tuple(twins)
