@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs import CHUNK, Opened
+from fedmrn.codecs.base import PART
 from fedmrn.errors import BoundError, MalformedFrameError
 from fedmrn.numerics.kernels import NEAR, fold_finely, write_fine_mean, write_mean
 from fedmrn.numerics.kernels import fold as fold_values
 from fedmrn.numerics.threads import in_parallel
 
-PART = 1 << 17
-"""Elements of the sum that stay in a cache while all waiting frames are folded into them."""
 _LONG = 1 << 12
 """Elements a unit, on average, from which calls for each take less time than a vector of values."""
 _FINEST = 51
@@ -105,13 +104,18 @@ class Sum:
         if any(finely) and self.rest is None:
             self.rest = np.zeros(self.integers.size, np.int64)
 
+        together = all(alone) and not any(finely) and all(c.opened.direct_fold for c in contributions)
+
         def work(first: int, last: int) -> None:
+            if together:
+                self._fold_units(contributions, first, last)
+                return
             part = PART if len(contributions) > 1 else max(1, last - first)
             for start in range(first, last, part):
                 stop = min(start + part, last)
                 for c, fine, itself in zip(contributions, finely, alone, strict=True):
                     if itself and not fine:
-                        self._fold_units(c, start, stop)
+                        self._fold_units([c], start, stop)
                     else:
                         self._fold_slowly(c, start, stop, self.rest if fine else None)
 
@@ -129,13 +133,14 @@ class Sum:
         many = len(self.units)
         return many == 1 or (opened.folds_anywhere and self.integers.size >= many * _LONG)
 
-    def _fold_units(self, c: Contribution, start: int, stop: int) -> None:
-        """Let a section add its elements start..stop-1."""
-        done = start
+    def _fold_units(self, contributions: Sequence[Contribution], start: int, stop: int) -> None:
+        """Let sections of one codec add their elements start..stop-1."""
+        done, (first, *others) = start, (c.opened for c in contributions)
         for unit in self.units:
             end = min(unit.stop, stop)
             if end > done:
-                c.opened.fold(done, *self._factor(unit, c.weight), self.integers[done:end])
+                factors = [self._factor(unit, c.weight) for c in contributions]
+                first.fold_together(others, done, factors, self.integers[done:end])
                 done = end
 
     def _fold_slowly(self, c: Contribution, start: int, stop: int, rest: NDArray[np.int64] | None) -> None:
