@@ -65,10 +65,6 @@ CHUNK = 1 << 14
 """Elements decoded at a time: a multiple of every codec's block, and small enough for a core's own cache."""
 
 
-PART = 1 << 17
-"""Elements of a sum that stay in a cache while several sections are added to them; a multiple of `CHUNK`."""
-
-
 class Opened(ABC):
     """A section that has passed every check: reading it cannot fail."""
 
@@ -97,20 +93,6 @@ class Opened(ABC):
             part = values[: min(CHUNK, total.size - at)]
             self.read(start + at, part)
             kernels.fold(part, factor, near, total[at : at + part.size])
-
-    def fold_together(
-        self, others: Sequence[Self], start: int, factors: Sequence[tuple[float, bool]], total: NDArray[np.int64]
-    ) -> None:
-        """Add this section and others of its codec, each times a factor.
-
-        Args:
-            others: as many as there are factors, but one.
-            start, total: as for `fold`.
-            factors: of each, as `factor` and `near` of `fold`; this section's first.
-        """
-        for at in range(0, total.size, PART):
-            for opened, factor in zip((self, *others), factors, strict=True):
-                opened.fold(start + at, *factor, total[at : at + PART])
 
     def tensor_scales(self) -> "TensorScales | None":
         """Return the scale that the sender gave each tensor; None where the codec sends none."""

@@ -13,6 +13,9 @@ from llvmlite import ir
 
 from fedmrn.numerics.compiled import compiled, intrinsic, types
 
+PART = 1 << 17
+"""Elements of a sum that stay in a cache while several vectors are added to them."""
+
 NEAR = 2.0**51
 """Products below this are rounded in one piece."""
 

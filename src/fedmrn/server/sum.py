@@ -9,7 +9,7 @@ second integer in units of 2^-e-k. Masks need no second one: their codewords, or
 Only a frame whose scales lie very far below their caps gets one; that depends on the frame alone, not on others.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import frexp, ldexp
@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs import CHUNK, Opened
-from fedmrn.codecs.base import PART
+from fedmrn.codecs.mask.masked_noise import OpenedMask
 from fedmrn.errors import BoundError, MalformedFrameError
-from fedmrn.numerics.kernels import NEAR, fold_finely, write_fine_mean, write_mean
+from fedmrn.numerics.kernels import NEAR, PART, fold_finely, write_fine_mean, write_mean
 from fedmrn.numerics.kernels import fold as fold_values
 from fedmrn.numerics.threads import in_parallel
 
@@ -104,18 +104,19 @@ class Sum:
         if any(finely) and self.rest is None:
             self.rest = np.zeros(self.integers.size, np.int64)
 
-        together = all(alone) and not any(finely) and all(c.opened.direct_fold for c in contributions)
+        masks = [c.opened for c in contributions if isinstance(c.opened, OpenedMask)]
+        together = len(masks) == len(contributions) > 1 and all(alone) and not any(finely)
 
         def work(first: int, last: int) -> None:
             if together:
-                self._fold_units(contributions, first, last)
+                self._fold_masks(masks, [c.weight for c in contributions], first, last)
                 return
             part = PART if len(contributions) > 1 else max(1, last - first)
             for start in range(first, last, part):
                 stop = min(start + part, last)
                 for c, fine, itself in zip(contributions, finely, alone, strict=True):
                     if itself and not fine:
-                        self._fold_units([c], start, stop)
+                        self._fold_units(c, start, stop)
                     else:
                         self._fold_slowly(c, start, stop, self.rest if fine else None)
 
@@ -133,15 +134,24 @@ class Sum:
         many = len(self.units)
         return many == 1 or (opened.folds_anywhere and self.integers.size >= many * _LONG)
 
-    def _fold_units(self, contributions: Sequence[Contribution], start: int, stop: int) -> None:
-        """Let sections of one codec add their elements start..stop-1."""
-        done, (first, *others) = start, (c.opened for c in contributions)
+    def _fold_units(self, c: Contribution, start: int, stop: int) -> None:
+        """Let a section add its elements start..stop-1."""
+        for unit, where in self._units_within(start, stop):
+            c.opened.fold(where.start, *self._factor(unit, c.weight), self.integers[where])
+
+    def _fold_masks(self, masks: Sequence[OpenedMask], weights: Sequence[int], start: int, stop: int) -> None:
+        """Let masks of one codec add their elements start..stop-1 together."""
+        for unit, where in self._units_within(start, stop):
+            factors = [self._factor(unit, weight) for weight in weights]
+            masks[0].fold_together(masks[1:], where.start, factors, self.integers[where])
+
+    def _units_within(self, start: int, stop: int) -> Iterator[tuple[Unit, slice]]:
+        """Yield the units of elements start..stop-1, and which of them are each one's."""
         for unit in self.units:
             end = min(unit.stop, stop)
-            if end > done:
-                factors = [self._factor(unit, c.weight) for c in contributions]
-                first.fold_together(others, done, factors, self.integers[done:end])
-                done = end
+            if end > start:
+                yield unit, slice(start, end)
+                start = end
 
     def _fold_slowly(self, c: Contribution, start: int, stop: int, rest: NDArray[np.int64] | None) -> None:
         """Add the elements start..stop-1 of a contribution, each in its own unit."""

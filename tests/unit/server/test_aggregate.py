@@ -9,7 +9,7 @@ import pytest
 from core_examples import LAYOUT, noisy
 from numpy.typing import NDArray
 
-import fedmrn.codecs.base
+import fedmrn.codecs.mask.masked_noise
 import fedmrn.numerics.threads
 import fedmrn.server.fold
 import fedmrn.server.sum
@@ -156,7 +156,7 @@ def test_frames_that_wait_give_the_same_sum(
     layout = Layout.of([TensorSpec("w", (CHUNK + 77,), Group.CODED), TensorSpec("b", (5,), Group.DENSE)])
     frames = _frames(count, codec, layout)
     monkeypatch.setattr(fedmrn.server.fold, "WAIT_FROM", 1)
-    for module in (fedmrn.server.sum, fedmrn.codecs.base):
+    for module in (fedmrn.server.sum, fedmrn.codecs.mask.masked_noise):
         monkeypatch.setattr(module, "PART", CHUNK)
     fold, half = _aggregator(codec, layout), _aggregator(codec, layout)
     for i, frame in enumerate(frames):

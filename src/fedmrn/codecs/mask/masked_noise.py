@@ -20,7 +20,7 @@ from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import check_mask, count_ones, pack_bits
 from fedmrn.numerics.compiled import compiled
 from fedmrn.numerics.fused import FACTOR_BITS, fold_all_masked, fold_masked
-from fedmrn.numerics.kernels import apply_mask, fold
+from fedmrn.numerics.kernels import PART, apply_mask, fold
 from fedmrn.numerics.masking import MaskType, draw_mask
 from fedmrn.numerics.noise import Law, NoiseSpec, fill_noise, gaussian_table
 from fedmrn.numerics.philox import check_vector
@@ -90,12 +90,21 @@ class OpenedMask(Opened):
     def fold_together(
         self, others: Sequence[Self], start: int, factors: Sequence[tuple[float, bool]], total: NDArray[np.int64]
     ) -> None:
-        """Add this section and others of its codec, each times a factor: all of them to a block in the first cache."""
+        """Add this section and others of its codec, each times a factor, a block of sums in the first cache at a time.
+
+        Args:
+            others: as many as there are factors, but one.
+            start, total: as for `fold`.
+            factors: of each, as `factor` and `near` of `fold`; this section's first.
+        """
+        masks = (self, *others)
         if not others or not all(self._is_exact(*factor) for factor in factors):
-            super(OpenedMask, self).fold_together(others, start, factors, total)
+            for at in range(0, total.size, PART):
+                for mask, factor in zip(masks, factors, strict=True):
+                    mask.fold(start + at, *factor, total[at : at + PART])
             return
         check_vector(total, np.int64)
-        spec, masks = self.codec.noise, (self, *others)
+        spec = self.codec.noise
         keys = np.array([mask.key for mask in masks], np.uint64)
         places = np.array([mask.bits.ctypes.data for mask in masks], np.uint64)
         numbers = np.array([factor for factor, _ in factors])
