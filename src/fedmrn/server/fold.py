@@ -172,7 +172,7 @@ class ExactSum:
         """
         self.settle()
         mean = np.empty(self._layout.size, np.float32)
-        self._write_mean(weight, mean)
+        self._write_mean(weight, mean, self.threads)
         return mean
 
     def plane_mean(self, plane: Plane, weight: int) -> NDArray[np.float32]:
@@ -198,18 +198,18 @@ class ExactSum:
         self.settle()
         self._torn = True
         memory, size = self._memory, self._layout.size
-        self._write_mean(weight, memory.view(np.float32)[:size])  # half as wide: what is written was read before
+        self._write_mean(weight, memory.view(np.float32)[:size], 1)  # half as wide: what is written was read before
         self.integers = self._memory = np.empty(0, np.int64)
         self.sums, self._further = {}, []  # they hold views of it
         memory.resize(-(-size // 2), refcheck=False)  # gives the rest back, without a copy
         return memory.view(np.float32)[:size]
 
-    def _write_mean(self, weight: int, mean: NDArray[np.float32]) -> None:
+    def _write_mean(self, weight: int, mean: NDArray[np.float32], threads: int) -> None:
         """Write the first planes of all groups over a total weight; zeros for a group that is not summed."""
         for group in Group:
             span = self._layout.span(group)
             if group in self.sums:
-                self.sums[group].write_mean(weight, mean[span])
+                self.sums[group].write_mean(weight, mean[span], threads)
             else:
                 mean[span] = 0
 

@@ -207,18 +207,25 @@ class Sum:
         if other.rest is not None:
             self.rest = other.rest.copy() if self.rest is None else self.rest + other.rest
 
-    def write_mean(self, weight: int, out: NDArray[np.float32]) -> None:
-        """Write the sum over a total weight to `out`, which may lie in the sum's own memory, at its start or before."""
-        start = 0
-        for unit in self.units:
-            factor = ldexp(1.0, -unit.exponent) / weight
-            where = slice(start, unit.stop)
-            if self.rest is None:
-                write_mean(self.integers[where], factor, out[where])
-            else:
-                coarser = ldexp(1.0, -self._finer)
-                write_fine_mean(self.integers[where], self.rest[where], coarser, factor, out[where])
-            start = unit.stop
+    def write_mean(self, weight: int, out: NDArray[np.float32], threads: int = 1) -> None:
+        """Write the sum over a total weight to `out`.
+
+        Args:
+            weight: the total.
+            out: float32, as many elements; for one thread it may lie in the sum's own memory, at its start or before.
+            threads: worker threads where there are millions of elements.
+        """
+
+        def work(first: int, last: int) -> None:
+            for unit, where in self._units_within(first, last):
+                factor = ldexp(1.0, -unit.exponent) / weight
+                if self.rest is None:
+                    write_mean(self.integers[where], factor, out[where])
+                else:
+                    coarser = ldexp(1.0, -self._finer)
+                    write_fine_mean(self.integers[where], self.rest[where], coarser, factor, out[where])
+
+        in_parallel(work, self.integers.size, threads, CHUNK)
 
 
 def _check_within(numbers: NDArray[np.int64], most: int, what: str) -> None:
