@@ -27,6 +27,7 @@ from fedmrn.errors import (
     WrongRoundError,
 )
 from fedmrn.federation.account import Account, Exchange, total
+from fedmrn.federation.failures import Failures
 from fedmrn.federation.report import RoundReport, Stage
 from fedmrn.federation.transport import Message, MessageKind, Reply
 from fedmrn.server import Round
@@ -68,6 +69,7 @@ class Conduct:
         self._round: Round | None = None if isinstance(round, int) else round
         self._by_client, self._noun = by_client, noun
         self._exchanges: dict[int, Exchange] = {}
+        self._failures = Failures(noun)
         self._raw_by_form: dict[Form, Account] = {}
         self._publisher = publisher if isinstance(round, int) else round.publisher
 
@@ -205,7 +207,7 @@ class Conduct:
         answers: bool = True,
         lost: bool = False,
     ) -> None:
-        """Note that there is an error in place of a reply.
+        """Note that there is an error in place of a reply; it is taken back if the client answers after all.
 
         Args:
             client: whose.
@@ -219,10 +221,9 @@ class Conduct:
             stage.answered.add(client)
             if self._publisher is not None and (lost or LostModelError.__name__ in reason):
                 self._publisher.claimed(client)
-        if kind is MessageKind.TRAIN:
-            self.report.failed.append(f"{self._noun} {client}: {reason}")
+            self._failures.replace(self.report, client, kind, reason)
         else:
-            self.report.failed_otherwise.append(f"{self._noun} {client}: {kind}: {reason}")
+            self._failures.note(self.report, client, kind, reason)
 
     def note_public(self, client: int) -> None:
         """Note how a client is sent the public model, where there is one."""
@@ -263,6 +264,7 @@ class Conduct:
         stage.answered.add(client)
         stage.replies[client] = replies
         stage.received = total((stage.received, account))
+        self._failures.withdraw(self.report, client, kind)
 
     def finish(self) -> NDArray[np.float32]:
         """Move the server's state by the mean of what was folded, and return it; no update is taken from then on.

@@ -6,6 +6,7 @@ import random
 import ssl
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
@@ -47,6 +48,17 @@ class Given:
     run: str
     config: Mapping[str, Any]
     data: bytes = field(repr=False)
+
+
+class _TooLongError(LimitError):
+    """The body of an answer is too long; `task` is that of which it is, if it is of one."""
+
+    def __init__(self, most: int, response: httpx.Response) -> None:
+        super().__init__(
+            f"the server sends more than {most} bytes, the most that this client takes: "
+            "a larger model needs limits=Limits(max_bytes=...) of the client"
+        )
+        self.task = response.headers.get("fedmrn-task", "") if response.status_code == 200 else ""
 
 
 class Connection:
@@ -122,9 +134,14 @@ class Connection:
 
         Raises:
             ServerRefusedError, httpx.TransportError: as `about`.
+            LimitError: it is larger than this client takes; the server is told so, and does not wait for an answer.
         """
         while True:
-            response, data = self._ask("GET", f"/v1/task?wait={wait}", most=self._limits.max_bytes)
+            try:
+                response, data = self._ask("GET", f"/v1/task?wait={wait}", most=self._limits.max_bytes)
+            except _TooLongError as error:
+                self._decline(error)
+                raise LimitError(str(error)) from error
             if response.status_code == _OVER:
                 return None
             if response.status_code == 200:
@@ -158,8 +175,17 @@ class Connection:
         Raises:
             ServerRefusedError, httpx.TransportError: as `answer`.
         """
+        return self._fail(task.name, text)
+
+    def _fail(self, name: str, text: str) -> bool:
         data = text.encode(errors="replace")[:4000]
-        return self._put(f"/v1/failure/{task.name}", data, {"Content-Type": "text/plain; charset=utf-8"}, 0)
+        return self._put(f"/v1/failure/{name}", data, {"Content-Type": "text/plain; charset=utf-8"}, 0)
+
+    def _decline(self, error: "_TooLongError") -> None:
+        """Tell the server of a task that was too large to be read; whether it hears that changes nothing here."""
+        if error.task:
+            with suppress(ServerRefusedError, httpx.TransportError):
+                self._fail(error.task, f"{LimitError.__name__}: {error}")
 
     def _put(self, path: str, data: bytes, headers: dict[str, str], beside: int) -> bool:
         response, _ = self._ask("PUT", path, data, headers, beside=beside)
@@ -201,17 +227,13 @@ class Connection:
     def _read(self, response: httpx.Response, most: int) -> bytes:
         declared, found = response.headers.get("content-length", ""), bytearray()
         if len(declared) > 20 or (declared.isdecimal() and int(declared) > most):
-            raise _too_long(most)
+            raise _TooLongError(most, response)
         for piece in response.iter_raw():
             found += piece
             self.down += len(piece)
             if len(found) > most:
-                raise _too_long(most)
+                raise _TooLongError(most, response)
         return bytes(found)
-
-
-def _too_long(most: int) -> LimitError:
-    return LimitError(f"the server sends more than {most} bytes: a larger model needs limits=Limits(max_bytes=...)")
 
 
 def _sent(data: bytes | None, headers: Mapping[str, str] | None) -> dict[str, Any]:

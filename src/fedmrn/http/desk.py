@@ -7,6 +7,7 @@ makes all of it one after the other, so that a round's report is never counted b
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from logging import getLogger
 from math import ceil
 from threading import Condition
 
@@ -18,6 +19,7 @@ from fedmrn.http.verdict import KNOWN, NOTED, TAKEN, Verdict, refused
 from fedmrn.text import printable
 from fedmrn.wire.frame import Frame
 
+_log = getLogger(__name__)
 MOST_TEXT = 4096
 """Bytes of a failure's text."""
 
@@ -133,6 +135,8 @@ class Desk:
                 reason = printable(text.decode("utf-8", errors="replace"), MOST_TEXT)
                 lost = reason.startswith(LostModelError.__name__)
                 found.conduct.note_beside(found.kind, received={"errors": len(text)})
+                if not lost:
+                    _log.warning("%s: client %s gives no answer: %s", name, client, reason)
                 found.fail(client, reason, lost=lost)
                 self._changed.notify_all()
             return self._counted(NOTED, name, 0)

@@ -82,6 +82,11 @@ def _bits(count: int, heads: NDArray[np.uint8]) -> int:
     return whole - (-count % BLOCK) * int(heads[-1, 1]) if count else 0
 
 
+def least_bytes(count: int) -> int:
+    """Return how many bytes so many numbers take at least: those of their blocks."""
+    return 2 * -(-count // BLOCK)
+
+
 def pack_numbers(numbers: I64) -> bytes:
     """Return whole numbers as bytes: two of each block, then all numbers, to a whole byte.
 
@@ -108,8 +113,8 @@ def unpack_numbers(view: memoryview, out: I64) -> int:
         MalformedFrameError: they end too early, or a block has another shift or width than its numbers need.
         PaddingError: unused bits of the last byte are not zero.
     """
-    blocks = -(-out.size // BLOCK)
-    at = 2 * blocks
+    at = least_bytes(out.size)
+    blocks = at // 2
     if len(view) < at:
         raise MalformedFrameError(f"{blocks} blocks of whole numbers need {at} bytes at least, {len(view)} are left")
     heads = np.frombuffer(view, np.uint8, at).reshape(blocks, 2)

@@ -6,6 +6,7 @@ The root is a `Round`, every other node an `EdgeRound`. A server without edges i
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 
 from fedmrn.errors import ConfigError, DuplicateFrameError, FrameError, UnknownClientError, WrongRoundError
@@ -15,6 +16,7 @@ from fedmrn.server.assignment import Assignment
 from fedmrn.server.partials import Member, form_of, open_partial, read_partial
 from fedmrn.wire.frame import Frame, Kind, Section
 from fedmrn.wire.partial import PARTIAL_LIMITS, Partial
+from fedmrn.wire.private import check_private_update
 from fedmrn.wire.reader import bytes_of
 from fedmrn.wire.traffic import UNKNOWN, Floors, FloorTraffic, Refusals, joined_floors
 
@@ -32,6 +34,7 @@ class Post:
         shared_key: whether all clients have one noise key.
         sections: of broadcasts: templates, terms, and the state where all are sent the same.
         exact: whether the state is among them because it is what all are sent.
+        theta: that clients are told; 0 where masks are not private.
     """
 
     keys: Mapping[Client, int]
@@ -41,6 +44,7 @@ class Post:
     shared_key: bool
     sections: tuple[Section, ...]
     exact: bool
+    theta: float = 0.0
 
 
 class Node:
@@ -63,6 +67,7 @@ class Node:
         self._edge_of: dict[Client, str] = {}
         self._members: dict[str, dict[int, Member]] = {}
         self._merged: set[str] = set()
+        self._given_up: set[str] = set()
         self._floors: Floors = ()
         self._refused: Counter[tuple[int, str]] = Counter()
         self._counting, self._merging = Lock(), Lock()
@@ -71,6 +76,10 @@ class Node:
     def clients(self) -> tuple[Client, ...]:
         """Who is asked to answer here or below."""
         return tuple(self._post.keys)
+
+    @cached_property
+    def _client_at(self) -> Mapping[int, Client]:
+        return {index: client for client, index in self._post.indices.items()}
 
     @property
     def traffic(self) -> Floors:
@@ -89,15 +98,15 @@ class Node:
             edges: name of each edge -> its clients, and those of all edges below it.
 
         Raises:
-            ConfigError: a name is empty or was assigned before; a client is none of this node's, answered already, or
-                is assigned twice; an edge has no client.
+            ConfigError: a name is empty or was assigned before, given up or not; a client is none of this node's,
+                answered already, or is assigned twice; an edge has no client.
             WrongRoundError: the round is finished.
         """
         self._check_open()
         found: dict[str, dict[Client, Member]] = {}
         taken: dict[Client, str] = {**self._edge_of}
         for edge, clients in edges.items():
-            if not edge or edge in self._members:
+            if not edge or edge in self._members or edge in self._given_up:
                 raise ConfigError(f"an edge needs a name of its own, got {edge!r}")
             found[edge] = {}
             for client in clients:
@@ -112,6 +121,25 @@ class Node:
         self._edge_of = taken
         self._members |= {edge: {m.index: m for m in clients.values()} for edge, clients in found.items()}
         return {edge: self._assignment(edge, clients).to_bytes() for edge, clients in found.items()}
+
+    def give_up(self, edge: str) -> tuple[Client, ...]:
+        """Expect no sum of an edge any more, and return its clients: they may answer here, or be assigned again.
+
+        They send what they sent to that edge, and nobody counts twice: its sum is refused, should it come after all.
+
+        Raises:
+            ConfigError: no clients are assigned to this edge, or its sum is in already.
+            WrongRoundError: the round is finished, or the partial sum was sent.
+        """
+        with self._merging:
+            self._check_open()
+            if edge not in self._members or edge in self._merged:
+                raise ConfigError(f"edge {edge!r} has no clients to give back, or its sum is in already")
+            clients = tuple(client for client, where in self._edge_of.items() if where == edge)
+            self._given_up.add(edge)  # the name, and the key that is made of it, are nobody else's in this round
+            del self._members[edge]
+            self._edge_of = {client: where for client, where in self._edge_of.items() if where != edge}
+        return clients
 
     def _member(self, client: Client) -> Member:
         key = self._post.keys[client]
@@ -137,6 +165,7 @@ class Node:
         Raises:
             UnknownClientError, DuplicateFrameError: this client was not asked to answer here, or answered already.
             WrongRoundError: the round is finished, or the partial sum was sent.
+                WrongParametersError: clients were told theta, and its weight is not 1.
             FrameError: one subclass for each cause; nothing has changed then.
         """
         try:
@@ -157,6 +186,7 @@ class Node:
         if not isinstance(data, bytes):
             data = bytes(bytes_of(data))  # frames may wait, and must not change meanwhile
         frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=self.aggregator.plan.limits)
+        check_private_update(frame, self._post.theta)
         self.aggregator.add(frame, key, client if self._post.shared_key else None)
         self.answered.add(client)
         self._folded(client)
@@ -166,7 +196,7 @@ class Node:
         """Check and add an edge's partial sum; return what it says. Several threads may do so at the same time.
 
         Raises:
-            UnknownClientError: no clients were assigned to this edge, or it sums others.
+            UnknownClientError: no clients are assigned to this edge (it was given up), or it sums others.
             DuplicateFrameError: it sent one already.
             WrongRoundError: the round is finished, or the partial sum was sent.
             FrameError: one subclass for each cause; nothing has changed then.
@@ -182,9 +212,7 @@ class Node:
 
     def _take(self, edge: str, data: bytes | memoryview) -> tuple[Partial, Mapping[str, int]]:
         self._check_open()
-        members = self._members.get(edge)
-        if members is None:
-            raise UnknownClientError(f"edge {edge} was assigned no client in round {self.number}")
+        members = self._members_of(edge)
         if edge in self._merged:
             raise DuplicateFrameError(f"edge {edge} sent its sum already in round {self.number}")
         if not isinstance(data, bytes):
@@ -193,16 +221,24 @@ class Node:
         found = read_partial(data, self.aggregator, form, self._edge_key(edge), members)
         part = open_partial(found, self.aggregator, form, members)
         with self._merging:
+            self._members_of(edge)  # it may have been given up meanwhile
             if edge in self._merged:
                 raise DuplicateFrameError(f"edge {edge} sent its sum already in round {self.number}")
             self.aggregator.merge(part)
             self._merged.add(edge)
-        clients = self.clients
-        at = {self._post.indices[client]: client for client in clients}
         for index in found.members.tolist():
-            self.answered.add(at[index])
-            self._folded(at[index])
+            client = self._client_at[index]
+            self.answered.add(client)
+            self._folded(client)
         return found, Frame.from_bytes(data, kind=Kind.PARTIAL, limits=PARTIAL_LIMITS).account()
+
+    def _members_of(self, edge: str) -> dict[int, Member]:
+        members = self._members.get(edge)
+        if members is None:
+            gone = edge in self._given_up
+            why = "was given up: its clients answer elsewhere" if gone else "was assigned no client"
+            raise UnknownClientError(f"in round {self.number} edge {edge} {why}")
+        return members
 
     def _folded(self, client: Client) -> None:
         """Note that a client's update is in the sum; a node that does not need to know does nothing."""

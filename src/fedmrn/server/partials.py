@@ -139,6 +139,10 @@ def read_partial(
     wrong = next((i for i, _ in found.refused if i != UNKNOWN and i not in members), None)
     if wrong is not None:
         raise MalformedFrameError(f"it reports a refusal of client number {wrong}, which it was not assigned")
+    if found.floors and found.floors[0].frames > found.members.size:
+        raise MalformedFrameError(
+            f"it reports {found.floors[0].frames} frames of clients, and has {found.members.size} members"
+        )
     _check_weights(found, whole)
     return found
 

@@ -16,7 +16,7 @@ from fedmrn.errors import (
     UnsupportedVersionError,
     WrongParametersError,
 )
-from fedmrn.numerics.packed import pack_numbers, unpack_numbers
+from fedmrn.numerics.packed import least_bytes, pack_numbers, unpack_numbers
 from fedmrn.wire.frame import Frame, Kind, Limits, Role, Section
 from fedmrn.wire.layout import Group
 from fedmrn.wire.traffic import Floors, Refusals, read_report, report_section
@@ -130,7 +130,7 @@ class Partial:
         Raises:
             WrongParametersError: its sections are not those of the round.
             UnsupportedVersionError: it is of another version.
-            LimitError: it has more members than can be.
+            LimitError: it has more members than can be, or more floors below it.
             MalformedFrameError, PaddingError: numbers are cut, beyond their range, or not written as they must be.
         """
         if [(s.role, s.group) for s in frame.sections] != form.sections:
@@ -146,6 +146,7 @@ class Partial:
             if s.role is Role.KEPT:
                 kept[t.group] = _kept(s, members.count)
             else:
+                _check_sums(s, form.planes_of(t.group))
                 sums[t.group] = s
         if tally is not None and (tally.codec, tally.params, tally.count) != (0, b"", form.tally):
             raise WrongParametersError("the observations are not those of the round's codec")
@@ -193,8 +194,7 @@ def read_sums(section: Section, planes: Sequence[I64]) -> list[I64 | None]:
         MalformedFrameError: another number of planes, or numbers that are cut or not written as they must be.
         PaddingError: unused bits are not zero.
     """
-    if len(section.params) != len(planes) or not set(section.params) <= {0, 1}:
-        raise MalformedFrameError(f"a sum of {len(planes)} planes has a byte for each, 0 or 1")
+    _check_sums(section, len(planes))
     view, found = memoryview(section.body), list[I64 | None]()
     for out, fine in zip(planes, section.params, strict=True):
         view = view[unpack_numbers(view, out) :]
@@ -204,6 +204,15 @@ def read_sums(section: Section, planes: Sequence[I64]) -> list[I64 | None]:
         found.append(rest)
     _check_end(view)
     return found
+
+
+def _check_sums(section: Section, planes: int) -> None:
+    """Refuse a sum of other planes, or too few bytes for any numbers: before there is memory for them."""
+    if len(section.params) != planes or not set(section.params) <= {0, 1}:
+        raise MalformedFrameError(f"a sum of {planes} planes has a byte for each, 0 or 1")
+    least = (planes + sum(section.params)) * least_bytes(section.count)
+    if len(section.body) < least:
+        raise MalformedFrameError(f"the sum of {section.count} elements is {least} bytes at least: it is cut")
 
 
 def _words(*numbers: int) -> bytes:

@@ -7,7 +7,7 @@ from itertools import pairwise, zip_longest
 from typing import Self
 
 from fedmrn import errors
-from fedmrn.errors import FrameError, MalformedFrameError
+from fedmrn.errors import FrameError, LimitError, MalformedFrameError
 from fedmrn.wire.frame import Role, Section
 from fedmrn.wire.layout import Group
 from fedmrn.wire.reader import ByteReader
@@ -16,8 +16,11 @@ UNKNOWN = (1 << 32) - 1
 """In the place of a client's index: it is none of the round's."""
 Refusals = Mapping[tuple[int, str], int]
 """(index of the client in the round, name of the error) -> how many frames."""
+MOST_FLOORS = 254
+"""Below a node; the one above it adds its own to them, and a byte counts all."""
 _FLOOR = struct.Struct("<9Q")
 _REFUSAL = struct.Struct("<IIB")
+_LARGEST, _MOST_TIMES = (1 << 64) - 1, (1 << 32) - 1
 _NAMES = {name for name, thing in vars(errors).items() if isinstance(thing, type) and issubclass(thing, FrameError)}
 
 
@@ -66,15 +69,15 @@ def joined_floors(a: Floors, b: Floors) -> Floors:
 
 
 def report_section(floors: Floors, refusals: Refusals) -> Section:
-    """Return the section that says what came in below a node.
+    """Return the section that says what came in below a node; a count beyond its field is written as the largest.
 
     Args:
         floors: at most 255.
         refusals: of what was refused there; written in order.
     """
-    parts = [_FLOOR.pack(*astuple(floor)) for floor in floors]
+    parts = [_FLOOR.pack(*(min(count, _LARGEST) for count in astuple(floor))) for floor in floors]
     for (client, name), times in sorted(refusals.items()):
-        parts += [_REFUSAL.pack(client, times, len(name)), name.encode()]
+        parts += [_REFUSAL.pack(client, min(times, _MOST_TIMES), len(name)), name.encode()]
     return Section(0, Role.REPORT, Group.CODED, len(refusals), bytes([len(floors)]), b"".join(parts))
 
 
@@ -82,10 +85,13 @@ def read_report(section: Section) -> tuple[Floors, dict[tuple[int, str], int]]:
     """Return what `report_section` wrote.
 
     Raises:
+        LimitError: it has so many floors that the node above cannot add its own.
         MalformedFrameError: it is cut or too long, refusals are not in order, or one is of an error that is none.
     """
     if len(section.params) != 1 or section.codec or section.count > len(section.body) // _REFUSAL.size:
         raise MalformedFrameError("a report has codec 0, a byte of parameters, and as many refusals as it says")
+    if section.params[0] > MOST_FLOORS:
+        raise LimitError(f"a report of {section.params[0]} floors: {MOST_FLOORS} are the most below a node")
     reader = ByteReader(section.body, "the bytes of a report")
     floors = tuple(FloorTraffic(*reader.numbers(_FLOOR)) for _ in range(section.params[0]))
     found: dict[tuple[int, str], int] = {}

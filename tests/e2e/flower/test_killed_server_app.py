@@ -120,3 +120,12 @@ def test_a_few_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 @pytest.mark.long
 def test_twenty_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     same_run(tmp_path, monkeypatch, capsys, "topk-ef", rounds=16, kills=20)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", ["fedpm", "fedmrn"])
+def test_five_kills(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A state that is no model, and none that clients keep; caps and moments, with public models."""
+    same_run(tmp_path, monkeypatch, capsys, case, rounds=5, kills=5)

@@ -186,6 +186,29 @@ def test_answers_that_nobody_asked_for_are_refused_and_their_bytes_counted() -> 
     assert stage.received == {"body": 6, "refused": 6}
 
 
+def test_a_client_that_failed_and_then_answered_is_not_among_those_that_failed() -> None:
+    """As one that lost its model, and answers from the whole one; an error of somebody else stays."""
+    conduct = begun(1, 2, 3)
+    messages = {client: conduct.train(client) for client in (1, 2, 3)}
+    for reason in ("LostModelError: none", "LostModelError: none again"):
+        for client in (1, 2):
+            conduct.fail(client, reason, lost=True)
+    conduct.fail(1, "says another", answers=False)
+    report = conduct.report
+    again = [f"client {client}: LostModelError: none again" for client in (1, 2)]
+    assert report.failed == [*again, "client 1: says another"]
+    conduct.fold(1, update(messages[1]))
+    assert (report.folded, report.failed) == ([1], [again[1], "client 1: says another"])
+    assert (report.answered, report.silent) == ({1, 2}, 1)
+    conduct.ask(3, EVALUATE, QUESTION)
+    conduct.fail(3, "no data", EVALUATE)
+    conduct.take(Reply(client=3, kind=EVALUATE, data=b"0.9"))
+    assert report.failed_otherwise == []
+    with pytest.raises(TruncatedFrameError):
+        conduct.fold(2, update(messages[2])[:-1])
+    assert report.failed == [again[1], "client 1: says another"]  # what is refused takes nothing back
+
+
 def test_training_is_asked_for_by_its_own_message() -> None:
     conduct = begun(1)
     with pytest.raises(ConfigError, match=r"Conduct\.train"):

@@ -124,7 +124,7 @@ def test_a_client_with_a_folder_is_sent_what_changed(tmp_path: Path, lose: bool)
                     path.unlink()
     sent = [[str(word) for word in outcome.report.public.values()] for outcome in running.outcomes]
     assert sent == [["new"], ["lost" if lose else "difference"], ["difference"]]
-    assert len(running.outcomes[1].report.failed) == int(lose)
+    assert all(outcome.report.folded and not outcome.report.failed for outcome in running.outcomes)
 
 
 def test_a_client_that_is_started_again_has_its_memory(tmp_path: Path) -> None:
@@ -211,9 +211,47 @@ def test_a_model_beyond_the_limit_is_refused_before_it_is_read(tmp_path: Path) -
         with running.connect(0, limits=Limits(max_bytes=size - 1)) as connection:
             with pytest.raises(LimitError, match=f"more than {size - 1} bytes.*limits=Limits"):
                 connection.task()
-            assert connection.down == 0
+            assert connection.down == len('{"answer":"noted"}')  # nothing of the task
         with running.connect(0, limits=Limits(max_bytes=size)) as connection:
             assert connection.task() == task
+
+
+def declined(running: Any, client: int) -> int:
+    """How many tasks a client with a low limit is told of until the run is over; it comes again each time."""
+    count = 0
+    with HttpClient(running.url, running.tokens[client], patience=10.0, limits=Limits(99)) as limited:
+        while True:
+            try:
+                assert next(limited.tasks(), None) is None
+            except LimitError:
+                count += 1
+            else:
+                return count
+
+
+def test_a_client_that_meets_its_limit_tells_the_server_which_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting = of_many(3, rounds=2)
+    plan = plan_of(setting, evaluate_every=1, deadline=600.0)
+    with serving(setting, tmp_path, plan=plan) as running, ThreadPoolExecutor() as pool:
+        limited = [pool.submit(declined, running, client) for client in (1, 2)]
+        take_part(running, 0, Trainer(setting))
+        assert [found.result() for found in limited] == [4, 4]
+    said = "LimitError: the server sends more than 99 bytes, the most that this client takes: a larger model needs "
+    for outcome in running.outcomes:
+        assert outcome.report.folded == [0]
+        assert sorted(line.split(said)[0] for line in outcome.report.failed) == ["client 1: ", "client 2: "]
+        assert len(outcome.report.failed_otherwise) == 2
+        assert outcome.seconds < 60
+    assert f"1-train: client 1 gives no answer: {said}" in caplog.text
+
+
+def test_a_server_that_does_not_hear_of_a_limit_does_not_hide_it(tmp_path: Path) -> None:
+    with serving(of_many(1, rounds=1), tmp_path) as running, running.connect(0, limits=Limits(99)) as connection:
+        connection._fail = lambda *_: (_ for _ in ()).throw(httpx.ConnectError("away"))  # type: ignore[method-assign]
+        with pytest.raises(LimitError, match="more than 99 bytes"):
+            connection.task()
 
 
 def test_a_client_whose_task_closes_while_it_asks_for_all_takes_the_next(tmp_path: Path) -> None:

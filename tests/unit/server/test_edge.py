@@ -1,6 +1,7 @@
 """Edge servers: who answers where, what reaches the root, and what an assignment may be."""
 
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from fedmrn.errors import (
     LimitError,
     MalformedFrameError,
     UnknownClientError,
+    WrongKeyError,
     WrongKindError,
     WrongLayoutError,
     WrongRoundError,
 )
-from fedmrn.server import EdgeRound, Round
+from fedmrn.server import EdgeRound, Round, node
+from fedmrn.server.partials import open_partial
 from fedmrn.wire.frame import Frame, Kind
 from fedmrn.wire.layout import Layout
 from fedmrn.wire.traffic import UNKNOWN
@@ -76,6 +79,84 @@ def test_who_answers_twice_is_refused_whatever_the_order() -> None:
         round_.add("bob", sent["bob"])
     round_.add(7, sent[7])
     assert round_.answered == {"ann", 7}
+
+
+def test_the_clients_of_a_dead_edge_answer_elsewhere_and_count_once() -> None:
+    """They send the bytes that they sent to the edge that died; its sum comes late, under either name."""
+    alone, sent = begun()
+    for client in CLIENTS:
+        alone.add(client, sent[client])
+    expected = alone.finish().tobytes()
+    round_, _ = begun()
+    dead = edges(round_)["a"]
+    for client in ("ann", "bob"):
+        dead.add(client, sent[client])
+    late = dead.partial()
+    assert round_.give_up("a") == ("ann", "bob")
+    with pytest.raises(UnknownClientError, match="edge a was given up: its clients answer elsewhere"):
+        round_.merge("a", late)
+    again = EdgeRound.from_bytes(round_.assign({"again": ["bob"]})["again"], LAYOUT, threads=1)
+    with pytest.raises(UnknownClientError, match="answers at edge again"):
+        round_.add("bob", sent["bob"])
+    with pytest.raises(WrongKeyError):
+        round_.merge("again", late)
+    for client in ("ann", 7):
+        round_.add(client, sent[client])
+    again.add("bob", sent["bob"])
+    round_.merge("again", again.partial())
+    round_.give_up("b")
+    round_.add("cyd", sent["cyd"])
+    with pytest.raises(UnknownClientError):
+        round_.merge("a", late)
+    assert round_.answered == {*CLIENTS}
+    assert round_.refused == {
+        (UNKNOWN, "UnknownClientError"): 2,
+        (UNKNOWN, "WrongKeyError"): 1,
+        (1, "UnknownClientError"): 1,
+    }
+    assert round_.finish().tobytes() == expected
+
+
+def test_what_cannot_be_given_up() -> None:
+    round_, sent = begun()
+    edge = edges(round_)["a"]
+    inner = EdgeRound.from_bytes(round_.assign({"c": [7]})["c"], LAYOUT, threads=1)
+    inner.assign({"deep": [7]})
+    assert inner.give_up("deep") == (7,)
+    inner.add(7, sent[7])
+    inner.partial()
+    with pytest.raises(WrongRoundError):
+        inner.give_up("deep")
+    round_.merge("a", edge.partial())
+    with pytest.raises(ConfigError, match="its sum is in already"):
+        round_.give_up("a")
+    round_.give_up("b")
+    for name in ("b", "nobody", ""):
+        with pytest.raises(ConfigError, match="no clients to give back"):
+            round_.give_up(name)
+    with pytest.raises(ConfigError, match="a name of its own"):
+        round_.assign({"b": ["cyd"]})
+    round_.merge("c", inner.partial())
+    round_.finish()
+    with pytest.raises(WrongRoundError):
+        round_.give_up("c")
+
+
+def test_an_edge_that_is_given_up_while_its_sum_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    round_, sent = begun()
+    edge = edges(round_)["a"]
+    edge.add("ann", sent["ann"])
+
+    def opened(*args: Any) -> Any:
+        part = open_partial(*args)
+        round_.give_up("a")
+        return part
+
+    monkeypatch.setattr(node, "open_partial", opened)
+    with pytest.raises(UnknownClientError, match="given up"):
+        round_.merge("a", edge.partial())
+    assert not round_.aggregator.count
+    round_.add("ann", sent["ann"])
 
 
 def test_a_partial_sum_is_sent_again_as_it_was() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from trees import LAYOUT, SECRET, server_of, updates
 
+from allocated import allocated
 from fedmrn.codecs import DENSITY, NOISE_SCALE, Observed, Raw
 from fedmrn.errors import (
     BoundError,
@@ -29,9 +30,9 @@ from fedmrn.numerics.packed import pack_numbers
 from fedmrn.server import Clipping, EdgeRound, Round, Server
 from fedmrn.server.partials import form_of
 from fedmrn.wire.frame import Frame, Kind, Role, Section
-from fedmrn.wire.layout import Group
+from fedmrn.wire.layout import Group, Layout, TensorSpec
 from fedmrn.wire.partial import Partial, sum_section
-from fedmrn.wire.traffic import report_section
+from fedmrn.wire.traffic import UNKNOWN, FloorTraffic, report_section
 
 CLIENTS = range(5)
 HERE = [1, 3, 4]
@@ -125,6 +126,8 @@ FORGED: dict[str, tuple[Change, type[FrameError]]] = {
     ),
     "side data that is cut": (lambda p: replace(p, kept={**p.kept, Group.STATS: [b"1234"] * 2}), MalformedFrameError),
     "a refusal of somebody else": (lambda p: replace(p, refused={(0, "LimitError"): 1}), MalformedFrameError),
+    "more frames than members": (lambda p: replace(p, floors=(FloorTraffic(frames=3),)), MalformedFrameError),
+    "floors without an end": (lambda p: replace(p, floors=(FloorTraffic(),) * 255), LimitError),
     "a refusal for no error": (lambda p: replace(p, refused={(1, "SystemExit"): 1}), MalformedFrameError),
 }
 
@@ -288,6 +291,40 @@ def test_spans_of_observables() -> None:
     least, most = NOISE_SCALE.span(9)
     assert NOISE_SCALE.mean(most * 5, 9, 5) == 2.0**128
     assert NOISE_SCALE.mean(least * 5, 9, 5) == 2.0**-149
+
+
+def test_counts_without_an_end_stop_no_inner_node() -> None:
+    """Nobody can check how much an edge says that it refused: two of them add up to more than a report has room for."""
+    server = server_of("fedmrn")
+    round_ = server.begin(1, CLIENTS)
+    sent = updates(round_)
+    inner = EdgeRound.from_bytes(round_.assign({"e": [1, 2, 3, 4]})["e"], LAYOUT, threads=1)
+    most = FloorTraffic(frames=1, refused=(1 << 64) - 1, refused_bytes=(1 << 64) - 1)
+    for number, (name, data) in enumerate(inner.assign({"a": [1, 2], "b": [3, 4]}).items()):
+        edge, form = EdgeRound.from_bytes(data, LAYOUT, threads=1), form_of(inner.aggregator, 2)
+        edge.add(1 + 2 * number, sent[1 + 2 * number])
+        found = Partial.read(Frame.from_bytes(edge.partial()), form)
+        lies = replace(found, floors=(most,), refused={(UNKNOWN, "LimitError"): (1 << 32) - 1})
+        inner.merge(name, lies.frame(form).to_bytes())
+    round_.merge("e", inner.partial())
+    assert round_.answered == {1, 3}
+    assert round_.traffic[0] == replace(most, frames=2)
+    assert round_.refused == {(UNKNOWN, "LimitError"): (1 << 32) - 1}
+
+
+def test_a_sum_that_is_cut_costs_no_memory_of_the_models_size() -> None:
+    layout = Layout.of([TensorSpec("w", (1 << 22,), Group.CODED)])
+    round_ = server_of("fedmrn", {"scale": 0.01}, layout=layout, clipping=None).begin(1, [1])
+    edge = EdgeRound.from_bytes(round_.assign({"e": [1]})["e"], layout, threads=1)
+    good = edge.partial()
+    for change in (with_body(1, b"\0" * 99), with_body(1, b""), with_params(1, b"\1\1")):
+        data = sections(good, change)
+
+        def merge(forged: bytes = data) -> None:
+            with pytest.raises(MalformedFrameError):
+                round_.merge("e", forged)
+
+        assert allocated(merge) < 1 << 20
 
 
 def test_a_report_is_in_order() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from fedmrn.errors import UnsupportedModelError
 from fedmrn.numerics.masking import fingerprint
@@ -22,12 +23,16 @@ class Twin:
         where: its place in the flat vector.
         moved: what the optimiser moves: float32, contiguous, of the parameter's shape.
         shown: what the model computes with: of its dtype, contiguous.
+
+    Attributes:
+        behind: steps that were taken since the one that it was drawn after.
     """
 
     def __init__(self, name: str, tensor: Tensor, where: slice, moved: Tensor, shown: Tensor) -> None:
         self.name, self.tensor, self.where, self.moved, self.shown = name, tensor, where, moved, shown
         self.narrow = shown.dtype != torch.float32
         self._gradient: Tensor | None = None
+        self.behind = 0
         self._adapted: tuple[int, int] | None = None
         tensor.data = shown
         self.note()
@@ -40,6 +45,11 @@ class Twin:
     def note(self) -> None:
         """Note what the model computes with, as it was drawn."""
         self._seen = self._print()
+
+    def redrawn(self) -> None:
+        """Say that it was drawn anew: torch refuses to go backward through a graph that has its former weights."""
+        self.behind = 0
+        increment_version(self.tensor)
 
     def changed(self) -> bool:
         """Whether that was written to since; on a CUDA device, otherwise than through `data`."""
@@ -76,6 +86,8 @@ class Twin:
     def fresh_gradient(self) -> Tensor | None:
         """Return the gradient, unless there is none or it was adapted already."""
         gradient = self.tensor.grad
+        if gradient is not None and gradient.layout is not torch.strided:
+            gradient = self.tensor.grad = gradient.to_dense()  # of a sparse embedding
         return None if gradient is None or self._adapted == (gradient.data_ptr(), version(gradient)) else gradient
 
     def adapted(self) -> None:
@@ -99,6 +111,14 @@ class Twin:
             )
         shown.copy_(now.detach())
         now.data = shown
+
+
+def alone(view: Tensor) -> Tensor:
+    """Return a tensor over the memory of a view, with a storage of its own.
+
+    What saves a model (safetensors, accelerate) takes tensors of one storage for one, and leaves the others out.
+    """
+    return torch.from_dlpack(view) if view.numel() else view.clone()  # type: ignore[attr-defined]
 
 
 def to_optimizer(twins: Sequence[Twin]) -> None:

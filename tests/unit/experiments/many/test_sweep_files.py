@@ -164,17 +164,27 @@ def test_ready_sweeps(name: str) -> None:
     assert found.description
     assert name not in presets()  # their folders are beside one another
     assert len(set(folders(found.cells))) == len(found.cells)
-    first = found.cells[0].experiment
-    if not name.startswith("digits"):
-        assert (first.data.name, first.data.clients, first.train.rounds) == (
-            "fashion-mnist",
-            100,
-            4 if name == "fmnist-tuning" else 100,
-        )
     for table in found.tables.values():
         methods = Counter(cell.experiment.method for cell in table)
         assert len(set(methods.values())) == 1  # all with the same seeds
-        assert min(methods.values()) >= (1 if name == "fmnist-tuning" else 2)
+
+
+@pytest.mark.parametrize("name", ["paper", *(name for name in sweeps() if name.startswith("ablation-"))])
+def test_sweeps_at_the_published_length(name: str) -> None:
+    found = load_sweep(name)
+    for table in found.tables.values():
+        assert len(table) >= 2
+        for train, data in ((cell.experiment.train, cell.experiment.data) for cell in table):
+            assert (data.name, data.clients, train.rounds) == ("fashion-mnist", 100, 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "rounds"),
+    [("fmnist-tuning", 4), ("fmnist-ablation", 10), ("cifar10-tuning", 5)],
+)
+def test_sweeps_for_a_cpu(name: str, rounds: int) -> None:
+    cells = [cell.experiment for cell in load_sweep(name).cells]
+    assert {(e.data.clients, e.data.partition, e.train.rounds) for e in cells} == {(100, "iid", rounds)}
 
 
 def test_the_sweep_of_all() -> None:
