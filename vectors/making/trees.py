@@ -162,10 +162,11 @@ def _beyond(frame: Frame) -> bytes:
 
 
 def _padded(frame: Frame) -> bytes:
-    """The first vector is zeros but for a number of one bit, whose byte has another one set."""
+    """All vectors are zeros but for a number of one bit in the first, whose last byte has another one set."""
     section = next(s for s in frame.sections if s.role is Role.SUM)
     blocks = -(-section.count // 128)
     last = section.count - 128 * (blocks - 1)
     bits = bytearray((last + 7) // 8)
     bits[0], bits[-1] = 1, bits[-1] | 0x80
-    return _with_sum(frame, {"body": bytes(2 * (blocks - 1)) + bytes([0, 1]) + bytes(bits)})
+    others = bytes(2 * blocks * (len(section.params) + sum(section.params) - 1))
+    return _with_sum(frame, {"body": bytes(2 * (blocks - 1)) + bytes([0, 1]) + bytes(bits) + others})
