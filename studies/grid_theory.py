@@ -29,11 +29,12 @@ from grid_measured import (
 )
 from grid_runs import EXACT, F64, Grid, start
 from intervals import interval
+from marked_pages import fill
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from theory import COLOURS, DOCS, Size, fill, points, slope
+from theory import COLOURS, DOCS, Size, points, slope
 
 
 def jackknifed_slope(steps: Sequence[float], excess: F64) -> str:

@@ -1,183 +1,134 @@
 """Accuracy against epsilon: private masks beside FedAvg with the Gaussian mechanism.
 
-    python studies/privacy.py --data-dir data [--clients 100 300 1000] [--epsilons 1 4 16] [--clips C ...] [--seeds 3]
+    python studies/privacy.py --data-dir data     the runs that are missing, and the tables
+    python studies/privacy.py --docs              the tables and the picture of docs/privacy.md, from what is there
+    python studies/privacy.py --data digits --cases head --clients 20        needs no download
 
-A linear head over random features of Fashion-MNIST, computed once: 1,000 features, 10,010 parameters. Each client has
-60 images, half of them of one label or two, is asked in every round and trains one epoch; all clients count alike.
+Models and clients are those of private_cases.py, the mechanisms those of private_means.py. Each client is asked in
+every round and trains one epoch; all count alike. A run is a line of privacy.jsonl: a study that was stopped goes on.
 
-Clients train plainly. What differs is how their updates become a mean:
-
-    masks         clipped to +-c an element; signed masks over Bernoulli noise of scale c / (2 theta), one bit each,
-                  with theta by `fedmrn.privacy.theta_for`. These are the masks that `fedmrn-s` with theta sends.
-    gauss-element clipped the same; Gaussian noise for the norm that this leaves, c sqrt(d)
-    gauss-norm    clipped to a norm of c sqrt(d / 10); Gaussian noise for that norm
-    none          no privacy: clipped to +-c an element
-
-Noise is calibrated by dp-accounting to the same epsilon and delta, a client's data replaced. Each row takes its best
-clip with the first seed, which the account counts for none of them; the table has the mean over the other seeds, and
-with one seed that one's.
+Each row takes its best clip with seed 0, which the account counts for none of them; the tables have the other seeds.
 """
 
 import argparse
-from dataclasses import dataclass
-from functools import cache
-from itertools import product
-from math import sqrt
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import product, starmap
+from math import inf
 from pathlib import Path
-from statistics import fmean, stdev
 
-import dp_accounting
-import numpy as np
-from dp_accounting.rdp import RdpAccountant
-from numpy.typing import NDArray
+from private_cases import CASES, Samples, samples
+from private_means import PRIVATE, THROUGH, Mechanism, train
+from private_page import Run, publish, tables
 from rich.console import Console
-from rich.table import Table
 
-from fedmrn.data import find_source, load_source
-from fedmrn.numerics.private import Dice, draw_private
-from fedmrn.privacy import DELTA, theta_for
+from fedmrn.files import append, write_atomic
 
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-FEATURES, CLASSES, SAMPLES, BATCH = 1000, 10, 60, 20
-COORDINATES = (FEATURES + 1) * CLASSES
-MECHANISMS = ("none", "masks", "gauss-element", "gauss-norm")
-RATE = 3.0
+HERE = Path(__file__).parent
+CLIPS = (0.001, 0.003, 0.01, 0.03, 0.1)
 
 
-@dataclass(frozen=True)
-class Data:
-    """Features with a column of ones, float32, and labels; x of clients has shape (clients, SAMPLES, FEATURES + 1)."""
-
-    x: F32
-    y: NDArray[np.int64]
-    test_x: F32
-    test_y: NDArray[np.int64]
-
-
-def features(images: F32) -> F32:
-    """Return random features, each sample centred and of norm sqrt(10) by itself: nothing is learned from the data."""
-    weights = np.random.default_rng(0).normal(0, 1 / sqrt(images.shape[1]), (images.shape[1], FEATURES))
-    found = np.maximum((images - images.mean(1, keepdims=True)) @ weights.astype(np.float32), 0)
-    found -= found.mean(1, keepdims=True)
-    found *= sqrt(10) / np.linalg.norm(found, axis=1, keepdims=True)
-    return np.concatenate([found, np.ones((len(found), 1), np.float32)], axis=1)
-
-
-def shared_out(x: F32, y: NDArray[np.int64], clients: int, tests: tuple[F32, NDArray[np.int64]]) -> Data:
-    """Give every client half of its samples by label, the rest at random."""
-    order = np.random.default_rng(1).permutation(len(y))
-    by_label = order[np.argsort(y[order], kind="stable")]
-    half = 1000 * SAMPLES // 2
-    rows = np.random.default_rng(2).permutation(1000)[:clients]
-    sorted_half = np.sort(np.random.default_rng(3).permutation(len(y))[:half])
-    rest = np.setdiff1d(np.arange(len(y)), sorted_half)
-    mine = np.concatenate(
-        [
-            by_label[sorted_half].reshape(1000, -1),
-            by_label[np.random.default_rng(4).permutation(rest)].reshape(1000, -1),
-        ],
-        axis=1,
-    )[rows]
-    return Data(x[mine], y[mine], *tests)
-
-
-def local(data: Data, head: F32, rng: np.random.Generator) -> F32:
-    """Return what one epoch of SGD makes of the head at every client, shape (clients, COORDINATES)."""
-    heads = np.repeat(head[None], len(data.x), axis=0)
-    order = rng.permutation(SAMPLES)
-    for at in range(0, SAMPLES, BATCH):
-        some = order[at : at + BATCH]
-        x, y = data.x[:, some], data.y[:, some]
-        scores = x @ heads
-        scores -= scores.max(2, keepdims=True)
-        np.exp(scores, out=scores)
-        scores /= scores.sum(2, keepdims=True)
-        np.put_along_axis(scores, y[:, :, None], np.take_along_axis(scores, y[:, :, None], 2) - 1, 2)
-        heads -= np.float32(RATE / BATCH) * (x.transpose(0, 2, 1) @ scores)
-    heads -= head
-    return heads.reshape(len(data.x), -1)
-
-
-@cache
-def multiplier(epsilon: float, rounds: int) -> float:
-    """Return the standard deviation of Gaussian noise over how far the mean moves when a client's data is replaced."""
-    found = dp_accounting.calibrate_dp_mechanism(
-        lambda: RdpAccountant(neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_ONE),
-        lambda z: dp_accounting.SelfComposedDpEvent(dp_accounting.GaussianDpEvent(z), rounds),
-        epsilon,
-        DELTA,
-    )
-    return float(found)
-
-
-@cache
-def theta_of(epsilon: float, clients: int, rounds: int) -> float:
-    """Return the theta of the masks."""
-    return theta_for(epsilon, clients=clients, coordinates=COORDINATES, rounds=rounds)
-
-
-def mean_of(updates: F32, mechanism: str, clip: float, epsilon: float, rounds: int, rng: np.random.Generator) -> F64:
-    """Return the mean as the server gets it; updates are changed."""
-    clients, d = updates.shape
-    norm = clip * sqrt(d)
-    if mechanism == "gauss-norm":
-        norm /= sqrt(10)
-        updates *= np.minimum(1, norm / np.maximum(np.linalg.norm(updates, axis=1, keepdims=True), 1e-30))
-    elif mechanism != "masks":
-        np.clip(updates, -clip, clip, out=updates)
-    if mechanism != "masks":
-        mean: F64 = updates.mean(0, dtype=np.float64)
-        spread = 0.0 if mechanism == "none" else multiplier(epsilon, rounds) * 2 * norm / clients
-        return mean + rng.normal(0, spread, d)
-    theta = theta_of(epsilon, clients, rounds)
-    scale = np.float32(clip / (2 * theta))
-    noise = np.where(rng.random(d) < 0.5, -scale, scale).astype(np.float32)
-    ones = np.zeros(d, np.int64)
-    for update in updates:
-        ones += draw_private(update, noise, theta, Dice(int(rng.integers(1 << 63))))
-    found: F64 = noise * (2.0 * ones / clients - 1)
+def read(path: Path) -> dict[Run, float]:
+    """Return the runs of a file; a last line that was cut is left out."""
+    found = {}
+    text = path.read_text("utf-8") if path.is_file() else ""
+    for line in text.split("\n")[:-1]:
+        row = json.loads(line)
+        accuracy = row.pop("accuracy")
+        found[Run(**{**row, "epsilon": row["epsilon"] or inf})] = accuracy
     return found
 
 
-def train(data: Data, mechanism: str, epsilon: float, clip: float, rounds: int, seed: int) -> float:
-    """Return the final test accuracy."""
-    rng = np.random.default_rng([seed, 5])
-    head = np.zeros((FEATURES + 1, CLASSES), np.float32)
-    for _ in range(rounds):
-        updates = local(data, head, rng)
-        head += mean_of(updates, mechanism, clip, epsilon, rounds, rng).reshape(head.shape).astype(np.float32)
-    return float(((data.test_x @ head).argmax(1) == data.test_y).mean())
+def line(run: Run, accuracy: float) -> str:
+    """Return a run's line: JSON has no infinity, so that epsilon is null where nothing is private."""
+    row = {**asdict(run), "epsilon": None if run.epsilon == inf else run.epsilon, "accuracy": round(accuracy, 4)}
+    return json.dumps(row) + "\n"
+
+
+class Study:
+    """Runs what is missing.
+
+    Args:
+        path: the file of the runs.
+        data, folder: the data set, and where it is.
+        rounds: of a run.
+        clips: that are tried.
+    """
+
+    def __init__(self, path: Path, data: str, folder: Path, rounds: int, clips: Sequence[float]) -> None:
+        self.path, self.found = path, read(path)
+        write_atomic(path, "".join(starmap(line, self.found.items())).encode())  # without a line that was cut
+        self._data, self._folder, self._rounds, self._clips = data, folder, rounds, clips
+        self._samples: dict[str, Samples] = {}
+
+    def accuracy(self, run: Run) -> float:
+        """Return a run's accuracy: from the file, or now."""
+        if run not in self.found:
+            case = CASES[run.case]
+            if run.case not in self._samples:
+                self._samples[run.case] = samples(case, run.data, self._folder)
+            mechanism = Mechanism(run.mechanism, run.epsilon, run.clip, run.rounds)
+            accuracy = train(case, self._samples[run.case].of(run.clients), mechanism, run.seed)
+            append(self.path, line(run, accuracy).encode())
+            self.found[run] = round(accuracy, 4)
+        return self.found[run]
+
+    def cell(self, case: str, clients: int, mechanism: str, epsilon: float, seeds: int) -> None:
+        """Run a cell of a table: the clips with seed 0, and the best of them with the other seeds."""
+        first = Run(
+            data=self._data,
+            case=case,
+            clients=clients,
+            rounds=self._rounds,
+            mechanism=mechanism,
+            epsilon=epsilon,
+            clip=0.0,
+            seed=0,
+        )
+        tried = [first] if mechanism == "none" else [replace(first, clip=clip) for clip in self._clips]
+        best = max(tried, key=self.accuracy)
+        for seed in range(1, seeds + 1):
+            self.accuracy(replace(best, seed=seed))
+
+
+def cells(asked: argparse.Namespace) -> Iterator[tuple[str, int, str, float]]:
+    """Yield case, clients, mechanism and epsilon of each cell, the quick ones first."""
+    for clients, case in product(asked.clients, asked.cases):
+        yield case, clients, "none", inf
+        for epsilon, mechanism in product(asked.epsilons, PRIVATE):
+            yield case, clients, mechanism, epsilon
+    for clients, case in product([n for n in asked.clients if n <= asked.most_through], asked.cases):
+        for epsilon, mechanism in product(asked.epsilons, THROUGH):
+            yield case, clients, mechanism, epsilon
 
 
 def main() -> None:
-    """Run the study and print its table."""
+    """Run what is missing, and print the tables; or write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="fashion-mnist", help="or digits")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--clients", type=int, nargs="+", default=[100, 300, 1000])
     parser.add_argument("--epsilons", type=float, nargs="+", default=[1.0, 4.0, 16.0])
-    parser.add_argument("--clips", type=float, nargs="+", default=[0.003, 0.01, 0.03])
+    parser.add_argument("--clips", type=float, nargs="+", default=CLIPS)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="beside that which chooses the clip")
+    parser.add_argument("--most-through", type=int, default=300, help="clients, where training is through dice")
+    parser.add_argument("--runs", type=Path, default=HERE / "privacy.jsonl", help="the file of the runs")
+    parser.add_argument("--docs", action="store_true", help="run nothing; write docs/privacy.md and its picture")
+    parser.add_argument("--folder", type=Path, default=HERE.parent / "docs", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    found = load_source(find_source("fashion-mnist"), asked.data_dir)
-    images = (np.asarray(v, np.float32).reshape(len(v), -1) for v in (found.train_x, found.test_x))
-    x, test_x = (features(v) for v in images)
-    y, test_y = (np.asarray(v, np.int64) for v in (found.train_y, found.test_y))
-    out = Console(width=110)
-    table = Table("clients a round", "epsilon", "mechanism", "accuracy %", "clip", "theta")
-    for clients in asked.clients:
-        data = shared_out(x, y, clients, (test_x, test_y))
-        for epsilon, mechanism in [(float("inf"), "none"), *product(asked.epsilons, MECHANISMS[1:])]:
-            best, clip = max((train(data, mechanism, epsilon, c, asked.rounds, 0), c) for c in asked.clips)
-            runs = [train(data, mechanism, epsilon, clip, asked.rounds, s) for s in range(1, asked.seeds)]
-            runs = runs or [best]
-            spread = f"±{100 * stdev(runs):.1f}" if len(runs) > 1 else ""
-            theta = f"{theta_of(epsilon, clients, asked.rounds):.5f}" if mechanism == "masks" else ""
-            row = (str(clients), f"{epsilon:g}", mechanism, f"{100 * fmean(runs):.1f}{spread}", str(clip))
-            table.add_row(*row, theta)
-            out.print(*row, theta)
-    out.print(table)
+    if asked.docs:
+        publish(read(asked.runs), asked.folder)
+        return
+    study = Study(asked.runs, asked.data, asked.data_dir, asked.rounds, asked.clips)
+    for case, clients, mechanism, epsilon in cells(asked):
+        study.cell(case, clients, mechanism, epsilon, asked.seeds)
+    out = Console(width=None if sys.stdout.isatty() else 140)
+    for table in tables(study.found).values():
+        out.print(*table.lines(), sep="\n", highlight=False, markup=False)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ federations whose data, start, clients, batches, noise and masks are all drawn a
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from federations import STEPS, Plan, Problem, bounded, floor_of_clipping, logistic, ridge
 from intervals import interval
+from marked_pages import fill
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ from theory_runs import Federations, dice, run
 from fedmrn.numerics.noise import Law
 
 DOCS = Path(__file__).parent.parent / "docs"
-BEGIN, END = "<!-- study theory -->", "<!-- end -->"
+BEGIN = "<!-- study theory -->"
 F64 = NDArray[np.float64]
 FIXED_AT = 16
 """A scale that does not shrink is the one that the shrinking one has in this round, or at this horizon."""
@@ -263,21 +264,6 @@ def _panel(axes: Axes, name: str, results: Mapping[str, F64], size: Size) -> Non
     axes.set_title(TITLES[name])
     axes.grid(True, which="both", alpha=0.2)
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
-
-
-def fill(page: Path, mark: str, header: Sequence[str], lines: Iterable[Sequence[str]], texts: int) -> None:
-    """Write a table between a page's marks; its first `texts` columns are aligned to the left.
-
-    Raises:
-        ValueError: the page lacks the marks.
-    """
-    before, begin, rest = page.read_text("utf-8").partition(mark)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} lacks {mark} ... {END}")
-    table = [f"| {' | '.join(header)} |", "|" + "---|" * texts + "---:|" * (len(header) - texts)]
-    table += [f"| {' | '.join(row)} |" for row in lines]
-    page.write_text(before + begin + "\n" + "\n".join(table) + "\n" + end + after, "utf-8")
 
 
 def publish(results: Results, size: Size, docs: Path) -> None:

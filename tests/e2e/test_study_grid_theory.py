@@ -21,7 +21,8 @@ from grid_bound import contraction, fixed_point_gap
 from grid_measured import SHRINKS, Series, curves, floors
 from grid_runs import EXACT, Clients, Grid, gaps, run, start
 from grid_theory import excesses, jackknifed_slope
-from theory import Size, fill
+from marked_pages import fill
+from theory import Size
 
 SCRIPT = Path(__file__).parents[2] / "studies" / "grid_theory.py"
 RATE = 0.05

@@ -16,6 +16,7 @@ import federations
 import theory
 import theory_runs
 from federations import FEATURES, L2, STEPS, TAKE_PART, bounded, logistic, ridge
+from marked_pages import END
 from theory import QUICK, SETTINGS, Size, expected, halves, interval, measure, points, publish, slope
 from theory_runs import DICE, Federations, dice
 
@@ -145,7 +146,7 @@ def test_a_fixed_scale_is_never_better() -> None:
 
 def test_the_page(tmp_path: Path) -> None:
     page = tmp_path / "theory.md"
-    page.write_text(f"before\n{theory.BEGIN}\nold\n{theory.END}\nafter\n")
+    page.write_text(f"before\n{theory.BEGIN}\nold\n{END}\nafter\n")
     results = {
         (name, label): np.array([[k / (1 + r) for r in range(QUICK.rounds + 1)] for k in (1.0, 2.0)])
         if SETTINGS[name].slope == -1

@@ -175,8 +175,8 @@ def test_the_cases_are_complete() -> None:
     assert {said["kind"] for said in frames} == set(KINDS)
     assert {case["method"]: case["id"] for case in CASES.values()} == {row.name: row.id for row in METHODS.values()}
     told = {name for said in frames for name in said.get("terms", {})}
-    assert told == (TERMS.keys() | {"caps", "scales"}) - {"progressive", "stochastic", "theta"}, (
-        "no method of the table has the first two, and private dice cannot be in a case"
+    assert told == (TERMS.keys() | {"caps", "scales"}) - {"progressive", "stochastic"}, (
+        "no method of the table has them"
     )
     assert modes() == {(codec, mode) for codec in (9, 11, 14) for mode in (0, 1)}
 
@@ -240,6 +240,24 @@ def test_masks_are_drawn_as_the_page_says() -> None:
         p = min(max((ratio + np.float32(1)) * np.float32(0.5), np.float32(0)), np.float32(1))
         assert signed
         assert bit == (oracle.uniform(key, oracle.FINAL_MASK_DOMAIN, i) < p), i
+
+
+def test_private_masks_are_drawn_as_the_page_says() -> None:
+    """docs/writing-a-client.md, "Private masks", from `vector` and the words in `dice`, in Python's own numbers."""
+    broadcast, said = CASES["mask-private"]["frames"]
+    theta, vector = broadcast["terms"]["theta"], floats_of(said["vector"])
+    words = struct.unpack(f"<{len(vector)}I", data_of(said["dice"]))
+    frame = oracle.read_frame(data_of(said["file"]))
+    assert (frame["weight"], "sampling_key" in said) == (1, False)
+    section = frame["sections"][0]
+    law, signed, scale = struct.unpack("<BBf", section["params"])
+    most, clipped = int(theta * 2**32), 0
+    for i, bit in enumerate(oracle.unpacked(section["body"], section["elements"])):
+        aim = float(vector[i]) / oracle.noise(law, scale, frame["noise_key"], i) * 2**31
+        clipped += abs(aim) > most
+        assert bit == (words[i] < 2**31 + round(min(max(aim, -most), most))), i
+    assert signed
+    assert 0 < clipped < len(vector)
 
 
 def test_the_gaussian_table() -> None:

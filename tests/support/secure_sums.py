@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
@@ -36,28 +37,28 @@ class Sums:
     def __post_init__(self) -> None:
         self.collector = Collector(self.session)
 
-    def keys(self, gone: Collection[int] = ()) -> "Sums":
+    def keys(self, gone: Collection[int] = ()) -> Self:
         for i in range(self.session.members):
             if i not in gone:
-                self.members[i], keys = SumMember.begin(self.collector.setup(i))
+                self.members[i], keys = SumMember.begin(self.collector.setup(i), colluding=0.0)
                 self.collector.take_keys(i, keys)
         return self
 
-    def shares(self, gone: Collection[int] = ()) -> "Sums":
+    def shares(self, gone: Collection[int] = ()) -> Self:
         for i in self.collector.listed:
             shares = self.members[i].share(self.collector.roster(i))
             if i not in gone:
                 self.collector.take_shares(i, shares)
         return self
 
-    def padded(self, gone: Collection[int] = ()) -> "Sums":
+    def padded(self, gone: Collection[int] = ()) -> Self:
         for i in self.collector.shared:
             padded = self.members[i].pad(self.collector.envelopes(i), numbers(self.session, i))
             if i not in gone:
                 self.collector.take_padded(i, padded)
         return self
 
-    def revealed(self, gone: Collection[int] = ()) -> "Sums":
+    def revealed(self, gone: Collection[int] = ()) -> Self:
         for i in self.collector.stayed:
             revealed = self.members[i].reveal(self.collector.survivors(i))
             if i not in gone:

@@ -124,6 +124,7 @@ PUBLIC = {
         "DOWN",
         "MASKED",
         "METHODS",
+        "PRIVATE",
         "SIDE",
         "Accept",
         "Method",

@@ -7,6 +7,7 @@ import numpy as np
 
 from fedmrn.codecs import Bernoulli, Rotated
 from fedmrn.methods import METHODS
+from fedmrn.numerics.private import Dice
 from fedmrn.server.rules import frozen_weights
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
@@ -128,7 +129,11 @@ class _Recorder:
         row = self.record("update", place, update, values)
         if vector.size <= LONGEST:
             row["vector"] = self.values(f"{place}.vector", vector)
-            row["sampling_key"] = f"{key:016x}"
+            if self.play.server.scheme.theta:
+                words = Dice(key).words(0, vector.size).tobytes()
+                row["dice"] = self.folder.add(f"cases/{self.setting.name}/{place}.dice.u32", words)
+            else:
+                row["sampling_key"] = f"{key:016x}"
         if any(section.codec == Rotated.id for section in update.sections):
             return  # its scales are quotients of long sums, whose order is the writer's own
         again = [

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fedmrn.codecs import Bernoulli, OwnScale, ToldScale, codec_from
 from fedmrn.methods import METHODS
+from fedmrn.numerics.private import Dice, private_codewords
 from fedmrn.numerics.rng import Stream, derive_key
 from fedmrn.server import Server
 from fedmrn.server.grid import PublicGrid
@@ -104,7 +105,7 @@ class Play:
     def __init__(self, layout: Layout, setting: Setting) -> None:
         self.layout, self.setting = layout, setting
         method = METHODS[setting.method]
-        scheme = method.scheme(setting.options, setting.side, setting.down)
+        scheme = method.scheme(setting.options, setting.side, setting.down, equal="theta" in setting.options)
         self.start = starting_weights(layout, setting)
         state = Server.initial(layout, scheme, self.start)
         run = derive_key(b"vectors", "run", setting.name).to_bytes(8, "little") * 2
@@ -131,10 +132,13 @@ class Play:
         budget = self.setting.options.get("budget")
         codecs = {}
         if budget:
-            own = next(s for s in broadcast.sections if s.group is Group.CODED)
-            codecs = {Group.CODED: codec_from(own.codec, own.params).spending(budget)}  # type: ignore[attr-defined]
+            codecs = {Group.CODED: codec_from(*_coded_template(broadcast)).spending(budget)}  # type: ignore[attr-defined]
+        weight, written, theta = WEIGHTS[client], vector, self.server.scheme.theta
+        if theta:
+            weight, noise = 1, codec_from(*_coded_template(broadcast)).masked.noise  # type: ignore[attr-defined]
+            written = private_codewords(vector, noise, broadcast.noise_key, theta, Dice(key))
         frame = encode_update(
-            broadcast, self.layout, vector, weight=WEIGHTS[client], sampling_key=key, codecs=codecs, state=state
+            broadcast, self.layout, written, weight=weight, sampling_key=key, codecs=codecs, state=state
         )
         return frame, vector, key
 
@@ -144,6 +148,12 @@ class Play:
         model = read_model(frame, self.layout, self.held[client], lambda: self.start)[self.layout.trainable :]
         factor = np.float32(1) + drawn(own.size, "statistics", client) * np.float32(0.25)
         return statistics_frame(frame, self.layout, model * factor, weight=WEIGHTS[client])
+
+
+def _coded_template(broadcast: Frame) -> tuple[int, bytes]:
+    """Return codec and parameters that a broadcast asks for."""
+    own = next(s for s in broadcast.sections if s.group is Group.CODED)
+    return own.codec, own.params
 
 
 def update_values(update: Frame, layout: Layout, state: F32) -> F32:

@@ -83,6 +83,10 @@ def refused_by_servers() -> Iterator[tuple[Refused, Round | Calibration]]:
     fixed = Asked("fedmrn", options={"scale": 0.01})
     yield from fixed.refused("update", headers(fixed))
     yield from fixed.damaged("codec-1", masks())
+    private = Asked("fedmrn-s", "lean", options={"theta": 0.125, "scale": 0.05, "noise_key": "round"})
+    weight = with_header(private.update.to_bytes(), weight=2)
+    why = "Clients were told theta, and whoever draws private masks says weight 1."
+    yield from private.refused("private", iter([("weight", e.WrongParametersError, why, weight)]))
     own = Asked("fedmrn-s", rounds=2)
     yield from own.damaged("codec-12", own_scales())
     yield from Asked("fedmrn-s", options={"noise_key": "round"}).damaged("codec-13", told_scales())

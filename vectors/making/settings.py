@@ -143,6 +143,14 @@ MASKS = (
     Setting(
         name="mask-no-pm", about="An ablation: another method, the same bytes.", method="fedmrn-no-pm", layout="lean"
     ),
+    Setting(
+        name="mask-private",
+        about="Codec 1 with private masks: the broadcast tells theta, and the update is drawn by the words in dice.",
+        method="fedmrn-s",
+        options={"theta": 0.125, "scale": 0.05, "noise_key": "round"},
+        layout="lean",
+        spread=0.02,
+    ),
     Setting(name="mask-no-sm", about="An ablation whose masks are the nearest.", method="fedmrn-no-sm", layout="lean"),
     Setting(
         name="mask-post", about="An ablation that masks once, after training.", method="fedmrn-post", layout="lean"

@@ -23,6 +23,8 @@ export function readUpdate(bytes, { frame: asked, templates, terms, state }, lay
   require(frame.round === asked.round, errors.WrongRoundError, "an update of another round");
   require(equal(frame.digest, layout.digest), errors.WrongLayoutError, "an update of another model");
   require(sameKey(frame, asked), errors.WrongKeyError, "an update with another noise key than was sent");
+  const weighs = terms.theta > 0 && frame.weight !== 1;
+  require(!weighs, errors.WrongParametersError, "whoever draws private masks, as theta asks for, says weight 1");
   const matches = (section, i) => {
     const { codec, group, elements, parameters } = templates[i] ?? {};
     const same = section.codec === codec && section.group === group && section.elements === elements;

@@ -1,6 +1,7 @@
 // Taking part in a federation: ask for work, train or evaluate, answer.
 
 import { readBroadcast, readModel } from "./broadcast.js";
+import { require, UnknownTermError } from "./errors.js";
 import { Held } from "./grid.js";
 import { Layout } from "./layout.js";
 import { MaskedTraining } from "./masking.js";
@@ -38,6 +39,15 @@ export function readTraining(config) {
   return found;
 }
 
+/**
+ * Refuse what the server asks for and this client does not do: private masks are drawn by another law, after another
+ * training, and whoever sends others in their place breaks a promise that the server makes to all clients.
+ */
+export function checkTerms({ terms }) {
+  const text = `the server asks for private masks (theta = ${terms.theta}), and this client does not draw them`;
+  require(!(terms.theta > 0), UnknownTermError, `${text}: nothing was trained; take part with a client in Python`);
+}
+
 /** The order of samples in an epoch: by random words that only this client knows. */
 function shuffled(count, key, epoch) {
   const random = words(key, Purpose.shuffle, epoch, count);
@@ -45,12 +55,13 @@ function shuffled(count, key, epoch) {
 }
 
 /**
- * Train a round on own samples, and return the update's bytes.
+ * Train a round on own samples, and return the update's bytes; a broadcast of private masks is refused.
  * @param {object} broadcast as `readBroadcast` returned it
  * @param {{images: Float32Array[], labels: number[]}} samples
  * @param {{lr: number, epochs: number, batch_size: number}} training
  */
 export async function train(broadcast, layout, samples, training, { key = privateKey(), rest = async () => {} } = {}) {
+  checkTerms(broadcast);
   const model = new Mlp(layout);
   const batch = Math.min(training.batch_size, samples.labels.length);
   const perEpoch = Math.ceil(samples.labels.length / batch);

@@ -16,6 +16,7 @@ const TERMS = {
   4: { name: "stochastic", number: U8, range: [0, 1], methods: MASKED },
   5: { name: "backward", number: U8, range: [0, 1], methods: ["fedpm"] },
   6: { name: "budget", number: F64, range: [0, 1], methods: MASKED },
+  7: { name: "theta", number: F64, range: [0, 0.25], methods: ["fedmrn-s"] },
   32: { name: "caps", range: [-126, 127], methods: null },
   33: { name: "scales", range: [-80, 80], methods: MASKED },
 };

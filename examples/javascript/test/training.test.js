@@ -38,6 +38,33 @@ function broadcastOf(layout, state, mask, { round = 1, key = { low: 7, high: rou
   return readBroadcast(bytes, layout, { held: new Held() });
 }
 
+test("private masks are refused before anything is trained", async () => {
+  const layout = layoutOf(7, 3);
+  const elements = layout.size;
+  const value = new DataView(new ArrayBuffer(8));
+  value.setFloat64(0, 0.125, true);
+  const told = Uint8Array.from([7, 0, 8, 0, 0, 0, ...new Uint8Array(value.buffer)]);
+  const section = (codec, role, parameters, body, count = elements) => ({
+    codec, role, group: 0, elements: count, parameters: Uint8Array.from(parameters), body,
+  });
+  const bytes = writeFrame({
+    kind: Kind.broadcast, method: 3, round: 1, noiseKey: { low: 7, high: 1 }, digest: layout.digest, weight: 0,
+    sections: [
+      section(1, Role.template, [2, 1, 0, 0, 128, 63], new Uint8Array(0)),
+      section(0, Role.terms, [1], told, 1),
+      section(0, Role.state, [], floatBytes(new Float32Array(elements))),
+    ],
+  });
+  const broadcast = readBroadcast(bytes, layout, { held: new Held() });
+  assert.equal(broadcast.terms.theta, 0.125);
+  const training = readTraining({ lr: 0.3, epochs: 5, batch_size: 16 });
+  await assert.rejects(train(broadcast, layout, samples(90, 0), training), (caught) => {
+    assert.equal(caught.name, "UnknownTermError");
+    assert.match(caught.message, /private masks \(theta = 0\.125\).*does not draw them/);
+    return true;
+  });
+});
+
 /** Blobs that lie in a ring: three classes, seven dimensions. */
 function samples(count, index) {
   const draws = uniforms({ low: 1, high: 2 }, 9, index, 8 * count);

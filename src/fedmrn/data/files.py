@@ -71,15 +71,15 @@ def read_extracted(source: Source, extracted: Extracted, folder: Path) -> tuple[
     return tuple(_checked(source, folder / name, md5_, extracted.most, cure) for name, md5_ in extracted.files)
 
 
-def read_limited(path: Path, most: int) -> bytes:
-    """Return the bytes of a file whose size is not published, up to a limit.
+def read_limited(path: Path, most: int, cure: str = "unpack the archive anew") -> bytes:
+    """Return the bytes of a file whose size is not published, up to a limit; `cure` ends what is said of a fault.
 
     Raises:
         DataError: it has more than `most` bytes, or cannot be read.
     """
-    blob = read_file(path, most, "; unpack the archive anew", error=DataError, links=True)
+    blob = read_file(path, most, f"; {cure}", error=DataError, links=True)
     if blob is None:
-        raise DataError(f"{path} cannot be read: {os.strerror(errno.ENOENT)}; unpack the archive anew")
+        raise DataError(f"{path} cannot be read: {os.strerror(errno.ENOENT)}; {cure}")
     return blob
 
 

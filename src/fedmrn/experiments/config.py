@@ -75,9 +75,11 @@ class TrainConfig:
     test_every: Count = 1  # rounds from one evaluation to the next; the last round is always tested
 
     # Sums updates so that the server sees no single one (`fedmrn.secure`), and the share of a round's clients, above
-    # 1/2, that must stay to the end.
+    # 1/2, that must stay to the end. Each client shares secrets with all others, or with as few as withstand a tenth of
+    # all helping the server.
     protect: Literal["none", "secure-sum"] = "none"
     threshold: Annotated[float, Field(gt=0.5, le=1, strict=True)] = 2 / 3
+    neighbours: Literal["all", "few"] = "all"
 
     def tests(self, round: int) -> bool:
         """Whether the model after this round is evaluated."""

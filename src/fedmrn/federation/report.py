@@ -70,6 +70,7 @@ class RoundReport:
         up: bytes of the frames that were folded.
         stages: who was asked, and the bytes, by kind of message.
         public: how each client that was asked to train was sent the public model; empty where there is none.
+        epsilon: of differential privacy, all rounds so far together; None where masks are not private.
     """
 
     round: int
@@ -81,6 +82,7 @@ class RoundReport:
     up: int = 0
     stages: dict[MessageKind, Stage] = field(default_factory=_training)
     public: dict[int, Sent] = field(default_factory=dict)
+    epsilon: float | None = None
 
     @property
     def asked(self) -> list[int]:
@@ -130,6 +132,7 @@ class RoundReport:
             "uplink-frame-bytes": self.up,
             "downlink-frame-bytes": self.down,
             "uplink-bits-per-parameter": 8 * self.up / (clients * self.trainable),
+            **({} if self.epsilon is None else {"epsilon": self.epsilon}),
             **self._calibration(),
             **self._totals(),
         }
@@ -172,7 +175,9 @@ class RoundReport:
     def __str__(self) -> str:
         counts = ((len(self.refused), "refused"), (len(self.failed), "failed"), (self.silent, "silent"))
         rest = "".join(f", {n} {word}" for n, word in counts if n)
-        line = f"round {self.round}: {len(self.folded)} of {len(self.asked)} updates folded{rest}; {self.up:,} bytes up"
+        spent = "" if self.epsilon is None else f"; epsilon {self.epsilon:.3g} so far"
+        line = f"round {self.round}: {len(self.folded)} of {len(self.asked)} updates folded{rest}{spent}"
+        line += f"; {self.up:,} bytes up"
         if self.evaluation is None:
             return f"{line}, {self.down:,} down"
         return f"{line}, {self.down:,} down; with evaluation {self.total_up:,} up, {self.total_down:,} down"

@@ -6,6 +6,7 @@ takes some seconds once for an installation, and milliseconds afterwards.
 
 import numpy as np
 
+from fedmrn.numerics.fused import fold_all_masked
 from fedmrn.numerics.masking import MaskType, progressive_weights
 from fedmrn.numerics.rng import Stream
 from fedmrn.server import Server
@@ -25,5 +26,7 @@ def warm_up(scheme: Scheme) -> None:
     broadcast = Frame.from_bytes(round_.broadcast(0))
     update = encode_update(broadcast, layout, server.state, weight=1, sampling_key=0)
     round_.add(0, update.to_bytes())
+    places, keys = np.array([zeros.ctypes.data], np.uint64), np.zeros(1, np.uint64)  # of masks of a larger model
+    fold_all_masked(0, np.float32(1), keys, 0, places, 1, False, np.ones(1), np.zeros(8, np.int64))
     progressive_weights(zeros, zeros + 1, zeros, 0.5, Stream(0, 0), MaskType.BINARY, np.empty_like(zeros))
     Stream(0, 0).words(0, 1)  # the order of samples

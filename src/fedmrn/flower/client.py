@@ -74,8 +74,9 @@ def attach(
         steps: the number of local steps that will follow.
         arrayrecord_key: as in the strategy.
         choose, variances: as for `ModelLayout.of`, and as on the server.
-        accept: the methods that this client is willing to send: "masked" for all of masked noise, "any", a method's
-            name, or several of these. Whatever else the server asks for is refused, and nothing is trained.
+        accept: the methods that this client is willing to send: "masked" for all of masked noise, "private" for masks
+            that the server tells to draw privately, "any", a method's name, or several of these. Whatever else the
+            server asks for is refused, and nothing is trained.
         limits: of the broadcast's bytes and sections.
 
     Raises:
@@ -159,13 +160,14 @@ def reply(
 ) -> Message:
     """Finish local training and return the reply: one frame, and metrics.
 
-    Where the server sums updates unseen (`protect=SecureSum()`), the frame has pads on it.
+    Where the server sums updates unseen (`protect=SecureSum()`), the frame has pads on it, and the weight is not sent.
 
     Args:
         rule: what `attach` returned, after the last step.
         message: the training message.
         context: of this client; what it keeps is put there.
         weight: of this client in the mean (samples, or batches), a positive integer; sent as "num-examples" too.
+            Secure sums count all clients alike, and "num-examples" is 1 then.
         metrics: numbers that the server averages, of Python, NumPy or torch.
         arrayrecord_key: as in the strategy.
         secure: refuse to answer a server that does not sum updates unseen.
@@ -175,7 +177,7 @@ def reply(
         EncodeError: the update is not finite, or the weight is not positive.
         ConfigError: a metric is no number that a double holds.
     """
-    numbers = {"num-examples": weight, **to_metrics(metrics or {})}
+    numbers = {"num-examples": 1 if SECURE in message.content else weight, **to_metrics(metrics or {})}
     frame = rule.finish(weight=weight)
     remembered = Remembered.told_by(message)
     if rule.memory is not None and remembered is not None:

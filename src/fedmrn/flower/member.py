@@ -28,6 +28,7 @@ def secure_sum(
     *,
     sign: bytes | None = None,
     trusted: Collection[bytes] = (),
+    colluding: float | None = None,
     arrayrecord_key: str = "arrays",
 ) -> Message:
     """Answer the message that asks for keys, shares, or to reveal shares.
@@ -37,6 +38,8 @@ def secure_sum(
         context: of this client.
         sign: this client's private key of Ed25519, 32 bytes, where clients know each other by such keys.
         trusted: the public keys of all clients that may take part; none: the server's list is believed.
+        colluding: share with a few neighbours where the server asks for it, if that withstands this share of all
+            clients helping the server; None: share with all others alone (`fedmrn.secure.SumMember.begin`).
         arrayrecord_key: as in the strategy.
 
     Raises:
@@ -47,7 +50,7 @@ def secure_sum(
     data = record_bytes(message.content, arrayrecord_key)
     kind = kind_of(data)
     if kind is RecordKind.SETUP:
-        member, answer = SumMember.begin(data, sign=sign)
+        member, answer = SumMember.begin(data, sign=sign, colluding=colluding)
         _keep(context, member)
     elif kind is RecordKind.ROSTER:
         member = _kept(context)

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg, Result
+from flwr.serverapp.strategy import Result
 
 from fedmrn.errors import ConfigError, EmptyRoundError, UnusableModelError
 from fedmrn.federation.conduct import Conduct
+from fedmrn.federation.private_run import private_run
 from fedmrn.federation.transport import MessageKind
 from fedmrn.flower.advice import Watch
 from fedmrn.flower.arrays import View, flat, state_dict
-from fedmrn.flower.asking import check_evaluate, to_evaluate, to_train
+from fedmrn.flower.asking import check_evaluate, to_train
 from fedmrn.flower.calibration import calibrate_on, check_calibrate, nodes_to_ask
+from fedmrn.flower.evaluating import Evaluating
 from fedmrn.flower.kept_lines import settings_of
 from fedmrn.flower.kept_run import KeptRun
 from fedmrn.flower.metrics import Metrics
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 log = getLogger("flwr").log
 
 
-class FedMRN(FedAvg):
+class FedMRN(Evaluating):
     """FedMRN, or any other method of the table, in place of FedAvg.
 
     Args:
@@ -69,6 +71,8 @@ class FedMRN(FedAvg):
         give_up_after: end the run with an error after so many rounds in a row without an update; None or 0: never.
         checkpoint: a folder that keeps the run, so that `start` goes on where it stopped (`fedmrn.flower.kept_run`).
         protect: `fedmrn.secure.SecureSum` sums updates so that none is seen; None: each is folded by itself.
+            With `theta`, the log tells epsilon, and a round of fewer nodes than its threshold (without protection: than
+            `min_train_nodes`) is lost.
         track: tells rounds to "tensorboard" and "mlflow", below runs/flower, or to a `fedmrn.tracking.Tracker`.
         **fedavg: as for Flower's FedAvg: fraction_train, min_train_nodes, ...
 
@@ -113,6 +117,7 @@ class FedMRN(FedAvg):
         self._secret, self._limits, self._clipping = secret, limits, clipping
         self._server: Server | None = None
         self._protect, self._sums = checked_protection(protect, self.scheme, self.layout), NO_SUM
+        self._private = private_run(self.scheme, self.layout, self.min_train_nodes, protect)
         self._conduct: Conduct | None = None
         self._replies, self._watch = Replies(MessageKind.TRAIN), Watch(self._give_up_after)
         self._initial = ArrayRecord()
@@ -150,6 +155,9 @@ class FedMRN(FedAvg):
             if kept is not None:
                 held.enter_context(kept.locked())
             server = self.begin(initial_arrays) if kept is None else self._go_on(kept, initial_arrays, num_rounds)
+            if self._private is not None:
+                log(INFO, "%s", self._private.before(num_rounds))
+                held.callback(lambda account: log(INFO, "%s", account.after()), self._private)
             kwargs = held.enter_context(self._tracked.run(num_rounds, lambda: self.reports, kwargs))
             if kept is None:
                 return super().start(self._grid, initial_arrays, num_rounds, timeout, **kwargs)
@@ -163,6 +171,8 @@ class FedMRN(FedAvg):
         if found is not None:
             self._take(found, initial_arrays)
             self.reports = Reports(kept.reports)
+            if self._private is not None:
+                self._private.recall(found.round, ((r.round, len(r.folded)) for r in kept.reports))
             if self.reports:  # its round's evaluation may follow
                 self._conduct = Conduct(found.round, self.layout.trainable, noun="node", publisher=found.publisher)
                 self._conduct.report = self.reports[-1]
@@ -183,6 +193,8 @@ class FedMRN(FedAvg):
 
     def _take(self, server: Server, initial_arrays: ArrayRecord) -> None:
         self._server, sent = server, {*self.layout.slices, *self.tied}
+        if self._private is not None:
+            self._private.recall(0)
         self._initial = ArrayRecord({name: array for name, array in initial_arrays.items() if name not in sent})
         self._conduct, self.reports = None, Reports()
         self._watch = Watch(self._give_up_after)
@@ -238,10 +250,12 @@ class FedMRN(FedAvg):
             if self.fraction_train > 0:
                 self._watch.count(report)
             return None, None
+        usable = self._private is None or self._private.close(report)
         self._watch.tell(report)
         counts = MetricRecord(report.metrics())
         try:
-            conduct.finish()
+            if usable:
+                conduct.finish()
         except EmptyRoundError:
             pass  # told and counted below
         except UnusableModelError as error:
@@ -257,37 +271,6 @@ class FedMRN(FedAvg):
             self._watch.warn(server_round, report.failed_otherwise)
         mean = self._tracked.note("train", metrics.mean(server_round, self.train_metrics_aggr_fn))
         return self.model(server_round), MetricRecord({**mean, **report.metrics()})
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Sample nodes as FedAvg does; each gets the model as it gets broadcasts, or arrays."""
-        server = self.begin(arrays) if self._server is None else self._server
-        if self._conduct is None or self._conduct.report.round != server_round:
-            self._conduct = Conduct(server_round, self.layout.trainable, noun="node", publisher=server.publisher)
-            self.reports.append(self._conduct.report)
-        messages = list(super().configure_evaluate(server_round, arrays, config, grid))
-        to_evaluate(self._conduct, messages, server, arrays, self.arrayrecord_key, framed=self._framed)
-        self._replies = Replies(MessageKind.EVALUATE, messages)
-        return messages
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Average the metrics that have the form most have; the others are left out and named.
-
-        Returns:
-            The mean with the counts of `RoundReport.evaluation_metrics`; None if nobody was asked.
-        """
-        conduct = self._conduct
-        if conduct is None or conduct.report.evaluation is None:
-            return None
-        metrics = Metrics(self.weighted_by_key, self._limits.max_weight)
-        first = len(conduct.report.failed_otherwise)
-        self._replies.note(conduct, replies, metrics)
-        report = conduct.report
-        log(INFO, "%s", report.evaluation_text())
-        self._watch.warn(server_round, report.failed_otherwise[first:])
-        mean = self._tracked.note("eval", metrics.mean(server_round, self.evaluate_metrics_aggr_fn))
-        return MetricRecord({**mean, **report.evaluation_metrics()})
 
     def model(self, server_round: int) -> ArrayRecord:
         """Return the global model after a round as a state dict: what the clients evaluate, and `start` returns.

@@ -7,25 +7,29 @@ killed begins the round again with the same clients and the answers that it has 
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
 
-from fedmrn.errors import FrameError, NoUpdatesError, UnusableModelError
+from fedmrn.errors import ConfigError, FrameError, NoUpdatesError, UnusableModelError
 from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.model_frames import model_frames
+from fedmrn.federation.private_run import private_run
 from fedmrn.federation.report import RoundReport
-from fedmrn.files import append
+from fedmrn.files import append, read_file
 from fedmrn.http.desk import Desk
 from fedmrn.http.metrics import read_metrics
 from fedmrn.http.plan import Plan
 from fedmrn.http.spool import Spool
 from fedmrn.http.tasks import OpenEvaluation, OpenTask, digest_of
+from fedmrn.parsed import parse_json
 from fedmrn.server import Server
 
 _log = getLogger(__name__)
 ROUNDS = "rounds.jsonl"
 """The file with a line for each round."""
+_MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,7 @@ class Outcome:
                 "refused": report.refused,
                 "failed": report.failed,
                 "failed_otherwise": report.failed_otherwise,
+                **({} if report.epsilon is None else {"epsilon": report.epsilon}),
                 "metrics": self.metrics,
                 "evaluation": self.evaluation,
                 "bytes": {kind: {"down": s.sent, "up": s.received} for kind, s in report.stages.items()},
@@ -85,6 +90,9 @@ class Rounds:
         spool: where answers are kept.
         folder: where the server is saved, and `rounds.jsonl` is written.
         lately: seconds within which a client must have asked for work to be drawn.
+
+    Raises:
+        ConfigError: masks are private, and the plan's `least` is 1, or there is no account of privacy.
     """
 
     def __init__(
@@ -92,6 +100,7 @@ class Rounds:
     ) -> None:
         self._server, self._plan, self._desk, self._spool = server, plan, desk, spool
         self._folder, self._lately = folder, lately
+        self._private = private_run(server.scheme, server.layout, plan.least)
 
     def run(self) -> Iterator[Outcome]:
         """Yield what came of each round that was not finished before.
@@ -103,6 +112,9 @@ class Rounds:
             ClosedError: the desk was closed.
         """
         failures = 0
+        if self._private is not None:
+            self._private.recall(self._server.round, folded_before(self._folder))
+            _log.info("%s", self._private.before(self._plan.rounds))
         while self._server.round < self._plan.rounds:
             try:
                 outcome = self._round(self._server.round + 1)
@@ -117,6 +129,8 @@ class Rounds:
             append(self._folder / ROUNDS, f"{outcome.line()}\n".encode())
             _log.info("%s", outcome.report)
             yield outcome
+        if self._private is not None:
+            _log.info("%s", self._private.after())
 
     def _round(self, number: int) -> Outcome:
         server, plan, started = self._server, self._plan, time.monotonic()
@@ -129,6 +143,8 @@ class Rounds:
         task = OpenTask(conduct, chosen, plan.told)
         self._take_kept(task)
         self._carry_out(task, plan.least)
+        if self._private is not None:
+            self._private.close(conduct.report)
         conduct.finish()
         server.save(self._folder)
         self._spool.clear()
@@ -179,6 +195,14 @@ class Rounds:
         task = OpenEvaluation(conduct, evaluators, plan.told, frame)
         self._carry_out(task, 0)
         return task.means.mean()
+
+
+def folded_before(folder: Path) -> Iterator[tuple[int, int]]:
+    """Yield each round's number, and how many updates were folded, of the lines of `rounds.jsonl` that can be read."""
+    for line in (read_file(folder / ROUNDS, _MOST_BYTES) or b"").splitlines():
+        with suppress(ConfigError, TypeError, KeyError, ValueError):
+            values = parse_json(line, finite=False)
+            yield int(values["round"]), len(values["folded"])
 
 
 def _no_updates(task: OpenTask, least: int) -> str:

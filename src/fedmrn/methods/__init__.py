@@ -1,6 +1,6 @@
 """The table of methods, and their options."""
 
-from fedmrn.methods.consent import ANY, MASKED, Accept, check_consent
+from fedmrn.methods.consent import ANY, MASKED, PRIVATE, Accept, check_consent
 from fedmrn.methods.method import DOWN, SIDE, Method, Options
 from fedmrn.methods.option import AUTO, Option, ReadBy, Value
 from fedmrn.methods.table import METHODS, method
@@ -11,6 +11,7 @@ __all__ = [
     "DOWN",
     "MASKED",
     "METHODS",
+    "PRIVATE",
     "SIDE",
     "Accept",
     "Method",

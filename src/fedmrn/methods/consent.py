@@ -1,7 +1,8 @@
 """Consent: which methods a client is willing to send, and whether a broadcast asks for what its method sends.
 
 A client's code says `accept`: a method's name, the word "masked" (every method of masked noise, the default), the word
-"any", or several of these. Whatever a server asks for beyond that is refused before the model is touched.
+"private" (masks of differential privacy, with the term `theta`, and none without), the word "any", or several of these.
+Whatever a server asks for beyond that is refused before the model is touched.
 """
 
 from collections.abc import Iterable
@@ -13,13 +14,19 @@ from fedmrn.methods.table import METHODS
 from fedmrn.text import nearest
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
+from fedmrn.wire.terms import read_terms
 
 MASKED = "masked"
 """Stands for every method whose updates are masked noise (`Method.masked`)."""
 ANY = "any"
 """Stands for every method."""
+PRIVATE = "private"
+"""Stands for masks that the server tells to draw privately, by a `theta` above 0."""
 Accept = str | Iterable[str]
-"""What a client accepts: a method's name, `MASKED`, `ANY`, or several of these."""
+"""What a client accepts: a method's name, `MASKED`, `PRIVATE`, `ANY`, or several of these."""
+
+
+_WORDS = (MASKED, PRIVATE, ANY)
 
 
 def check_consent(broadcast: Frame, accept: Accept = MASKED) -> Method:
@@ -28,7 +35,7 @@ def check_consent(broadcast: Frame, accept: Accept = MASKED) -> Method:
     Raises:
         ConfigError: `accept` names nothing, or a method that does not exist.
         WrongMethodError: the broadcast is of a method that this version does not know.
-        MethodNotAcceptedError: it is of one that is not accepted.
+        MethodNotAcceptedError: it is of one that is not accepted, or tells no theta where private masks alone are.
         WrongTemplateError: it asks for another code than its method's.
         UnknownCodecError, MalformedFrameError: it asks for a code that does not exist.
     """
@@ -36,7 +43,14 @@ def check_consent(broadcast: Frame, accept: Accept = MASKED) -> Method:
     row = next((row for row in METHODS.values() if row.id == broadcast.method), None)
     if row is None:
         raise WrongMethodError(f"the broadcast is of method {broadcast.method}, which this version does not know")
+    if PRIVATE in words and read_terms(broadcast).get("theta", 0.0) > 0:
+        words.append(row.name)
     if not (ANY in words or row.name in words or (MASKED in words and row.masked)):
+        if words == [PRIVATE]:
+            raise MethodNotAcceptedError(
+                f"the server asks for method {row.name} without theta, and this client sends private masks alone "
+                f"(accept={PRIVATE!r}): whoever runs the server sets theta, an option of fedmrn-s"
+            )
         accepted = ", ".join(f"all of masked noise ({MASKED!r})" if w == MASKED else w for w in words)
         both = ", ".join(map(repr, [*words, row.name]))
         raise MethodNotAcceptedError(
@@ -66,6 +80,6 @@ def _words(accept: Accept) -> list[str]:
     if not words:
         raise ConfigError(f"accept names no method: leave it out for all of masked noise, or write {ANY!r}")
     for word in words:
-        if word not in (*METHODS, MASKED, ANY):
-            raise ConfigError(f"accept: method {word!r} does not exist{nearest(str(word), [*METHODS, MASKED, ANY])}")
+        if word not in (*METHODS, *_WORDS):
+            raise ConfigError(f"accept: method {word!r} does not exist{nearest(str(word), [*METHODS, *_WORDS])}")
     return words

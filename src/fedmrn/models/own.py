@@ -4,7 +4,8 @@ A class, or a function that returns a module, is called with those of `classes` 
 `shape` (of a sample) that it has as arguments; one of `**kwargs` and no `classes` gets `num_classes`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def check_alike(one: nn.Module, other: nn.Module, name: str) -> None:
 
 
 def check_outputs(model: nn.Module, x: Tensor, classes: int, name: str, folder: Path | None) -> bool:
-    """Try a model on some samples, and return whether it takes images with channels-last strides too.
+    """Try a model on some samples, in training too; return whether it takes images with channels-last strides as well.
 
     Args:
         model: its state is left as it is.
@@ -106,7 +107,8 @@ def check_outputs(model: nn.Module, x: Tensor, classes: int, name: str, folder: 
         folder: of the setting's file, for messages.
 
     Raises:
-        ConfigError: it raises an error on them, or its outputs are not logits of shape (n, classes).
+        ConfigError: it raises an error on them, its outputs are not logits of shape (n, classes), or no trained
+            parameter has a gradient.
     """
     what, given = f"model.name = {printable(name)!r}", f"samples of shape {tuple(x.shape)}, {_kind(x)}"
     try:
@@ -120,6 +122,14 @@ def check_outputs(model: nn.Module, x: Tensor, classes: int, name: str, folder: 
             f"{what} returns {_kind(out)} of shape {tuple(out.shape)} for {given}: it must return logits of shape "
             f"({len(x)}, {classes}), one for each of the {classes} classes of the data"
         )
+    try:
+        learns = _learns(model, x)
+    except Exception as error:  # a model of anybody's
+        raise ConfigError(f"{what} fails in training on {given}: {told(error, folder)}") from error
+    if not learns:
+        raise ConfigError(
+            f"{what} cannot learn: no trained parameter has a gradient; look for no_grad or detach in its forward"
+        )
     if x.dim() != 4:
         return False
     try:
@@ -130,12 +140,29 @@ def check_outputs(model: nn.Module, x: Tensor, classes: int, name: str, folder: 
 
 
 def _outputs(model: nn.Module, x: Tensor) -> Any:
-    """Run a model forward in evaluation mode, and put back whatever that changes of it."""
+    """Run a model forward in evaluation mode."""
+    with _left_as_it_is(model, x), torch.no_grad():
+        return model.eval()(x)
+
+
+def _learns(model: nn.Module, x: Tensor) -> bool:
+    """Run a model forward in training mode and backward, and return whether a trained parameter has a gradient."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    with _left_as_it_is(model, x), torch.enable_grad():
+        total = model.train()(x).float().sum()
+        return total.requires_grad and any(
+            g is not None for g in torch.autograd.grad(total, trained, allow_unused=True)
+        )
+
+
+@contextmanager
+def _left_as_it_is(model: nn.Module, x: Tensor) -> Iterator[None]:
+    """Put back whatever running a model changes of it, and random numbers."""
     training, before = model.training, {k: v.clone() for k, v in model.state_dict().items() if isinstance(v, Tensor)}
     devices = [x.device] if x.device.type == "cuda" else []
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            return model.eval()(x)
+        with torch.random.fork_rng(devices=devices):
+            yield
     finally:
         model.train(training)
         with torch.no_grad():

@@ -3,12 +3,15 @@
 A mask is one bit an element. Trits (digits 0, 1, 2) go five to a byte: the sum of trit k times 3^k, at most 242.
 """
 
+from typing import Any
+
 import numpy as np
+from llvmlite import ir
 from numpy.typing import NDArray
 
 from fedmrn.errors import MalformedFrameError, PaddingError
+from fedmrn.numerics.compiled import compiled, intrinsic, types
 
-_PIECE = 1 << 16
 _POWERS = np.array([1, 3, 9, 27, 81], np.uint8)
 _TRITS = (np.arange(243, dtype=np.uint8)[:, None] // _POWERS) % np.uint8(3)
 
@@ -34,16 +37,31 @@ def unpack_bits(data: bytes | memoryview, count: int) -> NDArray[np.bool_]:
     return np.unpackbits(np.frombuffer(data, np.uint8), count=count, bitorder="little").view(np.bool_)
 
 
+@intrinsic
+def _ones_of(context, word):  # type: ignore[no-untyped-def]
+    def generate(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return b.ctpop(args[0])
+
+    return types.uint64(types.uint64), generate
+
+
+@compiled()
+def _ones(words, rest):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    ones = np.uint64(0)
+    for word in words:
+        ones += _ones_of(word)  # type: ignore[call-arg]
+    for byte in rest:
+        ones += _ones_of(np.uint64(byte))  # type: ignore[call-arg]
+    return ones
+
+
 def count_ones(packed: NDArray[np.uint8], start: int, stop: int) -> int:
     """Return how many of the bits start..stop-1 are set; the bytes must reach that far."""
     if stop <= start:
         return 0
-    ones, end = 0, packed_size(stop)
-    for at in range(start >> 3, end, _PIECE):  # in pieces, so that no memory is needed beside the mask
-        piece = packed[at : min(at + _PIECE, end)]
-        whole = piece.size - piece.size % 8
-        for part in (piece[:whole].view(np.uint64), piece[whole:]):
-            ones += int(np.bitwise_count(part).sum(dtype=np.int64))
+    part = packed[start >> 3 : packed_size(stop)]
+    whole = part.size - part.size % 8
+    ones = int(_ones(part[:whole].view(np.uint64), part[whole:]))
     before = int(packed[start >> 3]) & ((1 << start % 8) - 1)
     after = int(packed[stop >> 3]) >> stop % 8 if stop % 8 else 0
     return ones - before.bit_count() - after.bit_count()

@@ -13,12 +13,16 @@ from llvmlite import ir
 
 from fedmrn.numerics.compiled import compiled, intrinsic, types
 
+PART = 1 << 17
+"""Elements of a sum that stay in a cache while several vectors are added to them."""
+
 NEAR = 2.0**51
 """Products below this are rounded in one piece."""
 
 MAGIC = np.float64(1.5 * 2.0**52)
 """What is added to a float64 to round it: the last bits of the sum are those of the nearest integer."""
-_MAGIC_BITS = np.int64(MAGIC.view(np.int64))
+MAGIC_BITS = np.int64(MAGIC.view(np.int64))
+"""Its own bits."""
 _26 = np.int64(26)
 _UP, _DOWN = np.float64(2.0**26), np.float64(2.0**-26)
 _LANES = 32
@@ -36,7 +40,9 @@ def fma(context, a, b, c):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _bits_of(context, x):  # type: ignore[no-untyped-def]
+def bits_of(context, x):  # type: ignore[no-untyped-def]
+    """Return the bits of a float64 as int64."""
+
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.bitcast(args[0], ir.IntType(64))
 
@@ -85,7 +91,7 @@ def apply_mask(noise, bits, signed, out):  # type: ignore[no-untyped-def]  # pra
 @compiled(inline="always")
 def rounded(x):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Return the integer nearest to a float64 below NEAR."""
-    return _bits_of(x + MAGIC) - _MAGIC_BITS  # type: ignore[call-arg]
+    return bits_of(x + MAGIC) - MAGIC_BITS  # type: ignore[call-arg]
 
 
 @compiled()
@@ -106,8 +112,8 @@ def fold(values, factor, near, total):  # type: ignore[no-untyped-def]  # pragma
         x = np.float64(values[i]) * factor
         high = x * _DOWN + MAGIC
         low = (x - (high - MAGIC) * _UP) + MAGIC
-        whole = _bits_of(high) - _MAGIC_BITS  # type: ignore[call-arg]
-        total[i] += (whole << _26) + (_bits_of(low) - _MAGIC_BITS)
+        whole = bits_of(high) - MAGIC_BITS  # type: ignore[call-arg]
+        total[i] += (whole << _26) + (bits_of(low) - MAGIC_BITS)
 
 
 @compiled()
@@ -126,9 +132,9 @@ def fold_finely(values, factor, finer, total, rest):  # type: ignore[no-untyped-
         high = x * _DOWN + MAGIC
         low = x - (high - MAGIC) * _UP
         near = low + MAGIC
-        whole = _bits_of(high) - _MAGIC_BITS  # type: ignore[call-arg]
-        total[i] += (whole << _26) + (_bits_of(near) - _MAGIC_BITS)
-        rest[i] += _bits_of((low - (near - MAGIC)) * finer + MAGIC) - _MAGIC_BITS
+        whole = bits_of(high) - MAGIC_BITS  # type: ignore[call-arg]
+        total[i] += (whole << _26) + (bits_of(near) - MAGIC_BITS)
+        rest[i] += bits_of((low - (near - MAGIC)) * finer + MAGIC) - MAGIC_BITS
 
 
 @compiled()

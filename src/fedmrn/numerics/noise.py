@@ -27,7 +27,7 @@ from fedmrn.whole import shown
 
 GAUSSIAN_SHA256 = "e8eb444f05726695700203a75ec7530b3f40d467ad7dfe220ba549b4e3000556"
 _DOMAIN = np.uint64(domain(Purpose.NOISE))
-_2P24 = np.int32(1 << 24)
+_TOP, _ODD = np.uint32(0xFFFFFF00), np.uint32(0x80000080)
 # Every noise value and every product of it stays a normal float32 in this range.
 SMALLEST_SCALE, LARGEST_SCALE = 2.0**-80, 2.0**80
 
@@ -57,15 +57,15 @@ def gaussian_table() -> NDArray[np.float32]:
 def fill_noise(law, scale, table, key, start, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Write elements start, start+1, ... of the noise into `out`, float32; law int, scale float32, key uint64."""
     words = np.empty(BLOCK, np.uint32)  # a block in cache: written in order, `out` goes to memory at its full speed
-    unit = scale * np.float32(2.0**-24)
+    unit = scale * np.float32(2.0**-31)
     done = 0
     while done < out.size:
         w, end = words_from(key, _DOMAIN, start, done, out.size, words)
         o = out[done:end]
         if law == 0:
             for i in range(o.size):
-                # (w >> 7) | 1 is 2 * (w >> 8) + 1; the narrow types keep the conversion at full vector width.
-                o[i] = np.float32(np.int32(np.int32((w[i] >> np.uint32(7)) | np.uint32(1)) - _2P24)) * unit
+                # 2^7 times the odd number above: the first bit flipped, the last seven zero, and a one before them.
+                o[i] = np.float32(np.int32((w[i] & _TOP) ^ _ODD)) * unit
         elif law == 1:
             for i in range(o.size):
                 sign = np.float32(1 - 2 * np.int32((w[i] >> np.uint32(19)) & np.uint32(1)))  # no branch on chance

@@ -6,10 +6,11 @@ halves of both, and the low halves are a third multiplication, of 32 bits. The s
 128-bit part in the order 0 2 1 3, while the low halves keep their own: two rounds later, where they meet, both orders
 agree, because doing the shuffle twice does nothing. Fourteen instructions a round for 8 counters, against sixteen.
 
-Ten rounds are a chain: latency, not work. So `_LANES` counters go through side by side. The words of the domain are
+Ten rounds are a chain: latency, not work. So `LANES` counters go through side by side. The words of the domain are
 constant and the high half of a counter is constant within a block: the first two rounds cost less than one.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,11 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from fedmrn.numerics.compiled import cgutils, compiled, intrinsic, overload, types
-from fedmrn.numerics.vectors import in_all, splat
+from fedmrn.numerics.vectors import in_all, splat, store_at
 
 PLANE = 256
 BLOCK = 4 * PLANE
-_LANES = 32
+LANES = 32
 """How many counters go side by side: four AVX2 registers a word, or two of AVX-512. It divides PLANE."""
 
 M0, M1 = 0xD2511F53, 0xCD9E8D57
@@ -29,7 +30,7 @@ W0, W1 = 0x9E3779B9, 0xBB67AE85
 _LOW = 0xFFFFFFFF
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
-_WORDS, _PAIRS = ir.VectorType(_I32, _LANES), ir.VectorType(_I64, _LANES // 2)
+_WORDS, _PAIRS = ir.VectorType(_I32, LANES), ir.VectorType(_I64, LANES // 2)
 _ODD, _EVEN = 1, 0
 
 
@@ -38,7 +39,7 @@ def _all(value: int, kind: ir.VectorType = _WORDS) -> ir.Constant:
 
 
 def _splat(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    return splat(b, x, _LANES)
+    return splat(b, x, LANES)
 
 
 def _halves(b: ir.IRBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -55,7 +56,7 @@ def _products(b: ir.IRBuilder, c: ir.Value, m: int) -> tuple[ir.Value, ir.Value]
 
 def _take(b: ir.IRBuilder, products: tuple[ir.Value, ir.Value], half: int) -> ir.Value:
     """The high (odd) or low (even) halves of all products; the order of lanes changes as the module says."""
-    lanes = [i for q in range(0, _LANES, 4) for i in (q, q + 2, _LANES + q, _LANES + q + 2)]
+    lanes = [i for q in range(0, LANES, 4) for i in (q, q + 2, LANES + q, LANES + q + 2)]
     even, odd = (b.bitcast(p, _WORDS) for p in products)
     return b.shuffle_vector(even, odd, ir.Constant(_WORDS, [_I32(i + half) for i in lanes]))
 
@@ -92,33 +93,55 @@ def _rounds(
     return c0, c1, c2, c3
 
 
-def _block_kernel(module: ir.Module) -> ir.Function:
-    """Return a function (block, key, domain, address) that writes a block of words; a module has it once."""
-    name = "fedmrn.numerics.philox.words"
+def each_plane(
+    b: ir.IRBuilder,
+    block: ir.Value,
+    key: ir.Value,
+    dom: ir.Value,
+    put: Callable[[ir.IRBuilder, ir.Value, ir.Value], None],
+) -> None:
+    """Write a loop that makes a block of words, `LANES` at a time, and gives them to `put`, which writes what follows.
+
+    Args:
+        b: inside a function whose frame is aligned for vectors.
+        block, key, dom: 64 bits each.
+        put: its arguments are the builder, words, and which of the block the first of them is, an integer of 64 bits.
+    """
+    first = b.mul(block, _I64(PLANE))
+    lanes = ir.Constant(_WORDS, [_I32(i) for i in range(LANES)])
+    with cgutils.for_range(b, _I64(PLANE // LANES)) as loop:
+        j = b.mul(loop.index, _I64(LANES))
+        low = b.add(_splat(b, b.trunc(b.add(first, j), _I32)), lanes)
+        for plane, words in enumerate(_rounds(b, low, first, key, dom)):
+            put(b, words, b.add(j, _I64(PLANE * plane)))
+
+
+def vector_function(module: ir.Module, name: str, kinds: Sequence[ir.Type], write: Callable[..., None]) -> ir.Function:
+    """Return a function of a module, which has it once; `write` gets a builder and the arguments."""
     if name in module.globals:
         return module.globals[name]
-    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * 4), name)
+    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
     fn.linkage = "internal"
     fn.attributes.add("noinline")
     fn.attributes.alignstack = 64  # what does not fit into the registers is kept there in whole vectors
     b = ir.IRBuilder(fn.append_basic_block("entry"))
-    block, key, dom, address = fn.args
-    first = b.mul(block, _I64(PLANE))
-    lanes = ir.Constant(_WORDS, [_I32(i) for i in range(_LANES)])
-    with cgutils.for_range(b, _I64(PLANE // _LANES)) as loop:
-        j = b.mul(loop.index, _I64(_LANES))
-        low = b.add(_splat(b, b.trunc(b.add(first, j), _I32)), lanes)
-        for plane, words in enumerate(_rounds(b, low, first, key, dom)):
-            at = b.add(address, b.mul(b.add(j, _I64(PLANE * plane)), _I64(4)))
-            b.store(words, b.inttoptr(at, _WORDS.as_pointer())).align = 4
+    write(b, *fn.args)
     b.ret_void()
     return fn
+
+
+def _write_words(b: ir.IRBuilder, block: ir.Value, key: ir.Value, dom: ir.Value, address: ir.Value) -> None:
+    def put(b: ir.IRBuilder, words: ir.Value, place: ir.Value) -> None:
+        store_at(b, words, b.add(address, b.mul(place, _I64(4))), 4)
+
+    each_plane(b, block, key, dom, put)
 
 
 @intrinsic
 def _words_at(context, block, key, dom, address):  # type: ignore[no-untyped-def]
     def generate(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        b.call(_block_kernel(b.module), args)
+        name = "fedmrn.numerics.philox.words"
+        b.call(vector_function(b.module, name, [_I64] * 4, _write_words), args)
         return context.get_dummy_value()
 
     return types.none(types.uint64, types.uint64, types.uint64, types.uint64), generate

@@ -103,14 +103,14 @@ def _excess(theta: float, coins: int, a: F64) -> F64:
     """Return the mean over k ~ Bin(coins, 1/2), less 1, for each order.
 
     k and coins - k are taken together, so that what is odd in x cancels before it is rounded. Beyond the k that are
-    looked at (Hoeffding), the largest value is taken.
+    looked at (Hoeffding), the largest value is taken. In the middle, x = 0, there is nothing to add.
     """
     t = 2 * theta
     largest = a * np.log1p(t) + (1 - a) * np.log1p(-t)
     reach = min(1.0, sqrt(2 * (float(largest.max()) + 80) / coins))
-    k = np.arange(int((1 + reach) * coins / 2), (coins - 1) // 2, -1)  # the upper half, and the middle if there is one
+    k = np.arange(int((1 + reach) * coins / 2), coins // 2, -1)  # the upper half
     x = (2 * k - coins) / coins
-    weight = np.exp(_log_choose(coins, k) - coins * log(2)) * np.where(2 * k == coins, 0.5, 1.0)
+    weight = np.exp(_log_choose(coins, k) - coins * log(2))
     up, down = np.log1p(t * x)[:, None], np.log1p(-t * x)[:, None]
     both = np.expm1(a * up + (1 - a) * down) + np.expm1(a * down + (1 - a) * up)
     rest = 0.0 if reach == 1 else 2 * np.exp(largest - coins * reach**2 / 2)
@@ -165,10 +165,20 @@ def epsilon_of(rounds: Iterable[PrivateRounds], delta: float = DELTA) -> float:
     """
     if not isfinite(delta) or not 0 < delta < 1:
         raise ConfigError(f"delta is above 0 and below 1, got {delta:g}")
+    library = _library()
     found = [part.divergences() for part in rounds]
     if not found:
         raise ConfigError("the account needs at least one round")
-    return float(_library().compute_epsilon(list(ORDERS), np.sum(found, axis=0).tolist(), delta)[0])
+    return float(library.compute_epsilon(list(ORDERS), np.sum(found, axis=0).tolist(), delta)[0])
+
+
+def check_account() -> None:
+    """Refuse to go on where nothing could account for privacy.
+
+    Raises:
+        ConfigError: dp-accounting (extra `privacy`) is missing.
+    """
+    _library()
 
 
 def theta_for(epsilon: float, *, clients: int, coordinates: int, rounds: int, delta: float = DELTA) -> float:

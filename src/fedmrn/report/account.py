@@ -13,18 +13,20 @@ from types import MappingProxyType
 from fedmrn.experiments.run.record import WAYS, Record, Way, sizes_on
 
 DIRECTIONS: Mapping[str, tuple[Way, ...]] = MappingProxyType({"up": ("up",), "down": ("down",), "both": WAYS})
-_SECURE = "secure sums"
 SECTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "mask": ("coded",),
         "side data": ("dense", "stats", "variance"),
         "header": ("header",),
         "checksum": ("checksum",),
-        _SECURE: ("keys", "shares", "unmasking"),
+        "keys": ("keys",),
+        "shares": ("shares",),
+        "unmasking": ("unmasking",),
         "total": ("total",),
     }
 )
-"""What a person reads -> the parts of `Frame.account`."""
+"""What a person reads -> the parts of `Frame.account`; those of secure sums are in no frame."""
+_SECURE = ("keys", "shares", "unmasking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def account(runs: Sequence[Sequence[Record]]) -> list[Line]:
         for section, parts in SECTIONS.items():
             count = partial(_bytes, ways, parts)
             coded = _amount(runs, count)
-            if section == _SECURE and not coded.total:
+            if section in _SECURE and not coded.total:
                 continue
             raw = _amount(runs, partial(count, raw=True)) if known else None
             ratio = coded.total / raw.total if raw and raw.total else None
@@ -117,7 +119,8 @@ ACCOUNT_LEGEND = (
     "Bytes of a client a round, of a round, and of the whole run, as they travelled; beside each, raw: the same frames "
     "with masks as plain bits, with side data and state as float32. bits: a trainable parameter and client, mean over "
     "rounds; last bits: in the last round. mask: what the method codes, and on the way down the weights. side data: "
-    "parameters and statistics of normalisation layers. Of broadcasts and updates: calibration comes on top."
+    "parameters and statistics of normalisation layers. keys, shares, unmasking: of secure sums, where masks travel "
+    "under pads and raw has them in plain. Of broadcasts and updates: calibration comes on top."
 )
 
 

@@ -9,9 +9,10 @@
 What a stage asks for closes the one before it: an answer to that is late, and refused.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TypeVar
 
 from fedmrn.errors import (
     BelowThresholdError,
@@ -20,16 +21,19 @@ from fedmrn.errors import (
     LateAnswerError,
     MalformedFrameError,
     UnknownClientError,
+    UntrustedKeyError,
     WrongRoundError,
     WrongShareError,
 )
 from fedmrn.secure.keys import PublicKeys, public_of
 from fedmrn.secure.lanes import Lanes
-from fedmrn.secure.member import commitment, pair_seed
+from fedmrn.secure.member import commitment, pair_seed, private_of, seed_of
 from fedmrn.secure.pads import pad_of, take_off
 from fedmrn.secure.records import RecordKind, SumRecord, by_index, listed
 from fedmrn.secure.session import Session
 from fedmrn.secure.shares import combine_shares
+
+_T = TypeVar("_T")
 
 
 class Phase(IntEnum):
@@ -69,6 +73,7 @@ class Collector:
     def __init__(self, session: Session) -> None:
         self.session, self.phase = session, Phase.KEYS
         self._keys: dict[int, PublicKeys] = {}
+        self._public = set[bytes]()
         self._commitments: dict[int, bytes] = {}
         self._shares: dict[int, dict[int, bytes]] = {}
         self._sum = Lanes.zeros(session)
@@ -98,33 +103,40 @@ class Collector:
         """Take a client's keys.
 
         Raises:
-            FrameError: they are late, a second time, or none.
+            FrameError: they are late, a second time, or none; another client sent one, or it is of low order.
         """
         record = self._read(index, data, RecordKind.KEYS, 1, Phase.KEYS, self._keys)
         if not record.body:
             raise MalformedFrameError("a record of keys has none")
         body = bytes(record.body)
-        self._keys[index], self._commitments[index] = PublicKeys.from_bytes(body[:160]), body[160:]
+        keys = PublicKeys.from_bytes(body[:160])
+        keys.check_usable()  # else all others would refuse the list, and one client stop the round
+        if self._public & {keys.envelope, keys.pad}:
+            raise UntrustedKeyError(f"client {index} sends a key that another one has sent")
+        self._public |= {keys.envelope, keys.pad}
+        self._keys[index], self._commitments[index] = keys, body[160:]
 
     def roster(self, index: int) -> bytes:
-        """Return the list of all keys for a client; keys that come from now on are late.
+        """Return the keys of a client and its neighbours, for it; keys that come from now on are late.
 
         Raises:
             BelowThresholdError: too few came.
         """
         self._close(Phase.KEYS, len(self._keys))
-        return self._record(RecordKind.ROSTER, index, listed({i: k.to_bytes() for i, k in self._keys.items()}))
+        return self._record(
+            RecordKind.ROSTER, index, listed({i: k.to_bytes() for i, k in self._near(index, self._keys).items()})
+        )
 
     def take_shares(self, index: int, data: bytes) -> None:
         """Take a client's envelopes.
 
         Raises:
-            FrameError: they are late, a second time, none, or not one for each other client of the list.
+            FrameError: they are late, a second time, none, or not one for each other client of its list.
         """
         record = self._read(index, data, RecordKind.SHARES, len(self._keys), Phase.SHARES, self._shares)
         found = by_index(record, self.session.members)
-        if found.keys() != self._keys.keys() - {index}:
-            raise MalformedFrameError("envelopes are one for each other client of the list")
+        if found.keys() != self._near(index, self._keys).keys() - {index}:
+            raise MalformedFrameError("envelopes are one for each other client of its list")
         self._shares[index] = found
 
     def envelopes(self, index: int) -> bytes:
@@ -135,7 +147,9 @@ class Collector:
         """
         self._close(Phase.SHARES, len(self._shares))
         return self._record(
-            RecordKind.ENVELOPES, index, listed({i: each[index] for i, each in self._shares.items() if i != index})
+            RecordKind.ENVELOPES,
+            index,
+            listed({i: each[index] for i, each in self._near(index, self._shares).items() if i != index}),
         )
 
     def take_padded(self, index: int, data: bytes) -> None:
@@ -154,13 +168,15 @@ class Collector:
         self._stayed.add(index)
 
     def survivors(self, index: int) -> bytes:
-        """Return the list of who answered for a client; padded numbers that come from now on are late.
+        """Return who answered of a client and its neighbours, for it; padded numbers that come from now on are late.
 
         Raises:
             BelowThresholdError: too few answered.
         """
         self._close(Phase.PADDED, len(self._stayed))
-        return self._record(RecordKind.SURVIVORS, index, listed(dict.fromkeys(self._stayed, b"")))
+        return self._record(
+            RecordKind.SURVIVORS, index, listed(dict.fromkeys(self._near(index, dict.fromkeys(self._stayed)), b""))
+        )
 
     def take_revealed(self, index: int, data: bytes) -> None:
         """Take the shares that a client reveals.
@@ -170,8 +186,8 @@ class Collector:
         """
         record = self._read(index, data, RecordKind.REVEALED, len(self._shares), Phase.REVEALED, self._revealed)
         found = by_index(record, self.session.members)
-        if index not in self._stayed or not found.keys() <= self._shares.keys():
-            raise MalformedFrameError("shares are revealed by clients that answered, of clients that shared")
+        if index not in self._stayed or not found.keys() <= self._near(index, self._shares).keys():
+            raise MalformedFrameError("shares are revealed by clients that answered, of neighbours that shared")
         self._revealed[index] = found
 
     @property
@@ -193,7 +209,8 @@ class Collector:
             take_off(self._sum, own, ())
             for i in gone:
                 private = self._private(i)
-                seeds = ((k, pair_seed(private, self._keys[k].pad, session, i, k)) for k in stayed)
+                near = self._near(i, dict.fromkeys(stayed))
+                seeds = ((k, pair_seed(private, self._keys[k].pad, session, i, k)) for k in near)
                 take_off(self._sum, (), ((k, i, pad_of(seed, session)) for k, seed in seeds))
         except FrameError as error:
             raise BelowThresholdError(f"round {session.round} is lost: {error}") from error
@@ -202,19 +219,25 @@ class Collector:
         return Total(tuple(stayed), self._sum)
 
     def _seed(self, index: int) -> bytes:
-        seed = combine_shares(self._of(index), self.session.threshold)
-        if commitment(self.session, index, seed) != self._commitments[index]:
+        root = self._root(index)
+        if commitment(self.session, index, root) != self._commitments[index]:
             raise WrongShareError(f"the shares of client {index}'s seed do not give what it committed to")
-        return seed
+        return seed_of(self.session, index, root)
 
     def _private(self, index: int) -> bytes:
-        private = combine_shares(self._of(index), self.session.threshold)
+        private = private_of(self.session, index, self._root(index))
         if public_of(private) != self._keys[index].pad:
             raise WrongShareError(f"the shares of client {index}'s private key do not give its public key")
         return private
 
-    def _of(self, index: int) -> dict[int, bytes]:
-        return {i: shares[index] for i, shares in self._revealed.items() if index in shares}
+    def _root(self, index: int) -> bytes:
+        of = enumerate(self.session.holders(index))
+        found = {place: self._revealed[i][index] for place, i in of if index in self._revealed.get(i, ())}
+        return combine_shares(found, self.session.needed)
+
+    def _near(self, index: int, of: Mapping[int, _T]) -> dict[int, _T]:
+        """Return what there is of a client and its neighbours."""
+        return {i: of[i] for i in self.session.holders(index) if i in of}
 
     def _read(
         self, index: int, data: bytes, kind: RecordKind, most: int, phase: Phase, taken: Container[int]

@@ -11,13 +11,30 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from fedmrn.errors import UntrustedKeyError
 
 SECRET_SIZE = 32
-"""Bytes of every secret, private key and seed."""
-_UNSIGNED = bytes(96)
+"""Bytes of every private key and seed."""
+ROOT_SIZE = 16
+"""Bytes of what is shared of a client: a key or a seed is made of it, for one session and one client alone."""
+_ANY = bytes(31) + b"\1"
+"""A private key of nobody's."""
 
 
 def new_private() -> bytes:
     """Return a fresh private key of X25519, 32 bytes."""
     return X25519PrivateKey.generate().private_bytes_raw()
+
+
+def derived(root: bytes, session: bytes, index: int, label: bytes) -> bytes:
+    """Return the private key or seed, 32 bytes, that a root of 16 bytes stands for: HKDF-SHA256.
+
+    A guess of a root tells of one client in one session: 128 bits, as many as X25519 has.
+
+    Args:
+        root: 16 random bytes.
+        session: the id of the session.
+        index: of the client whose it is.
+        label: the use.
+    """
+    return HKDF(SHA256(), SECRET_SIZE, salt=session, info=b"fedmrn " + label + index.to_bytes(2, "little")).derive(root)
 
 
 def public_of(private: bytes) -> bytes:
@@ -89,6 +106,17 @@ class PublicKeys:
             Ed25519PublicKey.from_public_bytes(self.signer).verify(self.signature, self._said(session, index))
         except (InvalidSignature, ValueError) as error:
             raise UntrustedKeyError(f"the signature of the keys of client {index} is wrong") from error
+
+    def check_usable(self) -> None:
+        """Refuse keys with which nobody could agree on a secret.
+
+        Raises:
+            UntrustedKeyError: one is of low order, or both are one.
+        """
+        if self.envelope == self.pad:
+            raise UntrustedKeyError("the two keys of a client are one key")
+        for public in (self.envelope, self.pad):
+            shared_secret(_ANY, public, b"", b"")
 
     def _said(self, session: bytes, index: int) -> bytes:
         return b"fedmrn keys" + session + index.to_bytes(2, "little") + self.envelope + self.pad

@@ -22,14 +22,23 @@ from fedmrn.errors import (
     WrongRoundError,
     WrongShareError,
 )
-from fedmrn.secure.keys import SECRET_SIZE, PublicKeys, check_roster, new_private, public_of, shared_secret
+from fedmrn.secure.keys import (
+    ROOT_SIZE,
+    SECRET_SIZE,
+    PublicKeys,
+    check_roster,
+    derived,
+    new_private,
+    public_of,
+    shared_secret,
+)
 from fedmrn.secure.lanes import Lanes
 from fedmrn.secure.pads import pad_of, put_on
 from fedmrn.secure.records import MOST_MEMBERS, RecordKind, SumRecord, by_index, listed
 from fedmrn.secure.session import Session
 from fedmrn.secure.shares import seal, split_secret, unseal
 
-_SECRETS = struct.Struct("<B32s32s32s32sIII")
+_SECRETS = struct.Struct("<B32s16s16s16sIII")
 
 
 class Step(IntEnum):
@@ -56,33 +65,38 @@ class SumMember:
     def __init__(self, session: Session, index: int) -> None:
         self.session, self.index = session, index
         self.step = Step.KEYS
-        self._envelope, self._pad, self._seed = new_private(), new_private(), os.urandom(SECRET_SIZE)
+        self._envelope = new_private()
+        self._pad, self._seed = os.urandom(ROOT_SIZE), os.urandom(ROOT_SIZE)
         self._roster: dict[int, PublicKeys] = {}
-        self._own_share = bytes(SECRET_SIZE)
+        self._own_share = bytes(ROOT_SIZE)
         self._held: dict[int, bytes] = {}  # of others: share of the seed, share of the private key
         self._peers: tuple[int, ...] = ()
 
     @classmethod
-    def begin(cls, setup: bytes, *, sign: bytes | None = None) -> tuple[Self, bytes]:
+    def begin(cls, setup: bytes, *, sign: bytes | None = None, colluding: float | None = None) -> tuple[Self, bytes]:
         """Take part in a session: make fresh secrets, and return the record of one's keys.
 
         Args:
             setup: the server's record.
             sign: a private key of Ed25519, 32 bytes, where clients know each other by such keys.
+            colluding: share with a few neighbours where the server asks for it, if that withstands this share of all
+                clients telling the server what they know; None: share with all others alone.
 
         Raises:
+            RefusedRevealError: the server asks for fewer neighbours than that.
             FrameError: the setup is none.
         """
         session, index = Session.read(setup)
+        session.check_neighbours(colluding)
         member = cls(session, index)
-        keys = PublicKeys(public_of(member._envelope), public_of(member._pad))
+        keys = PublicKeys(public_of(member._envelope), public_of(private_of(session, index, member._pad)))
         if sign is not None:
             keys = keys.signed(session.id, index, sign)
         member._roster[index] = keys
         return member, member._record(RecordKind.KEYS, keys.to_bytes() + commitment(session, index, member._seed))
 
     def share(self, roster: bytes, *, trusted: frozenset[bytes] = frozenset()) -> bytes:
-        """Share both secrets among the clients of a list, and return the record of the envelopes.
+        """Share both secrets among the neighbours of a list, and return the record of the envelopes.
 
         Args:
             roster: the server's record.
@@ -94,14 +108,20 @@ class SumMember:
             FrameError: it is no such record.
         """
         self._after(Step.KEYS)
-        record = self._read(roster, RecordKind.ROSTER, self.session.members)
+        session = self.session
+        record = self._read(roster, RecordKind.ROSTER, session.members)
         found = {i: PublicKeys.from_bytes(item) for i, item in by_index(record, self.session.members).items()}
         if found.get(self.index) != self._roster[self.index]:
             raise UntrustedKeyError("the list of clients has other keys for this client than it sent")
+        holders = session.holders(self.index)
+        if not found.keys() <= {*holders}:
+            raise UntrustedKeyError("the list has a client that is no neighbour of this one")
         self._check_enough(len(found))
         check_roster(found, self.session.id, trusted)
-        t, n, session = self.session.threshold, self.session.members, self.session
-        seeds, privates = split_secret(self._seed, t, n), split_secret(self._pad, t, n)
+        seeds, privates = (
+            dict(zip(holders, split_secret(root, session.needed, len(holders)), strict=True))
+            for root in (self._seed, self._pad)
+        )
         sealed = {
             i: seal(self._key_to(i, keys), seeds[i], privates[i], session.id)
             for i, keys in found.items()
@@ -140,8 +160,13 @@ class SumMember:
                 self._held[i] = b"".join(unseal(self._key_from(i), envelope, self.session.id))
             except WrongShareError:
                 continue  # of that client there are other shares
-        pairs = ((i, pad_of(self._pad_seed(i), self.session)) for i in self._peers)
-        put_on(numbers, self.index, pad_of(self._seed, self.session), pairs)
+        private = private_of(self.session, self.index, self._pad)
+        pairs = (
+            (i, pad_of(pair_seed(private, self._roster[i].pad, self.session, self.index, i), self.session))
+            for i in self._peers
+        )
+        own = pad_of(seed_of(self.session, self.index, self._seed), self.session)
+        put_on(numbers, self.index, own, pairs)
         return self._record(RecordKind.PADDED, numbers.to_bytes(self.session))
 
     def reveal(self, survivors: bytes) -> bytes:
@@ -160,12 +185,10 @@ class SumMember:
         if self.index not in stayed or not stayed <= {self.index, *self._peers}:
             raise RefusedRevealError("a list of who answered lacks this client, or has one that shared nothing")
         self._check_enough(len(stayed))
-        shares = {
-            i: both[:SECRET_SIZE] if i in stayed else both[SECRET_SIZE:] for i, both in sorted(self._held.items())
-        }
+        shares = {i: both[:ROOT_SIZE] if i in stayed else both[ROOT_SIZE:] for i, both in sorted(self._held.items())}
         shares[self.index] = self._own_share
         answer = self._record(RecordKind.REVEALED, listed(shares))
-        self._envelope = self._pad = self._seed = self._own_share = bytes(SECRET_SIZE)
+        self._envelope, self._pad, self._seed, self._own_share = bytes(SECRET_SIZE), *[bytes(ROOT_SIZE)] * 3
         self._held, self.step = {}, Step.REVEALED
         return answer
 
@@ -191,7 +214,7 @@ class SumMember:
             raise MalformedFrameError("what a client kept of a secure sum is cut")
         step, *secrets, keys, held, peers = _SECRETS.unpack_from(data, size)
         ends = [size + _SECRETS.size]
-        for count, width in ((keys, 162), (held, 66), (peers, 2)):
+        for count, width in ((keys, 162), (held, 34), (peers, 2)):
             if count > MOST_MEMBERS:
                 raise MalformedFrameError(f"a client kept {count} items of a secure sum")
             ends.append(ends[-1] + count * width)
@@ -201,7 +224,7 @@ class SumMember:
         member.step = Step(step)
         member._envelope, member._pad, member._seed, member._own_share = secrets
         member._roster = {i: PublicKeys.from_bytes(item) for i, item in _items(data[ends[0] : ends[1]], 162)}
-        member._held = dict(_items(data[ends[1] : ends[2]], 66))
+        member._held = dict(_items(data[ends[1] : ends[2]], 34))
         member._peers = tuple(i for i, _ in _items(data[ends[2] : ends[3]], 2))
         return member
 
@@ -211,8 +234,8 @@ class SumMember:
             raise WrongRoundError(f"a client answers once in each step, and this one cannot answer {asked} now")
 
     def _check_enough(self, clients: int) -> None:
-        if clients < self.session.threshold:
-            raise RefusedRevealError(f"{clients} clients are fewer than the threshold of {self.session.threshold}")
+        if clients < self.session.needed:
+            raise RefusedRevealError(f"{clients} clients are fewer than the threshold of {self.session.needed}")
 
     def _read(self, data: bytes, kind: RecordKind, most: int) -> SumRecord:
         record = SumRecord.from_bytes(data, kind, most)
@@ -230,18 +253,25 @@ class SumMember:
         keys = self._roster[other]
         return shared_secret(self._envelope, keys.envelope, self.session.id, b"seal" + _way(other, self.index))
 
-    def _pad_seed(self, other: int) -> bytes:
-        return pair_seed(self._pad, self._roster[other].pad, self.session, self.index, other)
-
 
 def pair_seed(private: bytes, public: bytes, session: Session, one: int, other: int) -> bytes:
     """Return the seed of the pad of two clients, 32 bytes, from either one's private key and the other's public one."""
     return shared_secret(private, public, session.id, b"pad" + _way(*sorted((one, other))))
 
 
-def commitment(session: Session, index: int, seed: bytes) -> bytes:
-    """Return what shows later that a seed is the one that this client began with, 32 bytes."""
-    return sha256(b"fedmrn seed" + session.id + index.to_bytes(2, "little") + seed).digest()
+def private_of(session: Session, index: int, root: bytes) -> bytes:
+    """Return a client's private key for pads, 32 bytes, of its root."""
+    return derived(root, session.id, index, b"pad key")
+
+
+def seed_of(session: Session, index: int, root: bytes) -> bytes:
+    """Return the seed of the pad that is a client's own, 32 bytes, of its root."""
+    return derived(root, session.id, index, b"own pad")
+
+
+def commitment(session: Session, index: int, root: bytes) -> bytes:
+    """Return what shows later that a seed's root is the one that this client began with, 32 bytes."""
+    return sha256(b"fedmrn seed" + session.id + index.to_bytes(2, "little") + root).digest()
 
 
 def _way(sender: int, receiver: int) -> bytes:

@@ -39,29 +39,29 @@ class RecordKind(IntEnum):
     KEYS = 2
     """From a client: two public keys, perhaps signed, and what it commits to."""
     ROSTER = 3
-    """To a client: the keys of all."""
+    """To a client: its own keys and those of its neighbours."""
     SHARES = 4
-    """From a client: a sealed envelope for each other one."""
+    """From a client: a sealed envelope for each neighbour."""
     ENVELOPES = 5
     """To a client: the envelopes that are for it."""
     PADDED = 6
     """From a client: its numbers with pads on them."""
     SURVIVORS = 7
-    """To a client: whose padded numbers came."""
+    """To a client: whose padded numbers came, of it and its neighbours."""
     REVEALED = 8
-    """From a client: a share of each other one's seed or private key."""
+    """From a client: a share of its own seed, and of each neighbour's seed or private key."""
 
 
 ITEM_SIZES: Mapping[RecordKind, int] = MappingProxyType(
     {
-        RecordKind.SETUP: 32,
+        RecordKind.SETUP: 36,
         RecordKind.KEYS: 192,
         RecordKind.ROSTER: 162,
-        RecordKind.SHARES: 82,
-        RecordKind.ENVELOPES: 82,
+        RecordKind.SHARES: 50,
+        RecordKind.ENVELOPES: 50,
         RecordKind.PADDED: 1,
         RecordKind.SURVIVORS: 2,
-        RecordKind.REVEALED: 34,
+        RecordKind.REVEALED: 18,
     }
 )
 """Bytes of an item; those of lists of clients begin with a client's index."""

@@ -3,16 +3,36 @@
 import os
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
+from math import ceil
 
-from fedmrn.errors import LimitError, MalformedFrameError
+from fedmrn.errors import LimitError, MalformedFrameError, RefusedRevealError
+from fedmrn.secure.neighbours import MOST_OPENED, holders, opened_risk
 from fedmrn.secure.records import MOST_MEMBERS, SESSION_SIZE, RecordKind, SumRecord
 
-_BODY = struct.Struct("<HHQI16s")
+_BODY = struct.Struct("<HHHHQI16s")
 _MOST_ELEMENTS = 1 << 34
 """Bits of a mask at most."""
 CLIP = 64
 """Reals are clipped to plus and minus this before they are summed."""
+
+
+@lru_cache(maxsize=64)
+def least_threshold(members: int) -> int:
+    """Return with how large a threshold at least a server without helpers cannot open one client's update.
+
+    More than half, so that no client's two secrets can be had: each of n clients gives one share of it, once. And so
+    many that a server cannot have all others' private keys by lists that differ. Say it tells one client that t - 1
+    others shared, the fewest that it accepts, and each other client that of these n - t dropped out, but never itself:
+    these shares of private keys must be fewer than t of each of the t - 1. With many clients it is 0.62 n.
+    """
+    n = members
+    for t in range(n, n // 2, -1):
+        said = (t - 1) * min(n - t, t - 2) + (n - t) * min(n - t, t - 1)
+        if said >= t * (t - 1):
+            return t + 1
+    return n // 2 + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +42,16 @@ class Session:
     Attributes:
         round: its number.
         members: n, the clients that are asked; each has an index, 0 to n - 1.
-        threshold: t, how many must stay to the end: more than half, so that no two sets of t are apart.
+        threshold: t, how many must stay to the end, at least `least_threshold`.
         bits: elements of a mask, of which each client adds 0 or 1.
         reals: numbers in fixed point.
         nonce: 16 fresh bytes.
+        neighbours: with how many others each client shares, an even number; 0: with all.
+        quorum: how many shares of a secret give it, where not all share with all; else 0, and it is the threshold.
 
     Raises:
-        LimitError: fewer than 2 clients or too many, a threshold of half of them or less, or too many elements.
+        LimitError: fewer than 2 clients or too many, a threshold that a server could abuse or above n, too many
+            elements, or neighbours that cannot be.
     """
 
     round: int
@@ -37,14 +60,21 @@ class Session:
     bits: int
     reals: int
     nonce: bytes
+    neighbours: int = 0
+    quorum: int = 0
 
     def __post_init__(self) -> None:
         if not 2 <= self.members <= MOST_MEMBERS:
             raise LimitError(f"a secure sum is of 2 to {MOST_MEMBERS} clients, got {self.members}")
-        if not self.members < 2 * self.threshold <= 2 * self.members:
+        least = least_threshold(self.members)
+        if not least <= self.threshold <= self.members:
             raise LimitError(
-                f"the threshold of {self.members} clients is {self.members // 2 + 1} to {self.members}, "
-                f"got {self.threshold}"
+                f"the threshold of {self.members} clients is {least} to {self.members}, got {self.threshold}"
+            )
+        k, q = self.neighbours, self.quorum
+        if (k or q) and not (k % 2 == 0 and 2 <= q <= k < self.members - 1):
+            raise LimitError(
+                f"of {self.members} clients, {k} cannot be neighbours of each, with {q} shares of a secret"
             )
         if not (0 <= self.bits <= _MOST_ELEMENTS and 0 <= self.reals < 1 << 31 and 1 <= self.round < 1 << 32):
             raise LimitError(f"a secure sum cannot be of round {self.round}, {self.bits} bits and {self.reals} reals")
@@ -52,10 +82,29 @@ class Session:
             raise LimitError(f"a client's padded numbers would take {self.padded_size} bytes; at most 4 GiB can be")
 
     @classmethod
-    def begin(cls, round: int, members: int, threshold: int, bits: int, reals: int) -> "Session":
+    def begin(
+        cls, round: int, members: int, threshold: int, bits: int, reals: int, neighbours: int = 0, quorum: int = 0
+    ) -> "Session":
         """Return a fresh session."""
-        nonce = os.urandom(SESSION_SIZE)
-        return cls(round=round, members=members, threshold=threshold, bits=bits, reals=reals, nonce=nonce)
+        return cls(
+            round=round,
+            members=members,
+            threshold=threshold,
+            bits=bits,
+            reals=reals,
+            nonce=os.urandom(SESSION_SIZE),
+            neighbours=neighbours,
+            quorum=quorum,
+        )
+
+    @property
+    def needed(self) -> int:
+        """How many shares give a secret."""
+        return self.quorum or self.threshold
+
+    def holders(self, index: int) -> tuple[int, ...]:
+        """Return who holds shares of a client's secrets, ascending: itself and its neighbours."""
+        return holders(self.id, self.members, self.neighbours, index) if self.neighbours else tuple(range(self.members))
 
     @property
     def width(self) -> int:
@@ -78,7 +127,43 @@ class Session:
         return -(-self.bits * self.width // 8) + 4 * self.reals
 
     def _body(self) -> bytes:
-        return _BODY.pack(self.members, self.threshold, self.bits, self.reals, self.nonce)
+        return _BODY.pack(self.members, self.threshold, self.neighbours, self.quorum, self.bits, self.reals, self.nonce)
+
+    def smallest(self, helpers: int = 0) -> int:
+        """Return of how few clients at least a server that lies can read the sum; of one client, it reads its update.
+
+        It tells each client another list of who shared and who answered, as long as the threshold: each of the n - c
+        honest ones then gives its share of n - t private keys. For the sum of s clients it needs those of the t - c - s
+        others that these share pads with, and t - c shares of each.
+
+        Args:
+            helpers: c, how many clients tell the server all that they know. Where all share with all.
+        """
+        n, t, c = self.members, self.threshold, helpers
+        if 2 * t - n <= c:
+            return 1  # both shares of one client
+        return max(1 if c else 2, t - c - (n - c) * (n - t) // (t - c))
+
+    def check_neighbours(self, colluding: float | None) -> None:
+        """Refuse a session in which clients share with fewer others than a client accepts.
+
+        Args:
+            colluding: the share of clients that may tell the server what they know; None: all share with all.
+
+        Raises:
+            RefusedRevealError: says why.
+        """
+        if not self.neighbours:
+            return
+        if colluding is None:
+            raise RefusedRevealError("the server has clients share with a few neighbours, and this one shares with all")
+        n, helpers = self.members, ceil(colluding * self.members - 1e-9)
+        risk = opened_risk(n, self.neighbours, self.quorum, helpers, n - self.threshold)
+        if risk > MOST_OPENED:
+            raise RefusedRevealError(
+                f"with {self.neighbours} neighbours and {self.quorum} shares of a secret, {helpers} of {n} clients and "
+                f"the server would learn more than a sum with probability {risk:.1e}"
+            )
 
     def setup(self, index: int) -> bytes:
         """Return the record that tells a client of the session."""
@@ -94,8 +179,17 @@ class Session:
         record = SumRecord.from_bytes(data, RecordKind.SETUP, 1)
         if len(record.body) != _BODY.size:
             raise MalformedFrameError("a setup tells of no session")
-        members, threshold, bits, reals, nonce = _BODY.unpack(record.body)
-        session = cls(round=record.round, members=members, threshold=threshold, bits=bits, reals=reals, nonce=nonce)
+        members, threshold, neighbours, quorum, bits, reals, nonce = _BODY.unpack(record.body)
+        session = cls(
+            round=record.round,
+            members=members,
+            threshold=threshold,
+            bits=bits,
+            reals=reals,
+            nonce=nonce,
+            neighbours=neighbours,
+            quorum=quorum,
+        )
         if record.session != session.id or record.index >= members:
             raise MalformedFrameError("a setup names another session than it tells of, or a client that is not in it")
         return session, record.index

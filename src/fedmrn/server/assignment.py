@@ -22,6 +22,7 @@ from fedmrn.wire.layout import Group, Layout
 from fedmrn.wire.messages import read_exact_state
 from fedmrn.wire.partial import DIGEST_SIZE
 from fedmrn.wire.reader import ByteReader
+from fedmrn.wire.terms import read_terms
 
 _VERSION = 1
 _HEAD = struct.Struct("<IBQIQdB")  # clients of the round, flags, limits (bytes, sections, weight, value), planes
@@ -106,10 +107,19 @@ class Assignment:
         """
         if not any(s.role is Role.STATE for s in self.sections):
             return None
+        return read_exact_state(self._broadcast(), self.plan.layout)
+
+    def theta(self) -> float:
+        """Return the term theta that clients are told; 0 where masks are not private.
+
+        Raises:
+            FrameError: the terms do not read.
+        """
+        return float(read_terms(self._broadcast()).get("theta", 0.0))
+
+    def _broadcast(self) -> Frame:
         plan = self.plan
-        return read_exact_state(
-            Frame(Kind.BROADCAST, plan.method, plan.round, 0, plan.layout.digest, 0, self.sections), plan.layout
-        )
+        return Frame(Kind.BROADCAST, plan.method, plan.round, 0, plan.layout.digest, 0, self.sections)
 
 
 def _plan_bytes(plan: RoundPlan, *, shared_key: bool = False, exact: bool = False) -> bytes:

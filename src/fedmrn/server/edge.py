@@ -27,7 +27,7 @@ class EdgeRound(Node):
         threads: for the fold of models above a million elements; by default all cores.
 
     Raises:
-        FrameError: the state that clients are shown does not decode.
+        FrameError: the state that clients are shown, or what they are told, does not decode.
     """
 
     def __init__(self, assignment: Assignment, *, threads: int | None = None) -> None:
@@ -42,6 +42,7 @@ class EdgeRound(Node):
             shared_key=assignment.shared_key,
             sections=assignment.sections,
             exact=assignment.exact,
+            theta=assignment.theta(),
         )
         super().__init__(post, aggregator)
         self._key_here, self._sent, self._sending = assignment.key, b"", Lock()

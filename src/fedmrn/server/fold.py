@@ -16,12 +16,13 @@ from fedmrn.server.plan import RoundPlan
 from fedmrn.server.sum import Contribution, Sum
 from fedmrn.wire.layout import Group
 
-WAIT_FROM = 1 << 22
-"""Elements from which the sum does not fit into a cache, and frames wait for others to be folded in one pass."""
+WAIT_FROM = 1 << 16
+"""Elements from which the sum does not fit into a core's own caches, and frames wait to be folded in one pass."""
 _COUNTED = {Plane.SIGN, Plane.KEPT}
 """Planes whose values go up to 1, whatever an update's scales are."""
 TOGETHER = 8
 """Frames that are folded in one pass where they wait."""
+_LINE = 64
 
 
 class ExactSum:
@@ -52,7 +53,7 @@ class ExactSum:
             missing = " or ".join(p.value for p in plan.planes if p not in coded.planes)
             raise ConfigError(f"codec {coded.name} has no plane {missing}")
         self._coded = plan.layout.span(Group.CODED).stop
-        self.integers = np.zeros(plan.layout.size + (len(plan.planes) - 1) * self._coded, np.int64)
+        self.integers, self._memory = _zeros(plan.layout.size + (len(plan.planes) - 1) * self._coded)
         self.sums: dict[Group, Sum] = {}
         self._further: list[Sum] = []
         for group, codec in codecs.items():
@@ -170,9 +171,8 @@ class ExactSum:
             FedmrnError: as `check_whole`.
         """
         self.settle()
-        mean = np.zeros(self._layout.size, np.float32)
-        for group, total in self.sums.items():
-            total.write_mean(weight, mean[self._layout.span(group)])
+        mean = np.empty(self._layout.size, np.float32)
+        self._write_mean(weight, mean, self.threads)
         return mean
 
     def plane_mean(self, plane: Plane, weight: int) -> NDArray[np.float32]:
@@ -197,20 +197,33 @@ class ExactSum:
         """
         self.settle()
         self._torn = True
-        mean = self.integers.view(np.float32)  # half as wide: what is written was read before
+        memory, size = self._memory, self._layout.size
+        self._write_mean(weight, memory.view(np.float32)[:size], 1)  # half as wide: what is written was read before
+        self.integers = self._memory = np.empty(0, np.int64)
+        self.sums, self._further = {}, []  # they hold views of it
+        memory.resize(-(-size // 2), refcheck=False)  # gives the rest back, without a copy
+        return memory.view(np.float32)[:size]
+
+    def _write_mean(self, weight: int, mean: NDArray[np.float32], threads: int) -> None:
+        """Write the first planes of all groups over a total weight; zeros for a group that is not summed."""
         for group in Group:
             span = self._layout.span(group)
             if group in self.sums:
-                self.sums[group].write_mean(weight, mean[span])
+                self.sums[group].write_mean(weight, mean[span], threads)
             else:
                 mean[span] = 0
-        total, self.integers = self.integers, np.empty(0, np.int64)
-        self.sums, self._further = {}, []  # they hold views of it
-        del mean
-        total.resize(-(-self._layout.size // 2), refcheck=False)  # gives the rest back, without a copy
-        return total.view(np.float32)[: self._layout.size]
 
     def _fold_waiting(self) -> None:
         if self.waiting:
             self.sums[Group.CODED].fold(self.waiting, self.threads)
         self.waiting = []
+
+
+def _zeros(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return zeros that begin where a line of the cache does, and the memory that they lie in.
+
+    numpy's own do not, and then each vector that is read and written touches two lines.
+    """
+    memory = np.zeros(size + _LINE // 8 - 1, np.int64)
+    first = -memory.ctypes.data % _LINE // 8
+    return memory[first : first + size], memory

@@ -6,6 +6,7 @@ The root is a `Round`, every other node an `EdgeRound`. A server without edges i
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 
 from fedmrn.errors import ConfigError, DuplicateFrameError, FrameError, UnknownClientError, WrongRoundError
@@ -15,6 +16,7 @@ from fedmrn.server.assignment import Assignment
 from fedmrn.server.partials import Member, form_of, open_partial, read_partial
 from fedmrn.wire.frame import Frame, Kind, Section
 from fedmrn.wire.partial import PARTIAL_LIMITS, Partial
+from fedmrn.wire.private import check_private_update
 from fedmrn.wire.reader import bytes_of
 from fedmrn.wire.traffic import UNKNOWN, Floors, FloorTraffic, Refusals, joined_floors
 
@@ -32,6 +34,7 @@ class Post:
         shared_key: whether all clients have one noise key.
         sections: of broadcasts: templates, terms, and the state where all are sent the same.
         exact: whether the state is among them because it is what all are sent.
+        theta: that clients are told; 0 where masks are not private.
     """
 
     keys: Mapping[Client, int]
@@ -41,6 +44,7 @@ class Post:
     shared_key: bool
     sections: tuple[Section, ...]
     exact: bool
+    theta: float = 0.0
 
 
 class Node:
@@ -72,6 +76,10 @@ class Node:
     def clients(self) -> tuple[Client, ...]:
         """Who is asked to answer here or below."""
         return tuple(self._post.keys)
+
+    @cached_property
+    def _client_at(self) -> Mapping[int, Client]:
+        return {index: client for client, index in self._post.indices.items()}
 
     @property
     def traffic(self) -> Floors:
@@ -157,6 +165,7 @@ class Node:
         Raises:
             UnknownClientError, DuplicateFrameError: this client was not asked to answer here, or answered already.
             WrongRoundError: the round is finished, or the partial sum was sent.
+                WrongParametersError: clients were told theta, and its weight is not 1.
             FrameError: one subclass for each cause; nothing has changed then.
         """
         try:
@@ -177,6 +186,7 @@ class Node:
         if not isinstance(data, bytes):
             data = bytes(bytes_of(data))  # frames may wait, and must not change meanwhile
         frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=self.aggregator.plan.limits)
+        check_private_update(frame, self._post.theta)
         self.aggregator.add(frame, key, client if self._post.shared_key else None)
         self.answered.add(client)
         self._folded(client)
@@ -216,11 +226,10 @@ class Node:
                 raise DuplicateFrameError(f"edge {edge} sent its sum already in round {self.number}")
             self.aggregator.merge(part)
             self._merged.add(edge)
-        clients = self.clients
-        at = {self._post.indices[client]: client for client in clients}
         for index in found.members.tolist():
-            self.answered.add(at[index])
-            self._folded(at[index])
+            client = self._client_at[index]
+            self.answered.add(client)
+            self._folded(client)
         return found, Frame.from_bytes(data, kind=Kind.PARTIAL, limits=PARTIAL_LIMITS).account()
 
     def _members_of(self, edge: str) -> dict[int, Member]:

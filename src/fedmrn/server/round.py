@@ -94,6 +94,7 @@ class Round(Node):
             shared_key=shared,
             sections=self._templates + self._terms + state,
             exact=exact,
+            theta=server.scheme.theta,
         )
         super().__init__(post, aggregator)
 

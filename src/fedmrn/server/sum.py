@@ -9,7 +9,7 @@ second integer in units of 2^-e-k. Masks need no second one: their codewords, or
 Only a frame whose scales lie very far below their caps gets one; that depends on the frame alone, not on others.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import frexp, ldexp
@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmrn.codecs import CHUNK, Opened
+from fedmrn.codecs.mask.masked_noise import OpenedMask
 from fedmrn.errors import BoundError, MalformedFrameError
-from fedmrn.numerics.kernels import NEAR, fold_finely, write_fine_mean, write_mean
+from fedmrn.numerics.kernels import NEAR, PART, fold_finely, write_fine_mean, write_mean
 from fedmrn.numerics.kernels import fold as fold_values
 from fedmrn.numerics.threads import in_parallel
 
-PART = 1 << 17
-"""Elements of the sum that stay in a cache while all waiting frames are folded into them."""
 _LONG = 1 << 12
 """Elements a unit, on average, from which calls for each take less time than a vector of values."""
 _FINEST = 51
@@ -105,7 +104,13 @@ class Sum:
         if any(finely) and self.rest is None:
             self.rest = np.zeros(self.integers.size, np.int64)
 
+        masks = [c.opened for c in contributions if isinstance(c.opened, OpenedMask)]
+        together = len(masks) == len(contributions) > 1 and all(alone) and not any(finely)
+
         def work(first: int, last: int) -> None:
+            if together:
+                self._fold_masks(masks, [c.weight for c in contributions], first, last)
+                return
             part = PART if len(contributions) > 1 else max(1, last - first)
             for start in range(first, last, part):
                 stop = min(start + part, last)
@@ -131,12 +136,22 @@ class Sum:
 
     def _fold_units(self, c: Contribution, start: int, stop: int) -> None:
         """Let a section add its elements start..stop-1."""
-        done = start
+        for unit, where in self._units_within(start, stop):
+            c.opened.fold(where.start, *self._factor(unit, c.weight), self.integers[where])
+
+    def _fold_masks(self, masks: Sequence[OpenedMask], weights: Sequence[int], start: int, stop: int) -> None:
+        """Let masks of one codec add their elements start..stop-1 together."""
+        for unit, where in self._units_within(start, stop):
+            factors = [self._factor(unit, weight) for weight in weights]
+            masks[0].fold_together(masks[1:], where.start, factors, self.integers[where])
+
+    def _units_within(self, start: int, stop: int) -> Iterator[tuple[Unit, slice]]:
+        """Yield the units of elements start..stop-1, and which of them are each one's."""
         for unit in self.units:
             end = min(unit.stop, stop)
-            if end > done:
-                c.opened.fold(done, *self._factor(unit, c.weight), self.integers[done:end])
-                done = end
+            if end > start:
+                yield unit, slice(start, end)
+                start = end
 
     def _fold_slowly(self, c: Contribution, start: int, stop: int, rest: NDArray[np.int64] | None) -> None:
         """Add the elements start..stop-1 of a contribution, each in its own unit."""
@@ -192,18 +207,25 @@ class Sum:
         if other.rest is not None:
             self.rest = other.rest.copy() if self.rest is None else self.rest + other.rest
 
-    def write_mean(self, weight: int, out: NDArray[np.float32]) -> None:
-        """Write the sum over a total weight to `out`, which may lie in the sum's own memory, at its start or before."""
-        start = 0
-        for unit in self.units:
-            factor = ldexp(1.0, -unit.exponent) / weight
-            where = slice(start, unit.stop)
-            if self.rest is None:
-                write_mean(self.integers[where], factor, out[where])
-            else:
-                coarser = ldexp(1.0, -self._finer)
-                write_fine_mean(self.integers[where], self.rest[where], coarser, factor, out[where])
-            start = unit.stop
+    def write_mean(self, weight: int, out: NDArray[np.float32], threads: int = 1) -> None:
+        """Write the sum over a total weight to `out`.
+
+        Args:
+            weight: the total.
+            out: float32, as many elements; for one thread it may lie in the sum's own memory, at its start or before.
+            threads: worker threads where there are millions of elements.
+        """
+
+        def work(first: int, last: int) -> None:
+            for unit, where in self._units_within(first, last):
+                factor = ldexp(1.0, -unit.exponent) / weight
+                if self.rest is None:
+                    write_mean(self.integers[where], factor, out[where])
+                else:
+                    coarser = ldexp(1.0, -self._finer)
+                    write_fine_mean(self.integers[where], self.rest[where], coarser, factor, out[where])
+
+        in_parallel(work, self.integers.size, threads, CHUNK)
 
 
 def _check_within(numbers: NDArray[np.int64], most: int, what: str) -> None:

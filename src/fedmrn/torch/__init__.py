@@ -63,8 +63,8 @@ def attach(
         broadcast: what the server sent.
         steps: the number of local steps that will follow, of all optimisers together.
         sampling_key, choose, variances, memory, held: as for `LocalRule`.
-        accept: the methods that this client is willing to send: "masked" for all of masked noise, "any", a method's
-            name, or several of these.
+        accept: the methods that this client is willing to send: "masked" for all of masked noise, "private" for masks
+            that the server tells to draw privately, "any", a method's name, or several of these.
         limits: of the broadcast's bytes and sections; a frame that is parsed already is taken as it is.
 
     Settings of the local rule are the server's to choose: they are in the broadcast, or follow from its method.

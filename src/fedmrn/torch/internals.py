@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from inspect import unwrap
 from operator import attrgetter
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import optimizer as optim
+from torch.utils.hooks import RemovableHandle
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,6 +40,21 @@ def is_persistent(module: nn.Module, name: str) -> bool:
 def added(tensors: list[Tensor], more: list[Tensor], alpha: float) -> list[Tensor]:
     """Return tensors + alpha * more as torch's optimisers compute it for several tensors at a time (`foreach`)."""
     return list(torch._foreach_add(tensors, more, alpha=alpha))  # noqa: SLF001
+
+
+def before_loading(module: nn.Module, hook: Callable[..., None]) -> RemovableHandle | None:
+    """Have a function called before a state is loaded into the module itself: (module, state, prefix, ...).
+
+    Return what ends it; None where the module is compiled from a script and has no hooks. It is called once, however
+    often it was registered. The public way to do so is newer than the oldest torch that is served.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        return None
+    there: dict[int, Any] = module._load_state_dict_pre_hooks  # noqa: SLF001
+    for key in [key for key, one in there.items() if one.hook is hook]:
+        del there[key]
+    handle: RemovableHandle = module._register_load_state_dict_pre_hook(hook, with_module=True)  # noqa: SLF001
+    return handle
 
 
 def compiled_from(module: nn.Module) -> nn.Module | None:

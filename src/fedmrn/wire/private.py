@@ -1,6 +1,7 @@
-"""What a broadcast of private masks (term `theta`) may ask for: masks over one noise, and nothing beside them."""
+"""What a broadcast of private masks (term `theta`) may ask for, and how an update shows that its client made none."""
 
-from fedmrn.errors import ConfigError
+from fedmrn.errors import ConfigError, WrongParametersError
+from fedmrn.wire.frame import Frame
 from fedmrn.wire.layout import Group, Layout
 
 
@@ -21,4 +22,24 @@ def check_sums_alone(layout: Layout, theta: float) -> None:
         raise ConfigError(
             f"theta = {theta:g} makes masks private, and {len(beside)} tensors such as {beside[0]} travel beside them "
             "as floats: take a model without normalisation layers, freeze those, or keep them local (Selection)"
+        )
+
+
+def check_private_update(update: Frame, theta: float) -> None:
+    """Refuse an update that a client of private masks does not write.
+
+    A single bit does not show by which chance it was drawn: a client that lies is not found. One that does not know of
+    private masks refuses the term; one that drops it counts its samples, and this shows.
+
+    Args:
+        update: as parsed.
+        theta: that clients were told; 0 where masks are not private.
+
+    Raises:
+        WrongParametersError: its weight is not 1.
+    """
+    if theta and update.weight != 1:
+        raise WrongParametersError(
+            f"the update has weight {update.weight}, and clients were told theta = {theta:g}: whoever draws private "
+            "masks says weight 1, so that this one draws others"
         )

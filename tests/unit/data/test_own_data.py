@@ -1,6 +1,7 @@
 """Data of a person's own: what is read, and that each mistake is told in a line with its cure."""
 
 import io
+import os
 import pickle
 import sys
 import types
@@ -115,6 +116,11 @@ class TestArrays:
             ({"train_y": np.arange(N) % 3 * 10**9}, ["labels up to 2000000000, and no 1"]),
             ({"train_y": np.zeros(N, int), "test_y": np.zeros(6, int)}, ["one class only"]),
             ({"test_y": np.array([0, 1, 2, 3, 0, 1])}, ["test_y has label 3, which train_y has not"]),
+            ({"train_x": np.ma.masked_equal(np.arange(4.0 * N).reshape(N, 4), 3)}, ["train_x has masked values"]),
+            ({"train_y": np.ma.masked_equal(np.arange(N) % 3, 2)}, ["train_y has masked values"]),
+            ({"train_y": np.full(N, 1 << 63, np.uint64)}, ["train_y has label 9223372036854775808"]),
+            ({"roles": None}, ["roles are a NoneType"]),
+            ({"roles": 5}, ["roles are a int"]),
             ({"roles": (np.array([0, N]),)}, ["roles must be indices"]),
             ({"roles": (np.array([0.5]),)}, ["roles must be indices"]),
         ],
@@ -249,6 +255,12 @@ class TestFolder:
     def _loose(self, folder: Path) -> None:
         (folder / "0.png").write_bytes((folder / "cross/0.png").read_bytes())
 
+    def _gone(self, folder: Path) -> None:
+        (folder / "cross/9.png").symlink_to(folder / "nowhere.png")
+
+    def _pipe(self, folder: Path) -> None:
+        os.mkfifo(folder / "cross/9.png")
+
     def _inner(self, folder: Path) -> None:
         (folder / "cross/more").mkdir()
 
@@ -264,6 +276,8 @@ class TestFolder:
             (_bomb, ["9.ppm", "10000000000 pixels"]),
             (_loose, ["0.png lies beside the folders"]),
             (_inner, ["more", "is not a picture"]),
+            (_gone, ["9.png cannot be read", "; replace or delete it"]),
+            (_pipe, ["9.png is not a regular file", "; replace or delete it"]),
         ],
         ids=lambda value: value.__name__ if callable(value) else "",
     )

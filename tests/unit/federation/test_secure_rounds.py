@@ -82,10 +82,10 @@ def test_every_byte_is_counted_by_kind() -> None:
         assert up["coded"] == -(-coded * 3 // 8)
         assert (up["header"], up["checksum"]) == (32, 0)
         assert up["keys"] == 32 + 192
-        assert up["shares"] == 32 + (n - 1) * 82
-        assert up["unmasking"] == 32 + n * 34
-        assert down["keys"] == 32 + 32
-        assert down["shares"] == (32 + n * 162) + (32 + (n - 1) * 82)
+        assert up["shares"] == 32 + (n - 1) * 50
+        assert up["unmasking"] == 32 + n * 18
+        assert down["keys"] == 32 + 36
+        assert down["shares"] == (32 + n * 162) + (32 + (n - 1) * 50)
         assert down["unmasking"] == 32 + n * 2
         assert exchange.raw_up["coded"] == -(-coded // 8)
     assert first.bits_per_parameter == pytest.approx(8 * (32 + -(-coded * 3 // 8)) / coded)
@@ -164,7 +164,7 @@ def test_thresholds_that_cannot_be(threshold: Any) -> None:
 
 def test_what_a_threshold_means() -> None:
     assert [SecureSum().needed(n) for n in (2, 3, 4, 10, 100)] == [2, 2, 3, 7, 67]
-    assert [SecureSum(threshold=2).needed(n) for n in (2, 3, 10)] == [2, 2, 6]
+    assert [SecureSum(threshold=2).needed(n) for n in (2, 3, 10)] == [2, 2, 7]
     assert SecureSum(threshold=1.0).needed(7) == 7
     for n in (1, 4):
         with pytest.raises(ConfigError, match="cannot be of"):

@@ -11,12 +11,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from torch import nn
 from torch.nn import functional as F
 
-from fedmrn.errors import ConfigError, WrongMessageError
+from fedmrn.errors import ConfigError, RefusedRevealError, WrongMessageError
 from fedmrn.federation.transport import MessageKind
 from fedmrn.flower import FedMRN
 from fedmrn.flower.client import attach, reply
 from fedmrn.flower.member import secure_sum
+from fedmrn.methods import method
 from fedmrn.secure import SecureSum
+from fedmrn.secure.update import shape_of
 from fedmrn.torch import ModelLayout
 
 OPTIONS = {"noise_key": "round", "scale": 0.02}
@@ -30,7 +32,15 @@ def plain_model() -> nn.Module:
     return model
 
 
-def member(node: int, mine: Context, *, dies_at: str = "", secure: bool = False) -> Node:
+def member(
+    node: int,
+    mine: Context,
+    *,
+    dies_at: str = "",
+    secure: bool = False,
+    colluding: float | None = None,
+    metrics: dict[str, float] | None = None,
+) -> Node:
     """A client as an app would have it; it is silent from a message on: of type train, or the record's kind."""
 
     def answer(message: Message) -> Message | None:
@@ -39,22 +49,22 @@ def member(node: int, mine: Context, *, dies_at: str = "", secure: bool = False)
             record = message.content["arrays"]["frame"].data
             if str(record[5]) == dies_at:
                 return None
-            return reply_from(message, secure_sum(message, mine).content, node)
+            return reply_from(message, secure_sum(message, mine, colluding=colluding).content, node)
         if kind == dies_at:
             return None
         model, (x, y) = plain_model(), samples(node)
         optimizer = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), message, mine, steps=1)
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
-        back = reply(optimizer, message, mine, weight=len(y), secure=secure)
+        back = reply(optimizer, message, mine, weight=len(y), secure=secure, metrics=metrics)
         return reply_from(message, back.content, node)
 
     return answer
 
 
-def strategy(protect: SecureSum | None = None, **more: Any) -> FedMRN:
-    view = ModelLayout.of(plain_model())
-    return FedMRN(view, "fedmrn-s", {**OPTIONS, **more}, secret=SECRET, equal=True, protect=protect)
+def strategy(protect: SecureSum | None = None, down: str = "float32", fraction: float = 1, **more: Any) -> FedMRN:
+    view, how = ModelLayout.of(plain_model()), {"down": down, "fraction_evaluate": fraction}
+    return FedMRN(view, "fedmrn-s", {**OPTIONS, **more}, secret=SECRET, equal=True, protect=protect, **how)
 
 
 def one_round(plan: FedMRN, nodes: dict[int, Node]) -> bytes | None:
@@ -85,8 +95,8 @@ def test_the_model_is_the_plain_sum_to_the_bit() -> None:
     assert not any(mine[node].state for node in NODES), "secrets are deleted"
     stages = plan.reports[0].stages
     assert stages[MessageKind.KEYS].received == {"keys": 3 * 224}
-    assert stages[MessageKind.UNMASK].received == {"unmasking": 3 * (32 + 3 * 34)}
-    assert stages[MessageKind.SHARES].received == {"shares": 3 * (32 + 2 * 82)}
+    assert stages[MessageKind.UNMASK].received == {"unmasking": 3 * (32 + 3 * 18)}
+    assert stages[MessageKind.SHARES].received == {"shares": 3 * (32 + 2 * 50)}
     assert "shares" in stages[MessageKind.TRAIN].sent
     assert sorted(plan.reports[0].folded) == sorted(NODES)
 
@@ -126,3 +136,91 @@ def test_messages_that_ask_nothing() -> None:
     asked = Message(content=RecordDict({"arrays": ArrayRecord()}), message_type="train.secure", dst_node_id=1)
     with pytest.raises(WrongMessageError):
         secure_sum(asked, context(1))
+
+
+def plain_beside(plan: FedMRN, **said: Any) -> list[dict[str, Any]]:
+    """What the server gets beside the arrays of each update."""
+    found: list[dict[str, Any]] = []
+
+    def node(index: int) -> Node:
+        inner = member(index, context(index), **said)
+
+        def answer(message: Message) -> Message | None:
+            back = inner(message)
+            if isinstance(back, Message) and message.metadata.message_type == "train":
+                assert set(back.content) == {"arrays", "metrics"}
+                found.append(dict(back.content["metrics"]))
+            return back if isinstance(back, Message) else None
+
+        return answer
+
+    assert one_round(plan, {index: node(index) for index in NODES}) is not None
+    return found
+
+
+def test_what_travels_beside_an_update_can_be_switched_off() -> None:
+    """No number of samples, and no metrics where the client returns none."""
+    assert plain_beside(strategy(SecureSum(threshold=2))) == 3 * [{"num-examples": 1}]
+    told = plain_beside(strategy(SecureSum(threshold=2)), metrics={"train_loss": 2.5})
+    assert told == 3 * [{"num-examples": 1, "train_loss": 2.5}]
+    assert sorted(one["num-examples"] for one in plain_beside(strategy())) == sorted(NODES.values())
+
+
+def test_clients_that_are_not_equal_count_alike() -> None:
+    """Of 5, 9 and 12 samples: a strategy that weighs them is refused, and `equal` makes the mean of the updates."""
+    with pytest.raises(ConfigError, match="count all clients alike"):
+        FedMRN(ModelLayout.of(plain_model()), "fedmrn-s", OPTIONS, protect=SecureSum())
+
+
+def test_nothing_is_asked_for_that_was_switched_off() -> None:
+    """Without evaluation and calibration, a round's messages are those of its secure sum; with a scale, no wishes."""
+    plan, kinds = strategy(SecureSum(threshold=2), fraction=0.0), []
+    mine = contexts()
+
+    def node(index: int) -> Node:
+        inner = member(index, mine[index])
+
+        def answer(message: Message) -> Message | list[Message] | None:
+            kinds.append(message.metadata.message_type)
+            return inner(message)
+
+        return answer
+
+    nodes = {index: node(index) for index in NODES}
+    assert one_round(plan, nodes) is not None
+    assert not list(plan.configure_evaluate(1, ArrayRecord(), ConfigRecord(), FakeGrid(nodes)))
+    assert kinds == 6 * ["train.secure"] + 3 * ["train"] + 3 * ["train.secure"]
+    told, auto = (
+        method("fedmrn-s").scheme({"noise_key": "round", "scale": scale}, equal=True) for scale in (0.02, "auto")
+    )
+    layout = ModelLayout.of(plain_model()).layout
+    assert (shape_of(told, layout)[1], shape_of(auto, layout)[1]) == (0, 4)
+
+
+def test_few_neighbours_on_flower() -> None:
+    """The same model, if the clients accept it; those that do not are left out."""
+    setting = SecureSum(threshold=4, colluding=0.0)
+    nodes = range(11, 17)
+    assert setting.neighbours(len(nodes)) == (4, 2)
+    models = [
+        one_round(strategy(protect), {node: member(node, context(node), colluding=0.0) for node in nodes})
+        for protect in (setting, SecureSum(threshold=4), None)
+    ]
+    assert models[0] == models[1] == models[2] is not None
+    plan = strategy(setting)
+    with pytest.raises(RefusedRevealError, match="this one shares with all"):
+        one_round(plan, {node: member(node, context(node)) for node in nodes})
+
+
+def test_public_models_and_two_rounds() -> None:
+    """With a downlink of differences the second round is summed as well."""
+    plan = strategy(SecureSum(threshold=2), down="grid")
+    mine, initial = contexts(), ArrayRecord(plain_model().state_dict())
+    grid = FakeGrid({node: member(node, mine[node]) for node in NODES})
+    plan.begin(initial)
+    for number in (1, 2):
+        messages = list(plan.configure_train(number, initial, ConfigRecord(), grid))
+        arrays, _ = plan.aggregate_train(number, grid.send_and_receive(messages))
+        assert arrays is not None
+        assert sorted(plan.reports[-1].folded) == sorted(NODES)
+    assert not any(context.state for context in mine.values())

@@ -1,6 +1,7 @@
 """Consent: who accepts what, and templates that are not what the method says."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,13 +35,14 @@ from fedmrn.errors import (
     WrongMethodError,
     WrongTemplateError,
 )
-from fedmrn.methods import ANY, MASKED, METHODS, SIDE, Accept, Method, check_consent
+from fedmrn.methods import ANY, MASKED, METHODS, PRIVATE, SIDE, Accept, Method, check_consent
 from fedmrn.methods.option import ScaleOption, WordOption
 from fedmrn.numerics.masking import MaskType
 from fedmrn.numerics.noise import Law, NoiseSpec
 from fedmrn.server import Server
 from fedmrn.wire.frame import Frame, Kind, Role, Section
 from fedmrn.wire.layout import Group, Layout, TensorSpec
+from fedmrn.wire.terms import terms_section
 
 MASKED_NOISE = {
     "fedmrn",
@@ -192,3 +194,23 @@ def test_what_does_not_exist_is_refused() -> None:
     bad = Section(1, Role.TEMPLATE, Group.CODED, 3, b"\x09")
     with pytest.raises(MalformedFrameError):
         check_consent(Frame(Kind.BROADCAST, 2, 1, 0, LAYOUT.digest, 0, (bad,)))
+
+
+def test_a_client_of_private_masks_alone() -> None:
+    """`theta` must be told, above 0: neither the method's name nor a term of 0 will do."""
+    layout = Layout.of([TensorSpec("w", (4, 5), Group.CODED)])
+
+    def asked(**options: float) -> Frame:
+        scheme = METHODS["fedmrn-s"].scheme({"scale": 0.5, "noise_key": "round", **options}, equal=True)
+        server = Server(layout, scheme, np.ones(layout.size, np.float32), bytes(16))
+        return Frame.from_bytes(server.begin(1, ["a"]).broadcast("a"))
+
+    assert check_consent(asked(theta=0.1), PRIVATE).name == "fedmrn-s"
+    assert check_consent(asked(theta=0.1)).name == "fedmrn-s"
+    assert check_consent(asked(), (PRIVATE, "fedmrn-s")).name == "fedmrn-s"
+    zero = replace(asked(), sections=(*asked().sections, *terms_section({"theta": 0.0})))
+    for frame in (asked(), zero):
+        with pytest.raises(MethodNotAcceptedError, match=r"without theta.*private masks alone.*sets theta"):
+            check_consent(frame, PRIVATE)
+    with pytest.raises(MethodNotAcceptedError, match="fedavg"):
+        check_consent(broadcast_of(METHODS["fedavg"]), PRIVATE)

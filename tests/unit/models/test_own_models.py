@@ -176,6 +176,10 @@ class TestOutputs:
             (lambda x: (x, x), "returns a tuple: it must return logits, a tensor (n, 3)"),
             (lambda x: x @ torch.zeros(5, 5), "fails on samples of shape (2, 3, 4, 4), float32: RuntimeError: "),
             (lambda x: x.nowhere, "AttributeError: "),
+            (lambda x: x.detach().flatten(1)[:, :3], "cannot learn: no trained parameter has a gradient; look for"),
+            (lambda x: torch.eye(3)[x.flatten(1)[:, :3].argmax(1)], "cannot learn: no trained parameter"),
+            (lambda x: torch.ones(2, 3, requires_grad=True) * 1, "cannot learn: no trained parameter"),
+            (lambda x: torch.from_numpy(x.flatten(1)[:, :3].numpy()), "fails in training on samples of shape (2, 3"),
         ],
     )
     def test_mistakes(self, forward: Any, words: str) -> None:

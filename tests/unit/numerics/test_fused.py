@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import slow_fold
 from plain_processor import said_on_a_plain_processor
-from slow_fold import FACTORS, LAWS, SCALES, fast_fold, made
+from slow_fold import FACTORS, KEY, LAWS, SCALES, fast_fold, fold_together, made
 
 from fedmrn.codecs import MaskedNoise
 from fedmrn.codecs.mask import masked_noise
@@ -38,6 +38,21 @@ def test_any_place_to_begin(start: int) -> None:
             expected = total.copy()
             fast_fold(NoiseSpec(law, 0.3), start, bits, True, 7.0, total)
             slow_fold.slow_fold(NoiseSpec(law, 0.3), start, bits, True, 7.0, expected)
+            assert np.array_equal(total, expected)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("start", [0, 5, BLOCK - 1, BLOCK])
+def test_several_masks_at_once_add_up_as_one_after_the_other(start: int, law: Law, signed: bool) -> None:
+    for count in [*range(0, 301, 7), *ROUND_BLOCKS]:
+        for clients in (1, 2, 5):
+            masks, spec = [made(count, k, start)[0] for k in range(clients)], NoiseSpec(law, 0.3)
+            total = made(count, count)[1]
+            expected = total.copy()
+            fold_together(spec, start, masks, signed, FACTORS[:clients], total)
+            for k, (bits, factor) in enumerate(zip(masks, FACTORS, strict=False)):
+                slow_fold.slow_fold(spec, start, bits, signed, factor, expected, KEY + k)
             assert np.array_equal(total, expected)
 
 

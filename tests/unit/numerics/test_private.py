@@ -62,3 +62,15 @@ def test_what_is_refused() -> None:
         draw_private(np.array([1, np.nan, 0], np.float32), noise, 0.1, Dice())
     with pytest.raises(ConfigError, match="Bernoulli"):
         private_codewords(u, NoiseSpec(Law.UNIFORM, 1.0), 1, 0.1, Dice())
+
+
+@pytest.mark.parametrize("theta", [0.01, 0.25])
+def test_bits_are_those_of_whole_numbers(theta: float) -> None:
+    """The rule of docs/writing-a-client.md in Python's own numbers, by the words that a key gives."""
+    draw = np.random.default_rng(8)
+    u, noise = draw.normal(0, 2 * theta * 0.5, 3000).astype(np.float32), np.float32(0.5) * draw.choice([-1, 1], 3000)
+    noise = noise.astype(np.float32)
+    found, words, most = draw_private(u, noise, theta, Dice(9)), Dice(9).words(0, 3000), int(theta * 2**32)
+    for i in range(3000):
+        aim = min(max(round(float(u[i]) / float(noise[i]) * 2**31), -most), most)
+        assert found[i] == (int(words[i]) < 2**31 + aim), i

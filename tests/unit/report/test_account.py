@@ -23,7 +23,7 @@ from fedmrn.report.curves import bytes_so_far
 from fedmrn.report.summary import summarise
 
 PARAMETERS = 100
-SHOWN = [section for section in SECTIONS if section != "secure sums"]  # of runs that have none
+SHOWN = [section for section in SECTIONS if section not in ("keys", "shares", "unmasking")]  # of runs that have none
 
 
 def parts(coded: int, dense: int, stats: int, header: int) -> dict[str, int]:

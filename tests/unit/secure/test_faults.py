@@ -183,7 +183,7 @@ def test_an_envelope_that_does_not_open_is_done_without() -> None:
     assert sums.padded().revealed().collector.finish().members == (0, 1, 2, 3)
 
 
-@pytest.mark.parametrize(("members", "threshold"), [(1, 1), (4, 2), (4, 5), (5000, 4000)])
+@pytest.mark.parametrize(("members", "threshold"), [(1, 1), (4, 2), (5, 3), (4, 5), (100, 61), (5000, 4000)])
 def test_sessions_that_cannot_be(members: int, threshold: int) -> None:
     with pytest.raises(LimitError):
         Session.begin(1, members, threshold, 8, 0)
@@ -192,7 +192,7 @@ def test_sessions_that_cannot_be(members: int, threshold: int) -> None:
 def test_shares_are_one_for_each_other_client() -> None:
     sums = small().keys()
     sums.collector.roster(0)
-    body = listed({1: bytes(80)})
+    body = listed({1: bytes(48)})
     data = SumRecord(RecordKind.SHARES, 0, sums.session.round, sums.session.id, body).to_bytes()
     with pytest.raises(MalformedFrameError, match="one for each other"):
         sums.collector.take_shares(0, data)

@@ -84,10 +84,10 @@ def test_a_pad_is_chacha20() -> None:
     assert bytes(pad_of(bytes(32), session).bits).hex() == "76b8e0ada0f13d90405d6ae55386bd28"
 
 
-def test_shares_of_32_bytes() -> None:
-    secret = bytes(range(32))
+def test_shares_of_16_bytes() -> None:
+    secret = bytes(range(16))
     shares = dict(enumerate(split_secret(secret, 3, 5)))
-    assert {len(share) for share in shares.values()} == {32}
+    assert {len(share) for share in shares.values()} == {16}
     assert combine_shares({i: shares[i] for i in (4, 0, 2)}, 3) == secret
     assert combine_shares(shares, 3) == secret
     assert combine_shares(shares, 2) != secret
@@ -96,9 +96,9 @@ def test_shares_of_32_bytes() -> None:
 
 
 def test_envelopes_open_for_whom_they_are() -> None:
-    sealed = seal(bytes(32), b"a" * 32, b"b" * 32, b"session")
-    assert len(sealed) == 80
-    assert unseal(bytes(32), sealed, b"session") == (b"a" * 32, b"b" * 32)
+    sealed = seal(bytes(32), b"a" * 16, b"b" * 16, b"session")
+    assert len(sealed) == 48
+    assert unseal(bytes(32), sealed, b"session") == (b"a" * 16, b"b" * 16)
     for key, said in ((bytes(31) + b"\1", b"session"), (bytes(32), b"another")):
         with pytest.raises(WrongShareError):
             unseal(key, sealed, said)

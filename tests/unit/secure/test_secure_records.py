@@ -27,10 +27,10 @@ SESSION = Session(round=3, members=3, threshold=2, bits=5, reals=1, nonce=bytes(
 
 def test_the_bytes_of_a_setup() -> None:
     head = b"FMSS" + bytes([1, 1, 2, 0, 3, 0, 0, 0]) + SESSION.id + bytes([1, 0, 0, 0])
-    body = bytes([3, 0, 2, 0, 5, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]) + bytes(range(16))
+    body = bytes([3, 0, 2, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]) + bytes(range(16))
     assert SESSION.setup(2) == head + body
     assert Session.read(head + body) == (SESSION, 2)
-    assert SESSION.id.hex() == "0dc838935e8fc806f9230ee36ceb9813"
+    assert SESSION.id.hex() == "27785ca42a2dee6bc01362362fdf2abd"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,9 @@ def test_the_bytes_of_a_setup() -> None:
         (lambda d: d[:12] + b"\0" + d[13:], MalformedFrameError),
         (lambda d: d[:8] + bytes(4) + d[12:], LimitError),
         (lambda d: d[:32] + b"\1\0\1\0" + d[36:], LimitError),
-        (lambda d: d[:36] + b"\xff" * 8 + d[44:], LimitError),
+        (lambda d: d[:36] + b"\2\0\2\0" + d[40:], LimitError),
+        (lambda d: d[:36] + b"\0\0\2\0" + d[40:], LimitError),
+        (lambda d: d[:40] + b"\xff" * 8 + d[48:], LimitError),
         (bytearray, WrongMessageError),
     ],
 )
@@ -57,7 +59,7 @@ def test_setups_that_cannot_be(change: object, error: type[FrameError]) -> None:
         SumMember.begin(change(SESSION.setup(2)))  # type: ignore[operator]
 
 
-@given(st.dictionaries(st.integers(0, MOST_MEMBERS - 1), st.binary(min_size=80, max_size=80), max_size=20))
+@given(st.dictionaries(st.integers(0, MOST_MEMBERS - 1), st.binary(min_size=48, max_size=48), max_size=20))
 def test_lists_come_back(items: dict[int, bytes]) -> None:
     data = SumRecord(RecordKind.ENVELOPES, 1, 3, SESSION.id, listed(items)).to_bytes()
     assert len(data) == HEAD_SIZE + ITEM_SIZES[RecordKind.ENVELOPES] * len(items)

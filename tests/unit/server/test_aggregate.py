@@ -9,6 +9,7 @@ import pytest
 from core_examples import LAYOUT, noisy
 from numpy.typing import NDArray
 
+import fedmrn.codecs.mask.masked_noise
 import fedmrn.numerics.threads
 import fedmrn.server.fold
 import fedmrn.server.sum
@@ -155,7 +156,8 @@ def test_frames_that_wait_give_the_same_sum(
     layout = Layout.of([TensorSpec("w", (CHUNK + 77,), Group.CODED), TensorSpec("b", (5,), Group.DENSE)])
     frames = _frames(count, codec, layout)
     monkeypatch.setattr(fedmrn.server.fold, "WAIT_FROM", 1)
-    monkeypatch.setattr(fedmrn.server.sum, "PART", CHUNK)
+    for module in (fedmrn.server.sum, fedmrn.codecs.mask.masked_noise):
+        monkeypatch.setattr(module, "PART", CHUNK)
     fold, half = _aggregator(codec, layout), _aggregator(codec, layout)
     for i, frame in enumerate(frames):
         (half if i % 3 == 1 else fold).add(frame, frame.noise_key)
@@ -232,6 +234,7 @@ def test_threads_above_a_million_elements() -> None:
     layout = Layout.of([TensorSpec("w", ((1 << 20) + 5,), Group.CODED)])
     frames = _frames(2, MASKED, layout)
     one, three = (_folded(frames, layout=layout, threads=t) for t in (1, 3))
+    one.sums.settle()
     assert one.sums.integers.any()
     assert one.finish().tobytes() == three.finish().tobytes()
 

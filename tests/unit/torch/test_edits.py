@@ -3,7 +3,10 @@
 `as_plain` runs each loop through the wrapper with masks off and without it, and compares every bit.
 """
 
+import copy
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,6 +80,10 @@ def swapped_storage(model: Any) -> None:
     model.hidden.weight.set_(model.hidden.weight.clone() + 0.125)
 
 
+def shared_memory(model: nn.Module) -> None:
+    model.share_memory()
+
+
 def head_frozen(model: Any) -> None:
     model.head.requires_grad_(False)
 
@@ -92,6 +99,7 @@ EDITS: dict[str, Callable[[Any], None]] = {
     "new memory": to_meta_free_copy,
     "a vector of all": assigned_by_vector,
     "set_": swapped_storage,
+    "memory that processes share": shared_memory,
 }
 
 
@@ -410,3 +418,109 @@ def make_start(make: Callable[[], nn.Module]) -> Tensor:
     torch.manual_seed(5)
     (weight,) = make().parameters()
     return weight.detach().double()
+
+
+@pytest.mark.parametrize("name", ["fedmrn", "fedpm", "fedbat"])
+def test_a_model_that_is_saved_while_it_trains_is_saved_whole(name: str, tmp_path: Path) -> None:
+    """Each parameter has a storage of its own: safetensors and accelerate take tensors of one storage for one."""
+    saving = pytest.importorskip("safetensors.torch")
+    model = reader()
+    broadcast = server_for(model, name, None).begin(1, ["a"]).broadcast("a")
+    rule = attach(model, AdamW(model.parameters(), lr=0.01), broadcast, accept="any", steps=2, sampling_key=3)
+    steps(model, rule, 1)
+    storages = [p.untyped_storage() for p in model.parameters()]
+    assert [s.nbytes() for s in storages] == [4 * p.numel() for p in model.parameters()]
+    assert len({s.data_ptr() for s in storages}) == len(storages)
+    saving.save_model(model, tmp_path / "saved.safetensors")
+    found = saving.load_file(tmp_path / "saved.safetensors")
+    held = values(model)
+    assert found.keys() == held.keys()
+    assert all(torch.equal(found[n], held[n]) for n in held)
+    saving.load_model(model, tmp_path / "saved.safetensors")
+    steps(model, rule, 1)
+    rule.finish(weight=1)
+
+
+class TestPutBack:
+    """Weights that are put back while masks are on: elements whose mask drew the very value are put back as well."""
+
+    @staticmethod
+    def trained(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, dict[str, Tensor]]:
+        """A client in its last step, when all elements are masked; its model and the broadcast's weights."""
+        model = reader().to(dtype)
+        start = values(model)
+        broadcast = server_for(model, name, {"scale": 0.05}).begin(1, ["a"]).broadcast("a")
+        rule = attach(model, SGD(model.parameters(), lr=0.1), broadcast, accept="any", steps=10, sampling_key=3)
+        steps(model, rule, 10)
+        return model, rule, start
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s"])
+    def test_the_broadcasts_weights_by_hand(self, name: str, dtype: torch.dtype) -> None:
+        model, rule, start = self.trained(name, dtype)
+        for tensor, value in start.items():
+            model.get_parameter(tensor).data.copy_(value)
+        rule.look()
+        assert not rule.u.any() or dtype == torch.bfloat16
+        assert float(rule.u.abs().max()) <= 2.0**-8  # the broadcast's weights are rounded to bfloat16 in the model
+
+    @pytest.mark.parametrize("part", ["all", "a layer"])
+    @pytest.mark.parametrize("name", ["fedmrn", "fedmrn-s", "fedbat"])
+    def test_masked_weights_of_an_earlier_step_by_load_state_dict(self, name: str, part: str) -> None:
+        model, rule, _ = self.trained(name) if name != "fedbat" else self.signs()
+        best = {n: v.clone() for n, v in model.state_dict().items()}
+        steps(model, rule, 1)
+        moved = rule.moved.clone()
+        if part == "all":
+            model.load_state_dict(best)
+        else:
+            model.hidden.load_state_dict({n: best[f"hidden.{n}"] for n in ("weight", "bias")})
+        rule.look()
+        for tensor, where in list(rule.view.layout.slices.items())[: len(rule.coded)]:
+            put_back = part == "all" or tensor.startswith("hidden.")
+            assert torch.equal(rule.moved[where], best[tensor].flatten() if put_back else moved[where]), tensor
+
+    @staticmethod
+    def signs() -> tuple[Any, Any, dict[str, Tensor]]:
+        model = reader()
+        broadcast = server_for(model, "fedbat", None).begin(1, ["a"]).broadcast("a")
+        rule = attach(model, SGD(model.parameters(), lr=0.1), broadcast, accept="any", steps=10, sampling_key=3)
+        steps(model, rule, 10)
+        return model, rule, {}
+
+    def test_a_key_that_is_not_loaded_is_not_put_back(self) -> None:
+        model, rule, _ = self.trained("fedmrn")
+        best = {n: v.clone() for n, v in model.state_dict().items() if n != "hidden.bias"}
+        steps(model, rule, 1)
+        moved = rule.moved.clone()
+        model.load_state_dict(best, strict=False)
+        with torch.no_grad():
+            model.hidden.bias[2] = 0.5
+        rule.look()
+        where = rule.view.layout.slices["hidden.bias"]
+        assert (rule.moved[where] != moved[where]).nonzero().flatten().tolist() == [2]
+        assert torch.equal(rule.moved[rule.view.layout.slices["hidden.weight"]], best["hidden.weight"].flatten())
+
+    def test_the_same_weights_loaded_change_nothing(self) -> None:
+        model, rule, _ = self.trained("fedmrn")
+        moved = rule.moved.clone()
+        model.load_state_dict({n: v.clone() for n, v in model.state_dict().items()})
+        rule.look()
+        assert torch.equal(rule.moved, moved)
+
+    def test_the_model_has_no_trace_of_it_afterwards(self) -> None:
+        model, rule, _ = self.trained("fedmrn")
+        copied = copy.deepcopy(model)  # in the middle of training, and without the rule
+        copied.load_state_dict(model.state_dict())
+        pickle.loads(pickle.dumps(model)).load_state_dict(model.state_dict())  # noqa: S301 - our own bytes
+        rule.finish(weight=1)
+        hooks = [m._load_state_dict_pre_hooks for m in model.modules()]
+        assert not any(hooks)
+        given = broadcast_of(model)
+        for _ in range(2):
+            attach(model, SGD(model.parameters(), lr=0.1), given, steps=1)
+        last = attach(model, SGD(model.parameters(), lr=0.1), given, steps=1)
+        assert max(len(m._load_state_dict_pre_hooks) for m in model.modules()) == 1
+        steps(model, last, 1)
+        last.finish(weight=1)
+        assert not any(hooks)

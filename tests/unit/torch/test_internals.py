@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from fedmrn.torch.internals import (
     ANY_BATCH_NORM,
     added,
+    before_loading,
     buffers,
     children,
     compiled_from,
@@ -170,7 +171,7 @@ def test_an_optimiser_without_the_compiler_is_torchs(kind: type[torch.optim.Opti
 def test_training_loads_no_compiler() -> None:
     code = """
 import sys, torch
-from torch import nn
+from torch import Tensor, nn
 from fedmrn.torch.internals import not_compiled, without_compiler
 model = nn.Linear(2, 2)
 optimizer = without_compiler(torch.optim.SGD)(model.parameters(), lr=0.1)
@@ -181,3 +182,24 @@ not_compiled(optimizer.state_dict)()
 assert "torch._dynamo" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_is_called_before_a_state_is_loaded() -> None:
+    model, found = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), []
+
+    def hook(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+        found.append((module, prefix, prefix + "weight" in state))
+
+    handles = [before_loading(model[0], hook), before_loading(model[0], hook), before_loading(model[1], hook)]
+    state = model.state_dict()
+    del state["1.weight"]
+    model.load_state_dict(state, strict=False)
+    assert found == [(model[0], "0.", True), (model[1], "1.", False)]
+    for handle in handles:
+        assert handle is not None
+        handle.remove()
+    model.load_state_dict(model.state_dict())
+    assert len(found) == 2
+    with pytest.warns(DeprecationWarning, match="script"):
+        scripted = torch.jit.script(model)
+    assert before_loading(scripted, hook) is None

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from any_optimiser import Hold, Reader, as_plain, loss_of, reader, sentences, values
+from any_optimiser import Hold, Reader, as_plain, loss_of, reader, sentences, values, without_masks
 from federating import MASKED, Pushed, batch, broadcast_of
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -465,6 +465,13 @@ class TestSteps:
             frame = rule.finish(weight=1)
         assert frame.weight == 1
 
+    def test_more_steps_than_were_told_warn(self) -> None:
+        model = reader()
+        rule = masked(model, SGD(model.parameters(), lr=0.1), steps=2)
+        steps(model, rule, 5)
+        with pytest.warns(UserWarning, match=r"after 5 of 2 steps: .*steps=5"):
+            rule.finish(weight=1)
+
     def test_all_steps_give_no_warning(self) -> None:
         model = reader()
         rule = masked(model, SGD(model.parameters(), lr=0.1))
@@ -556,6 +563,24 @@ class TestRefusals:
         with pytest.raises(UnsupportedModelError, match="make it from this model"):
             masked(model, SGD(other.parameters(), lr=0.1))
 
+    @pytest.mark.parametrize("name", ["fedmrn", "fedavg"])
+    @pytest.mark.parametrize("several", [False, True])
+    def test_an_optimiser_of_another_model_whatever_the_method(self, name: str, several: bool) -> None:
+        model, foreign = reader(), AdamW(reader().parameters())
+        given = [AdamW(model.parameters()), foreign] if several else foreign
+        with pytest.raises(UnsupportedModelError, match=r"optimiser( 2 of 2)? holds no trained parameter of"):
+            attach(model, given, broadcast_of(model, name), accept="any", steps=2)
+
+    def test_what_is_not_the_models_is_trained_and_told(self) -> None:
+        model, temperature = reader(), nn.Parameter(torch.ones(()))
+        frozen = nn.Parameter(torch.ones(3), requires_grad=False)
+        given = SGD([*model.parameters(), temperature, frozen], lr=0.1)
+        with pytest.warns(UserWarning, match="1 tensors that are not in the model that is attached"):
+            rule = attach(model, given, broadcast_of(model), steps=1)
+        (loss_of(model, DATA, 0, 16)() * temperature).backward()
+        rule.step()
+        assert temperature != 1
+
     def test_an_attribute_that_no_optimiser_has(self) -> None:
         model = Pushed(SIZE)
         rule = masked(model, SGD(model.parameters(), lr=0.1))
@@ -572,6 +597,93 @@ def test_an_optimiser_over_a_part_of_the_model_leaves_the_rest_where_it_was() ->
     rule.step()
     assert not rule.u[: 6 * 4 + 4].any()
     assert rule.u[6 * 4 + 4 :].all()
+
+
+class Patient(SGD):
+    """An optimiser with settings outside its groups, a property, and a step of more arguments."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, lr=lr, momentum=0.9)
+        self.every, self.count, self.steps = 1, 0, "its own"
+
+    @property
+    def half(self) -> bool:
+        return self.param_groups[0]["lr"] < 0.1
+
+    @half.setter
+    def half(self, wanted: bool) -> None:
+        self.param_groups[0]["lr"] = 0.05 if wanted else 0.1
+
+    def step(self, closure: Any = None, factor: float = 1.0, *, shift: float = 0.0) -> Any:
+        self.count += 1
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self.count % self.every == 0:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.data.sub_(group["lr"] * factor * p.grad + shift)
+        return loss
+
+
+class TestOfItsOwn:
+    """What only this optimiser has: the wrapper passes it on."""
+
+    def test_settings_that_are_set_on_the_wrapper(self) -> None:
+        def loop(model: nn.Module, hold: Hold) -> None:
+            optimizer: Any = hold(Patient(model.parameters(), 0.1))
+            optimizer.every, optimizer.half = 2, True
+            steps(model, optimizer, 5)
+            assert (optimizer.count, optimizer.every, optimizer.half) == (5, 2, True)
+
+        as_plain(loop)
+
+    def test_settings_of_one_of_several(self) -> None:
+        model = reader()
+        given = [Patient(model.hidden.parameters(), 0.1), Patient(model.head.parameters(), 0.1)]
+        rule = attach(model, [*given], broadcast_of(model), steps=2)
+        second: Any = rule.optimizers[1]
+        second.every = 3
+        assert [one.every for one in given] == [1, 3]
+
+    def test_the_wrappers_own_attributes_stay_its_own(self) -> None:
+        model = reader()
+        inner = Patient(model.parameters(), 0.1)
+        rule = attach(model, inner, broadcast_of(model), steps=7)
+        rule.steps = 9
+        schedule = lr_scheduler.StepLR(rule, 3)
+        assert (rule.steps, inner.steps) == (9, "its own")
+        assert schedule.optimizer is rule
+
+    @pytest.mark.parametrize("several", [False, True])
+    @pytest.mark.parametrize("closure", [False, True])
+    def test_further_arguments_of_a_step(self, closure: bool, several: bool) -> None:
+        def loop(model: Any, hold: Hold) -> None:
+            kinds = [Patient(model.parameters(), 0.1)]
+            if several:
+                kinds = [Patient(part.parameters(), 0.1) for part in (model.hidden, model.head)]
+            wrapped: Any = kinds
+            if hold(kinds[0]) is not kinds[0]:
+                given = without_masks(model)
+                rule = attach(model, [*kinds], given, accept="any", steps=10**12, sampling_key=3)
+                wrapped = rule.optimizers
+            for step in range(4):
+                for one in wrapped:
+
+                    def loss(step: int = step) -> Any:
+                        model.zero_grad()
+                        value: Any = loss_of(model, DATA, step, 16)()
+                        value.backward()
+                        return value
+
+                    if closure:
+                        assert one.step(loss, 0.5, shift=1e-3).item() > 0
+                    else:
+                        loss()
+                        one.step(None, 0.5, shift=1e-3)
+
+        as_plain(loop)
 
 
 def test_unknown_attributes_are_the_inner_optimisers() -> None:

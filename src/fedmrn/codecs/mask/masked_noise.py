@@ -19,8 +19,8 @@ from fedmrn.codecs.observation import DENSITY, Observed
 from fedmrn.errors import ConfigError, MalformedFrameError
 from fedmrn.numerics.bits import check_mask, count_ones, pack_bits
 from fedmrn.numerics.compiled import compiled
-from fedmrn.numerics.fused import FACTOR_BITS, fold_masked
-from fedmrn.numerics.kernels import apply_mask, fold
+from fedmrn.numerics.fused import FACTOR_BITS, fold_all_masked, fold_masked
+from fedmrn.numerics.kernels import PART, apply_mask, fold
 from fedmrn.numerics.masking import MaskType, draw_mask
 from fedmrn.numerics.noise import Law, NoiseSpec, fill_noise, gaussian_table
 from fedmrn.numerics.philox import check_vector
@@ -82,10 +82,39 @@ class OpenedMask(Opened):
         check_vector(total, np.int64)
         spec, signed = self.codec.noise, self.codec.mask is MaskType.SIGNED
         law, scale, key = int(spec.law), np.float32(spec.scale), np.uint64(self.key)
-        if near and spec.law is not Law.GAUSSIAN and ldexp(frexp(factor)[0], FACTOR_BITS).is_integer():
+        if self._is_exact(factor, near):
             fold_masked(law, scale, key, start, self.bits, signed, factor, total)
         else:
             _fold_masks(law, scale, gaussian_table(), key, start, self.bits, signed, factor, near, total)
+
+    def fold_together(
+        self, others: Sequence[Self], start: int, factors: Sequence[tuple[float, bool]], total: NDArray[np.int64]
+    ) -> None:
+        """Add this section and others of its codec, each times a factor, a block of sums in the first cache at a time.
+
+        Args:
+            others: as many as there are factors, but one.
+            start, total: as for `fold`.
+            factors: of each, as `factor` and `near` of `fold`; this section's first.
+        """
+        masks = (self, *others)
+        if not others or not all(self._is_exact(*factor) for factor in factors):
+            for at in range(0, total.size, PART):
+                for mask, factor in zip(masks, factors, strict=True):
+                    mask.fold(start + at, *factor, total[at : at + PART])
+            return
+        check_vector(total, np.int64)
+        spec = self.codec.noise
+        keys = np.array([mask.key for mask in masks], np.uint64)
+        places = np.array([mask.bits.ctypes.data for mask in masks], np.uint64)
+        numbers = np.array([factor for factor, _ in factors])
+        size, signed = self.bits.size, self.codec.mask is MaskType.SIGNED
+        fold_all_masked(int(spec.law), np.float32(spec.scale), keys, start, places, size, signed, numbers, total)
+
+    def _is_exact(self, factor: float, near: bool) -> bool:
+        """Whether the noise needs no table and its products with a factor are not rounded."""
+        few = ldexp(frexp(factor)[0], FACTOR_BITS).is_integer()
+        return near and few and self.codec.noise.law is not Law.GAUSSIAN
 
     def observed(self, tensors: Sequence[slice]) -> Observed:
         """Return the number of ones of each tensor."""

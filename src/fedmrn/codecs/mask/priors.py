@@ -63,15 +63,16 @@ def _entropies(p, out):  # type: ignore[no-untyped-def]  # pragma: no cover - co
 
 
 @compiled()
-def _look(p, context, totals, ones, entropy, levels):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _look(p, context, sums, levels):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     h = np.empty(_PIECE, np.float32)
     for start in range(0, p.size, _PIECE):
         part, c = p[start : start + _PIECE], context[start : start + _PIECE]
         _entropies(part, h[: part.size])
         for i in range(part.size):
-            totals[c[i]] += 1
-            ones[c[i]] += np.float64(part[i])
-            entropy[c[i]] += np.float64(h[i])
+            here = sums[c[i]]
+            here[0] += np.float64(1)
+            here[1] += np.float64(part[i])
+            here[2] += np.float64(h[i])
         level = levels[start : start + _PIECE]
         for i in range(part.size):
             level[i] = np.uint16(np.int32(np.rint(part[i] * np.float32(_LEVELS))))
@@ -109,23 +110,24 @@ class Means:
     """
 
     def __init__(self, contexts: int) -> None:
-        self._totals, self._ones, self._entropy = np.zeros(contexts, np.int64), np.zeros(contexts), np.zeros(contexts)
+        self._sums = np.zeros((contexts, 4))  # elements, their p and entropies, side by side: a vector with one idle
 
     def look(self, p: NDArray[np.float32], context: NDArray[np.uint32], levels: NDArray[np.uint16]) -> None:
         """Add a chunk's p to the sums, and write each rounded to a multiple of 1/1024, ties to even: its level."""
-        _look(p, context, self._totals, self._ones, self._entropy, levels)
+        _look(p, context, self._sums, levels)
 
     def tables(self, rate: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the prior of each context in 1/256, and its information in 1/256 bits times the rate.
 
         Both are 1 to 255, or 0 where the context is empty.
         """
-        some = np.maximum(self._totals, 1)
-        mean, entropy = self._ones / some, self._entropy / some
+        totals, ones, entropies, _ = self._sums.T
+        some = np.maximum(totals, 1)
+        mean, entropy = ones / some, entropies / some
         prior = np.rint(mean * ONE).clip(1, ONE - 1)
         cross = -(mean * np.log2(prior / ONE) + (1 - mean) * np.log2(1 - prior / ONE))
         information = np.rint((cross - entropy) * rate * ONE).clip(1, ONE - 1)
-        there = self._totals > 0
+        there = totals > 0
         return np.where(there, prior, 0).astype(np.uint8), np.where(there, information, 0).astype(np.uint8)
 
 

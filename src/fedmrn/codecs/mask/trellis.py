@@ -23,6 +23,9 @@ from fedmrn.codecs.mask.trellis_lanes import (
     STATES,
     add_two,
     step_narrow,
+    step_one,
+    step_three,
+    step_two,
     step_wide,
     write_one,
     write_three,
@@ -33,6 +36,7 @@ from fedmrn.numerics.compiled import compiled
 LARGEST_LOG2_STATES = 10
 """The largest log2_states: work of the search and memory of a block double with each."""
 ONE = 256
+_LOG2_STATES = np.uint64(STATES.bit_length() - 1)
 _UNREACHED = np.int32(-(1 << 30))
 _MOST = (1 << 15) - 1
 _TOP = np.uint32(1 << 15)
@@ -84,12 +88,29 @@ def _score_widely(numbers, start, stop, branch, vectors, wide):  # type: ignore[
 
 
 @compiled()
-def _back(path, back, state, half):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Write the path that ends in a state."""
+def _back(path, back, state, log2_half):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Write the path that ends in a state, uint64. Each bit waits for the next: few operations, without signs."""
+    one, places, top = np.uint64(1), np.uint64(STATES - 1), np.uint64(log2_half)
     for k in range(back.shape[0] - 1, -1, -1):
-        b, h = state & 1, state >> 1
+        b, h = state & one, state >> one
         path[k] = b
-        state = h + half * ((np.int64(back[k, h // STATES]) >> (STATES * b + h % STATES)) & 1)
+        word = np.uint64(back[k, h >> _LOG2_STATES])
+        state = h | ((word >> ((b << _LOG2_STATES) | (h & places))) & one) << top
+
+
+@compiled()
+def _part(scores, information, ends, far):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Write where the elements of each path bit end and the sum of |score| up to there; return how many bits there are.
+
+    Nothing branches on how many elements a bit has, which is chance.
+    """
+    spent, total, bit = np.int64(0), np.int64(0), np.int64(-1)
+    for i in range(scores.size):
+        bit = spent >> 8
+        spent += np.int64(information[i])
+        total += abs(np.int64(scores[i]))
+        ends[bit], far[bit] = i + 1, total
+    return bit + 1
 
 
 @compiled()
@@ -109,51 +130,53 @@ def search(scores, prior, information, words, log2_states, path):  # type: ignor
     """
     states = 1 << log2_states
     half, vectors = states >> 1, (2 * states + LABELS - 1) // LABELS
-    old, new = np.full(states + PADDING, _UNREACHED, np.int32), np.empty(states + PADDING, np.int32)
-    near, nearer = np.empty(states + PADDING, np.int16), np.empty(states + PADDING, np.int16)
-    branch, wide = np.zeros(2 * states + PADDING, np.int16), np.empty(2 * states + PADDING, np.int32)
-    at = np.uint64(branch.ctypes.data)
-    old[0] = 0
+    ends, far = np.zeros(scores.size + log2_states + 1, np.int64), np.zeros(scores.size + log2_states + 1, np.int64)
+    used = _part(scores, information, ends[log2_states + 1 :], far[log2_states + 1 :])
     numbers = np.empty((4, scores.size), np.int16)
     _numbers(scores, prior, words, numbers)
-    bits = 0
-    for i in range(information.size):
-        bits += information[i]
-    back = np.empty((bits // ONE + 1, (half + STATES - 1) // STATES), np.uint32)
-    # How far apart one path bit may bring two sums; and all that matter for the next ones.
-    reach, window = np.zeros(back.shape[0] + log2_states + 1, np.int64), np.int64(0)
-    narrow = False
-    i = used = spent = 0
-    while i < scores.size:
-        start, far = i, np.int64(0)
-        while i < scores.size and spent < ONE:
-            spent += information[i]
-            far += abs(np.int64(scores[i]))
-            i += 1
-        spent -= ONE
-        reach[used + log2_states + 1] = far
-        window += far - reach[used]
-        row = np.uint64(back[used].ctypes.data)
-        if used >= log2_states and window <= _MOST:
+    back = np.empty((used, (half + STATES - 1) // STATES), np.uint32)
+    # Sums of states in rows that take turns: to let arrays change their names would count references at each bit.
+    wide, near = np.empty((2, states + PADDING), np.int32), np.empty((2, states + PADDING), np.int16)
+    branch, sums = np.zeros(2 * states + PADDING, np.int16), np.empty(2 * states + PADDING, np.int32)
+    at, sums_at = np.uint64(branch.ctypes.data), np.uint64(sums.ctypes.data)
+    near_at, near_row = np.uint64(near.ctypes.data), 2 * near.shape[1]
+    wide_at, wide_row = np.uint64(wide.ctypes.data), 4 * wide.shape[1]
+    first, rows = np.uint64(numbers.ctypes.data), numbers.shape[1]
+    back_at, back_row = np.uint64(back.ctypes.data), 4 * back.shape[1]
+    wide[0] = _UNREACHED
+    wide[0, 0] = 0
+    narrow, now = False, 0
+    for k in range(used):
+        start, stop = ends[k + log2_states], ends[k + log2_states + 1]
+        here = first + np.uint64(2 * start)
+        row = back_at + np.uint64(back_row * k)
+        # How far apart the path bits that matter for the next sums may bring two of them.
+        if k >= log2_states and far[k + log2_states + 1] - far[k] <= _MOST:
             if not narrow:
                 for s in range(states):
-                    near[s] = np.int16(old[s] - old[0])
+                    near[now, s] = np.int16(wide[now, s] - wide[now, 0])
             narrow = True
-            _score(numbers, start, i, at, vectors)
-            step_narrow(np.uint64(near.ctypes.data), at, np.uint64(nearer.ctypes.data), row, half, near[0])  # type: ignore[call-arg]
-            near, nearer = nearer, near
+            old, new = near_at + np.uint64(near_row * now), near_at + np.uint64(near_row * (1 - now))
+            if stop - start == 2:
+                step_two(here, rows, old, new, row, half)
+            elif stop - start == 1:
+                step_one(here, rows, old, new, row, half)
+            elif stop - start == 3:
+                step_three(here, rows, old, new, row, half)
+            else:
+                _score(numbers, start, stop, at, vectors)
+                step_narrow(old, at, new, row, half)  # type: ignore[call-arg]
         else:
             if narrow:
                 for s in range(states):
-                    old[s] = near[s]
+                    wide[now, s] = near[now, s]
             narrow = False
-            _score_widely(numbers, start, i, branch, vectors, wide)
-            sums = np.uint64(wide.ctypes.data)
-            step_wide(np.uint64(old.ctypes.data), sums, np.uint64(new.ctypes.data), row, half, np.int32(0))  # type: ignore[call-arg]
-            old, new = new, old
-        used += 1
-    best = np.argmax(near[:states]) if narrow else np.argmax(old[:states])
-    _back(path, back[:used], best, half)
+            _score_widely(numbers, start, stop, branch, vectors, sums)
+            old, new = wide_at + np.uint64(wide_row * now), wide_at + np.uint64(wide_row * (1 - now))
+            step_wide(old, sums_at, new, row, half)  # type: ignore[call-arg]
+        now = 1 - now
+    best = np.argmax(near[now, :states]) if narrow else np.argmax(wide[now, :states])
+    _back(path, back, np.uint64(best), log2_states - 1)
     return used
 
 

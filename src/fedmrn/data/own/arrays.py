@@ -58,6 +58,8 @@ def _array(values: Any, what: str) -> NDArray[Any]:
         found = np.asarray(values)
     except Exception as error:  # whatever a person's own type does
         raise DataError(f"{what} is no array ({printable(str(error), 200)}): give one of NumPy's") from error
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise DataError(f"{what} has masked values, which would be used as they are: fill them in, or leave them out")
     if found.dtype.hasobject:
         raise DataError(f"{what} is an array of Python objects: give numbers, all samples of one shape")
     return found
@@ -88,7 +90,10 @@ def _samples(values: Any, what: str) -> NDArray[Any]:
         found = np.require(x, kind, ["C", "W"])
     if kind is np.float32 and not np.isfinite(found).all():
         first = int(np.flatnonzero(~np.isfinite(found).reshape(len(found), -1).all(1))[0])
-        raise DataError(f"{what} has values that are not finite (NaN, infinite), first in sample {first}: leave it out")
+        raise DataError(
+            f"{what} has values that are not finite as float32 (NaN, infinite, too large), first in sample {first}: "
+            "leave it out"
+        )
     if kind is np.int64 and x.dtype == np.uint64 and (found < 0).any():
         raise DataError(f"{what} has whole numbers beyond int64: give smaller ones")
     return found
@@ -107,6 +112,8 @@ def _labels(values: Any, what: str) -> NDArray[np.int64]:
         raise DataError(f"{what} is {y.dtype}: give whole numbers, as {cure} does")
     if not y.size:
         raise DataError(f"{what} is empty: give at least one label")
+    if y.dtype == np.uint64 and (y > np.iinfo(np.int64).max).any():
+        raise DataError(f"{what} has label {y.max()}: number the classes from 0 without a gap")
     return np.require(y, np.int64, ["C", "W"])
 
 
@@ -132,6 +139,8 @@ def _gap(found: NDArray[np.int64]) -> int:
 
 
 def _roles(roles: Any, count: int, where: str) -> list[NDArray[np.int64]]:
+    if not isinstance(roles, tuple | list):
+        raise DataError(f"{where}: roles are a {type(roles).__name__}: give a tuple, an array of indices for each user")
     found = [_array(role, f"{where}: roles") for role in roles]
     for role in found:
         if role.ndim != 1 or not np.issubdtype(role.dtype, np.integer) or not ((role >= 0) & (role < count)).all():

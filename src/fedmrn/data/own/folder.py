@@ -68,7 +68,7 @@ def read_folder(folder: Path, *, side: int, share: float, seed: int) -> tuple[Ar
 
 def _read(paths: list[Path]) -> Iterator[tuple[bytes, str]]:
     for path in paths:
-        yield read_limited(path, MOST_OF_A_FILE), str(path)
+        yield read_limited(path, MOST_OF_A_FILE, "replace or delete it"), str(path)
 
 
 def _classes(folder: Path, least: int = 2) -> list[str]:

@@ -100,5 +100,5 @@ def _blob(picture: Any, folder: Path, row: int) -> bytes:
     if picture and isinstance(picture.get("bytes"), bytes):
         return bytes(picture["bytes"])
     if picture and picture.get("path"):
-        return read_limited(Path(picture["path"]), MOST_OF_A_FILE)
+        return read_limited(Path(picture["path"]), MOST_OF_A_FILE, f"save {folder} anew, or drop row {row}")
     raise DataError(f"{folder}, row {row} has no picture; drop it")

@@ -23,6 +23,7 @@ from fedmrn.models.own import check_outputs
 from fedmrn.torch import Training
 from fedmrn.torch.objectives import OBJECTIVES
 
+_HELPERS = 0.1  # of clients, where each shares with few neighbours
 _TESTED = 1000 * 3 * 32 * 32
 """Numbers in a batch of samples of one's own that is evaluated, at most."""
 
@@ -137,7 +138,8 @@ def _protect(train: TrainConfig) -> Any:
         secure = import_module("fedmrn.secure")
     except ModuleNotFoundError as error:
         raise explained(error, 'train.protect = "secure-sum"') from error
-    return secure.SecureSum(threshold=train.threshold)
+    colluding = {"all": None, "few": _HELPERS}[train.neighbours]
+    return secure.SecureSum(threshold=train.threshold, colluding=colluding)
 
 
 def _share_out(dataset: Dataset, data: DataConfig, seed: int) -> list[NDArray[np.int64]]:

@@ -4,25 +4,23 @@ from collections.abc import Sequence
 
 from fedmrn.experiments.config import Experiment
 from fedmrn.experiments.run.record import Record
-from fedmrn.privacy import DELTA, PrivateRounds, epsilon_of
-from fedmrn.wire.layout import Group, Layout
+from fedmrn.federation.private_run import PrivateRun
+from fedmrn.wire.layout import Layout
 
-_SEES = "for who sees the sums of masks alone, clients honest"
+_DICE = "the dice of a simulation follow from its seed, and are not private"
+
+
+def _account(experiment: Experiment, layout: Layout) -> PrivateRun:
+    return PrivateRun(experiment.scheme(), layout, experiment.train.clients_per_round, _DICE)
 
 
 def before(experiment: Experiment, layout: Layout) -> str:
     """Return in a line which epsilon a run will have.
 
     Raises:
-        ConfigError: dp-accounting is not installed (extra `privacy`).
+        ConfigError: dp-accounting is not installed (extra `privacy`), or a round has one client.
     """
-    theta, train, d = experiment.scheme().theta, experiment.train, layout.span(Group.CODED).stop
-    epsilon = epsilon_of([PrivateRounds(theta, train.clients_per_round, d, train.rounds)])
-    return (
-        f"with these settings epsilon will be {epsilon:.3g} (delta {DELTA:g}) for each client, {_SEES}: "
-        f"theta {theta:g}, {train.clients_per_round} clients a round, {train.rounds} rounds, {d:,} coded parameters; "
-        "the dice of a simulation follow from its seed, and are not private"
-    )
+    return _account(experiment, layout).before(experiment.train.rounds)
 
 
 def after(experiment: Experiment, layout: Layout, records: Sequence[Record]) -> str:
@@ -31,7 +29,6 @@ def after(experiment: Experiment, layout: Layout, records: Sequence[Record]) -> 
     Raises:
         ConfigError: as `before`.
     """
-    theta, d = experiment.scheme().theta, layout.span(Group.CODED).stop
-    sizes = [len(record.clients) for record in records]
-    epsilon = epsilon_of(PrivateRounds(theta, n, d, sizes.count(n)) for n in sorted(set(sizes)))
-    return f"epsilon is {epsilon:.3g} (delta {DELTA:g}) after {len(sizes)} rounds, {_SEES}"
+    account = _account(experiment, layout)
+    account.recall(max((record.round for record in records), default=0), ((r.round, len(r.clients)) for r in records))
+    return account.after()

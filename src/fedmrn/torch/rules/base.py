@@ -31,6 +31,7 @@ from fedmrn.numerics.rng import fresh_key
 from fedmrn.torch.calibration import Forward, calibrate
 from fedmrn.torch.model_layout import Choose, ModelLayout, Variances, default_choice
 from fedmrn.torch.ranks import Ranks
+from fedmrn.torch.rules.optimizers import check_holds
 from fedmrn.torch.rules.steps import Optimizers, Steps
 from fedmrn.torch.rules.twins import Twin
 from fedmrn.whole import whole
@@ -106,6 +107,7 @@ class LocalRule(Steps):
         if memory is not None and (memory.shape != (self.size,) or memory.dtype != np.float32):
             raise ConfigError(f"a memory is float32 of shape ({self.size},), got {memory.dtype} {memory.shape}")
         self.memory = memory
+        check_holds(self._inners, self.view.model)
         self.check()
         self._ranks = Ranks(model, self.view.device)
         self.given_key = sampling_key
@@ -115,6 +117,7 @@ class LocalRule(Steps):
             self.take_hold()
             self.twins = self.make_twins()
             self.begin()
+        self._sealed = True
 
     def check(self) -> None:
         """Refuse what the rule cannot train, before the model is changed."""
@@ -183,11 +186,11 @@ class LocalRule(Steps):
         self.look()
         self.guard.check_contents()
         self.check_contents()
-        if self.taken < self.steps:
-            warnings.warn(
-                f"finish() after {self.taken} of {self.steps} steps: local training was not done to its end",
-                stacklevel=2,
-            )
+        if self.taken != self.steps:
+            fault = "local training was not done to its end"
+            if self.taken > self.steps:
+                fault = f"masks grow with the steps that attach is told of: attach(..., steps={self.taken})"
+            warnings.warn(f"finish() after {self.taken} of {self.steps} steps: {fault}", stacklevel=2)
         frame = encode_update(
             self.broadcast,
             self.view.layout,

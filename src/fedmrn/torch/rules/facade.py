@@ -23,6 +23,9 @@ class Facade(torch.optim.Optimizer):
     # A scaler divides the gradients itself, in place of the step of a fused optimiser that it would hand its scale to.
     _step_supports_amp_scaling = False
 
+    _sealed = False
+    """Whether the wrapper is made: what is set from then on, and is no attribute of its own, is the inner one's."""
+
     def __init__(self, inner: torch.optim.Optimizer) -> None:
         self.inner = inner  # and nothing that `Optimizer` sets up: the inner one has it
 
@@ -40,6 +43,13 @@ class Facade(torch.optim.Optimizer):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         value = getattr(inner, name)
         return partial(self.call, value) if isinstance(value, MethodType) and value.__self__ is inner else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = not self._sealed or name in self.__dict__ or hasattr(type(self), name)
+        if own or not hasattr(self.inner, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.inner, name, value)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:

@@ -45,12 +45,14 @@ class ProbabilityMask(Through):
         """Make the frozen weights, and start from scores of the probabilities received."""
         self._frozen = torch.from_numpy(frozen_weights(self.view.layout, self._seed)).to(self.view.device)
         self.moved.copy_(torch.logit(self.base, eps=1e-6))
+        self._p, self._mask = torch.zeros(0), torch.zeros(0)
 
     @torch.no_grad()
     def draw(self) -> None:
         """Put w0 * m into the model for the next step."""
-        self._p = torch.sigmoid(self.moved)
-        self._mask = self.uniform() < self._p
+        p = torch.sigmoid(self.moved)
+        self._mask = self.renewed(self._mask, self.uniform() < p)
+        self._p = self.renewed(self._p, p)
         self.put(self._frozen * self._mask)
         self.note()
 
@@ -59,10 +61,10 @@ class ProbabilityMask(Through):
         weights = self._frozen[twin.where] * self._mask[twin.where]
         return weights.view(twin.shown.shape).to(twin.shown.dtype)
 
-    def take_over(self, twin: Twin) -> None:
+    def take_over(self, twin: Twin, *, whole: bool = False) -> None:
         """Refuse weights that somebody wrote: those of a mask over frozen weights cannot be chosen."""
         if not self.is_coded(twin):
-            super().take_over(twin)
+            super().take_over(twin, whole=whole)
         elif not torch.equal(twin.shown, self.drawn(twin)):
             raise UnsupportedModelError(
                 f"{twin.name} was written to while this client trains: in FedPM its values are frozen weights under a "
@@ -125,7 +127,7 @@ class LearnedSign(Through):
         """Start without scales: they are measured when the warm-up is over."""
         self._first: list[float] = []  # a0, once the warm-up is over
         self._exponent = [0.0] * len(self.coded)
-        self._sign = torch.zeros(0)
+        self._sign, self._last = torch.zeros_like(self.base), torch.zeros(0)
 
     def _scales(self) -> list[float]:
         low, high = self.LIMITS
@@ -147,19 +149,20 @@ class LearnedSign(Through):
     @torch.no_grad()
     def draw(self) -> None:
         """Put w + u, or after the warm-up w + a * sign, into the model for the next step."""
-        self._last = self._weights()
+        self._last = self.renewed(self._last, self._weights())
         self.put(self._last)
         self.note()
 
     def _weights(self) -> Tensor:
         free = max(1.0, self.warmup * self.steps + 1e-9)  # 0.29 * 100 is 28.999... in doubles
         if not self._first and self.taken + 1 <= free:
-            return self.moved
+            return self.moved.clone()
         if not self._first:
             self._start()
         scale = self._spread()
-        self._sign = torch.where((2 * self.uniform() - 1) * scale < self.u, 1.0, -1.0)
-        return self.base + scale * self._sign
+        sign = torch.where((2 * self.uniform() - 1) * scale < self.u, 1.0, -1.0)
+        self._sign = self.renewed(self._sign, sign)
+        return self.base + scale * sign
 
     def drawn_code(self, twin: Twin) -> Tensor:
         """Return the weights of a coded parameter that were drawn last."""

@@ -3,7 +3,6 @@
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from fedmrn.errors import ConfigError, MalformedFrameError, UnsupportedModelErro
 from fedmrn.numerics.masking import progressive_weights, sum_of_distances
 from fedmrn.numerics.threads import in_parallel
 from fedmrn.torch.fast.fused import STAY, Move, is_plain_sgd, plain_sgd, sgd_moves, without_gradients
+from fedmrn.torch.fast.kernels import kernels_of
 from fedmrn.torch.rules.facade import Loss
 from fedmrn.torch.rules.steps import Closure
 from fedmrn.torch.rules.through import Through
@@ -68,13 +68,14 @@ class MaskedTraining(Through):
         except ConfigError as error:
             raise MalformedFrameError(f"the broadcast tells what no client can do: {error}") from error
         self._follows_update = asked.noise_scale.follows_update
-        self._kernels = _kernels_of(self.view.device)
+        self._kernels = kernels_of(self.view.device)
 
     def prepare(self) -> None:
         """Make the noise that the broadcast names."""
         self._parts = [twin.where for twin in self.coded if twin.where.start < twin.where.stop]
         self._exponents = torch.zeros(len(self._parts), dtype=torch.int32, device=self.view.device)
-        self._caps = self._told_caps()
+        caps = told_caps(self.broadcast, self.view.layout) or (LARGEST_CAP,) * len(self._parts)  # no larger scales
+        self._caps = torch.tensor(caps, dtype=torch.int32, device=self.view.device)
         sizes = [where.stop - where.start for where in self._parts]
         self._dial = self._asked.dial(sizes, self.sampling_key, self._caps.tolist())
         multiple = FitsUpdate.multiple(self._codec.mask, self._codec.noise.law)
@@ -98,18 +99,14 @@ class MaskedTraining(Through):
         for where, exponent in zip(self._parts, told, strict=bool(told)):
             self.noise[where] *= 2.0**exponent
 
-    def _told_caps(self) -> Tensor:
-        """The exponents of the largest scales that the server takes, int32, one a tensor."""
-        caps = told_caps(self.broadcast, self.view.layout) or (LARGEST_CAP,) * len(self._parts)
-        return torch.tensor(caps, dtype=torch.int32, device=self.view.device)
-
     def device_step(self, inner: torch.optim.Optimizer | None = None, closure: Closure | None = None) -> Loss:
         """Move, and draw the next weights: in one pass where the optimiser is plain SGD."""
         inner = self.inner if inner is None else inner
-        tensors = [twin.tensor for twin in self.coded]
+        coded = self.own_coded()
+        tensors = [twin.tensor for twin in coded]
         # What has fewer bits has gradients of fewer bits, and is drawn apart.
         sums_apart = self._follows_update and self._kernels is not None
-        if sums_apart or any(twin.narrow for twin in self.twins) or not is_plain_sgd(inner):
+        if sums_apart or not coded or any(twin.narrow for twin in self.twins) or not is_plain_sgd(inner):
             return self.move(inner, closure)
         loss = None if closure is None else self.run_closure(closure)
         moves = sgd_moves(inner, tensors)
@@ -119,18 +116,23 @@ class MaskedTraining(Through):
         with without_gradients(tensors):
             inner.step()  # of the tensors left dense; and schedulers see that a step was taken
         if self._follows_update:
-            self._rescale([move for twin, move in zip(self.coded, moves, strict=True) if twin.tensor.numel()])
-            self._draw_after([(slice(0, self.size), STAY)])
+            self._rescale([move for twin, move in zip(coded, moves, strict=True) if twin.tensor.numel()])
+            self._draw_after(self._staying())
         else:
-            self._draw_after([(twin.where, move) for twin, move in zip(self.coded, moves, strict=True)])
+            self._draw_after([(twin.where, move) for twin, move in zip(coded, moves, strict=True)])
         self.note()
         return loss
 
     def draw(self) -> None:
         """Put w + PSM(u) into the model for the next step."""
         self._rescale()
-        self._draw_after([(slice(0, self.size), STAY)])
+        self._draw_after(self._staying())
         self.note()
+
+    def _staying(self) -> list[tuple[slice, Move]]:
+        """The places that are drawn anew, in as few pieces as may be, where nothing moves."""
+        places = [slice(0, self.size)] if self._own is None else [twin.where for twin in self.own_coded()]
+        return [(where, STAY) for where in places]
 
     def put_undiced(self) -> None:
         """Put w + u into the model, u clipped to what the mask can say that is sent: the mean over all masks of u."""
@@ -149,7 +151,7 @@ class MaskedTraining(Through):
     def drawn_code(self, twin: Twin) -> Tensor:
         """Return the weights of a coded parameter that were drawn last."""
         out = torch.empty_like(self.moved[twin.where])
-        self._write(twin.where, STAY, out, self._q(self.taken + 1))
+        self._write(twin.where, STAY, out, self._q(self.taken + 1 - twin.behind), behind=twin.behind)
         return out.view(twin.shown.shape).to(twin.shown.dtype)
 
     def _rescale(self, moves: Sequence[Move] = ()) -> None:
@@ -159,24 +161,34 @@ class MaskedTraining(Through):
         """
         if not self._follows_update:
             return
+        at = self._drawn_parts()
+        parts = self._parts[at] if isinstance(at, slice) else [self._parts[i] for i in at]
         if self._kernels is not None:
-            self._kernels.rescale(
-                self.moved, self.base, self._parts, self._multiples, self.noise, self._exponents, self._caps
-            )
+            now = self._exponents[at]
+            self._kernels.rescale(self.moved, self.base, parts, self._multiples[at], self.noise, now, self._caps[at])
+            if not isinstance(at, slice):
+                self._exponents[at] = now
             return
         moved, base, noise, exponents = (v.numpy() for v in (self.moved, self.base, self.noise, self._exponents))
         threads = torch.get_num_threads()
         sums = [
             sum_of_distances(moved[p], base[p], gradient=m.gradient.numpy(), rate=m.rate, threads=threads)
-            for p, m in zip(self._parts, moves or [STAY] * len(self._parts), strict=True)
+            for p, m in zip(parts, moves or [STAY] * len(parts), strict=True)
         ]
-        means = np.array([total / (p.stop - p.start) for total, p in zip(sums, self._parts, strict=True)], np.float64)
-        wanted = FitsUpdate.exponents(means, self._multiples.numpy(), self._caps.numpy())
-        for where, more in zip(self._parts, (wanted - exponents).tolist(), strict=True):
+        means = np.array([total / (p.stop - p.start) for total, p in zip(sums, parts, strict=True)], np.float64)
+        wanted = FitsUpdate.exponents(means, self._multiples[at].numpy(), self._caps[at].numpy())
+        for where, more in zip(parts, (wanted - exponents[at]).tolist(), strict=True):
             if more:  # in two halves: the whole factor may be beyond float32
                 noise[where] *= 2.0 ** (more // 2)
                 noise[where] *= 2.0 ** (more - more // 2)
-        exponents[:] = wanted
+        exponents[at] = wanted
+
+    def _drawn_parts(self) -> slice | list[int]:
+        """The indices of the parts that are drawn anew."""
+        if self._own is None:
+            return slice(None)
+        own = {twin.where.start for twin in self.own_coded() if twin.tensor.numel()}
+        return [i for i, where in enumerate(self._parts) if where.start in own]
 
     def _draw_after(self, moves: Sequence[tuple[slice, Move]], q: float | None = None) -> None:
         """Move first, in the same pass."""
@@ -187,7 +199,7 @@ class MaskedTraining(Through):
             if self._kernels is None:
                 in_parallel(partial(self._draw_range, moves, q), self.size, torch.get_num_threads())
             return
-        for twin in self.coded:
+        for twin in self.own_coded():
             if twin.narrow:
                 for at in range(twin.where.start, twin.where.stop, _PIECE):
                     part = slice(at, min(at + _PIECE, twin.where.stop))
@@ -204,15 +216,16 @@ class MaskedTraining(Through):
                 moved = Move(move.gradient[part.start - where.start : part.stop - where.start], move.rate)
                 self._write(part, moved, self.weights[part], q)
 
-    def _write(self, part: slice, move: Move, out: Tensor, q: float) -> None:
-        """Move a part of the elements, and write their next weights into `out`."""
-        stays = not move.gradient.numel()
+    def _write(self, part: slice, move: Move, out: Tensor, q: float, behind: int = 0) -> None:
+        """Move a part of the elements, and write into `out` their next weights, or those of so many steps before."""
+        stays, step = not move.gradient.numel(), self.taken + 1 - behind
         if self._kernels is not None:
+            aimed = self._kernels.pack_draws([self.stream(step)], [q])[0].to(out.device) if behind else self._aimed
             self._kernels.write_weights(
                 self.moved[part],
                 self.noise[part],
                 self.base[part],
-                self._aimed if q else self._unmasked,
+                aimed if q else self._unmasked,
                 self._codec.mask,
                 out,
                 start=part.start,
@@ -226,7 +239,7 @@ class MaskedTraining(Through):
             self.noise[part].numpy(),
             self.base[part].numpy(),
             q,
-            self.stream(self.taken + 1),
+            self.stream(step),
             self._codec.mask,
             out.numpy(),
             start=part.start,
@@ -284,15 +297,3 @@ class MaskedTraining(Through):
     def codecs(self) -> dict[Group, Codec]:
         """Return the codec that was asked for, around the mask of this rule."""
         return {Group.CODED: self._asked}
-
-
-def _kernels_of(device: torch.device) -> Any:
-    """Return the module of the kernels of a device: None for the CPU, whose kernels are `fedmrn.numerics.masking`'s."""
-    if device.type == "cpu":
-        return None
-    try:
-        return import_module("fedmrn.torch.fast.gpu")
-    except ImportError as error:
-        raise UnsupportedModelError(
-            f"training through a mask on {device} needs Triton ({error}): pip install 'fedmrn[gpu]', or model.cpu()"
-        ) from error

@@ -1,16 +1,19 @@
 """Which optimisers a rule trains with, several of them, and what is known of them."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Never, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fedmrn.errors import ConfigError, UnsupportedModelError
 from fedmrn.torch.internals import not_compiled
+from fedmrn.torch.modules import names_of
 from fedmrn.torch.rules.facade import Facade, Loss
+from fedmrn.torch.rules.twins import Twin
 
 _REFUSED = {
     torch.optim.LBFGS: "LBFGS searches along a line with a loss that must not change from call to call, and a mask is "
@@ -31,7 +34,9 @@ class Rule(Protocol):
     def call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """As `Facade.call`."""
 
-    def step_of(self, inner: torch.optim.Optimizer, closure: Callable[[], Loss] | None = None) -> Loss:
+    def step_of(
+        self, inner: torch.optim.Optimizer, closure: Callable[[], Loss] | None = None, *args: Any, **options: Any
+    ) -> Loss:
         """Take a local step of one of the optimisers."""
 
 
@@ -41,6 +46,7 @@ class Part(Facade):
     def __init__(self, rule: Rule, inner: torch.optim.Optimizer) -> None:
         super().__init__(inner)
         self._rule = rule
+        self._sealed = True
 
     def moving(self) -> AbstractContextManager[None]:
         """Return the context in which the model's parameters hold what their optimisers move."""
@@ -51,9 +57,9 @@ class Part(Facade):
         return self._rule.call(method, *args, **options)
 
     @not_compiled
-    def step(self, closure: Callable[[], Loss] | None = None) -> Loss:
+    def step(self, closure: Callable[[], Loss] | None = None, *args: Any, **options: Any) -> Loss:
         """Take a local step of this optimiser; as `LocalRule.step`."""
-        return self._rule.step_of(self.inner, closure)
+        return self._rule.step_of(self.inner, closure, *args, **options)
 
 
 class Together(torch.optim.Optimizer):
@@ -97,9 +103,47 @@ def check_optimizers(given: Any) -> tuple[torch.optim.Optimizer, ...]:
     return tuple(found)
 
 
+def check_holds(optimizers: Sequence[torch.optim.Optimizer], model: nn.Module) -> None:
+    """Warn of an optimiser that holds what is not the model's: it is trained, and not sent.
+
+    Raises:
+        UnsupportedModelError: an optimiser holds nothing of this model that is trained.
+    """
+    tensors = {id(t): t for _, t in names_of(model)}
+    foreign = 0
+    for number, one in enumerate(optimizers, 1):
+        held = [p for group in one.param_groups for p in group["params"]]
+        if not any(id(p) in tensors and p.requires_grad for p in held):
+            which = "the optimiser" if len(optimizers) == 1 else f"optimiser {number} of {len(optimizers)}"
+            raise UnsupportedModelError(
+                f"{which} holds no trained parameter of the model that is attached, which would stay as it is: make it "
+                "from this model"
+            )
+        foreign += sum(p.requires_grad and id(p) not in tensors for p in held)
+    if foreign:
+        warnings.warn(
+            f"the optimiser holds {foreign} tensors that are not in the model that is attached: they are trained here "
+            "and are not sent; to send them, put them into one model, nn.ModuleList([model, other])",
+            stacklevel=2,
+        )
+
+
 def runs_closure_first(optimizer: torch.optim.Optimizer) -> bool:
     """Whether it is known to call a closure before it moves anything: torch's own do."""
     return type(optimizer).__module__.startswith("torch.optim.")
+
+
+def drawn_with(
+    inner: torch.optim.Optimizer, inners: Sequence[torch.optim.Optimizer], twins: Iterable[Twin]
+) -> tuple[Twin, ...]:
+    """Return what a step of one of several optimisers draws anew: what it holds; and the first one, what none does."""
+    own, others = _held([inner]), _held([one for one in inners if one is not inner])
+    first = inner is inners[0]
+    return tuple(t for t in twins if id(t.tensor) in own or (first and id(t.tensor) not in others))
+
+
+def _held(optimizers: Iterable[torch.optim.Optimizer]) -> set[int]:
+    return {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
 
 
 @contextmanager

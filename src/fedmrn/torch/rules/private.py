@@ -17,9 +17,10 @@ from fedmrn.wire.private import check_sums_alone
 class SignedTraining(MaskedTraining):
     """Train through signed masks; with `theta`, train without dice and send a private mask.
 
-    Noise that hides a client among many would drown one that trains through it, so a private client trains as FedAvg's
-    does. Its update is clipped to +-2 theta scale when the mask is drawn, with dice of the operating system (of the
-    sampling key where one is given: a simulation's, which are not private). Its frame says weight 1.
+    Training through noise that hides a client among many gains nothing, and can cost accuracy (docs/privacy.md), so a
+    private client trains as FedAvg's does. Its update is clipped to +-2 theta scale when the mask is drawn, with dice
+    of the operating system (of the sampling key where one is given: a simulation's, which are not private). Its frame
+    says weight 1.
 
     Args:
         theta: how far from 1/2 the probability of a sent bit may be, at most 1/4; 0: masks are not private.

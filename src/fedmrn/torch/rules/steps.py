@@ -4,10 +4,10 @@ Where they differ, the parameters hold the model's tensors from step to step, an
 optimiser looks at them. A closure sees the model's again.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType, MethodType
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +17,22 @@ from fedmrn.torch.fast.fused import plain_sgd
 from fedmrn.torch.guard import Guard
 from fedmrn.torch.internals import has_hooks, not_compiled
 from fedmrn.torch.model_layout import ModelLayout
+from fedmrn.torch.rules.dice import Diced
 from fedmrn.torch.rules.facade import Facade, Loss
-from fedmrn.torch.rules.optimizers import Part, Together, check_optimizers, runs_closure_first, stepped
+from fedmrn.torch.rules.optimizers import (
+    Part,
+    check_optimizers,
+    runs_closure_first,
+    stepped,
+)
 from fedmrn.torch.rules.twins import Twin, to_model, to_optimizer
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 """One optimiser, or several over parts of one model."""
 Closure = Callable[[], Loss]
-_HOLDERS: "WeakValueDictionary[int, Steps]" = WeakValueDictionary()
-"""For the id of each tensor the rule that was attached to it last, which keeps the tensor. Tensors have no weak
-references themselves: torch would not swap them then."""
 
 
-class Steps(Facade):
+class Steps(Diced):
     """An optimiser, or several, over a model whose weights are not always what it moves.
 
     Args:
@@ -39,8 +42,6 @@ class Steps(Facade):
 
     Attributes:
         optimizers: the wrapper of each optimiser, in the order given; of a single one the rule itself.
-        taken: local steps so far.
-        twins: the parameters of which the optimiser sees another tensor than the model.
         guard: over what does not travel.
         finished: whether the update was made: the model is an ordinary one again.
     """
@@ -52,38 +53,18 @@ class Steps(Facade):
 
     def __init__(self, model: nn.Module, view: ModelLayout, optimizer: Optimizers) -> None:
         inners = check_optimizers(optimizer)
-        super().__init__(inners[0] if len(inners) == 1 else Together(inners))
+        super().__init__(inners, view)
         self._wrappers = () if len(inners) == 1 else tuple(Part(self, o) for o in inners)
-        self.model, self.view, self.taken = model, view, 0
+        self.model = model
         self.guard = Guard(view)
-        self.twins: tuple[Twin, ...] = ()
-        self.finished = self._superseded = False
 
     @property
     def optimizers(self) -> tuple[Facade, ...]:
         """The wrapper of each optimiser."""
         return self._wrappers or (self,)  # not kept: in a circle, a rule's vectors would wait for the garbage collector
 
-    def take_hold(self) -> None:
-        """Make this the rule that trains the model; an earlier one trains it no more."""
-        for each in self.view.places:
-            holder = _HOLDERS.get(id(each.tensor))
-            if holder is not None and holder is not self:
-                holder.give_way()
-            _HOLDERS[id(each.tensor)] = self
-
-    def give_way(self) -> None:
-        """Train this model no more: another rule was attached to it."""
-        self._superseded, self.twins = True, ()
-
-    def let_go(self) -> None:
-        """Leave the model to whoever comes next."""
-        self.finished = True
-        for each in self.view.places:
-            _HOLDERS.pop(id(each.tensor), None)
-
     @not_compiled
-    def step(self, closure: Closure | None = None) -> Loss:
+    def step(self, closure: Closure | None = None, *args: Any, **options: Any) -> Loss:
         """Take one local step with the gradients that `backward` left, or that the closure makes; return its loss.
 
         Raises:
@@ -92,18 +73,21 @@ class Steps(Facade):
         """
         if self._wrappers:
             raise ConfigError("this client has several optimisers: step each of opt.optimizers")
-        return self.step_of(self.inner, closure)
+        return self.step_of(self.inner, closure, *args, **options)
 
-    def step_of(self, inner: torch.optim.Optimizer, closure: Closure | None = None) -> Loss:
-        """Take one local step of one of the optimisers; as `step`."""
+    def step_of(self, inner: torch.optim.Optimizer, closure: Closure | None = None, *args: Any, **options: Any) -> Loss:
+        """Take a local step of one of the optimisers; as `step`. Further arguments are its own."""
         self.look()
-        self.advance()
-        try:
-            return self.device_step(inner, closure)
-        except BaseException:
-            self.retreat()  # the weights in the model are those of the step that was not taken
-            self.draw()  # from where the optimiser has moved to: a hook may have failed after it moved
-            raise
+        with self.drawing_for(inner):
+            self.advance()
+            try:
+                if args or options:
+                    return self.move(inner, closure, args, options)
+                return self.device_step(inner, closure)
+            except BaseException:
+                self.retreat()  # the weights in the model are those of the step that was not taken
+                self.draw()  # from where the optimiser has moved to: a hook may have failed after it moved
+                raise
 
     def look(self) -> None:
         """See what was done to the model since the last step: put it right, take it over, or refuse it.
@@ -116,32 +100,43 @@ class Steps(Facade):
         self.guard.check()
         for twin in self.twins:
             twin.put_right()
-        for twin in self.edited():
-            self.take_over(twin)
+        self._take_over_all(self.edited())
+
+    def _take_over_all(self, edited: Iterable[Twin]) -> None:
+        found = {id(twin): twin for twin in edited}
+        whole = {id(twin): twin for twin in self.written_whole()} if found else {}
+        for key, twin in (found | whole).items():
+            self.take_over(twin, whole=key in whole)
+        self._loaded.clear()
 
     def edited(self) -> Iterable[Twin]:
         """Yield each twin whose weights somebody may have written to since they were drawn."""
         return (twin for twin in self.twins if twin.changed())
 
-    def take_over(self, twin: Twin) -> None:
-        """Take values that somebody wrote into the model for those that the optimiser goes on from."""
-        written = twin.shown != self.drawn(twin)
+    def take_over(self, twin: Twin, *, whole: bool = False) -> None:
+        """Take values that somebody wrote into the model for those that the optimiser goes on from.
+
+        Elements that have the value that was drawn were not written to, unless the whole tensor was.
+        """
+        written = torch.ones_like(twin.shown, dtype=torch.bool) if whole else twin.shown != self.drawn(twin)
         if twin.shown.isfinite().all():  # weights put back after NaN: a mask may have hidden it, and drawn the same
             written |= ~twin.moved.isfinite()
         twin.moved.copy_(torch.where(written, twin.shown.to(torch.float32), twin.moved))
 
+    def written_whole(self) -> list[Twin]:
+        """Return the parameters all of whose elements were written to: those that were loaded.
+
+        What was loaded and is as it was drawn, all of it, was put back after a look at other weights: nothing changed.
+        """
+        return self.unless_as_drawn([twin for twin in self.twins if id(twin.tensor) in self._loaded])
+
+    def unless_as_drawn(self, twins: list[Twin]) -> list[Twin]:
+        """Return these parameters, or none if all have the weights that were drawn last."""
+        return twins if any(not torch.equal(twin.shown, self.drawn(twin)) for twin in twins) else []
+
     def drawn(self, twin: Twin) -> Tensor:
         """Return the weights that were drawn last, of the shape and dtype that the model has."""
         return twin.moved.to(twin.shown.dtype)
-
-    def _check_open(self) -> None:
-        if self.finished:
-            raise ConfigError("this client has finished; attach again for the next round")
-        if self._superseded:
-            raise ConfigError(
-                "another attach took this model over, and this one trains it no more; where a model has several "
-                "optimisers give them to one attach: attach(model, [first, second], ...), and step opt.optimizers"
-            )
 
     def device_step(self, inner: torch.optim.Optimizer | None = None, closure: Closure | None = None) -> Loss:
         """Do what the device does in a step; where `captured` allows it, replayed in place of a call.
@@ -152,10 +147,16 @@ class Steps(Facade):
         """
         return self.move(self.inner if inner is None else inner, closure)
 
-    def move(self, inner: torch.optim.Optimizer, closure: Closure | None) -> Loss:
-        """Let an optimiser move what it moves, and draw the next weights from it."""
+    def move(
+        self,
+        inner: torch.optim.Optimizer,
+        closure: Closure | None,
+        args: Sequence[Any] = (),
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Loss:
+        """Let an optimiser move what it moves, and draw the next weights from it; `args`, `options`: of its own."""
         if not self.twins:
-            loss = inner.step() if closure is None else inner.step(closure)
+            loss = inner.step(closure, *args, **options)
             self.settle()
             return loss
         known = runs_closure_first(inner) and not has_hooks(inner)
@@ -178,7 +179,7 @@ class Steps(Facade):
             self.adapt_gradients()
         to_optimizer(self.twins)  # and not `moving`: a captured step is replayed when its client has finished
         try:
-            loss = inner.step() if closure is None else inner.step(coded)
+            loss = inner.step(None if closure is None else coded, *args, **options)
         finally:
             to_model(self.twins)
         self.settle()
@@ -194,8 +195,7 @@ class Steps(Facade):
             edited = list(self.edited())
             if edited:
                 self.retreat()  # to the dice that the weights were drawn by
-                for twin in edited:
-                    self.take_over(twin)
+                self._take_over_all(edited)
                 self.advance()
 
     def settle(self) -> None:
@@ -206,9 +206,10 @@ class Steps(Facade):
 
     @torch.no_grad()
     def draw(self) -> None:
-        """Put the weights of the next step into the model."""
-        for twin in self.twins:
+        """Put the weights of the next step into the model: those of `own`."""
+        for twin in self.own:
             twin.shown.copy_(twin.moved)
+            twin.redrawn()
             twin.note()
 
     @contextmanager
@@ -236,14 +237,15 @@ class Steps(Facade):
             return method(*args, **options)
         self.look()
         self.adapt_gradients()
-        try:
-            with self.moving(), stepped(self.view.tensors) as found:
-                result = method(*args, **options)
-            if found:
-                self.advance()
-            self.settle()
-        finally:
-            self.draw()
+        with self.drawing_for(method.__self__ if isinstance(method, MethodType) else None):
+            try:
+                with self.moving(), stepped(self.view.tensors) as found:
+                    result = method(*args, **options)
+                if found:
+                    self.advance()
+                self.settle()
+            finally:
+                self.draw()
         return result
 
     def _redraw(self) -> None:
@@ -251,19 +253,6 @@ class Steps(Facade):
         self.retreat()
         self.draw()
         self.advance()
-
-    def retreat(self) -> None:
-        """Take back that a step was counted."""
-        self.taken -= 1
-
-    def advance(self) -> None:
-        """Count a step: what `step` does before `device_step`, and a captured step before it is replayed.
-
-        Raises:
-            ConfigError: after `finish`.
-        """
-        self._check_open()
-        self.taken += 1
 
     def captured(self) -> Hashable | None:
         """Return what a captured `device_step` depends on (rates, addresses), or None if it must not be captured.

@@ -1,6 +1,6 @@
 """Training through a code: the forward sees coded weights, the optimiser moves what is behind them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -95,20 +95,44 @@ class Through(LocalRule):
         return bool(twin.where.stop <= self.size)
 
     def put(self, weights: Tensor) -> None:
-        """Put weights into the model: float32, shape (size,)."""
-        for twin in self.coded:
+        """Put weights into the model, those of `own`: float32, shape (size,)."""
+        for twin in self.own_coded():
             twin.shown.copy_(weights[twin.where].view(twin.shown.shape))
+
+    def own_coded(self) -> Sequence[Twin]:
+        """The coded parameters that are drawn anew."""
+        return self.coded if self._own is None else [twin for twin in self._own if self.is_coded(twin)]
+
+    def renewed(self, old: Tensor, new: Tensor) -> Tensor:
+        """Return what belongs to the weights that are drawn now, shape (size,): the old of what is not drawn anew."""
+        if self._own is None or old.shape != new.shape:
+            return new
+        for twin in self.own_coded():
+            old[twin.where] = new[twin.where]
+        return old
 
     @torch.no_grad()
     def note(self) -> None:
         """Note the weights that were drawn, so that edits are seen; and round what has fewer bits and is not coded."""
+        own = {id(twin) for twin in self.own}
         for twin in self.dense:
-            twin.shown.copy_(twin.moved)
-            twin.note()
+            if id(twin) in own:
+                twin.shown.copy_(twin.moved)
+                twin.redrawn()
+                twin.note()
         self._drawn = self._print()
-        for twin in self.coded:
+        for twin in self.own_coded():
+            twin.redrawn()
             if twin.narrow or self.weights.device.type != "cpu":
                 twin.note()
+
+    def written_whole(self) -> list[Twin]:
+        """Return the parameters all of whose elements were written to: loaded, or set to the broadcast's weights."""
+        return super().written_whole() + self.unless_as_drawn([twin for twin in self.coded if self._is_back(twin)])
+
+    def _is_back(self, twin: Twin) -> bool:
+        received = self.base[twin.where].view(twin.shown.shape)
+        return torch.equal(twin.shown, received.to(twin.shown.dtype))
 
     def _print(self) -> int:
         return fingerprint(self.weights.numpy()) if self.weights.device.type == "cpu" else 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from fedmrn.errors import UnsupportedModelError
 from fedmrn.numerics.masking import fingerprint
@@ -21,25 +22,34 @@ class Twin:
         tensor: the parameter.
         where: its place in the flat vector.
         moved: what the optimiser moves: float32, contiguous, of the parameter's shape.
-        shown: what the model computes with: of its dtype, contiguous.
+        shown: what the model computes with: of its dtype, contiguous; it may be a view of a longer vector.
+
+    Attributes:
+        behind: steps that were taken since the one that it was drawn after.
     """
 
     def __init__(self, name: str, tensor: Tensor, where: slice, moved: Tensor, shown: Tensor) -> None:
-        self.name, self.tensor, self.where, self.moved, self.shown = name, tensor, where, moved, shown
+        self.name, self.tensor, self.where = name, tensor, where
         self.narrow = shown.dtype != torch.float32
         self._gradient: Tensor | None = None
+        self.behind = 0
         self._adapted: tuple[int, int] | None = None
-        tensor.data = shown
+        self.move_to(moved, shown)
         self.note()
 
     def move_to(self, moved: Tensor, shown: Tensor) -> None:
         """Use other memory, which has the same values."""
-        self.moved, self.shown = moved, shown
-        self.tensor.data = shown
+        self.moved, self._memory, self.shown = moved, shown, _alone(shown)
+        self.tensor.data = self.shown
 
     def note(self) -> None:
         """Note what the model computes with, as it was drawn."""
         self._seen = self._print()
+
+    def redrawn(self) -> None:
+        """Say that it was drawn anew: torch refuses to go backward through a graph that has its former weights."""
+        self.behind = 0
+        increment_version(self.tensor)
 
     def changed(self) -> bool:
         """Whether that was written to since; on a CUDA device, otherwise than through `data`."""
@@ -76,6 +86,8 @@ class Twin:
     def fresh_gradient(self) -> Tensor | None:
         """Return the gradient, unless there is none or it was adapted already."""
         gradient = self.tensor.grad
+        if gradient is not None and gradient.layout is not torch.strided:
+            gradient = self.tensor.grad = gradient.to_dense()  # of a sparse embedding
         return None if gradient is None or self._adapted == (gradient.data_ptr(), version(gradient)) else gradient
 
     def adapted(self) -> None:
@@ -89,6 +101,10 @@ class Twin:
         Raises:
             UnsupportedModelError: it is of another dtype, shape or device now.
         """
+        if self.shown.data_ptr() != self._memory.data_ptr() and self.shown.numel():
+            moved_along, self.shown = self.shown, _alone(self._memory)  # into memory that processes share, say
+            self.shown.copy_(moved_along)
+            self.tensor.data = self.shown
         now, shown = self.tensor, self.shown
         if now.data_ptr() == shown.data_ptr() and now.dtype == shown.dtype and now.stride() == shown.stride():
             return
@@ -99,6 +115,15 @@ class Twin:
             )
         shown.copy_(now.detach())
         now.data = shown
+
+
+def _alone(shown: Tensor) -> Tensor:
+    """Return a tensor over the same memory with a storage of its own.
+
+    What saves a model (safetensors, accelerate) takes tensors of one storage for one, and leaves the others out.
+    """
+    whole = shown.untyped_storage().nbytes() == shown.numel() * shown.element_size()
+    return shown if whole or not shown.numel() else torch.from_dlpack(shown)  # type: ignore[attr-defined]
 
 
 def to_optimizer(twins: Sequence[Twin]) -> None:

@@ -104,7 +104,7 @@ def some_clients(
 )
 def test_a_whole_client_with_the_kernels_of_the_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = list(some_clients(name, None, count=1))
-    monkeypatch.setattr(through, "_kernels_of", lambda _: kernels("cpu"))
+    monkeypatch.setattr(through, "kernels_of", lambda _: kernels("cpu"))
     monkeypatch.setattr(through, "_AHEAD", 3)  # so that rows are made anew on the way
     assert list(some_clients(name, None, count=1)) == expected
 
@@ -117,7 +117,7 @@ def test_other_steps_with_the_kernels_of_the_gpu(
 ) -> None:
     """The optimiser moves u by itself, and one launch draws all weights."""
     expected = list(some_clients(name, None, count=1, make=lambda m: sgd(m, **settings)))
-    monkeypatch.setattr(through, "_kernels_of", lambda _: kernels("cpu"))
+    monkeypatch.setattr(through, "kernels_of", lambda _: kernels("cpu"))
     assert list(some_clients(name, None, count=1, make=lambda m: sgd(m, **settings))) == expected
 
 
@@ -126,7 +126,7 @@ def test_other_steps_with_the_kernels_of_the_gpu(
 def test_replayed_clients_of_the_gpu_kernels_are_the_eager_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three clients: the second replays what the first captured, and the third also its smaller batches."""
     expected = list(some_clients(name, None))
-    monkeypatch.setattr(through, "_kernels_of", lambda _: kernels("cpu"))
+    monkeypatch.setattr(through, "kernels_of", lambda _: kernels("cpu"))
     recorder = Replay()
     assert list(some_clients(name, StepGraphs(recorder))) == expected
     first = ["aside"] * 4 + ["capture"] + ["replay"] * 3 + ["aside"]
@@ -139,7 +139,7 @@ def test_clients_of_either_kind_of_scale_one_after_another(monkeypatch: pytest.M
     """What was captured for the one is not replayed for the other, and each finds its own again."""
     kinds = ["fedmrn", "fedmrn auto", "fedmrn", "fedmrn auto"]
     expected = [list(some_clients(name, None, count=2)) for name in kinds]
-    monkeypatch.setattr(through, "_kernels_of", lambda _: kernels("cpu"))
+    monkeypatch.setattr(through, "kernels_of", lambda _: kernels("cpu"))
     recorder = Replay()
     graphs, model = StepGraphs(recorder), net()
     assert [list(some_clients(name, graphs, count=2, model=model)) for name in kinds] == expected
@@ -283,8 +283,8 @@ class TestStepGraphs:
 def test_masks_without_triton_are_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fedmrn.torch.fast.gpu", None)
     with pytest.raises(UnsupportedModelError, match=r"needs Triton .*fedmrn\[gpu\]"):
-        through._kernels_of(torch.device("cuda"))
-    assert through._kernels_of(torch.device("cpu")) is None
+        through.kernels_of(torch.device("cuda"))
+    assert through.kernels_of(torch.device("cpu")) is None
 
 
 def test_nothing_needs_triton_on_the_cpu() -> None:

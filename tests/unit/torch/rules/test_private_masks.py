@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from fedmrn.errors import ConfigError, MalformedFrameError, UnknownTermError
+from fedmrn.errors import ConfigError, MalformedFrameError, UnknownTermError, WrongParametersError
 from fedmrn.methods import method
 from fedmrn.numerics.private import Dice, private_codewords
-from fedmrn.server import Server
+from fedmrn.server import EdgeRound, Server
 from fedmrn.torch import ModelLayout, attach
 from fedmrn.torch.rules.private import SignedTraining
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
+from fedmrn.wire.messages import encode_update
 from fedmrn.wire.terms import read_terms, terms_section
 
 THETA, SCALE, STEPS = 0.125, 0.5, 3
@@ -90,6 +91,24 @@ def test_the_mean_of_a_round_is_that_of_clipped_updates() -> None:
     assert abs(np.mean(error**2) / deviation**2 - 1) < 0.1  # of some two thousand squares, and p within 1/8 of 1/2
     along = float(clipped @ error) / float(np.linalg.norm(clipped))
     assert abs(along) < 5 * deviation
+
+
+@pytest.mark.parametrize("weight", [2, 60])
+def test_who_counts_its_samples_draws_no_private_mask(weight: int) -> None:
+    """At the root and at an edge; without theta a weight is what it was."""
+    for options in (OPTIONS, {**OPTIONS, "theta": 0.0}):
+        round_ = server_of(net(), options).begin(1, ["a", "b"])
+        edge = EdgeRound.from_bytes(round_.assign({"edge": ["b"]})["edge"], ModelLayout.of(net()).layout)
+        for node, name in ((round_, "a"), (edge, "b")):
+            broadcast = Frame.from_bytes(round_.broadcast(name) if node is round_ else node.broadcast(name))
+            frame = encode_update(broadcast, round_.layout, round_.shown * 0, weight=weight, sampling_key=1)
+            if options["theta"]:
+                with pytest.raises(WrongParametersError, match=f"weight {weight}.*theta = 0.125"):
+                    node.add(name, frame.to_bytes())
+                assert not node.answered
+                frame = replace(frame, weight=1)
+            node.add(name, frame.to_bytes())
+            assert name in node.answered
 
 
 def test_a_model_with_normalisation_layers_is_refused_on_both_sides() -> None:

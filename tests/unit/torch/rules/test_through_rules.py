@@ -713,3 +713,21 @@ def test_random_codes_are_of_the_final_mask_alone(name: str, code: str, stochast
     assert (section.body[0] == 1) is (stochastic or name == "fedmrn")
     same = np.array_equal(*(decoded(frame, Group.CODED) for frame in frames))
     assert same is (section.body[0] == 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["fedpm", "fedbat"])
+def test_sparse_gradients_of_an_embedding_train_as_dense_ones(name: str, dtype: torch.dtype) -> None:
+    start = nn.Sequential(nn.EmbeddingBag(9, 4), nn.Linear(4, 3)).to(dtype)
+    frames, broadcast = [], starting_server(start, name).begin(1, ["a"]).broadcast("a")
+    for sparse in (True, False):
+        model = nn.Sequential(nn.EmbeddingBag(9, 4, sparse=sparse), nn.Linear(4, 3)).to(dtype)
+        rule = attach(
+            model, torch.optim.SGD(model.parameters(), lr=0.1), broadcast, accept="any", steps=3, sampling_key=3
+        )
+        for step in range(3):
+            rule.zero_grad()
+            model(torch.tensor([[1, 2, 3], [step, 5, 7]])).float().logsumexp(1).sum().backward()
+            rule.step()
+        frames.append(rule.finish(weight=1).to_bytes())
+    assert frames[0] == frames[1]

@@ -106,3 +106,16 @@ def test_another_type_or_shape_is_refused_by_name(other: Tensor) -> None:
     parameter.data = other
     with pytest.raises(UnsupportedModelError, match=r"layer\.weight became .* it was torch\.float32 of shape \(2, 3\)"):
         pair.put_right()
+
+
+def test_a_sparse_gradient_is_made_dense_before_it_is_adapted() -> None:
+    parameter = nn.Parameter(torch.zeros(4, 2))
+    twin = Twin("w", parameter, slice(0, 8), torch.zeros(4, 2), torch.zeros(4, 2))
+    rows = torch.tensor([[1, 3, 1]])
+    parameter.grad = torch.sparse_coo_tensor(rows, torch.ones(3, 2), (4, 2), check_invariants=True)
+    gradient = twin.fresh_gradient()
+    assert gradient is not None
+    assert gradient is parameter.grad
+    assert torch.equal(gradient, torch.tensor([[0.0, 0.0], [2.0, 2.0], [0.0, 0.0], [1.0, 1.0]]))
+    twin.adapted()
+    assert twin.fresh_gradient() is None

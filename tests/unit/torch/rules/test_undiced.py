@@ -24,10 +24,10 @@ def net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
 
 
-def attached(model: nn.Module, name: str, **options: object) -> LocalRule:
+def attached(model: nn.Module, name: str, steps: int = 3, **options: object) -> LocalRule:
     broadcast = starting_server(model, name, options).begin(1, [0]).broadcast(0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
-    return attach(model, optimizer, broadcast, accept="any", steps=3, sampling_key=5, memory=None)
+    return attach(model, optimizer, broadcast, accept="any", steps=steps, sampling_key=5, memory=None)
 
 
 def trained(model: nn.Module, rule: LocalRule) -> None:
@@ -96,13 +96,13 @@ def test_train_client_sends_refreshed_statistics_of_plain_samples(name: str) -> 
     for count in (0, 7, 99):
         model = net()
         training = Training(batch_size=4, lr=0.3, statistics=count, augment=lambda x, _, __: x + 7)
-        rule = attached(model, name, **SCALED.get(name, {}))
+        rule = attached(model, name, steps=4, **SCALED.get(name, {}))
         frame, _ = train_client(model, rule, LocalData(x, y, key=3), training, weight=1)
         sent.append((frame.to_bytes(), *statistics(model), rule))
     none, some, every = sent
     assert some[0] != every[0]
     expected = net()
-    rule = attached(expected, name, **SCALED.get(name, {}))
+    rule = attached(expected, name, steps=4, **SCALED.get(name, {}))
     train(expected, rule, LocalData(x, y, key=3), Training(batch_size=4, lr=0.3, augment=lambda x, _, __: x + 7))
     assert np.array_equal(statistics(expected)[0], none[1]), "without: those of training's own batches"
     with rule.undiced():
@@ -122,7 +122,7 @@ def test_refreshing_changes_nothing_of_the_coded_part() -> None:
     frames = []
     for count in (0, 16):
         model = net()
-        rule = attached(model, "fedmrn", scale=0.05)
+        rule = attached(model, "fedmrn", steps=4, scale=0.05)
         data = LocalData(x, y, key=3)
         frames.append(train_client(model, rule, data, Training(batch_size=4, statistics=count))[0].to_bytes())
     assert coded(frames[0]) == coded(frames[1])
