@@ -207,10 +207,10 @@ def read_sums(section: Section, planes: Sequence[I64]) -> list[I64 | None]:
 
 
 def _check_sums(section: Section, planes: int) -> None:
-    """Refuse a sum of other planes, or too few bytes for any numbers: before there is memory for them."""
+    """Refuse a sum of other planes, or with too few bytes for any vector: before there is memory for one."""
     if len(section.params) != planes or not set(section.params) <= {0, 1}:
         raise MalformedFrameError(f"a sum of {planes} planes has a byte for each, 0 or 1")
-    least = (planes + sum(section.params)) * least_bytes(section.count)
+    least = least_bytes(section.count)
     if len(section.body) < least:
         raise MalformedFrameError(f"the sum of {section.count} elements is {least} bytes at least: it is cut")
 
