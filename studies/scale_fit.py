@@ -12,15 +12,15 @@ import numpy as np
 from scale_frames import MOST, PERIOD, Case, weight_of
 from scale_root import EDGES
 
-from fedmrn.server.fold import WAIT_FROM
-
+SMALL = 1 << 22
+"""Parameters of a large model: when the rounds were measured, a server folded frames of smaller ones one by one."""
 Constants = Mapping[str, Mapping[str, float]]
 """What is predicted -> term -> its constant."""
 Term = Callable[[Case, int], float]
 
 
 def _small(case: Case) -> bool:
-    return case.parameters < WAIT_FROM
+    return case.parameters < SMALL
 
 
 def slow(case: Case) -> float:
@@ -50,7 +50,7 @@ TERMS: Mapping[str, Term] = {
     "N / E": lambda c, e: c.clients / e,
     "N T / E": lambda c, e: c.clients * c.tensors / e,
 }
-"""What costs are linear in. A model is small where its sum fits the caches: frames are folded one by one then."""
+"""What costs are linear in."""
 PER_EDGE = ("1", "E d, small", "E d, large", "N", "N T")
 AT_ROOT = ("1", "d, small", "d, large", "N", "N T")
 CPU: Mapping[str, Sequence[str]] = {
