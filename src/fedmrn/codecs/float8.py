@@ -103,9 +103,9 @@ class Float8(Codec):
         for start in range(0, vector.size, CHUNK):
             x = np.ldexp(vector[start : start + CHUNK].astype(np.float64), -top)
             size = np.abs(x)
-            unit = np.ldexp(1.0, np.maximum(np.frexp(size)[1] - 1, -6) - 4)
-            rounded = np.floor(size / unit + draws(keys, start, start + x.size)) * unit
-            code = np.searchsorted(_VALUES[:128], rounded.astype(np.float32)).astype(np.uint8)
+            exponent = np.frexp(np.maximum(size, 2.0**-6))[1] - 1
+            units = np.floor(np.ldexp(size, 4 - exponent) + draws(keys, start, start + x.size))
+            code = (units + 16 * (exponent + 6)).astype(np.uint8)  # the values of the format stand in their order
             code[(x < 0) & (code > 0)] |= _NEGATIVE_ZERO
             parts.append(code.tobytes())
         return b"".join(parts)

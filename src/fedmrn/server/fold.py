@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedmrn.codecs import Codec, Plane
 from fedmrn.errors import ConfigError, FedmrnError
+from fedmrn.numerics.threads import map_pages
 from fedmrn.server.caps import STILL
 from fedmrn.server.plan import RoundPlan
 from fedmrn.server.sum import Contribution, Sum
@@ -62,7 +63,7 @@ class ExactSum:
             self.sums[group] = made[0]
             self._further += made[1:]
         self.waiting: list[Contribution] = []
-        self._torn = False
+        self._torn = self._mapped = False
 
     def _spans(self, group: Group) -> list[slice]:
         """Where the planes of a group lie."""
@@ -171,7 +172,8 @@ class ExactSum:
             FedmrnError: as `check_whole`.
         """
         self.settle()
-        mean = np.empty(self._layout.size, np.float32)
+        mean = np.zeros(self._layout.size, np.float32)
+        map_pages(mean, self.threads)
         self._write_mean(weight, mean, self.threads)
         return mean
 
@@ -215,6 +217,9 @@ class ExactSum:
 
     def _fold_waiting(self) -> None:
         if self.waiting:
+            if not self._mapped:
+                map_pages(self._memory, self.threads)
+                self._mapped = True
             self.sums[Group.CODED].fold(self.waiting, self.threads)
         self.waiting = []
 

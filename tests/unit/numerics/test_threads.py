@@ -4,6 +4,7 @@ import os
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from fedmrn.numerics import threads
@@ -89,3 +90,15 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
         finally:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_memory_is_mapped_without_a_change() -> None:
+    numbers = np.arange(-7, 2 * PIECE, dtype=np.int64)
+    numbers.setflags(write=False)
+    for array, workers in ((numbers, 1), (numbers[:-8], 2)):  # nothing to do: one thread, or a short array
+        threads.map_pages(array, workers)
+    with pytest.raises(ValueError, match="read-only"):  # each page is written
+        threads.map_pages(numbers, 2)
+    copy = numbers.copy()
+    threads.map_pages(copy, 2)
+    assert np.array_equal(copy, numbers)
