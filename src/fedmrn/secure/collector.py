@@ -190,11 +190,6 @@ class Collector:
             raise MalformedFrameError("shares are revealed by clients that answered, of neighbours that shared")
         self._revealed[index] = found
 
-    @property
-    def enough(self) -> bool:
-        """Whether enough clients revealed shares."""
-        return len(self._revealed) >= self.session.threshold
-
     def finish(self) -> Total:
         """Take the pads off, and return the sum; nothing is taken from then on.
 
