@@ -73,11 +73,11 @@ class Fold:
         )
 
     def mean(self, frames: Sequence[bytes]) -> np.ndarray:
-        """Return the mean of frames whose keys count from 0."""
+        """Return the mean of frames whose keys count from 0, in the sum's memory, as a server's round has it."""
         fold = self.start()
         for key, data in enumerate(frames):
             fold.add(Frame.from_bytes(data, kind=Kind.UPDATE, limits=LIMITS), key)
-        return fold.finish()
+        return fold.close()
 
 
 def loaded(data: bytes) -> np.ndarray:
