@@ -5,7 +5,8 @@
     python studies/privacy.py --data digits --cases head --clients 20        needs no download
 
 Models and clients are those of private_cases.py, the mechanisms those of private_means.py. Each client is asked in
-every round and trains one epoch; all count alike. A run is a line of privacy.jsonl: a study that was stopped goes on.
+every round and trains one epoch; all count alike. A run is a line of records/privacy.jsonl: a study that was stopped
+goes on.
 
 Each row takes its best clip with seed 0, which the account counts for none of them; the tables have the other seeds.
 """
@@ -116,7 +117,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3, help="beside that which chooses the clip")
     parser.add_argument("--most-through", type=int, default=300, help="clients, where training is through dice")
-    parser.add_argument("--runs", type=Path, default=HERE / "privacy.jsonl", help="the file of the runs")
+    parser.add_argument("--runs", type=Path, default=HERE / "records" / "privacy.jsonl", help="the file of the runs")
     parser.add_argument("--docs", action="store_true", help="run nothing; write docs/privacy.md and its picture")
     parser.add_argument("--folder", type=Path, default=HERE.parent / "docs", help=argparse.SUPPRESS)
     asked = parser.parse_args()

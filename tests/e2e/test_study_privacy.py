@@ -169,7 +169,7 @@ def test_a_study_that_was_cut_goes_on_to_the_same_runs(tmp_path: Path) -> None:
 
 
 def test_the_page_is_that_of_its_runs() -> None:
-    found = privacy.read(ROOT / "studies" / "privacy.jsonl")
+    found = privacy.read(ROOT / "studies" / "records" / "privacy.jsonl")
     page = (ROOT / "docs" / "privacy.md").read_text("utf-8")
     for name, table in private_page.tables(found).items():
         assert f"<!-- study privacy: {name} -->\n" + "\n".join(table.lines()) + f"\n{END}" in page, "privacy.py --docs"

@@ -38,10 +38,11 @@ def holders(session: bytes, members: int, neighbours: int, index: int) -> tuple[
     return tuple(sorted(order[(place + step) % members] for step in range(-half, half + 1)))
 
 
-def _at_least(others: int, marked: int, drawn: int) -> list[int]:
+@lru_cache(maxsize=64)
+def _at_least(others: int, marked: int, drawn: int) -> tuple[int, ...]:
     """Return, for m = 0 to `drawn`, in how many of the draws m or more of those that are drawn are marked."""
     ways = [comb(marked, m) * comb(others - marked, drawn - m) for m in range(drawn + 1)]
-    return list(accumulate(reversed(ways)))[::-1]
+    return tuple(accumulate(reversed(ways)))[::-1]
 
 
 @lru_cache(maxsize=64)
@@ -85,10 +86,8 @@ def fewest(members: int, gone: int, colluding: int) -> tuple[int, int] | None:
     """
 
     def quorum_of(neighbours: int) -> int | None:
-        total = comb(members - 1, neighbours)
-        ways = _at_least(members - 1, gone, neighbours)
         for quorum in range(neighbours, 1, -1):
-            if members * ways[neighbours - quorum + 1] / total <= MOST_LOST:
+            if lost_risk(members, neighbours, quorum, gone) <= MOST_LOST:
                 safe = opened_risk(members, neighbours, quorum, colluding, gone) <= MOST_OPENED
                 return quorum if safe else None
         return None

@@ -165,7 +165,7 @@ class Node:
         Raises:
             UnknownClientError, DuplicateFrameError: this client was not asked to answer here, or answered already.
             WrongRoundError: the round is finished, or the partial sum was sent.
-                WrongParametersError: clients were told theta, and its weight is not 1.
+            WrongParametersError: clients were told theta, and its weight is not 1.
             FrameError: one subclass for each cause; nothing has changed then.
         """
         try:

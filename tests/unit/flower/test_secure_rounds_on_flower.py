@@ -8,7 +8,8 @@ import torch
 from fake_grid import FakeGrid, Node, reply_from
 from flower_clients import NODES, SECRET, context, samples
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
-from torch import nn
+from secure_sums_on_flower import OPTIONS
+from secure_sums_on_flower import model as plain_model
 from torch.nn import functional as F
 
 from fedmrn.errors import ConfigError, RefusedRevealError, WrongMessageError
@@ -20,16 +21,6 @@ from fedmrn.methods import method
 from fedmrn.secure import SecureSum
 from fedmrn.secure.update import shape_of
 from fedmrn.torch import ModelLayout
-
-OPTIONS = {"noise_key": "round", "scale": 0.02}
-
-
-def plain_model() -> nn.Module:
-    """All of it is masks."""
-    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
-    for i, tensor in enumerate(model.parameters()):
-        nn.init.constant_(tensor, 0.01 * (i + 1))
-    return model
 
 
 def member(
