@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,11 +22,18 @@ from deployment import Deployment  # noqa: E402 - found on the path just set
 
 @contextlib.contextmanager
 def deployed(nodes: int, folder: Path, through: Callable[[int], int] = lambda port: port) -> Iterator[Deployment]:
-    """A deployment of which nothing is left over, whatever happens."""
+    """A deployment of which nothing is left over, whatever happens.
+
+    Its processes are not measured: Flower puts the app's folder on sys.path, coverage sees it in whichever thread runs
+    next, and forgets what the app imports meanwhile (`KeyError: 'kept_app'`).
+    """
     deployment = Deployment(nodes, folder, through=through, timeout=600)
     try:
-        with deployment:
-            yield deployment
+        with pytest.MonkeyPatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS_")]:
+                patch.delenv(name)
+            with deployment:
+                yield deployment
     finally:
         assert deployment.left_over() == []
 
