@@ -201,13 +201,13 @@ class Census:
 
     def weight(self, clipping: Clipping) -> int:
         """Return the cap of weights that the lower median leads to."""
-        return clipping.weights * sorted(self.weights)[(len(self.weights) - 1) // 2]
+        return min(clipping.weights * sorted(self.weights)[(len(self.weights) - 1) // 2], _HEAVIEST)
 
     def next(self, before: Caps, used: RoundCaps) -> Caps:
         """Return the caps of the next round, given what was known before this one and what it used."""
         clipping, weight = used.clipping, self.weight(used.clipping)
         if before.weight is not None:
-            weight = min(max(weight, (before.weight + 1) // 2), 2 * before.weight)
+            weight = min(max(weight, (before.weight + 1) // 2), 2 * before.weight, _HEAVIEST)
         return Caps(
             weight,
             _moved(before.scales, used.scales, _medians(self.scales), used.above),
@@ -272,6 +272,8 @@ def _possible(exponent: int) -> int:
 _FAR = 20
 """Powers of two that a cap may be away from the configured one: a first round in which most clients are hostile, and
 send next to nothing, does not hold training up for longer than it takes to come back from there."""
+_HEAVIEST = (1 << 64) - 1
+"""The largest weight that a frame can claim: a cap above it would cap nothing."""
 _FIRST_MOVE = 0.125
 """What the mean |u| of a tensor is taken for in a first round of told scales, times sqrt(fan-in): a quarter of the mean
 magnitude that torch gives a layer at first. What fits is within two powers of two of it on digits and Fashion-MNIST,

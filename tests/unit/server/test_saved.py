@@ -13,7 +13,7 @@ from core_examples import CLIENTS, LAYOUT, SECRET, fitting, noisy, play, update
 
 from fedmrn.errors import RoundOrderError, RunError, WrongKeyError
 from fedmrn.methods import METHODS, method
-from fedmrn.server import Server
+from fedmrn.server import Clipping, Server
 from fedmrn.server.optimizer import Adam, Momentum, ServerOptimizer
 from fedmrn.server.saved import FILE, saved_round
 from fedmrn.wire.frame import Frame, Kind, Role
@@ -51,6 +51,19 @@ def test_it_goes_on_to_the_same_bytes(
     assert one.carried.moments.tobytes() == two.carried.moments.tobytes()
     with pytest.raises(RoundOrderError):
         Server.load(tmp_path, LAYOUT, one.scheme).begin(2, CLIENTS)
+
+
+def test_weights_without_a_cap_that_matters(tmp_path: Path) -> None:
+    """A multiple beyond 64 bits is one that no frame's weight comes to."""
+    one = server()
+    one.clipping = Clipping(weights=1 << 62)
+    go_on(one, range(1, 3))
+    one.save(tmp_path)
+    two = Server.load(tmp_path, LAYOUT, one.scheme, clipping=one.clipping)
+    assert two.carried.caps == one.carried.caps
+    for each in (one, two):
+        go_on(each, range(3, 5))
+    assert one.state.tobytes() == two.state.tobytes()
 
 
 def test_before_the_first_round(tmp_path: Path) -> None:
