@@ -1,6 +1,7 @@
 """The trees of vectors/: read by the independent reader, summed again by fractions, and refused as they must be."""
 
 import struct
+from hashlib import blake2b
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from vectors import GROUPS, INDEX, data_of, layout_of
 import oracle
 
 TREES: dict[str, Any] = {tree["name"]: tree for tree in INDEX["trees"]}
+SECRET = bytes(range(16))
+"""Of the server whose frames they are."""
 named = pytest.mark.parametrize("name", TREES)
 
 
@@ -82,6 +85,37 @@ def test_sums_by_fractions(name: str) -> None:
     assert finer == (None if masks else rests)
 
 
+@named
+def test_the_edge_that_takes_the_clients_of_one_that_was_given_up(name: str) -> None:
+    """It has another key, and the same sum."""
+    said, again = TREES[name], TREES[name]["given_up"]
+    first, second = (
+        oracle.read_assignment(data_of(path)) for path in (said["assignment"]["file"], again["assignment"])
+    )
+    assert first.pop("noise_key") != second["noise_key"]
+    assert (first["clients"], first["plan"]) == (second["clients"], second["plan"])
+    old, new = (oracle.read_partial(data_of(path)) for path in (said["partial"]["file"], again["partial"]))
+    assert new["noise_key"] == second["noise_key"]
+    for field in ("plan", "weight", "members", "weights", "scales", "values", "kept", "sums", "tally"):
+        assert old[field] == new[field], field
+    files = {row["name"]: row["file"] for row in again["refused"]}
+    assert files["given-up"] == files["late"] == said["partial"]["file"]
+    assert files["sent-twice"] == again["partial"]
+
+
+@named
+def test_keys_of_edges_hold_their_clients(name: str) -> None:
+    """By the secret that the vectors are made with."""
+    said, again = TREES[name], TREES[name]["given_up"]
+    run = (oracle.derived_key(b"vectors", "run", name).to_bytes(8, "little") * 2).hex()
+    for edge, path in (("edge", said["assignment"]["file"]), ("again", again["assignment"])):
+        found = oracle.read_assignment(data_of(path))
+        records = b"".join(struct.pack("<IQI", i, key, len(c)) + c.encode() for i, c, key in found["clients"])
+        who = blake2b(records, digest_size=16).hexdigest()
+        key = oracle.derived_key(SECRET, "edge", run, found["round"], edge, who)
+        assert key == found["noise_key"]
+
+
 def sizes_of(layout: str) -> list[int]:
     found = []
     for _, shape, group in layout_of(layout):
@@ -100,13 +134,18 @@ def test_the_trees_are_complete() -> None:
     assert any(len(part["sums"].get("coded", [])) > 1 for part in said), "several planes"
     assert {"finer" in part["sums"]["coded"][0] for part in said if part["sums"]} == {True, False}
     assert any(any(map(any, part["scales"])) for part in said)
-    assert {row["error"] for tree in TREES.values() for row in tree["refused"]} >= {
+    rows = [row for tree in TREES.values() for row in (*tree["refused"], *tree["given_up"]["refused"])]
+    assert {row["error"] for row in rows} == {
         "BoundError",
+        "DuplicateFrameError",
         "LimitError",
         "MalformedFrameError",
         "PaddingError",
         "UnknownClientError",
+        "UnsupportedVersionError",
         "WrongKeyError",
+        "WrongLayoutError",
+        "WrongMethodError",
         "WrongParametersError",
         "WrongRoundError",
     }

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, replace
-from typing import Any
 
 import numpy as np
 
@@ -11,13 +10,14 @@ from fedmrn.errors import FrameError
 from fedmrn.methods import METHODS
 from fedmrn.server import EdgeRound, Round
 from fedmrn.server.partials import form_of
-from fedmrn.wire.frame import Frame, Role
+from fedmrn.wire.frame import Frame
+from fedmrn.wire.layout import Layout
 from fedmrn.wire.partial import Partial, read_sums
-from making.damage import with_header
 from making.federation import CLIENTS, Play, Setting
 from making.folder import Folder, Record
 from making.layouts import LAYOUTS
 from making.readers import fault_of
+from making.refused_sums import forged_sums
 
 HERE = ("ann", "cyd")
 """The clients of the edge; bob answers at the root."""
@@ -79,6 +79,7 @@ def _tree(folder: Folder, setting: Setting) -> Record:
         "updates": [{"client": c, "file": folder.add(f"{path}/{c}.update.bin", sent[c])} for c in HERE],
         "partial": {"file": folder.add(f"{path}/partial.bin", data), **_said(folder, path, data, round_)},
         "refused": [*_refused(folder, path, data, round_)],
+        "given_up": _again(folder, path, layout, data, sent, round_),
     }
 
 
@@ -115,58 +116,38 @@ def _said(folder: Folder, path: str, data: bytes, round_: Round) -> Record:
 
 
 def _refused(folder: Folder, path: str, data: bytes, round_: Round) -> Iterator[Record]:
-    for name, error, why, forged in _forged(data, round_):
-        found = fault_of(lambda forged=forged: round_.merge("edge", forged))  # type: ignore[misc]
-        if found is not error:
-            raise ValueError(f"{path}: {name} should be refused by {error.__name__}, got {found}")
+    form = form_of(round_.aggregator, len(HERE))
+    for name, error, why, forged in forged_sums(data, form, CLIENTS.index("bob")):
+        _check(round_, "edge", forged, error, name)
         file = folder.add(f"{path}/refused/{name}.bin", forged)
         yield {"name": name, "why": why, "error": error.__name__, "file": file}
 
 
-def _forged(data: bytes, round_: Round) -> Iterator[tuple[str, type[FrameError], str, bytes]]:
-    form, frame = form_of(round_.aggregator, len(HERE)), Frame.from_bytes(data)
-    good = Partial.read(frame, form)
-
-    def other(**fields: Any) -> bytes:
-        return replace(good, **fields).frame(form).to_bytes()
-
-    key = with_header(data, noise_key=good.key ^ 1)
-    yield "key", e.WrongKeyError, "It has another key than this edge's.", key
-    yield "round", e.WrongRoundError, "It is of another round.", with_header(data, round=9)
-    yield "weight", e.MalformedFrameError, "It says that it weighs more than its members.", other(weight=999)
-    yield "stranger", e.UnknownClientError, "Bob answers elsewhere.", other(members=np.array([0, 1]))
-    yield "twice", e.MalformedFrameError, "A member is in it twice.", other(members=np.array([2, 2]))
-    yield "light", e.LimitError, "A member weighs nothing.", other(weights=good.weights * [1, 0])
-    yield "plan", e.WrongParametersError, "It was made by another plan.", other(plan=bytes(16))
-    if good.sums:
-        yield "bound", e.BoundError, "An element is larger than its members can make it.", _beyond(frame)
-        yield "padding", e.PaddingError, "An unused bit is set.", _padded(frame)
-    if good.tally.size:
-        yield "tally", e.BoundError, "It counts more ones than there are.", other(tally=good.tally + (1 << 40))
-
-
-def _with_sum(frame: Frame, change: Mapping[str, Any]) -> bytes:
-    at = next(i for i, s in enumerate(frame.sections) if s.role is Role.SUM)
-    sections = (*frame.sections[:at], replace(frame.sections[at], **change), *frame.sections[at + 1 :])
-    return replace(frame, sections=sections).to_bytes()
+def _again(folder: Folder, path: str, layout: Layout, data: bytes, late: Mapping[str, bytes], round_: Round) -> Record:
+    """The edge is given up, its clients answer at another one, and then its own sum comes after all."""
+    assigned = round_.assign({"again": round_.give_up("edge")})["again"]
+    edge = EdgeRound.from_bytes(assigned, layout, threads=1)
+    for client in HERE:
+        edge.add(client, late[client])
+    partial, record = edge.partial(), folder.add(f"{path}/partial.bin", data)
+    _check(round_, "edge", data, e.UnknownClientError, "given-up")
+    _check(round_, "again", data, e.WrongKeyError, "late")
+    round_.merge("again", partial)
+    file = folder.add(f"{path}/again/partial.bin", partial)
+    _check(round_, "again", partial, e.DuplicateFrameError, "sent-twice")
+    rows = (
+        ("given-up", "edge", "The edge was given up.", "UnknownClientError", record),
+        ("late", "again", "It is of the edge that was given up, whose clients it has.", "WrongKeyError", record),
+        ("sent-twice", "again", "It came before, and is in the sum.", "DuplicateFrameError", file),
+    )
+    return {
+        "assignment": folder.add(f"{path}/again/assignment.bin", assigned),
+        "partial": file,
+        "refused": [dict(zip(("name", "edge", "why", "error", "file"), row, strict=True)) for row in rows],
+    }
 
 
-def _beyond(frame: Frame) -> bytes:
-    """One number of 63 bits among zeros, in each vector of the first sum."""
-    section = next(s for s in frame.sections if s.role is Role.SUM)
-    vectors = len(section.params) + sum(section.params)
-    blocks = -(-section.count // 128)
-    size = min(128, section.count)
-    one = bytes([62, 2]) + bytes(2 * (blocks - 1)) + b"\1" + bytes((2 * size + 7) // 8 - 1)
-    return _with_sum(frame, {"body": one * vectors})
-
-
-def _padded(frame: Frame) -> bytes:
-    """All vectors are zeros but for a number of one bit in the first, whose last byte has another one set."""
-    section = next(s for s in frame.sections if s.role is Role.SUM)
-    blocks = -(-section.count // 128)
-    last = section.count - 128 * (blocks - 1)
-    bits = bytearray((last + 7) // 8)
-    bits[0], bits[-1] = 1, bits[-1] | 0x80
-    others = bytes(2 * blocks * (len(section.params) + sum(section.params) - 1))
-    return _with_sum(frame, {"body": bytes(2 * (blocks - 1)) + bytes([0, 1]) + bytes(bits) + others})
+def _check(round_: Round, edge: str, data: bytes, error: type[FrameError], name: str) -> None:
+    found = fault_of(lambda: round_.merge(edge, data))
+    if found is not error:
+        raise ValueError(f"{name} should be refused by {error.__name__}, got {found}")

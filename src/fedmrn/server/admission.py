@@ -36,6 +36,7 @@ class Admission:
         codecs: of each group, bound where they need it.
         senders: whose frames were folded, in the order in which they were.
         total_weight: of those frames.
+        summed: whether they came as one sum, to which nothing is added.
 
     Raises:
         ConfigError: if a codec needs what clients were shown, and it is not given.
@@ -53,7 +54,7 @@ class Admission:
         self.bound_to = blake2b(shown.tobytes()).digest() if bound and shown is not None else b""
         self._coded = [t.name for t in plan.layout.tensors if t.group is Group.CODED and t.size]
         self.senders: dict[int | str, None] = {}
-        self.total_weight = 0
+        self.total_weight, self.summed = 0, False
 
     @property
     def count(self) -> int:
@@ -104,17 +105,31 @@ class Admission:
         return opened
 
     def check_sender(self, sender: int | str) -> None:
-        """Refuse a frame of a client that sent one already, or of one too many.
+        """Refuse a frame of a client that sent one already, or of one too many, or beside a sum.
 
         Raises:
-            DuplicateFrameError: a frame of this client was folded.
+            DuplicateFrameError: a frame of this client was folded, or one sum of all.
             LimitError: as many frames were folded as the round was planned for.
         """
         full = not self._has_room(1)  # first: what fills the round meanwhile may be this client's own frame
         if sender in self.senders:
             raise DuplicateFrameError("a frame of this client was folded already")
+        self._check_alone()
         if full:
             raise LimitError(self._full)
+
+    def check_empty(self) -> None:
+        """Refuse one sum of a round's updates where something was folded.
+
+        Raises:
+            DuplicateFrameError: it was.
+        """
+        if self.count:
+            raise DuplicateFrameError(_ALONE)
+
+    def _check_alone(self) -> None:
+        if self.summed:
+            raise DuplicateFrameError(_ALONE)
 
     def _check_scales(self, group: Group, scales: TensorScales | None) -> None:
         """Refuse scales of other tensors than the model's, above the caps that were told, or not those that were."""
@@ -165,11 +180,12 @@ class Admission:
 
         Raises:
             ConfigError: if it was set up for another round, model, method or limit.
-            DuplicateFrameError: if both folded the same client.
+            DuplicateFrameError: if both folded the same client, or this one has one sum of all.
             LimitError: if together they hold more than max_clients frames.
         """
         if (self.plan, self.bound_to) != (other.plan, other.bound_to):
             raise ConfigError("only aggregators of the same round, model, method and limits can be merged")
+        self._check_alone()
         if self.senders.keys() & other.senders.keys():
             raise DuplicateFrameError("both aggregators folded a frame of the same client")
         if not self._has_room(other.count):
@@ -186,3 +202,6 @@ class Admission:
     @property
     def _full(self) -> str:
         return f"the round was planned for {self.plan.max_clients} clients, and as many were folded"
+
+
+_ALONE = "a round is of single updates or of one sum, not of both"

@@ -5,7 +5,7 @@ of role ASSIGNED. The noise keys of its clients are in it: it travels as confide
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -59,11 +59,8 @@ class Assignment:
     def frame(self) -> Frame:
         """Return it as a frame."""
         plan = self.plan
-        parts = [_plan_bytes(plan, shared_key=self.shared_key, exact=self.exact)]
-        for index, client, key in self.clients:
-            name = client_name(client)
-            parts += [_CLIENT.pack(index, key, len(name)), name]
-        mine = Section(0, Role.ASSIGNED, Group.CODED, len(self.clients), bytes([_VERSION]), b"".join(parts))
+        body = _plan_bytes(plan, shared_key=self.shared_key, exact=self.exact) + client_records(self.clients)
+        mine = Section(0, Role.ASSIGNED, Group.CODED, len(self.clients), bytes([_VERSION]), body)
         sections = (*self.sections, mine)
         return Frame(Kind.ASSIGNMENT, plan.method, plan.round, self.key, plan.layout.digest, 0, sections)
 
@@ -122,6 +119,15 @@ class Assignment:
         return Frame(Kind.BROADCAST, plan.method, plan.round, 0, plan.layout.digest, 0, self.sections)
 
 
+def client_records(clients: Iterable[tuple[int, int | str, int]]) -> bytes:
+    """Return the records of an assignment's clients: index in the round, name, noise key."""
+    parts: list[bytes] = []
+    for index, client, key in clients:
+        name = client_name(client)
+        parts += [_CLIENT.pack(index, key, len(name)), name]
+    return b"".join(parts)
+
+
 def _plan_bytes(plan: RoundPlan, *, shared_key: bool = False, exact: bool = False) -> bytes:
     """Return a round's plan as bytes, but for what each frame of the round says.
 
@@ -129,8 +135,11 @@ def _plan_bytes(plan: RoundPlan, *, shared_key: bool = False, exact: bool = Fals
         ConfigError: a limit or the number of clients is too large to be written.
     """
     limits, caps = plan.limits, plan.caps
-    if limits.max_weight > _MOST or plan.max_clients >= _ROUND_SIZE:
-        raise ConfigError("in a tree a round has fewer than 2^32 clients, and a weight fewer than 63 bits")
+    if limits.max_weight > _MOST or plan.max_clients >= _ROUND_SIZE or plan.capacity >= 1 << 64:
+        raise ConfigError(
+            "in a tree a round has fewer than 2^32 clients, a weight at most 63 bits, and all together 64: "
+            f"{plan.max_clients} clients of up to {plan.max_weight} are too heavy; lower Limits.max_weight"
+        )
     flags = _WEIGHTED * plan.weighted | _SHARED * shared_key | _CAPPED * (caps is not None) | _EXACT * exact
     numbers = (min(limits.max_bytes, _MOST), min(limits.max_sections, _ROUND_SIZE - 1), limits.max_weight)
     head = _HEAD.pack(plan.max_clients, flags, *numbers, limits.max_value, len(plan.planes))

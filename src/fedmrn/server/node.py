@@ -7,16 +7,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from threading import Lock
 
 from fedmrn.errors import ConfigError, DuplicateFrameError, FrameError, UnknownClientError, WrongRoundError
 from fedmrn.numerics.rng import derive_key
 from fedmrn.server.aggregate import Aggregator
-from fedmrn.server.assignment import Assignment
+from fedmrn.server.assignment import Assignment, client_records
 from fedmrn.server.partials import Member, form_of, open_partial, read_partial
 from fedmrn.wire.frame import Frame, Kind, Section
 from fedmrn.wire.partial import PARTIAL_LIMITS, Partial
-from fedmrn.wire.private import check_private_update
+from fedmrn.wire.private import check_private_weight
 from fedmrn.wire.reader import bytes_of
 from fedmrn.wire.traffic import UNKNOWN, Floors, FloorTraffic, Refusals, joined_floors
 
@@ -47,6 +48,14 @@ class Post:
     theta: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    """An edge of a node: its key, and who may be in its sum, by index."""
+
+    key: int
+    members: Mapping[int, Member]
+
+
 class Node:
     """Takes the updates of its clients and the partial sums of its edges, and refuses what does not belong.
 
@@ -65,12 +74,12 @@ class Node:
         self.answered: set[Client] = set()
         self._post, self._closed = post, False
         self._edge_of: dict[Client, str] = {}
-        self._members: dict[str, dict[int, Member]] = {}
+        self._edges: dict[str, _Edge] = {}
         self._merged: set[str] = set()
         self._given_up: set[str] = set()
         self._floors: Floors = ()
         self._refused: Counter[tuple[int, str]] = Counter()
-        self._counting, self._merging = Lock(), Lock()
+        self._counting, self._merging = Lock(), Lock()  # of what came in; of who answers at which edge
 
     @property
     def clients(self) -> tuple[Client, ...]:
@@ -99,28 +108,32 @@ class Node:
 
         Raises:
             ConfigError: a name is empty or was assigned before, given up or not; a client is none of this node's,
-                answered already, or is assigned twice; an edge has no client.
+                answered already, or is assigned twice; an edge has no client; the round is too large for an
+                assignment. Nothing is assigned then.
             WrongRoundError: the round is finished.
         """
-        self._check_open()
-        found: dict[str, dict[Client, Member]] = {}
-        taken: dict[Client, str] = {**self._edge_of}
-        for edge, clients in edges.items():
-            if not edge or edge in self._members or edge in self._given_up:
-                raise ConfigError(f"an edge needs a name of its own, got {edge!r}")
-            found[edge] = {}
-            for client in clients:
-                if client not in self._post.keys or client in self.answered:
-                    raise ConfigError(f"client {client} was not asked here, or answered already")
-                if client in taken:
-                    raise ConfigError(f"client {client} is assigned to edge {taken[client]}, and to {edge}")
-                taken[client] = edge
-                found[edge][client] = self._member(client)
-            if not found[edge]:
-                raise ConfigError(f"edge {edge} is assigned no client")
-        self._edge_of = taken
-        self._members |= {edge: {m.index: m for m in clients.values()} for edge, clients in found.items()}
-        return {edge: self._assignment(edge, clients).to_bytes() for edge, clients in found.items()}
+        listed = {edge: [*clients] for edge, clients in edges.items()}
+        with self._merging:
+            self._check_open()
+            taken, found = dict(self._edge_of), dict[str, Assignment]()
+            for edge, clients in listed.items():
+                if not edge or edge in self._edges or edge in self._given_up:
+                    raise ConfigError(f"an edge needs a name of its own, got {edge!r}")
+                for client in clients:
+                    if client not in self._post.keys or client in self.answered:
+                        raise ConfigError(f"client {client} was not asked here, or answered already")
+                    if client in taken:
+                        raise ConfigError(f"client {client} is assigned to edge {taken[client]}, and to {edge}")
+                    taken[client] = edge
+                if not clients:
+                    raise ConfigError(f"edge {edge} is assigned no client")
+                found[edge] = self._assignment(edge, clients)
+            frames = {edge: assigned.frame() for edge, assigned in found.items()}
+            for edge, assigned in found.items():
+                members = {index: self._member(client) for index, client, _ in assigned.clients}
+                self._edges[edge] = _Edge(assigned.key, members)
+            self._edge_of = taken
+        return {edge: frame.to_bytes() for edge, frame in frames.items()}
 
     def give_up(self, edge: str) -> tuple[Client, ...]:
         """Expect no sum of an edge any more, and return its clients: they may answer here, or be assigned again.
@@ -133,11 +146,11 @@ class Node:
         """
         with self._merging:
             self._check_open()
-            if edge not in self._members or edge in self._merged:
+            if edge not in self._edges or edge in self._merged:
                 raise ConfigError(f"edge {edge!r} has no clients to give back, or its sum is in already")
             clients = tuple(client for client, where in self._edge_of.items() if where == edge)
             self._given_up.add(edge)  # the name, and the key that is made of it, are nobody else's in this round
-            del self._members[edge]
+            del self._edges[edge]
             self._edge_of = {client: where for client, where in self._edge_of.items() if where != edge}
         return clients
 
@@ -145,19 +158,21 @@ class Node:
         key = self._post.keys[client]
         return Member(self._post.indices[client], client if self._post.shared_key else key, key)
 
-    def _assignment(self, edge: str, clients: Mapping[Client, Member]) -> Frame:
-        rows = sorted((m.index, client, m.key) for client, m in clients.items())
+    def _assignment(self, edge: str, clients: Iterable[Client]) -> Assignment:
+        rows = sorted((self._post.indices[client], client, self._post.keys[client]) for client in clients)
         return Assignment(
-            key=self._edge_key(edge),
+            key=self._edge_key(edge, rows),
             plan=self.aggregator.plan,
             shared_key=self._post.shared_key,
             clients=rows,
             sections=self._post.sections,
             exact=self._post.exact,
-        ).frame()
+        )
 
-    def _edge_key(self, edge: str) -> int:
-        return derive_key(self._post.secret, *self._post.labels, edge)
+    def _edge_key(self, edge: str, rows: Iterable[tuple[int, Client, int]]) -> int:
+        """Return an edge's key. Its clients are in it: a round may be begun again with others, under the same names."""
+        who = blake2b(client_records(rows), digest_size=16).hexdigest()
+        return derive_key(self._post.secret, *self._post.labels, edge, who)
 
     def add(self, client: Client, data: bytes | memoryview) -> Frame:
         """Check and fold a client's update; return the frame as parsed. Several threads may do so at the same time.
@@ -179,14 +194,13 @@ class Node:
     def _fold(self, client: Client, data: bytes | memoryview) -> Frame:
         key = self._key(client)
         self._check_open()
-        if client in self._edge_of:
-            raise UnknownClientError(f"client {client} answers at edge {self._edge_of[client]}, and not here")
+        self._check_here(client)
         if client in self.answered:
             raise DuplicateFrameError(f"client {client} answered already in round {self.number}")
         if not isinstance(data, bytes):
             data = bytes(bytes_of(data))  # frames may wait, and must not change meanwhile
         frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=self.aggregator.plan.limits)
-        check_private_update(frame, self._post.theta)
+        check_private_weight(frame.weight, self._post.theta)
         self.aggregator.add(frame, key, client if self._post.shared_key else None)
         self.answered.add(client)
         self._folded(client)
@@ -212,16 +226,18 @@ class Node:
 
     def _take(self, edge: str, data: bytes | memoryview) -> tuple[Partial, Mapping[str, int]]:
         self._check_open()
-        members = self._members_of(edge)
+        assigned = self._edge_named(edge)
         if edge in self._merged:
             raise DuplicateFrameError(f"edge {edge} sent its sum already in round {self.number}")
         if not isinstance(data, bytes):
             data = bytes(bytes_of(data))  # what waits is not copied
-        form = form_of(self.aggregator, len(members))
-        found = read_partial(data, self.aggregator, form, self._edge_key(edge), members)
-        part = open_partial(found, self.aggregator, form, members)
+        form = form_of(self.aggregator, len(assigned.members))
+        found = read_partial(data, self.aggregator, form, assigned.key, assigned.members)
+        for weight in {*found.weights.tolist()}:
+            check_private_weight(weight, self._post.theta)
+        part = open_partial(found, self.aggregator, form, assigned.members)
         with self._merging:
-            self._members_of(edge)  # it may have been given up meanwhile
+            self._edge_named(edge)  # it may have been given up meanwhile
             if edge in self._merged:
                 raise DuplicateFrameError(f"edge {edge} sent its sum already in round {self.number}")
             self.aggregator.merge(part)
@@ -232,13 +248,13 @@ class Node:
             self._folded(client)
         return found, Frame.from_bytes(data, kind=Kind.PARTIAL, limits=PARTIAL_LIMITS).account()
 
-    def _members_of(self, edge: str) -> dict[int, Member]:
-        members = self._members.get(edge)
-        if members is None:
+    def _edge_named(self, edge: str) -> _Edge:
+        found = self._edges.get(edge)
+        if found is None:
             gone = edge in self._given_up
             why = "was given up: its clients answer elsewhere" if gone else "was assigned no client"
             raise UnknownClientError(f"in round {self.number} edge {edge} {why}")
-        return members
+        return found
 
     def _folded(self, client: Client) -> None:
         """Note that a client's update is in the sum; a node that does not need to know does nothing."""
@@ -263,3 +279,7 @@ class Node:
         if client not in self._post.keys:
             raise UnknownClientError(f"client {client} was not asked in round {self.number}")
         return self._post.keys[client]
+
+    def _check_here(self, client: Client) -> None:
+        if client in self._edge_of:
+            raise UnknownClientError(f"client {client} answers at edge {self._edge_of[client]}, and not here")

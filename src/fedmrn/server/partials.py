@@ -129,7 +129,10 @@ def read_partial(
     if frame.layout_digest != plan.layout.digest:
         raise WrongLayoutError("the partial sum was made for a model with other tensors")
     if frame.noise_key != key:
-        raise WrongKeyError("the partial sum has another key than the one that this edge was assigned")
+        raise WrongKeyError(
+            "the partial sum has another key than the one that this edge was assigned: it is another edge's, or the "
+            "round was begun again with other clients"
+        )
     found = Partial.read(frame, form)
     if found.plan != plan_digest(plan, whole.admission.bound_to):
         raise WrongParametersError("the partial sum was made for other templates, caps, limits or weights")
@@ -250,7 +253,7 @@ def _tally(part: Aggregator) -> NDArray[np.int64]:
 
 def _put_tally(part: Aggregator, found: Partial) -> None:
     codec, sizes = _observables(part)
-    if codec is None or not found.tally.size or not found.members.size:
+    if codec is None or not found.tally.size:
         return
     n, rows = found.members.size, found.tally.reshape(len(codec.observables), -1).tolist()
     for observable, row in zip(codec.observables, rows, strict=True):
@@ -258,4 +261,5 @@ def _put_tally(part: Aggregator, found: Partial) -> None:
             least, most = observable.span(size)
             if not least * n <= number <= most * n:
                 raise BoundError(f"the {observable.name} of {n} members cannot add up to {number}")
-        part.tally.sums[observable] = row
+        if n:
+            part.tally.sums[observable] = row

@@ -140,11 +140,13 @@ class Round(Node):
         """Fold the updates of all clients that answered as one sum of masks (`fedmrn.secure`).
 
         Raises:
-            UnknownClientError: a client of the sum was not asked.
+            UnknownClientError: a client of the sum was not asked, or answers at an edge.
             WrongRoundError, DuplicateFrameError, WrongParametersError: as `fedmrn.server.summing.take_sum`.
         """
         self._check_open()
         keys = [self._key(client) for client in total.clients]
+        for client in total.clients:
+            self._check_here(client)
         take_sum(self.aggregator, total, keys[0] if keys else 0)
         self.answered.update(total.clients)
         for client in total.clients:

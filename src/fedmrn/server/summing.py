@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from fedmrn.errors import DuplicateFrameError
 from fedmrn.server.aggregate import Aggregator
 from fedmrn.server.fold import ExactSum
 from fedmrn.server.summed import MaskSum, fold_sum, full_mask
@@ -25,8 +24,7 @@ def take_sum(aggregator: Aggregator, total: MaskSum, noise_key: int) -> None:
     """
     total.check(aggregator.plan.layout)
     with aggregator.lock:
-        if aggregator.count:
-            raise DuplicateFrameError("a round is of single updates or of one sum, not of both")
+        aggregator.admission.check_empty()
         census, plan, codecs = aggregator.census, aggregator.plan, aggregator.admission.codecs
         census.weights += [1] * len(total.clients)
         if plan.caps is not None:
@@ -38,5 +36,6 @@ def take_sum(aggregator: Aggregator, total: MaskSum, noise_key: int) -> None:
         fold_sum(aggregator.sums, codecs, total, noise_key)
         if Group.CODED in codecs:
             aggregator.tally.add_sum(total, full_mask(plan, codecs[Group.CODED], noise_key))
+        aggregator.admission.summed = True
         for client in total.clients:
             aggregator.admission.note(client, 1)

@@ -1,7 +1,6 @@
 """What a broadcast of private masks (term `theta`) may ask for, and how an update shows that its client made none."""
 
 from fedmrn.errors import ConfigError, WrongParametersError
-from fedmrn.wire.frame import Frame
 from fedmrn.wire.layout import Group, Layout
 
 
@@ -25,21 +24,21 @@ def check_sums_alone(layout: Layout, theta: float) -> None:
         )
 
 
-def check_private_update(update: Frame, theta: float) -> None:
-    """Refuse an update that a client of private masks does not write.
+def check_private_weight(weight: int, theta: float) -> None:
+    """Refuse the weight of an update that a client of private masks does not write.
 
     A single bit does not show by which chance it was drawn: a client that lies is not found. One that does not know of
     private masks refuses the term; one that drops it counts its samples, and this shows.
 
     Args:
-        update: as parsed.
+        weight: that it claims.
         theta: that clients were told; 0 where masks are not private.
 
     Raises:
-        WrongParametersError: its weight is not 1.
+        WrongParametersError: it is not 1.
     """
-    if theta and update.weight != 1:
+    if theta and weight != 1:
         raise WrongParametersError(
-            f"the update has weight {update.weight}, and clients were told theta = {theta:g}: whoever draws private "
+            f"the update has weight {weight}, and clients were told theta = {theta:g}: whoever draws private "
             "masks says weight 1, so that this one draws others"
         )

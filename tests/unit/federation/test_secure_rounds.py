@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from small_federation import federation, rule, run
 from torch import nn
+from trees import LEAN, fill, server_of, updates
 
-from fedmrn.errors import BelowThresholdError, ConfigError
+from fedmrn.errors import BelowThresholdError, ConfigError, DuplicateFrameError, UnknownClientError
 from fedmrn.federation import simulation
 from fedmrn.federation.setting import Federation
 from fedmrn.federation.simulated_sum import SimulatedSum
 from fedmrn.federation.transport import Reply
 from fedmrn.methods import method
 from fedmrn.secure import SecureSum
-from fedmrn.server import Server
+from fedmrn.server import EdgeRound, Server
 from fedmrn.server.summed import MaskSum
 from fedmrn.torch import ModelLayout
 
@@ -139,6 +140,34 @@ def test_schemes_that_cannot_be_summed(options: dict[str, Any], why: str) -> Non
 def test_side_data_is_float32() -> None:
     with pytest.raises(ConfigError, match="leave side"):
         run(replace(setting(SecureSum(), side="float16"), rule=rule))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_round_of_one_sum_takes_nothing_else(number: int) -> None:
+    """Neither an update nor an edge's sum; and no sum has a client that answers at an edge."""
+    server = server_of("fedmrn-s", {"noise_key": "round"}, layout=LEAN)
+    if number == 2:
+        first = server.begin(1, range(4))
+        fill(first, range(4), updates(first), LEAN)
+        first.finish()
+    round_ = server.begin(number, range(4))
+    sent = updates(round_)
+    edge = EdgeRound.from_bytes(round_.assign({"e": [3]})["e"], LEAN, threads=1)
+    edge.add(3, sent[3])
+    one, none = np.ones(LEAN.size, np.uint8), np.zeros(0, np.int64)
+    total = MaskSum(clients=(0, 1), ones=one, side=none, fraction=20, wishes=np.zeros(1, np.int64))
+    with pytest.raises(UnknownClientError, match="answers at edge e"):
+        round_.add_sum(replace(total, clients=(0, 3)))
+    round_.add_sum(total)
+    for other in (lambda: round_.add(2, sent[2]), lambda: round_.merge("e", edge.partial())):
+        with pytest.raises(DuplicateFrameError, match="of single updates or of one sum"):
+            other()
+    round_.give_up("e")
+    with pytest.raises(DuplicateFrameError, match="of single updates or of one sum"):
+        round_.add_sum(replace(total, clients=(2, 3)))
+    assert round_.answered == {0, 1}
+    assert round_.aggregator.count == 2
+    round_.finish()
 
 
 def test_wishes_are_averaged_and_rounded() -> None:

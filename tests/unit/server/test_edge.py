@@ -1,11 +1,14 @@
 """Edge servers: who answers where, what reaches the root, and what an assignment may be."""
 
 import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
-from trees import LAYOUT, LEAN, fill, server_of, updates
+from trees import LAYOUT, LEAN, SECRET, fill, server_of, updates
 
 from fedmrn.errors import (
     ConfigError,
@@ -20,9 +23,10 @@ from fedmrn.errors import (
     WrongLayoutError,
     WrongRoundError,
 )
-from fedmrn.server import EdgeRound, Round, node
+from fedmrn.methods import method
+from fedmrn.server import EdgeRound, Round, Server, node
 from fedmrn.server.partials import open_partial
-from fedmrn.wire.frame import Frame, Kind
+from fedmrn.wire.frame import Frame, Kind, Limits
 from fedmrn.wire.layout import Layout
 from fedmrn.wire.traffic import UNKNOWN
 
@@ -159,6 +163,39 @@ def test_an_edge_that_is_given_up_while_its_sum_is_read(monkeypatch: pytest.Monk
     round_.add("ann", sent["ann"])
 
 
+def test_a_round_that_is_begun_again_with_others() -> None:
+    """The indices of a late sum are others' now: it would count those, and its own clients once more where they are."""
+    round_, sent = begun()
+    dead = edges(round_)["a"]
+    for client in ("ann", "bob"):
+        dead.add(client, sent[client])
+    again = round_._server.begin(2, ("cyd", 7, "ann", "bob"))
+    again.assign({"a": ["cyd", 7]})
+    with pytest.raises(WrongKeyError, match="begun again with other clients"):
+        again.merge("a", dead.partial())
+    assert not again.aggregator.count
+
+
+def test_a_round_that_is_begun_again_as_it_was(tmp_path: Path) -> None:
+    """The root was killed: its edges go on, and send the new one the sums that they have."""
+    alone, sent = begun()
+    for client in CLIENTS:
+        alone.add(client, sent[client])
+    round_, _ = begun()
+    edge, other = edges(round_).values()
+    round_._server.save(tmp_path)
+    server = Server.load(tmp_path, LAYOUT, round_._server.scheme, threads=1)
+    again = server.begin(2, server.asked)
+    again.assign({"a": ["bob", "ann"], "b": ["cyd"]})
+    for client in ("bob", "ann"):
+        edge.add(client, sent[client])
+    other.add("cyd", sent["cyd"])
+    again.add(7, sent[7])
+    for name, node_ in (("b", other), ("a", edge)):
+        again.merge(name, node_.partial())
+    assert again.finish().tobytes() == alone.finish().tobytes()
+
+
 def test_a_partial_sum_is_sent_again_as_it_was() -> None:
     round_, sent = begun()
     edge = edges(round_)["a"]
@@ -252,6 +289,36 @@ def test_assignments_that_cannot_be(assigned: dict[str, list[str]], match: str) 
     round_.add("ann", sent["ann"])  # nothing was assigned
     with pytest.raises(ConfigError, match="answered already"):
         round_.assign({"a": ["ann"]})
+
+
+def test_nobody_is_assigned_where_the_round_does_not_fit_an_assignment() -> None:
+    scheme = method("fedmrn").scheme({})
+    server = Server(LAYOUT, scheme, np.zeros(LAYOUT.size, np.float32), SECRET, limits=Limits(max_weight=1 << 62))
+    round_ = server.begin(1, CLIENTS)
+    with pytest.raises(ConfigError, match=r"4 clients of up to 4611686018427387904 are too heavy; lower Limits"):
+        round_.assign({"a": ["ann"]})
+    assert set(updates(round_)) == {*CLIENTS}
+    round_.add("ann", updates(round_)["ann"])
+
+
+def test_an_edge_is_given_up_while_another_is_assigned() -> None:
+    """Whoever reads the clients of the new edge slowly does not undo what came between."""
+    round_, sent = begun()
+    edges(round_)
+    given: list[Thread] = []
+
+    def slowly() -> Iterator[str | int]:
+        given.append(Thread(target=round_.give_up, args=("a",)))
+        given[0].start()
+        given[0].join(0.2)
+        yield 7
+
+    round_.assign({"c": slowly()})
+    given[0].join()
+    for client in ("ann", "bob"):
+        round_.add(client, sent[client])
+    with pytest.raises(UnknownClientError, match="answers at edge c"):
+        round_.add(7, sent[7])
 
 
 def test_edges_can_be_assigned_one_after_the_other() -> None:

@@ -312,6 +312,20 @@ def test_counts_without_an_end_stop_no_inner_node() -> None:
     assert round_.refused == {(UNKNOWN, "LimitError"): (1 << 32) - 1}
 
 
+def test_nobody_has_no_observations() -> None:
+    round_, _ = third(server_of("fedmrn"))
+    nobody = EdgeRound.from_bytes(round_.assign({"g": [1]})["g"], LAYOUT) if 1 in round_.give_up("e") else None
+    assert nobody is not None
+    form = form_of(round_.aggregator, 1)
+    good = Partial.read(Frame.from_bytes(nobody.partial()), form)
+    assert not good.members.size
+    for number in (1, -1):
+        with pytest.raises(BoundError, match="0 members"):
+            round_.merge("g", replace(good, tally=good.tally + number).frame(form).to_bytes())
+    round_.merge("g", nobody.partial())
+    assert round_.answered == {0}
+
+
 def test_a_sum_that_is_cut_costs_no_memory_of_the_models_size() -> None:
     layout = Layout.of([TensorSpec("w", (1 << 22,), Group.CODED)])
     round_ = server_of("fedmrn", {"scale": 0.01}, layout=layout, clipping=None).begin(1, [1])

@@ -11,11 +11,13 @@ from fedmrn.errors import ConfigError, MalformedFrameError, UnknownTermError, Wr
 from fedmrn.methods import method
 from fedmrn.numerics.private import Dice, private_codewords
 from fedmrn.server import EdgeRound, Server
+from fedmrn.server.partials import form_of
 from fedmrn.torch import ModelLayout, attach
 from fedmrn.torch.rules.private import SignedTraining
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group
 from fedmrn.wire.messages import encode_update
+from fedmrn.wire.partial import Partial
 from fedmrn.wire.terms import read_terms, terms_section
 
 THETA, SCALE, STEPS = 0.125, 0.5, 3
@@ -109,6 +111,16 @@ def test_who_counts_its_samples_draws_no_private_mask(weight: int) -> None:
                 frame = replace(frame, weight=1)
             node.add(name, frame.to_bytes())
             assert name in node.answered
+        form = form_of(round_.aggregator, 1)
+        good = Partial.read(Frame.from_bytes(edge.partial()), form)
+        forged = replace(good, weights=good.weights * 0 + weight).frame(form).to_bytes()
+        if options["theta"]:
+            with pytest.raises(WrongParametersError, match=f"weight {weight}.*theta = 0.125"):
+                round_.merge("edge", forged)
+            round_.merge("edge", edge.partial())
+        else:
+            round_.merge("edge", forged)
+        assert round_.answered == {"a", "b"}
 
 
 def test_a_model_with_normalisation_layers_is_refused_on_both_sides() -> None:
