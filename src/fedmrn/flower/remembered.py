@@ -18,7 +18,7 @@ from fedmrn.errors import FrameError, RunError, WrongLayoutError
 from fedmrn.files import read_file
 from fedmrn.flower.kept import folder, put_away
 from fedmrn.flower.records import RUN, records_of
-from fedmrn.wire.frame import DEFAULT_LIMITS, Frame, Kind, Role, Section
+from fedmrn.wire.frame import OWN_LIMITS, Frame, Kind, Role, Section
 from fedmrn.wire.layout import Group
 
 log = getLogger("flwr").log
@@ -80,8 +80,8 @@ class Remembered:
 
 
 def _read(path: Path, broadcast: Frame, round: int, node: int) -> NDArray[np.float32]:
-    data = read_file(path, DEFAULT_LIMITS.max_bytes) or b""
-    frame = Frame.from_bytes(data, kind=Kind.UPDATE)
+    data = read_file(path, OWN_LIMITS.max_bytes) or b""
+    frame = Frame.from_bytes(data, kind=Kind.UPDATE, limits=OWN_LIMITS)
     section = frame.select(Role.UPDATE, Group.CODED)
     of = (frame.layout_digest, frame.method, frame.round, frame.noise_key)
     if section is None or section.codec != Raw.id or of != (broadcast.layout_digest, broadcast.method, round, node):

@@ -20,6 +20,7 @@ from fedmrn.text import printable
 from fedmrn.wire.frame import Frame
 
 _log = getLogger(__name__)
+_NOT_KEPT = refused(503, "NotKept", "the server cannot put this answer on disk now; send it again later", again=True)
 MOST_TEXT = 4096
 """Bytes of a failure's text."""
 
@@ -101,7 +102,8 @@ class Desk:
             if not isinstance(found, OpenTask):
                 return self._counted(found, name, len(data))
             if found.answered_by(client, digest):
-                return self._counted(KNOWN, name, len(data), "again")
+                here = self._last.get(client) == (name, digest) or self._put_away(found, client, data, metrics, digest)
+                return self._counted(KNOWN if here else _NOT_KEPT, name, len(data), "again")
             if client not in found.waiting:
                 text = f"client {client} answered {name} already, or said that it cannot"
                 return self._counted(refused(409, "DuplicateFrameError", text), name, len(data))
@@ -120,9 +122,17 @@ class Desk:
         except FrameError as error:
             return refused(422, type(error).__name__, str(error), again=task.may_retry(client))
         task.conduct.note_beside(task.kind, received={"metrics": len(metrics)} if metrics else {})
+        return TAKEN if self._put_away(task, client, data, metrics, digest) else _NOT_KEPT
+
+    def _put_away(self, task: OpenTask, client: int, data: bytes, metrics: str, digest: bytes) -> bool:
+        """Put an answer that was taken on disk; whether it is there, so that its client may be told."""
+        try:
+            self._keep(task.name, client, data, metrics)
+        except OSError as error:  # a full disk; the client sends the answer again, and it is not folded twice
+            _log.error("%s: the answer of client %s cannot be put on disk: %s", task.name, client, error)
+            return False
         self._last[client] = (task.name, digest)
-        self._keep(task.name, client, data, metrics)
-        return TAKEN
+        return True
 
     def fail(self, client: int, name: str, text: bytes) -> Verdict:
         """Note that a client does not answer the task of this name, and why."""

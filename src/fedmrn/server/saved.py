@@ -31,7 +31,7 @@ from fedmrn.server.carried import Carried
 from fedmrn.server.saved_public import client_name, public_state, read_client, read_public_state
 from fedmrn.server.scheme import Scheme
 from fedmrn.server.statistics import check_moments
-from fedmrn.wire.frame import Frame, Kind, Limits, Role, Section
+from fedmrn.wire.frame import OWN_LIMITS, Frame, Kind, Role, Section
 from fedmrn.wire.layout import Group, Layout
 from fedmrn.wire.messages import read_exact_state, state_sections
 from fedmrn.wire.terms import LARGEST_CAP, LEAST_CAP
@@ -42,7 +42,6 @@ RUN_SIZE = 16
 _VERSION = 1
 _HEAD = struct.Struct("<16sBQIII")  # run, bytes of the secret, cap of weights (0: none), scales, values, clients
 _LENGTH = struct.Struct("<I")
-_LIMITS = Limits(max_bytes=1 << 36)  # two moments and the state of five thousand million parameters
 _NONE = np.iinfo(np.int16).min
 
 
@@ -124,11 +123,11 @@ _CURE = "; delete it to start anew, or put back the file that belongs there"
 
 
 def _frame(path: Path) -> Frame:
-    data = read_file(path, _LIMITS.max_bytes, _CURE)
+    data = read_file(path, OWN_LIMITS.max_bytes, _CURE)
     if data is None:
         raise RunError(f"{path} is not there: no server was saved in this folder")
     try:
-        return Frame.from_bytes(data, kind=Kind.SAVED, limits=_LIMITS)
+        return Frame.from_bytes(data, kind=Kind.SAVED, limits=OWN_LIMITS)
     except WrongKindError as error:
         raise RunError(f"{path} is not a server's checkpoint, or of an older version of fedmrn{_CURE}") from error
     except FrameError as error:

@@ -1,6 +1,7 @@
 """Models beyond what one message of Flower's may hold: arrays go in pieces, and what cannot is refused beforehand."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 
 from fedmrn.errors import ConfigError, LimitError
-from fedmrn.flower import client, records
+from fedmrn.flower import client, records, remembered
 from fedmrn.flower.client import attach
+from fedmrn.flower.kept import FOLDER
 from fedmrn.torch import LocalRule
-from fedmrn.wire.frame import Limits
+from fedmrn.wire.frame import Frame, Limits
 
 
 def asked(method: str) -> Message:
@@ -52,6 +54,23 @@ def test_a_memory_that_flower_cannot_put_away_is_refused_before_training(monkeyp
     with pytest.raises(ConfigError, match=f"clients of topk-ef keep .* {4 * coded} bytes here"):
         attached(message, state)
     attached(asked("fedmrn"), state)  # its clients keep nothing
+
+
+def test_a_memory_in_a_file_may_be_beyond_a_clients_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a run that is kept: the file is the node's own, and 4 GiB are 1.07 thousand million parameters."""
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    message = asked("topk-ef")
+    broadcast = Frame.from_bytes(records.broadcast_bytes(message.content, "arrays"))
+    (tmp_path / f"{bytes(8).hex()}-11-0.memory").touch()
+    limits = list[int]()
+
+    def read(path: Path, most: int) -> bytes:
+        limits.append(most)
+        return b""
+
+    monkeypatch.setattr(remembered, "read_file", read)
+    assert remembered.Remembered(11, bytes(8)).before(broadcast) is None
+    assert limits == [1 << 40]
 
 
 def test_a_frame_beyond_the_limit_is_refused_and_the_server_is_told_what_to_write(

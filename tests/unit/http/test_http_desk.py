@@ -1,10 +1,12 @@
 """The desk and the rounds without sockets: deadlines, clients that fail, files that are damaged."""
 
+import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from http_federation import Trainer, folded_without, of_many, plan_of, server_of
@@ -73,6 +75,36 @@ def test_a_client_that_never_answers_is_left_behind(tmp_path: Path) -> None:
     assert found.server.state.tobytes() == folded_without(SETTING, {2}).tobytes()
     assert found.outcomes[0].report.silent == 1
     assert found.desk.answer(2, "1-train", b"x", "").status == 409
+
+
+def test_an_answer_that_is_not_on_disk_is_not_said_to_be_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disk is full for two attempts; the answer is folded once all the same."""
+    with loop(tmp_path) as found:
+        keep, full = found.desk._keep, [1, 2]
+
+        def failing(*answer: Any) -> None:
+            if full:
+                full.pop()
+                raise OSError(errno.ENOSPC, "No space left on device")
+            keep(*answer)
+
+        found.desk._keep = failing
+        data = found.train(0, found.work(0))[0]
+        for _ in range(2):
+            verdict = found.answer(0, data)
+            assert (verdict.status, verdict.content["error"], verdict.content["again"]) == (503, "NotKept", True)
+            assert not [*found.spool.kept("1-train")]
+        for _ in range(2):
+            assert found.answer(0, data).content == {"answer": "known"}
+        assert [kept.client for kept in found.spool.kept("1-train")] == [0]
+        for client in (1, 2):
+            assert found.answer(client).status == 200
+        found.join()
+    assert found.outcomes[0].report.folded == [0, 1, 2]
+    assert found.server.state.tobytes() == folded_without(SETTING, set()).tobytes()
+    assert "1-train: the answer of client 0 cannot be put on disk: [Errno 28] No space left" in caplog.text
 
 
 def test_a_round_without_enough_updates_is_prolonged(tmp_path: Path) -> None:

@@ -66,6 +66,20 @@ def test_weights_without_a_cap_that_matters(tmp_path: Path) -> None:
     assert one.state.tobytes() == two.state.tobytes()
 
 
+def test_a_file_may_be_as_long_as_those_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of five thousand million parameters writes more than 64 GiB, and reads them again."""
+    one, limits = server(), list[int]()
+
+    def read(path: Path, most: int, cure: str) -> bytes:
+        limits.append(most)
+        return path.read_bytes()
+
+    monkeypatch.setattr("fedmrn.server.saved.read_file", read)
+    one.save(tmp_path)
+    Server.load(tmp_path, LAYOUT, one.scheme)
+    assert limits == [1 << 40]
+
+
 def test_before_the_first_round(tmp_path: Path) -> None:
     one = server()
     one.save(tmp_path)
