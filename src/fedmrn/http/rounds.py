@@ -17,7 +17,7 @@ from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.model_frames import model_frames
 from fedmrn.federation.private_run import private_run
 from fedmrn.federation.report import RoundReport
-from fedmrn.files import append, read_file
+from fedmrn.files import append, read_file, write_atomic
 from fedmrn.http.desk import Desk
 from fedmrn.http.metrics import read_metrics
 from fedmrn.http.plan import Plan
@@ -108,10 +108,11 @@ class Rounds:
         Raises:
             NoUpdatesError: deadlines in a row passed without as many updates as the plan asks for.
             UnusableModelError: rounds in a row would have left a model that is not finite.
-            OSError: the server cannot be saved.
+            OSError: the server cannot be saved, or its lines cannot be written.
             ClosedError: the desk was closed.
         """
         failures = 0
+        end_lines(self._folder / ROUNDS)
         if self._private is not None:
             self._private.recall(self._server.round, folded_before(self._folder))
             _log.info("%s", self._private.before(self._plan.rounds))
@@ -195,6 +196,17 @@ class Rounds:
         task = OpenEvaluation(conduct, evaluators, plan.told, frame)
         self._carry_out(task, 0)
         return task.means.mean()
+
+
+def end_lines(path: Path) -> None:
+    """Cut off a last line that a full disk or a kill left half-written, so that the next one is a line of its own."""
+    data = read_file(path, _MOST_BYTES) or b""
+    whole, end, last = data.rpartition(b"\n")
+    if last:
+        with suppress(ConfigError):
+            parse_json(last, finite=False)
+            whole, end = data, b"\n"
+        write_atomic(path, whole + end)
 
 
 def folded_before(folder: Path) -> Iterator[tuple[int, int]]:

@@ -14,7 +14,7 @@ from http_federation import Trainer, folded_without, of_many, plan_of, server_of
 from fedmrn.errors import NoUpdatesError, UnusableModelError
 from fedmrn.federation.conduct import Conduct
 from fedmrn.http.desk import ClosedError, Desk
-from fedmrn.http.rounds import Outcome, Rounds
+from fedmrn.http.rounds import ROUNDS, Outcome, Rounds, end_lines
 from fedmrn.http.spool import Spool
 from fedmrn.http.verdict import Verdict
 
@@ -105,6 +105,33 @@ def test_an_answer_that_is_not_on_disk_is_not_said_to_be_taken(
     assert found.outcomes[0].report.folded == [0, 1, 2]
     assert found.server.state.tobytes() == folded_without(SETTING, set()).tobytes()
     assert "1-train: the answer of client 0 cannot be put on disk: [Errno 28] No space left" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("found", "mended"),
+    [
+        (b"", b""),
+        (b'{"round": 1', b""),
+        (b'{"round": 1}', b'{"round": 1}\n'),
+        (b'{"round": 1}\n', b'{"round": 1}\n'),
+        (b'{"round": 1}\n{"rou', b'{"round": 1}\n'),
+        (b'{"round": 1}\n{"round": 2, "loss": NaN}', b'{"round": 1}\n{"round": 2, "loss": NaN}\n'),
+    ],
+)
+def test_half_a_line_does_not_spoil_the_next(tmp_path: Path, found: bytes, mended: bytes) -> None:
+    path = tmp_path / ROUNDS
+    end_lines(path)
+    assert not path.exists()
+    path.write_bytes(found)
+    end_lines(path)
+    assert path.read_bytes() == mended
+
+
+def test_a_server_that_starts_again_ends_the_last_line(tmp_path: Path) -> None:
+    (tmp_path / ROUNDS).write_bytes(b'{"round": 1, "cl')
+    with loop(tmp_path, deadline=0.1, give_up_after=1) as found:
+        found.join()
+    assert (tmp_path / ROUNDS).read_bytes() == b""
 
 
 def test_a_round_without_enough_updates_is_prolonged(tmp_path: Path) -> None:
