@@ -120,6 +120,11 @@ class RoundReport:
         """How many of the clients that were sent a broadcast sent nothing: neither a reply nor an error."""
         return len(self.stages[MessageKind.TRAIN].waiting)
 
+    @property
+    def unheard(self) -> bool:
+        """Whether messages of some kind were sent, and nobody answered: neither by a reply nor by an error."""
+        return any(stage.asked and len(stage.waiting) == len(stage.asked) for stage in self.stages.values())
+
     def metrics(self) -> dict[str, int | float | list[int] | list[float]]:
         """Return the counts as Flower's metrics."""
         clients = max(1, len(self.folded))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedmrn.errors import BelowThresholdError, ConfigError, FrameError
+from fedmrn.errors import BelowThresholdError, ConfigError, FrameError, LimitError
 from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.sum_conduct import SumConduct
 from fedmrn.federation.transport import MessageKind
@@ -67,7 +67,7 @@ class SumOnGrid:
         server, number = self._server, self._conduct.report.round
         try:
             collector = self._protect.begin(number, len(nodes), server.scheme, server.layout)
-        except ConfigError as error:
+        except (ConfigError, LimitError) as error:
             log(WARNING, "round %s is lost: %s", number, error)
             return []
         self._sums = sums = SumConduct(self._conduct, collector, nodes, self._protect, server.layout)
