@@ -66,7 +66,7 @@ class RoundReport:
         folded: clients whose update is in the mean.
         refused: what was wrong with each reply that was not folded, "node N: ErrorType: text".
         failed: errors in place of an update, "node N: text"; not of a client whose update came after all.
-        failed_otherwise: errors in place of other answers, "node N: KIND: text".
+        failed_otherwise: errors in place of other answers, "node N: KIND: text", and why a secure sum was lost.
         up: bytes of the frames that were folded.
         stages: who was asked, and the bytes, by kind of message.
         public: how each client that was asked to train was sent the public model; empty where there is none.

@@ -234,7 +234,7 @@ def test_clients_without_the_function_are_told_of_it(caplog: pytest.LogCaptureFi
     """The commonest mistake: what nodes said is in the log and in the error, and what to write."""
     plan = strategy(SecureSum(threshold=2), fraction=0.0)
     said = "ValueError: No train function registered with name 'secure'"
-    with pytest.raises(NoUpdatesError, match=r"The last round: node 11: keys: .*registered with name 'secure'"):
+    with pytest.raises(NoUpdatesError, match=r"The last round: node 1\d: keys: .*registered with name 'secure'"):
         plan.start(FakeGrid({n: fails(n, said) for n in NODES}), ArrayRecord(plain_model().state_dict()), num_rounds=5)
     assert caplog.text.count("round 1: node 11: keys: code 1: ValueError") == 1
     assert caplog.text.count('@app.train("secure")') == 1
@@ -242,9 +242,15 @@ def test_clients_without_the_function_are_told_of_it(caplog: pytest.LogCaptureFi
 
 def test_silence_while_keys_are_exchanged_is_told(caplog: pytest.LogCaptureFixture) -> None:
     plan = strategy(SecureSum(threshold=2), fraction=0.0)
-    nodes = {n: member(n, context(n), dies_at="1") for n in NODES}
-    with pytest.raises(NoUpdatesError, match="no node answered in time"):
-        plan.start(FakeGrid(nodes), ArrayRecord(plain_model().state_dict()), num_rounds=3)
+    grid = FakeGrid({n: member(n, context(n), dies_at="1") for n in NODES})
+    plan.begin(ArrayRecord(plain_model().state_dict()))
+    for number in (1, 2):
+        assert not list(plan.configure_train(number, ArrayRecord(), ConfigRecord(), grid))
+        assert plan.aggregate_train(number, []) == (None, None)
+        assert caplog.text.count(f"round {number} is lost: 0 of 3 clients answered with keys") == 1
+    assert not list(plan.configure_train(3, ArrayRecord(), ConfigRecord(), grid))
+    with pytest.raises(NoUpdatesError, match="0 of 3 clients answered with keys"):
+        plan.aggregate_train(3, [])
     assert "longer timeout" in caplog.text
 
 
@@ -272,3 +278,12 @@ def test_a_client_asks_for_a_sum_of_so_many() -> None:
         secure_sum(message, mine, least=3)
     assert not mine.state, "no secret is made"
     secure_sum(message, mine, least=2)
+
+
+def test_fewer_nodes_than_the_threshold_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """As it is where Flower begins with the first two nodes: the error says what to set."""
+    plan = strategy(SecureSum(threshold=7), fraction=0.0)
+    grid = FakeGrid({n: member(n, context(n)) for n in NODES})
+    with pytest.raises(NoUpdatesError, match=r"threshold 7 cannot be of 3 clients: .*min_train_nodes="):
+        plan.start(grid, ArrayRecord(plain_model().state_dict()), num_rounds=5)
+    assert caplog.text.count("> round 1: round 1 is lost: a secure sum with threshold 7") == 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,9 +159,10 @@ def test_a_client_says_how_small_a_sum_may_be() -> None:
     with pytest.raises(RefusedRevealError, match="of 68 or more"):
         SumMember.begin(few, colluding=0.1, least=68)
     SumMember.begin(Session.begin(1, 2, 2, 8, 0).setup(0))
-    for least in (1, True, 2.5):
+    wrong: tuple[Any, ...] = (1, True, 2.5)
+    for one in wrong:
         with pytest.raises(ConfigError, match="least"):
-            SumMember.begin(few, colluding=0.1, least=least)
+            SumMember.begin(few, colluding=0.1, least=one)
 
 
 SMALLEST = {
