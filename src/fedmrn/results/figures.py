@@ -22,6 +22,7 @@ from fedmrn.results.specs import FigureSpec
 from fedmrn.results.tables import Collections, fits, named, ordered
 
 _SEEN = "Description"
+_FEW = 12  # curves: with more, what they are called stands beside the axes
 _LABELS = {
     "rounds": "round",
     "traffic": "total traffic so far, up and down, all clients",
@@ -101,7 +102,8 @@ def mark_in(png: bytes | None) -> str:
 
 def draw(spec: FigureSpec, collections: Collections) -> bytes:
     """Draw a figure; return it as PNG, with its mark."""
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    many = len(_curves_of(spec, collections)) > _FEW
+    figure = Figure(figsize=(11, 7) if many else (8, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(literal(spec.title), loc="left", fontsize=11, color=INK)
     if spec.columns:
@@ -147,7 +149,10 @@ def _draw_curves(axes: Axes, spec: FigureSpec, collections: Collections) -> None
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(1e6 * value)))
         axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-    axes.legend(frameon=False, fontsize=9, title="at the end, %", alignment="left", title_fontsize=9)
+    curves = len(axes.get_lines())
+    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1), "ncols": 1 + (curves - 1) // 35}
+    more = beside if curves > _FEW else {}
+    axes.legend(frameon=False, fontsize=9, title="at the end, %", alignment="left", title_fontsize=9, **more)
 
 
 def caption(spec: FigureSpec, collections: Collections) -> str:

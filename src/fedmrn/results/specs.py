@@ -56,7 +56,8 @@ class TableSpec:
     Attributes:
         records: the collections that its runs are of.
         where: which of their runs.
-        rows: a row for each group of seeds, each run, or each range of rounds; "stated" is the table of a collection.
+        rows: a row for each group of seeds, each run, or each range of rounds; "rates" is a row for each method, with
+            the column's value at each learning rate, and the best rate; "stated" is the table of a collection.
         rounds: the ranges, where rows are.
         columns: what is shown.
         like: a setting -> another, whose runs are references for its own too.
@@ -68,7 +69,7 @@ class TableSpec:
     records: list[Word]
     pending: StrictBool = False
     where: Where = Field(default_factory=dict)
-    rows: Literal["groups", "runs", "rounds", "stated"] = "groups"
+    rows: Literal["groups", "runs", "rounds", "rates", "stated"] = "groups"
     rounds: list[Word] = Field(default_factory=list)
     columns: Columns = Field(default_factory=list)
     like: Names = Field(default_factory=dict)

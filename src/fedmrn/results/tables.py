@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import isnan, nan
 from statistics import fmean, stdev
 
 from fedmrn.errors import ConfigError
@@ -54,6 +55,8 @@ def table_of(spec: TableSpec, collections: Collections) -> TableText:
     ]
     if spec.rows == "rounds":
         return _by_rounds(spec, groups, references)
+    if spec.rows == "rates":
+        return _by_rates(spec, groups)
     columns = [_column(each) for each in spec.columns or _DEFAULT]
     if spec.rows == "runs":
         groups = [replace(group, runs=(run,)) for group in groups for run in group.runs]
@@ -74,6 +77,28 @@ def _by_rounds(spec: TableSpec, groups: Sequence[SeedGroup], references: Sequenc
             row.append(cell(replace(column, rounds=words), found[0], references))
         rows.append(row)
     return ["rounds", *(column.heading for column in columns)], rows
+
+
+def _by_rates(spec: TableSpec, groups: Sequence[SeedGroup]) -> TableText:
+    """Return a row a method and a column a rate, and which rate gave the highest value; of equal ones the lowest."""
+    if len(spec.columns) != 1 or _column(spec.columns[0]).value not in QUANTITIES:
+        raise ConfigError(f"rows by rates: one column is needed, of {', '.join(QUANTITIES)}")
+    quantity, found = _column(spec.columns[0]), dict[str, dict[float, float]]()
+    for group in groups:
+        method, lr = group.runs[0].method, group.runs[0].lr
+        if lr in found.setdefault(method, {}):
+            raise ConfigError(f"rows by rates: {method} is there twice with lr={lr:g}; say which in `where`")
+        values = [value_of(run, quantity.value, quantity.rounds) for run in group.runs]
+        known = [value for value in values if isinstance(value, float)]
+        found[method][lr] = fmean(known) if len(known) == len(values) else nan
+    rows, rates = [], sorted({lr for by_rate in found.values() for lr in by_rate})
+    for method, by_rate in found.items():
+        tried = sorted(lr for lr, value in by_rate.items() if not isnan(value))
+        best = max(tried, key=by_rate.__getitem__, default=nan)
+        edge = " (edge of the grid)" if len(tried) > 1 and best in (tried[0], tried[-1]) else ""
+        cells = [f"{by_rate[lr]:{QUANTITIES[quantity.value].form}}" if lr in tried else _NOT_RUN for lr in rates]
+        rows.append([_named(method, spec.names), *cells, f"{best:g}{edge}"])
+    return ["method", *(f"lr={lr:g}" for lr in rates), "takes"], rows
 
 
 def claims_of(spec: ClaimsSpec, collections: Collections) -> TableText:

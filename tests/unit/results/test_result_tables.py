@@ -69,6 +69,33 @@ def test_savings(collection: Collection) -> None:
     assert found == [["1.0x", "1.0x", "16.00", "32.000"], ["30.8x", "1.9x", "0.52", "1.040"]]
 
 
+def rated(method: str, lr: float, end: float, seed: int = 0, **said):
+    return replace(stored(method, seed, [0.1, end]), lr=lr, set={"method.lr": lr, **said})
+
+
+def test_rates_as_columns(collection: Collection) -> None:
+    runs = [rated("fedavg", 0.1, 0.5), rated("fedavg", 0.03, 0.7), rated("fedavg", 0.3, 0.6)]
+    runs += [rated("fedmrn", 0.1, 0.5, seed) for seed in (0, 1)] + [
+        rated("fedmrn", 0.3, 0.5 + seed / 10, seed) for seed in (0, 1)
+    ]
+    runs += [rated("drive", 0.03, 0.2), rated("topk", 0.03, 0.4), rated("topk", 0.1, 0.6), rated("topk", 0.3, 0.6)]
+    last = Column(value="accuracy", rounds="last")
+    spec = TableSpec(records=FOUR, rows="rates", columns=[last])
+    header, found = table_of(spec, {"four": replace(collection, runs=runs)})
+    assert header == ["method", "lr=0.03", "lr=0.1", "lr=0.3", "takes"]
+    assert found == [
+        ["fedavg", "70.00", "50.00", "60.00", "0.03 (edge of the grid)"],
+        ["fedmrn", "not run", "50.00", "55.00", "0.3 (edge of the grid)"],
+        ["drive", "20.00", "not run", "not run", "0.03"],
+        ["topk", "40.00", "60.00", "60.00", "0.1"],
+    ]
+    twice = replace(collection, runs=[*runs, rated("fedavg", 0.1, 0.9, **{"method.scale": "auto"})])
+    with pytest.raises(ConfigError, match=r"fedavg is there twice with lr=0\.1"):
+        table_of(spec, {"four": twice})
+    with pytest.raises(ConfigError, match="one column is needed"):
+        table_of(replace(spec, columns=[last, last]), {"four": collection})
+
+
 def test_ranges_of_rounds_as_rows(collection: Collection) -> None:
     columns = [Column(value="accuracy", of="fedavg", head="a"), Column(value="difference", of="fedmrn", head="b")]
     header, found = table_of(

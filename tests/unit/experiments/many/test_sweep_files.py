@@ -179,12 +179,31 @@ def test_sweeps_at_the_published_length(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "rounds"),
-    [("fmnist-tuning", 4), ("fmnist-ablation", 10), ("cifar10-tuning", 5)],
+    ("name", "partition", "rounds"),
+    [
+        ("fmnist-tuning", "iid", 4),
+        ("fmnist-methods", "iid", 20),
+        ("fmnist-methods-labels", "labels", 20),
+        ("fmnist-ablation", "iid", 10),
+        ("cifar10-tuning", "iid", 5),
+    ],
 )
-def test_sweeps_for_a_cpu(name: str, rounds: int) -> None:
+def test_sweeps_for_a_cpu(name: str, partition: str, rounds: int) -> None:
     cells = [cell.experiment for cell in load_sweep(name).cells]
-    assert {(e.data.clients, e.data.partition, e.train.rounds) for e in cells} == {(100, "iid", rounds)}
+    assert {(e.data.clients, e.data.partition, e.train.rounds) for e in cells} == {(100, partition, rounds)}
+
+
+def test_the_preset_of_both_ways_among_the_methods() -> None:
+    (cell,) = (c for c in load_sweep("fmnist-methods").cells if c.experiment.method == "fedmrn-s-mrc")
+    assert cell.experiment.options == load_setting("fmnist-both").experiment("fedmrn-s-mrc", 1).options
+
+
+def test_the_rates_of_both_splits() -> None:
+    iid, labels = (
+        {(c.experiment.method, c.experiment.options.lr) for c in load_sweep(name).cells}
+        for name in ("fmnist-methods", "fmnist-methods-labels")
+    )
+    assert labels <= iid
 
 
 def test_the_sweep_of_all() -> None:
