@@ -154,19 +154,19 @@ class Conduct:
             self.note_exchange(client, Exchange(up=account, raw_up=plain(frame, OWN_LIMITS).account()))
         return frame
 
-    def note_padded(self, client: int, size: int, account: Account, raw: Account | None = None) -> None:
+    def note_padded(self, client: int, account: Account, raw: Account | None = None) -> None:
         """Count an update with pads on it, by part and as a frame in plain; `fold_sum` folds all."""
         self.note_received(client, MessageKind.TRAIN, account)
-        self.report.up += size
         self.note_exchange(client, Exchange(up=account, raw_up=account if raw is None else raw))
 
-    def fold_sum(self, total: MaskSum) -> None:
-        """Fold all updates of the round as one sum of masks.
+    def fold_sum(self, total: MaskSum, size: int) -> None:
+        """Fold all updates of the round as one sum of masks; `size` is the bytes of all with their pads on.
 
         Raises:
             FrameError: as `fedmrn.server.Round.add_sum`; nothing has changed.
         """
         self._open().add_sum(total)
+        self.report.up += size
         self.report.folded += [client for client in total.clients if isinstance(client, int)]
 
     def refuse(

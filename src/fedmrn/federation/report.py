@@ -66,7 +66,7 @@ class RoundReport:
         folded: clients whose update is in the mean.
         refused: what was wrong with each reply that was not folded, "node N: ErrorType: text".
         failed: errors in place of an update, "node N: text"; not of a client whose update came after all.
-        failed_otherwise: errors in place of other answers, "node N: KIND: text".
+        failed_otherwise: errors in place of other answers, "node N: KIND: text", and why a secure sum was lost.
         up: bytes of the frames that were folded.
         stages: who was asked, and the bytes, by kind of message.
         public: how each client that was asked to train was sent the public model; empty where there is none.
@@ -119,6 +119,11 @@ class RoundReport:
     def silent(self) -> int:
         """How many of the clients that were sent a broadcast sent nothing: neither a reply nor an error."""
         return len(self.stages[MessageKind.TRAIN].waiting)
+
+    @property
+    def unheard(self) -> bool:
+        """Whether messages of some kind were sent, and nobody answered: neither by a reply nor by an error."""
+        return any(stage.asked and len(stage.waiting) == len(stage.asked) for stage in self.stages.values())
 
     def metrics(self) -> dict[str, int | float | list[int] | list[float]]:
         """Return the counts as Flower's metrics."""

@@ -41,7 +41,7 @@ class SumConduct:
         self, conduct: Conduct, collector: "Collector", clients: Sequence[int], protect: "SecureSum", layout: Layout
     ) -> None:
         self._conduct, self._collector, self._protect, self._layout = conduct, collector, protect, layout
-        self._clients = tuple(clients)
+        self._clients, self._size = tuple(clients), 0
         self._index = {client: i for i, client in enumerate(clients)}
 
     @property
@@ -106,7 +106,8 @@ class SumConduct:
         except FrameError as error:
             self._conduct.refuse(client, error, size=len(data))
             raise
-        self._conduct.note_padded(client, len(data), self._account(len(data)), raw)
+        self._conduct.note_padded(client, self._account(len(data)), raw)
+        self._size += len(data)
 
     def survivors(self, client: int) -> bytes:
         """Return what asks a client to reveal shares.
@@ -129,7 +130,7 @@ class SumConduct:
         session = self._collector.session
         total = self._protect.summed(self._collector.finish(), self._clients, session, self._layout)
         try:
-            self._conduct.fold_sum(total)
+            self._conduct.fold_sum(total, self._size)
         except FrameError as error:
             raise BelowThresholdError(f"round {session.round} is lost: {error}") from error
 

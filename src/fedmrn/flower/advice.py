@@ -41,6 +41,11 @@ _CAUSES = (
         '@app.train("calibrate") that returns fedmrn.flower.client.calibrate(model, message, loader)',
     ),
     _Cause(
+        ("No train function registered with name 'secure'",),
+        "clients do not answer protect=SecureSum(...) of the strategy: add to them a function with "
+        '@app.train("secure") that returns fedmrn.flower.member.secure_sum(message, context)',
+    ),
+    _Cause(
         ("MethodNotAcceptedError", "and this client accepts"),
         "clients have not agreed to send what this method sends: they pass accept=... to attach(...), with the name of "
         "the method; by default only masked noise is accepted",
@@ -132,7 +137,8 @@ class Watch:
         self._empty = 0 if report.folded else self._empty + 1
         if not self._empty or self._empty != self._give_up_after:
             return
-        said = next(iter((*report.refused, *report.failed)), _SILENCE if report.asked else "no node was there to ask")
+        nothing = _SILENCE if report.asked or report.unheard else "no node was there to ask"
+        said = next(iter((*report.refused, *report.failed, *report.failed_otherwise)), nothing)
         raise NoUpdatesError(
             f"no update was folded in {self._empty} rounds in a row, of which round {report.round} is the last "
             f"({len(report.asked)} asked, {len(report.refused)} refused, {len(report.failed)} failed, {report.silent} "

@@ -167,7 +167,7 @@ def reply(
         message: the training message.
         context: of this client; what it keeps is put there.
         weight: of this client in the mean (samples, or batches), a positive integer; sent as "num-examples" too.
-            Secure sums count all clients alike, and "num-examples" is 1 then.
+            Secure sums count all clients alike and a private mask says weight 1, and "num-examples" is 1 then.
         metrics: numbers that the server averages, of Python, NumPy or torch.
         arrayrecord_key: as in the strategy.
         secure: refuse to answer a server that does not sum updates unseen.
@@ -177,8 +177,9 @@ def reply(
         EncodeError: the update is not finite, or the weight is not positive.
         ConfigError: a metric is no number that a double holds.
     """
-    numbers = {"num-examples": 1 if SECURE in message.content else weight, **to_metrics(metrics or {})}
+    given = to_metrics(metrics or {})  # refused before the rule is finished
     frame = rule.finish(weight=weight)
+    numbers = {"num-examples": 1 if SECURE in message.content else frame.weight, **given}
     remembered = Remembered.told_by(message)
     if rule.memory is not None and remembered is not None:
         remembered.keep(frame, rule.memory)

@@ -29,6 +29,7 @@ def secure_sum(
     sign: bytes | None = None,
     trusted: Collection[bytes] = (),
     colluding: float | None = None,
+    least: int = 2,
     arrayrecord_key: str = "arrays",
 ) -> Message:
     """Answer the message that asks for keys, shares, or to reveal shares.
@@ -40,17 +41,19 @@ def secure_sum(
         trusted: the public keys of all clients that may take part; none: the server's list is believed.
         colluding: share with a few neighbours where the server asks for it, if that withstands this share of all
             clients helping the server; None: share with all others alone (`fedmrn.secure.SumMember.begin`).
+        least: of how few clients a server that lies may read the sum: a round in which it could be fewer is refused.
         arrayrecord_key: as in the strategy.
 
     Raises:
         WrongMessageError: the message holds no record of a secure sum.
         WrongRoundError: this client has begun no secure sum.
+        ConfigError: `least` is no whole number of at least 2.
         FrameError: as `fedmrn.secure.SumMember`.
     """
     data = record_bytes(message.content, arrayrecord_key)
     kind = kind_of(data)
     if kind is RecordKind.SETUP:
-        member, answer = SumMember.begin(data, sign=sign, colluding=colluding)
+        member, answer = SumMember.begin(data, sign=sign, colluding=colluding, least=least)
         _keep(context, member)
     elif kind is RecordKind.ROSTER:
         member = _kept(context)

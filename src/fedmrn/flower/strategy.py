@@ -246,6 +246,8 @@ class FedMRN(Evaluating):
         if self._sums is not None and report.asked:
             self._sums.unmask()
         self.reports.append(report)
+        self._watch.warn(server_round, report.failed_otherwise, silence=report.unheard and not report.asked)
+        told = len(report.failed_otherwise)
         if not report.asked:
             if self.fraction_train > 0:
                 self._watch.count(report)
@@ -268,7 +270,7 @@ class FedMRN(Evaluating):
         if self._calibrate and server_round == self._last and self._grid is not None and self._server is not None:
             nodes = nodes_to_ask(self._grid, self._server, self._calibrate, report.asked)
             calibrate_on(self._grid, self._server, conduct, nodes, key=self.arrayrecord_key, timeout=self._timeout)
-            self._watch.warn(server_round, report.failed_otherwise)
+            self._watch.warn(server_round, report.failed_otherwise[told:])
         mean = self._tracked.note("train", metrics.mean(server_round, self.train_metrics_aggr_fn))
         return self.model(server_round), MetricRecord({**mean, **report.metrics()})
 

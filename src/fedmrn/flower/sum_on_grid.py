@@ -5,13 +5,13 @@ node must know of the others' shares travels beside its broadcast, and the padde
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from logging import INFO, WARNING, getLogger
+from logging import INFO, getLogger
 from typing import TYPE_CHECKING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedmrn.errors import BelowThresholdError, ConfigError, FrameError
+from fedmrn.errors import BelowThresholdError, ConfigError, FrameError, LimitError
 from fedmrn.federation.conduct import Conduct
 from fedmrn.federation.sum_conduct import SumConduct
 from fedmrn.federation.transport import MessageKind
@@ -67,17 +67,18 @@ class SumOnGrid:
         server, number = self._server, self._conduct.report.round
         try:
             collector = self._protect.begin(number, len(nodes), server.scheme, server.layout)
-        except ConfigError as error:
-            log(WARNING, "round %s is lost: %s", number, error)
-            return []
+        except (ConfigError, LimitError) as error:
+            return self._lose(f"round {number} is lost: {error}")
         self._sums = sums = SumConduct(self._conduct, collector, nodes, self._protect, server.layout)
         try:
             self._exchange(MessageKind.KEYS, nodes, sums.setup, sums.take_keys)
             self._exchange(MessageKind.SHARES, sums.listed, sums.roster, sums.take_shares)
             self._envelopes = {node: sums.envelopes(node) for node in sums.shared}
         except BelowThresholdError as error:
-            log(WARNING, "%s", error)
-            return []
+            return self._lose(str(error))
+        if not sums.shared:  # nobody was there to be told of the others, which is what closes a stage
+            what = "shares" if sums.listed else "keys"
+            return self._lose(f"round {number} is lost: 0 of {len(nodes)} clients answered with {what}")
         return sums.shared
 
     def enclose(self, messages: Iterable[Message]) -> None:
@@ -101,10 +102,15 @@ class SumOnGrid:
             self._exchange(MessageKind.UNMASK, sums.stayed, sums.survivors, sums.take_revealed)
             sums.fold()
         except BelowThresholdError as error:
-            log(WARNING, "%s", error)
+            self._lose(str(error))
             return
         text = "round %s: the sum of %s nodes' masks was read, and no node's own"
         log(INFO, text, self._conduct.report.round, len(self._conduct.report.folded))
+
+    def _lose(self, why: str) -> list[int]:
+        """Put into the report why the round is lost, and return the nodes that are left: none."""
+        self._conduct.report.failed_otherwise.append(why)
+        return []
 
     def _exchange(
         self,

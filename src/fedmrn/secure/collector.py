@@ -195,7 +195,10 @@ class Collector:
 
         Raises:
             BelowThresholdError: too few revealed shares, or a share is wrong.
+            WrongRoundError: it was called already.
         """
+        if self.phase is Phase.OVER:
+            raise WrongRoundError(f"the sum of round {self.session.round} was read already, or is lost")
         self._close(Phase.REVEALED, len(self._revealed))
         stayed, session = self.stayed, self.session
         gone = [i for i in self.shared if i not in self._stayed]

@@ -73,7 +73,9 @@ class SumMember:
         self._peers: tuple[int, ...] = ()
 
     @classmethod
-    def begin(cls, setup: bytes, *, sign: bytes | None = None, colluding: float | None = None) -> tuple[Self, bytes]:
+    def begin(
+        cls, setup: bytes, *, sign: bytes | None = None, colluding: float | None = None, least: int = 2
+    ) -> tuple[Self, bytes]:
         """Take part in a session: make fresh secrets, and return the record of one's keys.
 
         Args:
@@ -81,13 +83,17 @@ class SumMember:
             sign: a private key of Ed25519, 32 bytes, where clients know each other by such keys.
             colluding: share with a few neighbours where the server asks for it, if that withstands this share of all
                 clients telling the server what they know; None: share with all others alone.
+            least: of how few clients a server that lies, without helpers, may read the sum; where clients share with
+                a few neighbours, one that does not lie. How many are asked and how many must stay is its word alone.
 
         Raises:
-            RefusedRevealError: the server asks for fewer neighbours than that.
+            RefusedRevealError: the server asks for fewer neighbours than that, or could read a smaller sum.
+            ConfigError: `least` is no whole number of at least 2.
             FrameError: the setup is none.
         """
         session, index = Session.read(setup)
         session.check_neighbours(colluding)
+        session.check_smallest(least)
         member = cls(session, index)
         keys = PublicKeys(public_of(member._envelope), public_of(private_of(session, index, member._pad)))
         if sign is not None:
@@ -133,6 +139,8 @@ class SumMember:
     def pad(self, envelopes: bytes, numbers: Lanes) -> bytes:
         """Return the record of the client's numbers with pads on them; the numbers themselves change.
 
+        What its own pads are made of is gone then: shares for others, and one of its own, are all that it keeps.
+
         Args:
             envelopes: the server's record: from whom they come shares a pad.
             numbers: to sum, of the session's shape.
@@ -167,6 +175,7 @@ class SumMember:
         )
         own = pad_of(seed_of(self.session, self.index, self._seed), self.session)
         put_on(numbers, self.index, own, pairs)
+        self._envelope, self._pad, self._seed = bytes(SECRET_SIZE), bytes(ROOT_SIZE), bytes(ROOT_SIZE)
         return self._record(RecordKind.PADDED, numbers.to_bytes(self.session))
 
     def reveal(self, survivors: bytes) -> bytes:
@@ -188,8 +197,7 @@ class SumMember:
         shares = {i: both[:ROOT_SIZE] if i in stayed else both[ROOT_SIZE:] for i, both in sorted(self._held.items())}
         shares[self.index] = self._own_share
         answer = self._record(RecordKind.REVEALED, listed(shares))
-        self._envelope, self._pad, self._seed, self._own_share = bytes(SECRET_SIZE), *[bytes(ROOT_SIZE)] * 3
-        self._held, self.step = {}, Step.REVEALED
+        self._own_share, self._held, self.step = bytes(ROOT_SIZE), {}, Step.REVEALED
         return answer
 
     def to_bytes(self) -> bytes:

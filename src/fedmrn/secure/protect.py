@@ -66,7 +66,10 @@ class SecureSum:
         """
         t = self.threshold if isinstance(self.threshold, int) else ceil(self.threshold * clients - 1e-9)
         if clients < max(2, t):
-            raise ConfigError(f"a secure sum with threshold {self.threshold:g} cannot be of {clients} clients")
+            raise ConfigError(
+                f"a secure sum with threshold {self.threshold:g} cannot be of {clients} clients: ask for more in each "
+                "round (min_train_nodes=... on Flower), or set a lower threshold"
+            )
         return max(int(t), least_threshold(clients))
 
     @staticmethod

@@ -10,6 +10,7 @@ from math import ceil
 from fedmrn.errors import LimitError, MalformedFrameError, RefusedRevealError
 from fedmrn.secure.neighbours import MOST_OPENED, holders, opened_risk
 from fedmrn.secure.records import MOST_MEMBERS, SESSION_SIZE, RecordKind, SumRecord
+from fedmrn.whole import whole
 
 _BODY = struct.Struct("<HHHHQI16s")
 _MOST_ELEMENTS = 1 << 34
@@ -156,13 +157,35 @@ class Session:
         if not self.neighbours:
             return
         if colluding is None:
-            raise RefusedRevealError("the server has clients share with a few neighbours, and this one shares with all")
+            raise RefusedRevealError(
+                "the server has clients share with a few neighbours, and this one shares with all: clients that trust "
+                "it not to lie say colluding=..., as the server's SecureSum does"
+            )
         n, helpers = self.members, ceil(colluding * self.members - 1e-9)
         risk = opened_risk(n, self.neighbours, self.quorum, helpers, n - self.threshold)
         if risk > MOST_OPENED:
             raise RefusedRevealError(
                 f"with {self.neighbours} neighbours and {self.quorum} shares of a secret, {helpers} of {n} clients and "
                 f"the server would learn more than a sum with probability {risk:.1e}"
+            )
+
+    def check_smallest(self, least: int) -> None:
+        """Refuse a session of which a server could read the sum of fewer clients than a client accepts.
+
+        Args:
+            least: clients, at least 2; compared with `smallest`, or with the threshold where not all share with all.
+
+        Raises:
+            RefusedRevealError: says of how few.
+            ConfigError: `least` is no such number.
+        """
+        least = whole(least, "least, of how few clients a sum may be,", least=2)
+        found = self.threshold if self.neighbours else self.smallest()
+        if found < least:
+            raise RefusedRevealError(
+                f"the server could read the sum of {found} of this round's {self.members} clients with threshold "
+                f"{self.threshold}, and this one takes part in sums of {least} or more: ask more clients, or set a "
+                "higher threshold"
             )
 
     def setup(self, index: int) -> bytes:

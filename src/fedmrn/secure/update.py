@@ -8,10 +8,10 @@ wishes are summed like the rest, and the next round's scale follows their mean.
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmrn.codecs import Raw, codec_from
+from fedmrn.codecs import Codec, Raw, codec_from
 from fedmrn.codecs.mask.masked_noise import MaskedNoise
 from fedmrn.codecs.mask.told_scale import ToldScale
-from fedmrn.errors import ConfigError, WrongRoundError
+from fedmrn.errors import ConfigError, WrongRoundError, WrongTemplateError
 from fedmrn.numerics.masking import MaskType
 from fedmrn.secure.collector import Total
 from fedmrn.secure.lanes import Lanes, fixed, lane_type, signed
@@ -19,12 +19,10 @@ from fedmrn.secure.session import Session
 from fedmrn.server.caps import STILL
 from fedmrn.server.rules import ServerRule
 from fedmrn.server.scheme import Scheme
-from fedmrn.server.summed import MaskSum
+from fedmrn.server.summed import FARTHEST, MaskSum
 from fedmrn.wire.frame import Frame, Role
 from fedmrn.wire.layout import Group, Layout
 
-_FARTHEST = 8
-"""Powers of two that a wish is from the scale that was told, at most."""
 SIDE = (Group.DENSE, Group.STATS, Group.VARIANCE)
 """Groups that travel as reals, in their order in the flat vector."""
 
@@ -35,10 +33,7 @@ def check_scheme(scheme: Scheme, layout: Layout) -> None:
     Raises:
         ConfigError: says what to set.
     """
-    coded = scheme.codecs[Group.CODED]
-    told = ToldScale.of(coded)
-    masked = MaskedNoise.of(coded if told is None else told.inner)
-    if masked is None or masked.mask is not MaskType.SIGNED:
+    if not _is_signed(scheme.codecs[Group.CODED]):
         raise ConfigError('secure sums are of signed masks that travel as they are: method "fedmrn-s", coding "raw"')
     if not scheme.shared_key:
         raise ConfigError('secure sums need one noise for all clients of a round: set noise_key = "round"')
@@ -48,6 +43,13 @@ def check_scheme(scheme: Scheme, layout: Layout) -> None:
         raise ConfigError("secure sums give the mean of the updates alone, and this server rule needs more")
     if any(scheme.codecs[group] != Raw() for group in SIDE if layout.sizes(group)):
         raise ConfigError('secure sums send side data in fixed point: leave side = "float32"')
+
+
+def _is_signed(coded: Codec) -> bool:
+    """Whether a code is a signed mask, a bit an element as it is, of one scale or of told ones."""
+    told = ToldScale.of(coded)
+    masked = MaskedNoise.of(coded if told is None else told.inner)
+    return masked is not None and masked.mask is MaskType.SIGNED
 
 
 def shape_of(scheme: Scheme, layout: Layout) -> tuple[int, int]:
@@ -62,6 +64,7 @@ def numbers_of(update: Frame, session: Session) -> Lanes:
 
     Raises:
         WrongRoundError: it is of another round than the session.
+        WrongTemplateError: its code is none that can be summed.
         FrameError: its mask does not decode.
         EncodeError: a value is not finite.
     """
@@ -72,10 +75,16 @@ def numbers_of(update: Frame, session: Session) -> Lanes:
     reals: list[NDArray[np.uint32]] = []
     coded = update.select(Role.UPDATE, Group.CODED)
     if coded is not None:
-        codec, mask = ToldScale.of(codec_from(coded.codec, coded.params)), coded.body
+        written = codec_from(coded.codec, coded.params)
+        if not _is_signed(written):
+            raise WrongTemplateError(
+                f"secure sums are of signed masks that travel as they are, and the server asks for {written.name}: "
+                "nothing was sent; tell whoever runs the server"
+            )
+        codec, mask = ToldScale.of(written), coded.body
         if codec is not None:
             told, wanted, mask = codec.split(coded.body, coded.count, float("inf"))
-            apart = np.clip(wanted.astype(np.int64) - told.exponents, -_FARTHEST, _FARTHEST)
+            apart = np.clip(wanted.astype(np.int64) - told.exponents, -FARTHEST, FARTHEST)
             wishes = np.where(wanted > STILL, apart, 0)
         bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little", count=coded.count)
     reals.append(wishes.astype(np.uint32))

@@ -23,6 +23,8 @@ from fedmrn.wire.layout import Group, Layout
 
 _CLIP_EXPONENT = 6
 """Side data is at most 2^6 (`fedmrn.secure.session.CLIP`)."""
+FARTHEST = 8
+"""Powers of two that a client's wish is from the scale that was told, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,7 @@ class MaskSum:
     wishes: NDArray[np.int64] | None
 
     def check(self, layout: Layout) -> None:
-        """Refuse a sum that is not of the layout's shape, or in which more bits are set than there are clients.
+        """Refuse a sum that is not of the layout's shape, or beyond what so many clients can have.
 
         Raises:
             WrongParametersError: says which.
@@ -55,6 +57,10 @@ class MaskSum:
             raise WrongParametersError("a sum of masks is of another model")
         if coded and int(self.ones.max()) > len(self.clients):
             raise WrongParametersError(f"more bits are set than {len(self.clients)} clients have: one sent no mask")
+        n = len(self.clients)
+        for values, most in ((self.side, n << (_CLIP_EXPONENT + self.fraction)), (self.wishes, n * FARTHEST)):
+            if values is not None and values.size and not -most <= int(values.min()) <= int(values.max()) <= most:
+                raise WrongParametersError(f"a sum of side data is beyond what {n} clients can send: one sent another")
 
     def wanted_scales(self, told: tuple[int, ...]) -> NDArray[np.int16] | None:
         """Return the exponents of the scales that fit the clients on average, int16, one a tensor."""

@@ -10,7 +10,13 @@ from small_federation import federation, rule, run
 from torch import nn
 from trees import LEAN, fill, server_of, updates
 
-from fedmrn.errors import BelowThresholdError, ConfigError, DuplicateFrameError, UnknownClientError
+from fedmrn.errors import (
+    BelowThresholdError,
+    ConfigError,
+    DuplicateFrameError,
+    UnknownClientError,
+    WrongParametersError,
+)
 from fedmrn.federation import simulation
 from fedmrn.federation.setting import Federation
 from fedmrn.federation.simulated_sum import SimulatedSum
@@ -20,6 +26,7 @@ from fedmrn.secure import SecureSum
 from fedmrn.server import EdgeRound, Server
 from fedmrn.server.summed import MaskSum
 from fedmrn.torch import ModelLayout
+from fedmrn.wire.layout import Group, Layout, TensorSpec
 
 
 def setting(
@@ -183,6 +190,32 @@ def test_wishes_are_averaged_and_rounded() -> None:
     assert found is not None
     assert found.tolist() == [-5, -5, -4, -4, -5, -6, -88]
     assert replace(total, wishes=None).wanted_scales(()) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"ones": np.array([4], np.uint8)}, "more bits are set"),
+        ({"side": np.array([3 * 64 * 2**20 + 1])}, "beyond what 3 clients can"),
+        ({"side": np.array([-3 * 64 * 2**20 - 1])}, "beyond what 3 clients can"),
+        ({"wishes": np.array([25])}, "beyond what 3 clients can"),
+        ({"wishes": np.array([-25])}, "beyond what 3 clients can"),
+    ],
+)
+def test_sums_that_no_clients_can_have(change: dict[str, Any], why: str) -> None:
+    """A client that lies may set a sum to anything; what is out of its range is seen, of each of its parts."""
+    layout = Layout.of([TensorSpec("w", (1,), Group.CODED), TensorSpec("norm", (1,), Group.DENSE)])
+    whole = MaskSum(
+        clients=("ann", "bob", "cyd"),
+        ones=np.array([3], np.uint8),
+        side=np.array([3 * 64 * 2**20]),
+        fraction=20,
+        wishes=np.array([-24]),
+    )
+    whole.check(layout)
+    replace(whole, side=-whole.side, wishes=None).check(layout)
+    with pytest.raises(WrongParametersError, match=why):
+        replace(whole, **change).check(layout)
 
 
 @pytest.mark.parametrize("threshold", [0, 1, 0.5, 1.5, -2, True, "half"])

@@ -159,3 +159,22 @@ def test_a_client_of_private_masks_alone_refuses_others() -> None:
 
     with pytest.raises(NoUpdatesError, match=r"MethodNotAcceptedError.*without theta"):
         start(plain, FakeGrid({node: told(node) for node in NODES}))
+
+
+def test_a_private_client_does_not_tell_its_number_of_samples() -> None:
+    """Its frame says weight 1, and so does what lies beside it."""
+    said: list[object] = []
+
+    def listening(node: int) -> Node:
+        inner = client(node)
+
+        def answer(message: Message) -> Message:
+            back = inner(message)
+            assert isinstance(back, Message)
+            said.append(back.content["metrics"]["num-examples"])
+            return back
+
+        return answer
+
+    start(strategy(), FakeGrid({node: listening(node) for node in NODES}), rounds=1)
+    assert said == [1, 1, 1]

@@ -7,16 +7,17 @@ import pytest
 import torch
 from fake_grid import FakeGrid, Node, reply_from
 from flower_clients import NODES, SECRET, context, samples
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from secure_sums_on_flower import OPTIONS
 from secure_sums_on_flower import model as plain_model
 from torch.nn import functional as F
 
-from fedmrn.errors import ConfigError, RefusedRevealError, WrongMessageError
+from fedmrn.errors import ConfigError, NoUpdatesError, RefusedRevealError, WrongMessageError
 from fedmrn.federation.transport import MessageKind
 from fedmrn.flower import FedMRN
 from fedmrn.flower.client import attach, reply
 from fedmrn.flower.member import secure_sum
+from fedmrn.flower.records import to_array
 from fedmrn.methods import method
 from fedmrn.secure import SecureSum
 from fedmrn.secure.update import shape_of
@@ -108,7 +109,7 @@ def test_below_the_threshold_the_round_is_lost_and_the_model_stays(
     plan = strategy(SecureSum(threshold=3))
     nodes = {node: member(node, context(node), dies_at=dies_at if node == 12 else "") for node in NODES}
     assert one_round(plan, nodes) is None
-    assert not plan.reports[0].folded
+    assert (plan.reports[0].folded, plan.reports[0].up) == ([], 0), "of what was folded"
     assert "round 1 is lost: 2 of 3 clients answered with" in caplog.text
 
 
@@ -215,3 +216,74 @@ def test_public_models_and_two_rounds() -> None:
         assert arrays is not None
         assert sorted(plan.reports[-1].folded) == sorted(NODES)
     assert not any(context.state for context in mine.values())
+
+
+def fails(node: int, reason: str, kinds: tuple[str, ...] = ("1",)) -> Node:
+    """A client that says an error to records of these kinds."""
+    inner = member(node, context(node))
+
+    def answer(message: Message) -> Message | list[Message] | None:
+        if message.metadata.message_type == "train.secure" and str(message.content["arrays"]["frame"].data[5]) in kinds:
+            return reply_from(message, Error(code=1, reason=reason), node)
+        return inner(message)
+
+    return answer
+
+
+def test_clients_without_the_function_are_told_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    """The commonest mistake: what nodes said is in the log and in the error, and what to write."""
+    plan = strategy(SecureSum(threshold=2), fraction=0.0)
+    said = "ValueError: No train function registered with name 'secure'"
+    with pytest.raises(NoUpdatesError, match=r"The last round: node 1\d: keys: .*registered with name 'secure'"):
+        plan.start(FakeGrid({n: fails(n, said) for n in NODES}), ArrayRecord(plain_model().state_dict()), num_rounds=5)
+    assert caplog.text.count("round 1: node 11: keys: code 1: ValueError") == 1
+    assert caplog.text.count('@app.train("secure")') == 1
+
+
+def test_silence_while_keys_are_exchanged_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    plan = strategy(SecureSum(threshold=2), fraction=0.0)
+    grid = FakeGrid({n: member(n, context(n), dies_at="1") for n in NODES})
+    plan.begin(ArrayRecord(plain_model().state_dict()))
+    for number in (1, 2):
+        assert not list(plan.configure_train(number, ArrayRecord(), ConfigRecord(), grid))
+        assert plan.aggregate_train(number, []) == (None, None)
+        assert caplog.text.count(f"round {number} is lost: 0 of 3 clients answered with keys") == 1
+    assert not list(plan.configure_train(3, ArrayRecord(), ConfigRecord(), grid))
+    with pytest.raises(NoUpdatesError, match="0 of 3 clients answered with keys"):
+        plan.aggregate_train(3, [])
+    assert "longer timeout" in caplog.text
+
+
+def test_what_one_node_says_in_an_exchange_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    nodes: dict[int, Node] = {n: member(n, context(n)) for n in NODES}
+    assert one_round(strategy(SecureSum(threshold=2)), {**nodes, 12: fails(12, "disk full", ("7",))}) is not None
+    assert caplog.text.count("round 1: node 12: unmask: code 1: disk full") == 1
+
+
+def test_more_nodes_than_can_be_summed_lose_the_round(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("fedmrn.secure.session.MOST_MEMBERS", 2)
+    assert one_round(strategy(SecureSum(threshold=2)), {n: member(n, context(n)) for n in NODES}) is None
+    assert "round 1 is lost: a secure sum is of 2 to 2 clients, got 3" in caplog.text
+
+
+def test_a_client_asks_for_a_sum_of_so_many() -> None:
+    """Through the one line of a client."""
+    mine = context(11)
+    setup = SecureSum(threshold=2).begin(1, 3, strategy().scheme, ModelLayout.of(plain_model()).layout).setup(0)
+    content = RecordDict({"arrays": ArrayRecord({"frame": to_array(setup)})})
+    message = Message(content=content, message_type="train.secure", dst_node_id=11)
+    with pytest.raises(RefusedRevealError, match="of 3 or more"):
+        secure_sum(message, mine, least=3)
+    assert not mine.state, "no secret is made"
+    secure_sum(message, mine, least=2)
+
+
+def test_fewer_nodes_than_the_threshold_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """As it is where Flower begins with the first two nodes: the error says what to set."""
+    plan = strategy(SecureSum(threshold=7), fraction=0.0)
+    grid = FakeGrid({n: member(n, context(n)) for n in NODES})
+    with pytest.raises(NoUpdatesError, match=r"threshold 7 cannot be of 3 clients: .*min_train_nodes="):
+        plan.start(grid, ArrayRecord(plain_model().state_dict()), num_rounds=5)
+    assert caplog.text.count("> round 1: round 1 is lost: a secure sum with threshold 7") == 1

@@ -67,12 +67,17 @@ def test_a_member_is_bytes_between_its_answers() -> None:
     assert total.numbers.bits.tolist() == plain_sum(sums.session, (0, 2))[0]
 
 
-def test_secrets_are_gone_after_the_last_answer() -> None:
-    sums = small(3, 2).keys().shares().padded()
-    before = sums.members[0].to_bytes()
+def test_secrets_are_gone_once_they_have_served() -> None:
+    """What made a client's own pads goes with its numbers: a round that is lost then leaves none of it anywhere."""
+    sums = small(3, 2).keys().shares()
+    head = len(sums.collector.setup(0)) + 1
+    shared = sums.members[0].to_bytes()
+    assert all(shared[at : at + 16] != bytes(16) for at in range(head, head + 80, 16)), "a key, two roots, a share"
+    sums.padded()
+    padded = sums.members[0].to_bytes()
+    assert padded[head : head + 64] == bytes(64)
+    assert padded[head + 64 : head + 80] == shared[head + 64 : head + 80]
     sums.revealed()
     after = sums.members[0].to_bytes()
-    head = len(sums.collector.setup(0)) + 1
-    assert all(before[at : at + 16] != bytes(16) for at in range(head, head + 80, 16)), "a key, two roots, a share"
     assert after[head : head + 80] == bytes(80)
-    assert len(after) < len(before), "shares of others too"
+    assert len(after) < len(padded), "shares of others too"

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from secure_sums import Sums, numbers, small
+from secure_sums import Sums, numbers, plain_sum, small
 
 from fedmrn.errors import (
     BelowThresholdError,
@@ -196,3 +196,16 @@ def test_shares_are_one_for_each_other_client() -> None:
     data = SumRecord(RecordKind.SHARES, 0, sums.session.round, sums.session.id, body).to_bytes()
     with pytest.raises(MalformedFrameError, match="one for each other"):
         sums.collector.take_shares(0, data)
+
+
+def test_a_sum_is_read_once() -> None:
+    """Asked again, a collector would take the pads off a second time, of a sum that somebody holds."""
+    sums = small(4, 3).keys().shares().padded({3}).revealed()
+    total = sums.collector.finish()
+    with pytest.raises(WrongRoundError, match="was read already"):
+        sums.collector.finish()
+    assert total.numbers.bits.tolist() == plain_sum(sums.session, (0, 1, 2))[0]
+    sums = small().keys().shares().padded().revealed({1, 2})
+    for _ in range(2):
+        with pytest.raises(BelowThresholdError, match="1 of 3 clients answered with revealed"):
+            sums.collector.finish()

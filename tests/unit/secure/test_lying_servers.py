@@ -2,12 +2,14 @@
 
 from collections.abc import Collection
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import pytest
 from secure_sums import Sums, numbers, plain_sum, small
 
 from fedmrn.errors import (
+    ConfigError,
     FrameError,
     MalformedFrameError,
     RefusedRevealError,
@@ -143,6 +145,24 @@ def test_the_smallest_sum() -> None:
             session = Session.begin(1, n, t, 1, 0)
             assert 2 <= session.smallest(0) <= t
             assert session.smallest(max(0, 2 * t - n)) == 1, "as many helpers give both shares of a client"
+
+
+def test_a_client_says_how_small_a_sum_may_be() -> None:
+    """How many are asked and how many must stay is the server's word: one that lies asks few, or takes few."""
+    for members, threshold, least in ((2, 2, 3), (10, 7, 8), (10, 9, 9)):
+        setup = Session.begin(1, members, threshold, 8, 0).setup(0)
+        with pytest.raises(RefusedRevealError, match=f"of this round's {members} clients .* takes part .* of {least}"):
+            SumMember.begin(setup, least=least)
+    SumMember.begin(Session.begin(1, 10, 9, 8, 0).setup(0), least=8)
+    few = Session.begin(1, 100, 67, 8, 0, 36, 11).setup(0)
+    SumMember.begin(few, colluding=0.1, least=67)
+    with pytest.raises(RefusedRevealError, match="of 68 or more"):
+        SumMember.begin(few, colluding=0.1, least=68)
+    SumMember.begin(Session.begin(1, 2, 2, 8, 0).setup(0))
+    wrong: tuple[Any, ...] = (1, True, 2.5)
+    for one in wrong:
+        with pytest.raises(ConfigError, match="least"):
+            SumMember.begin(few, colluding=0.1, least=one)
 
 
 SMALLEST = {

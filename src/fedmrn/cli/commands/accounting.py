@@ -13,7 +13,7 @@ _DELTA = 1e-5
 def privacy_command(
     clients: Annotated[int, typer.Option(min=1, help="Honest clients whose masks are in each round's sum.")],
     parameters: Annotated[int, typer.Option(min=1, help="Coded parameters; `fedmrn layout` tells them.")],
-    rounds: Annotated[int, typer.Option(min=1, help="PrivateRounds that a client may be in.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that a client may be in.")],
     theta: Annotated[float | None, typer.Option(help="Of `fedmrn-s`: tells the epsilon.", show_default=False)] = None,
     epsilon: Annotated[float | None, typer.Option(help="Tells the theta for it.", show_default=False)] = None,
     delta: Annotated[float, typer.Option(help="Of (epsilon, delta).")] = _DELTA,
