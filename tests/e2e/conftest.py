@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 from command import SECONDS, Cli
+from unmeasured import unmeasured
 
 
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[subprocess.Popen[str]]:
     """The process that command lines are forked from; coverage starts in those, not in this."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS_")}
     command = [sys.executable, str(Path(__file__).parent / "zygote.py")]
-    env |= {"OMP_NUM_THREADS": "1"}
+    env = {**unmeasured(), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process
         assert process.stdin is not None

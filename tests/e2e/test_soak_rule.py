@@ -1,7 +1,6 @@
 """The rule by which a soak calls memory flat: what it finds, what it lets pass, and that it finds planted leaks."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import soak
 from soak import BLOCKS, Soak, growth
+from unmeasured import unmeasured
 
 SUPPORT = Path(__file__).parents[1] / "support"
 ROUNDS = 300
@@ -57,9 +57,8 @@ def test_a_run_that_was_too_short_is_no_proof() -> None:
 @pytest.fixture(scope="module")
 def planted() -> dict[str, dict[str, float]]:
     """What grows with each of the planted leaks, in a fresh process that nobody measures or shares."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS_")}
     command = [sys.executable, str(SUPPORT / "soak_leaks.py")]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=True)
+    done = subprocess.run(command, env=unmeasured(), capture_output=True, text=True, timeout=600, check=True)
     found: dict[str, dict[str, float]] = json.loads(done.stdout)
     return found
 

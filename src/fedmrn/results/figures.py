@@ -102,14 +102,14 @@ def mark_in(png: bytes | None) -> str:
 
 def draw(spec: FigureSpec, collections: Collections) -> bytes:
     """Draw a figure; return it as PNG, with its mark."""
-    many = len(_curves_of(spec, collections)) > _FEW
-    figure = Figure(figsize=(11, 7) if many else (8, 4.2), layout="constrained")
+    curves = _curves_of(spec, collections)
+    figure = Figure(figsize=(11, 7) if len(curves) > _FEW else (8, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(literal(spec.title), loc="left", fontsize=11, color=INK)
     if spec.columns:
         _draw_points(axes, spec, collections)
     else:
-        _draw_curves(axes, spec, collections)
+        _draw_curves(axes, spec, curves)
     bare(axes)
     buffer = io.BytesIO()
     metadata: dict[str, str | None] = {"Software": "fedmrn", "Title": spec.title, _SEEN: mark_of(spec, collections)}
@@ -129,9 +129,9 @@ def _draw_points(axes: Axes, spec: FigureSpec, collections: Collections) -> None
     axes.set_ylabel(literal(spec.columns[1]))
 
 
-def _draw_curves(axes: Axes, spec: FigureSpec, collections: Collections) -> None:
+def _draw_curves(axes: Axes, spec: FigureSpec, curves: Sequence[Curve]) -> None:
     """Draw means over seeds, bands from the lowest to the highest."""
-    for place, (label, x, values) in enumerate(_curves_of(spec, collections)):
+    for place, (label, x, values) in enumerate(curves):
         colour, line = style(place)
         few: dict[str, Any] = {"marker": "o", "markersize": 3} if len(x) <= 30 else {}
         lines = np.array(values)
@@ -149,9 +149,8 @@ def _draw_curves(axes: Axes, spec: FigureSpec, collections: Collections) -> None
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(1e6 * value)))
         axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-    curves = len(axes.get_lines())
-    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1), "ncols": 1 + (curves - 1) // 35}
-    more = beside if curves > _FEW else {}
+    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1), "ncols": 1 + (len(curves) - 1) // 35}
+    more = beside if len(curves) > _FEW else {}
     axes.legend(frameon=False, fontsize=9, title="at the end, %", alignment="left", title_fontsize=9, **more)
 
 

@@ -183,6 +183,11 @@ def value_of(run: StoredRun, name: str, words: str) -> float | str | None:
     return run.stated.get(f"{name} {words}".strip()) if found is None else found
 
 
+def known_of(group: SeedGroup, name: str, words: str) -> list[float]:
+    """Return a quantity of a range of rounds of each run of a group that has it as a number."""
+    return [value for run in group.runs if isinstance(value := value_of(run, name, words), float)]
+
+
 def paired(group: SeedGroup, reference: SeedGroup, words: str) -> list[float]:
     """Return the accuracy of a group less that of a reference in points, for each seed that both have."""
     there = {run.seed: value_of(run, "accuracy", words) for run in reference.runs}
@@ -194,7 +199,7 @@ def ratio(group: SeedGroup, reference: SeedGroup, name: str, words: str) -> floa
     """Return a reference's mean over that of a group: how many times less the group has."""
     means = []
     for each in (reference, group):
-        known = [value for run in each.runs if isinstance(value := value_of(run, name, words), float)]
+        known = known_of(each, name, words)
         if not known:
             return None
         means.append(fmean(known))

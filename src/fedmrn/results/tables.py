@@ -11,6 +11,7 @@ from fedmrn.report.verdict import interval
 from fedmrn.results.groups import (
     QUANTITIES,
     SeedGroup,
+    known_of,
     paired,
     ratio,
     seed_groups,
@@ -88,9 +89,8 @@ def _by_rates(spec: TableSpec, groups: Sequence[SeedGroup]) -> TableText:
         method, lr = group.runs[0].method, group.runs[0].lr
         if lr in found.setdefault(method, {}):
             raise ConfigError(f"rows by rates: {method} is there twice with lr={lr:g}; say which in `where`")
-        values = [value_of(run, quantity.value, quantity.rounds) for run in group.runs]
-        known = [value for value in values if isinstance(value, float)]
-        found[method][lr] = fmean(known) if len(known) == len(values) else nan
+        known = known_of(group, quantity.value, quantity.rounds)
+        found[method][lr] = fmean(known) if len(known) == len(group.runs) else nan
     rows, rates = [], sorted({lr for by_rate in found.values() for lr in by_rate})
     for method, by_rate in found.items():
         tried = sorted(lr for lr, value in by_rate.items() if not isnan(value))

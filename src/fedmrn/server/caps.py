@@ -207,7 +207,7 @@ class Census:
         """Return the caps of the next round, given what was known before this one and what it used."""
         clipping, weight = used.clipping, self.weight(used.clipping)
         if before.weight is not None:
-            weight = min(max(weight, (before.weight + 1) // 2), 2 * before.weight, _HEAVIEST)
+            weight = min(max(weight, (before.weight + 1) // 2), 2 * before.weight)
         return Caps(
             weight,
             _moved(before.scales, used.scales, _medians(self.scales), used.above),

@@ -39,6 +39,6 @@ def check_private_weight(weight: int, theta: float) -> None:
     """
     if theta and weight != 1:
         raise WrongParametersError(
-            f"the update has weight {weight}, and clients were told theta = {theta:g}: whoever draws private "
-            "masks says weight 1, so that this one draws others"
+            f"the update has weight {weight}, and clients were told theta = {theta:g}: a client that draws "
+            "private masks says weight 1, so this one draws none; update fedmrn there"
         )

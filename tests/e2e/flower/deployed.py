@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from unmeasured import unmeasured
 
 pytest.importorskip("flwr", reason='needs Flower: pip install -e ".[cli,flower]"')
 
@@ -30,7 +31,7 @@ def deployed(nodes: int, folder: Path, through: Callable[[int], int] = lambda po
     deployment = Deployment(nodes, folder, through=through, timeout=600)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS_")]:
+            for name in os.environ.keys() - unmeasured().keys():
                 patch.delenv(name)
             with deployment:
                 yield deployment
