@@ -83,7 +83,7 @@ def _by_rounds(spec: TableSpec, groups: Sequence[SeedGroup], references: Sequenc
 def _by_rates(spec: TableSpec, groups: Sequence[SeedGroup]) -> TableText:
     """Return a row a method and a column a rate, and which rate gave the highest value; of equal ones the lowest."""
     if len(spec.columns) != 1 or _column(spec.columns[0]).value not in QUANTITIES:
-        raise ConfigError(f"rows by rates: one column is needed, of {', '.join(QUANTITIES)}")
+        raise ConfigError('rows by rates: one column is needed, of a quantity of rounds such as "accuracy"')
     quantity, found = _column(spec.columns[0]), dict[str, dict[float, float]]()
     for group in groups:
         method, lr = group.runs[0].method, group.runs[0].lr
